@@ -1,0 +1,60 @@
+//! Calendar time: now, and Unix seconds as text. (Durations are measured with `std::time::Instant`.)
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Milliseconds since 1970-01-01 UTC by this machine's clock.
+pub fn unix_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// Year, month, day of a day number counted from 1970-01-01 (proleptic Gregorian).
+fn civil(days: i64) -> (i64, i64, i64) {
+    // Count in 400-year eras from 0000-03-01, so that the leap day ends a year.
+    let shifted = days + 719_468;
+    let era = shifted.div_euclid(146_097);
+    let of_era = shifted.rem_euclid(146_097);
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
+}
+
+/// Date and time with the given separator, without zone: `2024-07-01 12:00:00`.
+fn date_time(seconds: i64, separator: char) -> String {
+    let (year, month, day) = civil(seconds.div_euclid(86_400));
+    let of_day = seconds.rem_euclid(86_400);
+    let (hour, minute, second) = (of_day / 3_600, of_day / 60 % 60, of_day % 60);
+    format!("{year:04}-{month:02}-{day:02}{separator}{hour:02}:{minute:02}:{second:02}")
+}
+
+/// Unix seconds as the Go program binds a time on a machine in UTC: `2024-07-01 12:00:00+00:00`.
+pub fn go_text(seconds: i64) -> String {
+    date_time(seconds, ' ') + "+00:00"
+}
+
+/// Unix milliseconds in RFC 3339: `2024-07-01T12:00:00.123Z`.
+pub fn rfc3339(ms: i64) -> String {
+    format!("{}.{:03}Z", date_time(ms.div_euclid(1000), 'T'), ms.rem_euclid(1000))
+}
+
+/// Unix milliseconds for people: `2024-07-01 12:00:00`.
+pub fn console(ms: i64) -> String {
+    date_time(ms.div_euclid(1000), ' ')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_dates() {
+        assert_eq!(go_text(0), "1970-01-01 00:00:00+00:00");
+        assert_eq!(go_text(1_709_208_000), "2024-02-29 12:00:00+00:00");
+        assert_eq!(go_text(-1), "1969-12-31 23:59:59+00:00");
+        assert_eq!(go_text(-62_135_596_800), "0001-01-01 00:00:00+00:00");
+        assert_eq!(rfc3339(951_782_400_007), "2000-02-29T00:00:00.007Z");
+        assert_eq!(console(4_107_542_399_000), "2100-02-28 23:59:59");
+    }
+}

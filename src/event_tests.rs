@@ -1,0 +1,100 @@
+//! Events: the worked example, every value, lenience, garbage.
+
+use super::*;
+
+fn hex(text: &str) -> Vec<u8> {
+    data_encoding::HEXLOWER.decode(text.replace(' ', "").as_bytes()).unwrap()
+}
+
+fn sample(row: Vec<(&str, Value)>) -> Event {
+    Event {
+        node: 7,
+        id: 1,
+        kind: Kind::Insert,
+        table: "Books".into(),
+        row: row.into_iter().map(|(n, v)| (n.to_owned(), v)).collect(),
+        schema_hash: Some("abcd".into()),
+    }
+}
+
+#[test]
+fn worked_example() {
+    let bytes = hex("a2 6a46726f6d4e6f64654964 07 675061796c6f6164 a5 624964 01 6454797065 66696e73657274 \
+        695461626c654e616d65 65426f6f6b73 63526f77 a1 626964 05 627368 6461626364");
+    let event = sample(vec![("id", Value::Integer(5))]);
+    assert_eq!(event.encode(), bytes);
+    assert_eq!(Event::decode(&bytes).unwrap(), event);
+}
+
+#[test]
+fn every_value_survives_packed_and_plain() {
+    let row = vec![
+        ("null", Value::Null),
+        ("max", Value::Integer(i64::MAX)),
+        ("min", Value::Integer(i64::MIN)),
+        ("small", Value::Integer(-70_000)),
+        ("real", Value::Real(-0.0)),
+        ("inf", Value::Real(f64::INFINITY)),
+        ("empty", Value::text("")),
+        ("raw", Value::Text(vec![0xff, 0xfe, 0])),
+        ("blob", Value::Blob(vec![0; 300_000])),
+        ("none", Value::Blob(vec![])),
+        ("ünï \"c\"", Value::text("–")),
+    ];
+    for compress in [false, true] {
+        let mut codec = Codec::new(compress).unwrap();
+        let event = sample(row.clone());
+        let payload = codec.pack(&event).unwrap();
+        assert_eq!(payload.starts_with(&ZSTD_MAGIC), compress);
+        assert_eq!(codec.unpack(&payload).unwrap(), event);
+    }
+    let minus_zero = sample(vec![("r", Value::Real(-0.0))]).encode();
+    let Value::Real(real) = Event::decode(&minus_zero).unwrap().row[0].1 else { panic!() };
+    assert!(real.is_sign_negative());
+}
+
+#[test]
+fn times_and_booleans_of_go_nodes() {
+    let mut event = sample(vec![("x", Value::Integer(5))]).encode();
+    let at = event.windows(3).position(|w| w == [0x61, b'x', 5]).unwrap() + 2;
+    for (cbor, expected) in [
+        ("d820a1011a67c2daa0", Value::text("2025-03-01 10:00:00+00:00")),
+        ("d820a101f6", Value::Null),
+        ("d820a0", Value::Null),
+        ("f5", Value::Integer(1)),
+        ("f4", Value::Integer(0)),
+        ("f97c00", Value::Real(f64::INFINITY)),
+        ("7f6161 6162ff", Value::text("ab")),
+        ("1b0000000000000001", Value::Integer(1)),
+    ] {
+        let mut bytes = event.clone();
+        bytes.splice(at..=at, hex(cbor));
+        assert_eq!(Event::decode(&bytes).unwrap().row, vec![("x".to_owned(), expected)], "{cbor}");
+    }
+    event.truncate(at);
+    assert!(Event::decode(&event).is_err());
+}
+
+#[test]
+fn garbage_is_an_error_and_never_a_panic() {
+    let good = sample(vec![("a", Value::text("text")), ("b", Value::Blob(vec![1, 2, 3]))]);
+    let mut codec = Codec::new(true).unwrap();
+    let packed = codec.pack(&good).unwrap();
+    let plain = good.encode();
+    for bytes in [&plain, &packed] {
+        for cut in 0..bytes.len() {
+            let _ = codec.unpack(&bytes[..cut]);
+        }
+        for at in 0..bytes.len() {
+            for flip in [0x01, 0x80, 0xff] {
+                let mut bad = bytes.clone();
+                bad[at] ^= flip;
+                let _ = codec.unpack(&bad);
+            }
+        }
+    }
+    for bad in ["", "a0", "bfff", "ff", "9b7fffffffffffffff", "5b7fffffffffffffff00", "a16178bb7fffffffffffffff"] {
+        assert!(codec.unpack(&hex(bad)).is_err(), "{bad}");
+    }
+    assert!(codec.unpack(&[0x81; 100_000]).is_err());
+}

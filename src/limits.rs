@@ -1,0 +1,76 @@
+//! Every bound of the daemon in one place: sizes of queues, time limits, pauses.
+
+use std::time::Duration;
+
+/// Rows read from the change log in one pass of the publisher, unless `scan_max_changes` says otherwise.
+pub const SCAN_MAX_CHANGES: u64 = 512;
+/// Bytes of images that one pass of the publisher may hold before it stops reading.
+pub const SCAN_MAX_BYTES: usize = 1 << 20;
+/// Published messages without an acknowledgement. When full, the publisher waits.
+pub const PUBLISH_WINDOW: usize = 512;
+/// Bytes of published messages without an acknowledgement; one larger message still passes alone.
+pub const PUBLISH_WINDOW_BYTES: usize = 2 << 20;
+/// Silence after which all unacknowledged messages are sent again.
+pub const PUBLISH_RESEND: Duration = Duration::from_secs(2);
+/// Messages asked of a stream at once; the subscription's queue holds as many, so the socket's reader never waits.
+pub const PULL_BATCH: usize = 1024;
+/// Bytes asked of a stream at once, raised to the server's largest message.
+pub const PULL_BYTES: usize = 1 << 20;
+/// Life of one pull request.
+pub const PULL_EXPIRES: Duration = Duration::from_secs(30);
+/// Heartbeat asked of the server while a pull waits.
+pub const PULL_HEARTBEAT: Duration = Duration::from_secs(5);
+/// Silence after which a consumer is built anew: three heartbeats.
+pub const PULL_SILENCE: Duration = Duration::from_secs(15);
+/// Events in one apply transaction.
+pub const APPLY_BATCH: usize = 512;
+/// Time after which an apply transaction takes no more events, so that the application's writers wait little.
+pub const APPLY_TIME: Duration = Duration::from_millis(15);
+/// Wait for a reply of the JetStream API.
+pub const API_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connecting to one NATS server, TLS and greeting included.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Our own PING after so much silence on a connection.
+pub const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// PINGs without an answer after which a connection counts as dead.
+pub const PINGS_MISSED: u32 = 2;
+/// Bytes waiting to be written to the broker; writers wait when full.
+pub const OUT_BUFFER: usize = 1 << 20;
+/// Longest control line of the NATS protocol that we accept (INFO lists the cluster's servers).
+pub const CONTROL_LINE: usize = 64 << 10;
+/// Largest message that we accept from the broker, and largest event after decompression.
+pub const MESSAGE_BYTES: usize = 64 << 20;
+/// How long a statement waits for the application's write lock in one try; tries go on until stop.
+pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Page cache of each of our connections, in KiB.
+pub const PAGE_CACHE_KIB: i64 = 1024;
+/// Statements kept prepared by a connection.
+pub const STATEMENTS: usize = 64;
+/// Size of the WAL file from which we checkpoint what we wrote ourselves.
+pub const WAL_CHECKPOINT_BYTES: u64 = 4 << 20;
+/// Safety net of the watcher: how often it looks without an event, unless `polling_interval` says otherwise.
+pub const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// Pauses between looks after a file event: the event comes before the commit is visible.
+pub const LOOK_AGAIN_US: [u64; 10] = [0, 150, 300, 600, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000];
+/// The sequence-map file is written at most so often (and at stop).
+pub const SEQMAP_INTERVAL: Duration = Duration::from_secs(1);
+/// Draining at the first signal.
+pub const DRAIN: Duration = Duration::from_secs(8);
+/// First and longest pause between tries.
+pub const RETRY_FIRST: Duration = Duration::from_millis(100);
+/// Longest pause between tries.
+pub const RETRY_MAX: Duration = Duration::from_secs(10);
+/// Chunk of the NATS Object Store, as its clients make them.
+pub const OBJECT_CHUNK: usize = 128 << 10;
+/// Object chunks in flight.
+pub const OBJECT_WINDOW: usize = 4;
+/// Progress of a transfer is logged so often.
+pub const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
+/// A transfer without any progress for so long has failed.
+pub const TRANSFER_STALL: Duration = Duration::from_secs(30);
+/// How long `-save-snapshot` and the scheduler wait until the changes inside a snapshot are published.
+pub const SETTLE_WAIT: Duration = Duration::from_secs(30);
+/// Name of the snapshot in every store.
+pub const SNAPSHOT_NAME: &str = "snapshot.db";
+/// Prefix of every table and trigger of ours and of a Go node.
+pub const PREFIX: &str = "__harmonylite__";
