@@ -1,0 +1,270 @@
+//! Every key with its default, unit and bounds (compat.md 1k and our own).
+
+use super::reader::Reader;
+use super::{Config, JournalMode, Nats, ReplicationLog, Snapshot};
+use crate::logger::Format;
+use crate::secret::Secret;
+use crate::{files, limits};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A day in milliseconds, times 366: the longest interval.
+const YEAR_MS: u64 = 366 * 86_400_000;
+
+/// Keys whose capability is not in this version, each with the value that switches it off (or `None`: any use is refused).
+const LATER: &[(&str, Option<&str>)] = &[
+    ("prometheus.enable", Some("false")),
+    ("health_check.enable", Some("false")),
+    ("snapshot.s3", None),
+    ("snapshot.webdav", None),
+    ("snapshot.sftp", None),
+    ("sharding.ignore_tables", None),
+    ("tables.include", None),
+    ("tables.exclude", None),
+];
+
+/// The line that refuses a key or flag whose capability comes with a later version.
+pub fn later_key(what: &str) -> String {
+    format!("{what}: this version does not have that capability yet; it comes with a later one")
+}
+
+/// Reads a configuration file, or the defaults without one. `node_id` is that of the command line.
+///
+/// Returns the configuration and warnings, or all errors, one line each.
+pub fn load(file: Option<&Path>, node_id: Option<u64>) -> Result<(Config, Vec<String>), Vec<String>> {
+    let name = super::origin(file);
+    let table = match file {
+        None => toml::Table::new(),
+        Some(path) => {
+            let text = std::fs::read_to_string(path).map_err(|error| vec![format!("{name}: {error}")])?;
+            text.parse::<toml::Table>().map_err(|error| vec![syntax_error(&name, &text, &error)])?
+        }
+    };
+    let mut reader = Reader::new(name.clone(), table);
+    let mut warnings = refuse_later(&mut reader, &name);
+    let config = read(&mut reader, node_id);
+    warnings.extend(reader.unknown());
+    match config {
+        Some(config) if reader.errors.is_empty() => Ok((config, warnings)),
+        _ => Err(reader.errors),
+    }
+}
+
+fn syntax_error(name: &str, text: &str, error: &toml::de::Error) -> String {
+    let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+    format!("{name}: line {line}: not TOML: {}", error.message().replace('\n', ", "))
+}
+
+/// Refuses what comes later; warns of keys of the Go program that mean nothing here.
+fn refuse_later(reader: &mut Reader, name: &str) -> Vec<String> {
+    for (key, off) in LATER {
+        match off {
+            Some(_) => {
+                if reader.boolean(key, false) {
+                    reader.errors.push(format!("{name}: {}", later_key(&format!("{key} = true"))));
+                }
+            }
+            None => {
+                if reader.is_set(key) {
+                    reader.errors.push(format!("{name}: {}", later_key(key)));
+                }
+            }
+        }
+    }
+    // Settings of a capability that is switched off; known, so that no warning calls them unknown.
+    for key in ["prometheus.bind", "prometheus.namespace", "prometheus.subsystem", "health_check.bind", "health_check.path"]
+    {
+        reader.text(key, "");
+    }
+    reader.boolean("health_check.detailed", true);
+    let mut warnings = vec![];
+    for (key, why) in [
+        ("cleanup_interval", "a change-log row is removed as soon as its event has come back"),
+        ("nats.connect_retries", "connecting is tried for ever"),
+        ("nats.reconnect_wait_seconds", "pauses between tries grow by themselves"),
+    ] {
+        reader.integer(key, 0, 0, i64::MAX.cast_unsigned());
+        if reader.is_set(key) {
+            warnings.push(format!("{name}: {key} has no effect here: {why}"));
+        }
+    }
+    warnings
+}
+
+fn read(reader: &mut Reader, flag_node_id: Option<u64>) -> Option<Config> {
+    let db_path = required_db_path(reader);
+    let seq_map_path = reader.path("seq_map_path");
+    let millis = Duration::from_millis;
+    let node_id = node_id(reader, flag_node_id);
+    let publish = reader.boolean("publish", true);
+    let replicate = reader.boolean("replicate", true);
+    if !publish && !replicate {
+        reader.wrong("publish", "false with replicate = false", "true for at least one of them: nothing is left to do");
+    }
+    let scan_max_changes = reader.integer("scan_max_changes", limits::SCAN_MAX_CHANGES, 1, 65_536);
+    let sleep_timeout = millis(reader.integer("sleep_timeout", 0, 0, YEAR_MS));
+    let polling_interval = match reader.integer("polling_interval", 0, 0, 3_600_000) {
+        0 => limits::POLL_INTERVAL,
+        ms => millis(ms),
+    };
+    let journal_mode = match reader.text("journal_mode", "switch").as_str() {
+        "switch" => JournalMode::Switch,
+        "refuse" => JournalMode::Refuse,
+        other => {
+            reader.wrong("journal_mode", format!("{other:?}"), "\"switch\" (to WAL) or \"refuse\"");
+            JournalMode::Refuse
+        }
+    };
+    let log_format = match reader.text("logging.format", "console").as_str() {
+        "console" => Format::Console,
+        "json" => Format::Json,
+        other => {
+            reader.wrong("logging.format", format!("{other:?}"), "\"console\" or \"json\"");
+            Format::Console
+        }
+    };
+    let verbose = reader.boolean("logging.verbose", false);
+    let log = replication_log(reader);
+    let nats = nats(reader);
+    let snapshot = snapshot(reader, &nats.stream_prefix);
+    let db_path = db_path?;
+    let seq_map_path = seq_map_path.unwrap_or_else(|| files::parent(&db_path).join("seq-map.cbor"));
+    Some(Config {
+        seq_map_path,
+        db_path,
+        node_id,
+        publish,
+        replicate,
+        scan_max_changes,
+        sleep_timeout,
+        polling_interval,
+        journal_mode,
+        log,
+        snapshot,
+        nats,
+        log_format,
+        verbose,
+    })
+}
+
+fn required_db_path(reader: &mut Reader) -> Option<PathBuf> {
+    let path = reader.path("db_path");
+    if path.is_none() && reader.errors.iter().all(|e| !e.contains("db_path")) {
+        reader.wrong("db_path", "(not set)", "the path of the application's SQLite database");
+    }
+    path.map(|path| std::path::absolute(&path).unwrap_or(path))
+}
+
+fn node_id(reader: &mut Reader, flag: Option<u64>) -> u64 {
+    let configured = reader.is_set("node_id");
+    let from_file = reader.integer("node_id", 0, 0, i64::MAX.cast_unsigned());
+    match flag {
+        Some(id) if id != 0 => id,
+        _ if configured => from_file,
+        _ => super::machine_node_id().unwrap_or_else(|| {
+            reader.wrong("node_id", "(not set)", "a number, as this machine has no /etc/machine-id to make one from");
+            0
+        }),
+    }
+}
+
+fn replication_log(reader: &mut Reader) -> ReplicationLog {
+    ReplicationLog {
+        shards: reader.integer("replication_log.shards", 1, 1, 64),
+        max_entries: reader.integer("replication_log.max_entries", 1024, 1, i64::MAX.cast_unsigned()),
+        replicas: reader.integer("replication_log.replicas", 1, 0, 5),
+        compress: reader.boolean("replication_log.compress", true),
+        update_existing: reader.boolean("replication_log.update_existing", false),
+    }
+}
+
+fn snapshot(reader: &mut Reader, stream_prefix: &str) -> Snapshot {
+    let store = reader.text("snapshot.store", "nats");
+    match store.as_str() {
+        "nats" => {}
+        "s3" | "webdav" | "sftp" => reader.errors.push(later_key(&format!("snapshot.store = {store:?}"))),
+        other => reader.wrong("snapshot.store", format!("{other:?}"), "\"nats\", \"s3\", \"webdav\" or \"sftp\""),
+    }
+    let leader_ttl = match reader.integer("snapshot.leader_ttl", 0, 0, 86_400_000) {
+        0 => 30_000,
+        short if short < 1_000 => {
+            reader.wrong("snapshot.leader_ttl", short, "0 (30000) or from 1000 milliseconds");
+            30_000
+        }
+        ms => ms,
+    };
+    let bucket = reader.text("snapshot.nats.bucket", "");
+    let bucket = if bucket.is_empty() { format!("{stream_prefix}-snapshot-store") } else { bucket };
+    name(reader, "snapshot.nats.bucket", &bucket);
+    Snapshot {
+        enabled: reader.boolean("snapshot.enabled", true),
+        interval: Duration::from_millis(reader.integer("snapshot.interval", 0, 0, YEAR_MS)),
+        leader_ttl: Duration::from_millis(leader_ttl),
+        temp_dir: reader.path("snapshot.temp_dir"),
+        nats_replicas: reader.integer("snapshot.nats.replicas", 1, 0, 5),
+        nats_bucket: bucket,
+    }
+}
+
+/// A name that NATS takes as one token of a subject.
+fn name(reader: &mut Reader, key: &str, value: &str) {
+    let valid = !value.is_empty() && value.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    if !valid {
+        reader.wrong(key, format!("{value:?}"), "letters, digits, - and _");
+    }
+}
+
+fn nats(reader: &mut Reader) -> Nats {
+    let urls = reader.list("nats.urls");
+    for url in &urls {
+        if let Err(why) = crate::nats::Url::parse(url) {
+            let shown = crate::secret::redact(url);
+            reader.wrong("nats.urls", format!("{shown:?} ({why})"), "nats://[user:password@]host[:port] or tls://...");
+        }
+    }
+    let nats = Nats {
+        urls,
+        subject_prefix: reader.text("nats.subject_prefix", "harmonylite-change-log"),
+        stream_prefix: reader.text("nats.stream_prefix", "harmonylite-changes"),
+        server_binary: reader.path("nats.server_binary"),
+        server_config: reader.path("nats.server_config"),
+        bind_address: reader.text("nats.bind_address", ":-1"),
+        seed_file: reader.path("nats.seed_file"),
+        user_name: reader.text("nats.user_name", ""),
+        user_password: Secret::new(reader.secret("nats.user_password")),
+        token: Secret::new(reader.secret("nats.token")),
+        ca_file: reader.path("nats.ca_file"),
+        cert_file: reader.path("nats.cert_file"),
+        key_file: reader.path("nats.key_file"),
+        ignore_discovered: reader.boolean("nats.ignore_discovered_servers", false),
+        cluster_addr: String::new(),
+        cluster_peers: vec![],
+        leaf_servers: vec![],
+    };
+    name(reader, "nats.stream_prefix", &nats.stream_prefix);
+    let subject = &nats.subject_prefix;
+    if subject.is_empty() || subject.split('.').any(str::is_empty) || subject.contains(['*', '>', ' ', '\t', '\r', '\n']) {
+        reader.wrong("nats.subject_prefix", format!("{subject:?}"), "a NATS subject without wildcards and spaces");
+    }
+    if nats.cert_file.is_some() != nats.key_file.is_some() {
+        reader.wrong("nats.cert_file", "without nats.key_file, or the reverse", "both or none");
+    }
+    let port = nats.bind_address.rsplit_once(':').and_then(|(_, port)| port.parse::<i32>().ok());
+    if !port.is_some_and(|port| (-1..=65_535).contains(&port)) {
+        reader.wrong("nats.bind_address", format!("{:?}", nats.bind_address), "host:port, with port -1 for any free one");
+    }
+    for (key, path) in [
+        ("nats.server_config", &nats.server_config),
+        ("nats.seed_file", &nats.seed_file),
+        ("nats.ca_file", &nats.ca_file),
+        ("nats.cert_file", &nats.cert_file),
+        ("nats.key_file", &nats.key_file),
+    ] {
+        if let Some(path) = path
+            && let Err(error) = std::fs::File::open(path)
+        {
+            reader.wrong(key, format!("{path:?} ({error})"), "a file that can be read");
+        }
+    }
+    nats
+}

@@ -1,0 +1,165 @@
+//! The configuration: read once, checked once, handed down as plain structs.
+
+mod keys;
+mod reader;
+
+use crate::logger::Format;
+use crate::secret::Secret;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use keys::{later_key, load};
+
+/// Everything that the daemon was told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The application's database.
+    pub db_path: PathBuf,
+    /// The sequence map; beside the database unless set.
+    pub seq_map_path: PathBuf,
+    /// This node's number, unique in the cluster.
+    pub node_id: u64,
+    /// Capture and publish local changes, and take part in making snapshots.
+    pub publish: bool,
+    /// Apply other nodes' changes.
+    pub replicate: bool,
+    /// Change-log rows read in one pass.
+    pub scan_max_changes: u64,
+    /// Stop after so long without an event; zero: never.
+    pub sleep_timeout: Duration,
+    /// How often to look for changes without a file event.
+    pub polling_interval: Duration,
+    /// What to do with a database that is not in WAL mode.
+    pub journal_mode: JournalMode,
+    /// The change streams.
+    pub log: ReplicationLog,
+    /// Snapshots.
+    pub snapshot: Snapshot,
+    /// The broker.
+    pub nats: Nats,
+    /// How lines look.
+    pub log_format: Format,
+    /// Debug lines as well.
+    pub verbose: bool,
+}
+
+/// What to do with a database that is not in WAL mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JournalMode {
+    /// Switch it to WAL.
+    Switch,
+    /// Refuse to start.
+    Refuse,
+}
+
+/// `[replication_log]`.
+#[derive(Clone, Debug)]
+pub struct ReplicationLog {
+    /// Number of streams.
+    pub shards: u64,
+    /// Messages that each stream keeps.
+    pub max_entries: u64,
+    /// Copies of each stream in a NATS cluster.
+    pub replicas: u64,
+    /// zstd around events, and streams named accordingly.
+    pub compress: bool,
+    /// Bring the limits of existing streams in line with this configuration.
+    pub update_existing: bool,
+}
+
+/// `[snapshot]`.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Make and use snapshots.
+    pub enabled: bool,
+    /// Time between snapshots; zero: none by time.
+    pub interval: Duration,
+    /// Life of the leader's lease.
+    pub leader_ttl: Duration,
+    /// Directory of temporary files; beside the database unless set.
+    pub temp_dir: Option<PathBuf>,
+    /// Copies of the bucket in a NATS cluster.
+    pub nats_replicas: u64,
+    /// The bucket of the NATS store.
+    pub nats_bucket: String,
+}
+
+/// `[nats]`, and the flags about the server that we start ourselves.
+#[derive(Clone, Debug)]
+pub struct Nats {
+    /// Servers; empty: our own.
+    pub urls: Vec<String>,
+    /// Subjects are `<prefix>-<shard>`.
+    pub subject_prefix: String,
+    /// Streams are `<prefix>-c-<shard>`, or `<prefix>-<shard>` without compression.
+    pub stream_prefix: String,
+    /// The nats-server program; found on PATH unless set.
+    pub server_binary: Option<PathBuf>,
+    /// Settings for our own server that win over ours.
+    pub server_config: Option<PathBuf>,
+    /// Address of our own server.
+    pub bind_address: String,
+    /// nkey seed file.
+    pub seed_file: Option<PathBuf>,
+    /// User name.
+    pub user_name: String,
+    /// Password.
+    pub user_password: Secret,
+    /// Token.
+    pub token: Secret,
+    /// Certificate authorities for TLS.
+    pub ca_file: Option<PathBuf>,
+    /// Client certificate.
+    pub cert_file: Option<PathBuf>,
+    /// Its key.
+    pub key_file: Option<PathBuf>,
+    /// Do not use servers that the broker announces.
+    pub ignore_discovered: bool,
+    /// `-cluster-addr`: where our own server listens for its cluster.
+    pub cluster_addr: String,
+    /// `-cluster-peers`.
+    pub cluster_peers: Vec<String>,
+    /// `-leaf-servers`.
+    pub leaf_servers: Vec<String>,
+}
+
+impl Config {
+    /// Name of a shard's stream.
+    pub fn stream(&self, shard: u64) -> String {
+        let mark = if self.log.compress { "-c" } else { "" };
+        format!("{}{mark}-{shard}", self.nats.stream_prefix)
+    }
+
+    /// Subject of a shard's events.
+    pub fn subject(&self, shard: u64) -> String {
+        format!("{}-{shard}", self.nats.subject_prefix)
+    }
+
+    /// Name of this node towards NATS.
+    pub fn node_name(&self) -> String {
+        format!("harmonylite-node-{}", self.node_id)
+    }
+
+    /// Where temporary copies of the database go.
+    pub fn temp_dir(&self) -> PathBuf {
+        self.snapshot.temp_dir.clone().unwrap_or_else(|| crate::files::parent(&self.db_path))
+    }
+}
+
+/// Node id of a machine without `node_id`: a hash of its machine id, as the Go program computes it.
+pub fn machine_node_id() -> Option<u64> {
+    ["/var/lib/dbus/machine-id", "/etc/machine-id"].iter().find_map(|path| {
+        let text = std::fs::read_to_string(path).ok()?;
+        let id = text.trim();
+        (!id.is_empty()).then(|| crate::shard::fnv1(id.as_bytes()))
+    })
+}
+
+/// A short text for errors: the file, or the built-in defaults.
+pub(crate) fn origin(file: Option<&Path>) -> String {
+    file.map_or_else(|| "defaults".to_owned(), |path| path.display().to_string())
+}
+
+#[cfg(test)]
+#[path = "../config_tests.rs"]
+mod tests;
