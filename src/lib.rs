@@ -1,18 +1,26 @@
 //! harmonylite
 mod child;
+pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod daemon;
+pub mod db;
 pub mod event;
 pub mod files;
 pub mod fold;
 mod gotime;
+pub mod lease;
 pub mod limits;
 pub mod logger;
 pub mod nats;
+pub mod replicator;
 pub mod retry;
 pub mod secret;
 pub mod seqmap;
 pub mod shard;
+pub mod snapshot;
+pub mod status;
 pub mod stop;
+pub mod storage;
 pub mod value;
 pub mod worker;

@@ -1,1 +1,5 @@
-fn main(){}
+//! The program: everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    harmonylite::cli::run(std::env::args_os().skip(1).collect())
+}

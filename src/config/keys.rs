@@ -194,8 +194,12 @@ fn snapshot(reader: &mut Reader, stream_prefix: &str) -> Snapshot {
         ms => ms,
     };
     let bucket = reader.text("snapshot.nats.bucket", "");
-    let bucket = if bucket.is_empty() { format!("{stream_prefix}-snapshot-store") } else { bucket };
-    name(reader, "snapshot.nats.bucket", &bucket);
+    let bucket = if bucket.is_empty() {
+        format!("{stream_prefix}-snapshot-store")
+    } else {
+        name(reader, "snapshot.nats.bucket", &bucket);
+        bucket
+    };
     Snapshot {
         enabled: reader.boolean("snapshot.enabled", true),
         interval: Duration::from_millis(reader.integer("snapshot.interval", 0, 0, YEAR_MS)),

@@ -1,0 +1,294 @@
+//! The command line: flags, exit codes, and the commands that are not the daemon.
+
+use crate::config::{self, Config};
+use crate::daemon::{self, Broker};
+use crate::{db, logger, snapshot, stop, worker};
+use lexopt::{Arg, Parser, ValueExt};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+const HELP: &str = "\
+harmonylite: replicates an application's SQLite database between nodes through NATS JetStream
+
+Usage: harmonylite -config FILE [flags]       (flags take one dash or two)
+
+  -config FILE          the configuration, TOML
+  -node-id N            this node's number, instead of node_id in the configuration
+  -save-snapshot        make a snapshot now, store it, and exit
+  -cleanup              remove everything of harmonylite from the database, and exit
+  -cluster-addr H:P     with our own nats-server: where it listens for its cluster
+  -cluster-peers A,B    with our own nats-server: routes to other nodes (nats://host:port, dns://name:port)
+  -leaf-servers A,B     with our own nats-server: servers that it joins as a leaf (URL?hub=true for a hub)
+  -version              print the version and exit
+  -h, -help             print this and exit
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.";
+
+/// What to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Command {
+    #[default]
+    Daemon,
+    SaveSnapshot,
+    Cleanup,
+    Version,
+    Help,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Flags {
+    command: Command,
+    config: Option<PathBuf>,
+    node_id: Option<u64>,
+    cluster_addr: String,
+    cluster_peers: Vec<String>,
+    leaf_servers: Vec<String>,
+}
+
+/// Runs the program with the arguments behind its name.
+pub fn run(arguments: Vec<OsString>) -> ExitCode {
+    let flags = match parse(arguments) {
+        Ok(flags) => flags,
+        Err(why) => {
+            eprintln!("harmonylite: {why}");
+            return ExitCode::from(2);
+        }
+    };
+    match flags.command {
+        Command::Version => {
+            println!("harmonylite {} (SQLite {})", env!("CARGO_PKG_VERSION"), db::sqlite_version());
+            return ExitCode::SUCCESS;
+        }
+        Command::Help => {
+            println!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        _ => {}
+    }
+    let (config, warnings) = match configuration(&flags) {
+        Ok(loaded) => loaded,
+        Err(errors) => {
+            for error in errors {
+                eprintln!("harmonylite: {error}");
+            }
+            return ExitCode::from(2);
+        }
+    };
+    logger::start(config.log_format, config.verbose, config.node_id);
+    worker::abort_on_panic();
+    for warning in warnings {
+        log::warn!("{warning}");
+    }
+    match execute(flags.command, &config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            log::error!("{why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn configuration(flags: &Flags) -> Result<(Config, Vec<String>), Vec<String>> {
+    let (mut config, warnings) = config::load(flags.config.as_deref(), flags.node_id)?;
+    config.nats.cluster_addr.clone_from(&flags.cluster_addr);
+    config.nats.cluster_peers.clone_from(&flags.cluster_peers);
+    config.nats.leaf_servers.clone_from(&flags.leaf_servers);
+    let cluster = !flags.cluster_addr.is_empty() || !flags.cluster_peers.is_empty() || !flags.leaf_servers.is_empty();
+    if cluster && !config.nats.urls.is_empty() {
+        return Err(vec!["-cluster-addr, -cluster-peers and -leaf-servers are for our own nats-server: nats.urls must be empty".to_owned()]);
+    }
+    if !flags.cluster_peers.is_empty() && flags.cluster_addr.is_empty() {
+        return Err(vec!["-cluster-peers needs -cluster-addr: where our own nats-server listens for its cluster".to_owned()]);
+    }
+    Ok((config, warnings))
+}
+
+fn execute(command: Command, config: &Config) -> Result<(), String> {
+    let (source, stop) = stop::pair();
+    signals(source)?;
+    match command {
+        Command::Cleanup => cleanup(config),
+        Command::SaveSnapshot => save_snapshot(config, &stop),
+        _ => {
+            log::info!("harmonylite {}, node {}", env!("CARGO_PKG_VERSION"), config.node_id);
+            daemon::run(config, &stop)
+        }
+    }
+}
+
+/// The first SIGTERM or SIGINT stops in order, the second at once.
+fn signals(source: stop::StopSource) -> Result<(), String> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let mut signals =
+        signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).map_err(|error| format!("signals: {error}"))?;
+    let (exits, _) = crossbeam_channel::bounded(1);
+    worker::spawn("signals", &exits, move || {
+        let mut source = Some(source);
+        for signal in signals.forever() {
+            match source.take() {
+                Some(source) => {
+                    log::info!("signal {signal}: stopping; a second one stops at once");
+                    source.stop();
+                }
+                None => stop_at_once(),
+            }
+        }
+        Ok(())
+    })
+    .map(drop)
+}
+
+#[allow(clippy::disallowed_methods, reason = "the second signal asks for exactly this")]
+fn stop_at_once() -> ! {
+    log::warn!("second signal: stopping at once");
+    std::process::exit(1)
+}
+
+fn cleanup(config: &Config) -> Result<(), String> {
+    let path = config.db_path.display();
+    if !config.db_path.exists() {
+        return Err(format!("{path}: no such file"));
+    }
+    let removed = db::cleanup(&config.db_path).map_err(|error| format!("{path}: {error}"))?;
+    println!("{path}: removed {} triggers and tables of harmonylite", removed.len());
+    Ok(())
+}
+
+fn save_snapshot(config: &Config, stop: &stop::Stop) -> Result<(), String> {
+    if !config.snapshot.enabled {
+        return Err("snapshot.enabled = false: no snapshot is made".to_owned());
+    }
+    if !config.db_path.exists() {
+        return Err(format!("{}: no such file", config.db_path.display()));
+    }
+    let (exits, _ended) = crossbeam_channel::bounded(8);
+    let broker = Broker::start(config, stop, &exits)?;
+    let result = broker.connection.wait_up(Duration::from_secs(15)).map_err(|error| error.to_string()).and_then(|()| {
+        let begun = Instant::now();
+        let store = snapshot::store(config, &broker.connection);
+        let stored = snapshot::save(config, store.as_ref(), stop, &mut || Ok(()))?;
+        let positions: Vec<String> = stored.positions.iter().map(|(name, seq)| format!("{name}={seq}")).collect();
+        println!(
+            "stored {} in {}: {} bytes, position {}, {}, {:.2} s",
+            stored.name,
+            store.describe(),
+            stored.size,
+            if positions.is_empty() { "none".to_owned() } else { positions.join(" ") },
+            stored.digest,
+            begun.elapsed().as_secs_f64()
+        );
+        Ok(())
+    });
+    broker.stop();
+    result
+}
+
+/// Long flags with one dash, as Go programs take them, become those with two.
+fn two_dashes(argument: OsString) -> OsString {
+    match argument.to_str() {
+        Some(text) if text.len() > 2 && text.starts_with('-') && !text.starts_with("--") => format!("-{text}").into(),
+        _ => argument,
+    }
+}
+
+fn parse(arguments: Vec<OsString>) -> Result<Flags, String> {
+    let mut parser = Parser::from_args(arguments.into_iter().map(two_dashes));
+    let mut flags = Flags::default();
+    let usage = |error: lexopt::Error| format!("{error}; -h shows the flags");
+    while let Some(argument) = parser.next().map_err(usage)? {
+        let mut command = None;
+        match argument {
+            Arg::Long("config") => flags.config = Some(value(&mut parser, "config")?.into()),
+            Arg::Long("node-id") => {
+                let text = value(&mut parser, "node-id")?;
+                let id = text.parse().map_err(|_| format!("-node-id {}: accepted is a number", text.to_string_lossy()))?;
+                flags.node_id = Some(id);
+            }
+            Arg::Long("cluster-addr") => flags.cluster_addr = text(&mut parser, "cluster-addr")?,
+            Arg::Long("cluster-peers") => flags.cluster_peers = list(&mut parser, "cluster-peers")?,
+            Arg::Long("leaf-servers" | "leaf-server") => flags.leaf_servers = list(&mut parser, "leaf-servers")?,
+            Arg::Long("save-snapshot") => command = switch(&mut parser, Command::SaveSnapshot)?,
+            Arg::Long("cleanup") => command = switch(&mut parser, Command::Cleanup)?,
+            Arg::Long("version") | Arg::Short('V') => command = switch(&mut parser, Command::Version)?,
+            Arg::Long("help") | Arg::Short('h') => command = switch(&mut parser, Command::Help)?,
+            Arg::Long(later @ ("schema-status" | "schema-status-cluster" | "pprof")) => {
+                return Err(config::later_key(&format!("-{later}")));
+            }
+            other => return Err(format!("{}; -h shows the flags", other.unexpected())),
+        }
+        if let Some(command) = command {
+            let first = matches!(flags.command, Command::Daemon) || flags.command == command;
+            if !first && !matches!(command, Command::Help | Command::Version) {
+                return Err("-save-snapshot and -cleanup exclude each other".to_owned());
+            }
+            flags.command = command;
+        }
+    }
+    if !flags.cluster_addr.is_empty() && !flags.cluster_addr.contains(':') {
+        return Err(format!("-cluster-addr {}: accepted is host:port", flags.cluster_addr));
+    }
+    Ok(flags)
+}
+
+/// A switch, which Go programs also take as `-flag=true`.
+fn switch(parser: &mut Parser, command: Command) -> Result<Option<Command>, String> {
+    match parser.optional_value() {
+        None => Ok(Some(command)),
+        Some(value) if value == "true" => Ok(Some(command)),
+        Some(value) if value == "false" => Ok(None),
+        Some(value) => Err(format!("{}: accepted is true or false", value.to_string_lossy())),
+    }
+}
+
+fn value(parser: &mut Parser, flag: &str) -> Result<OsString, String> {
+    parser.value().map_err(|_| format!("-{flag} needs a value; -h shows the flags"))
+}
+
+fn text(parser: &mut Parser, flag: &str) -> Result<String, String> {
+    value(parser, flag)?.string().map_err(|_| format!("-{flag}: not UTF-8"))
+}
+
+fn list(parser: &mut Parser, flag: &str) -> Result<Vec<String>, String> {
+    Ok(text(parser, flag)?.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flags(arguments: &[&str]) -> Result<Flags, String> {
+        parse(arguments.iter().map(OsString::from).collect())
+    }
+
+    #[test]
+    fn one_dash_or_two() {
+        for dash in ["-", "--"] {
+            let found = flags(&[&format!("{dash}config"), "c.toml", &format!("{dash}save-snapshot"), &format!("{dash}node-id=7")]);
+            let found = found.unwrap();
+            assert_eq!((found.config, found.command, found.node_id), (Some("c.toml".into()), Command::SaveSnapshot, Some(7)));
+        }
+        assert_eq!(flags(&["-h"]).unwrap().command, Command::Help);
+        assert_eq!(flags(&["-version"]).unwrap().command, Command::Version);
+        assert_eq!(flags(&["-cleanup=false"]).unwrap().command, Command::Daemon);
+        assert_eq!(flags(&["-cluster-addr", "h:1", "-cluster-peers", "a, b"]).unwrap().cluster_peers, ["a", "b"]);
+    }
+
+    #[test]
+    fn one_message_each() {
+        for (arguments, message) in [
+            (&["-frobnicate"][..], "invalid option '--frobnicate'; -h shows the flags"),
+            (&["file"], "unexpected argument \"file\"; -h shows the flags"),
+            (&["-config"], "-config needs a value; -h shows the flags"),
+            (&["-node-id", "x"], "-node-id x: accepted is a number"),
+            (&["-cleanup", "-save-snapshot"], "-save-snapshot and -cleanup exclude each other"),
+            (&["-cleanup=maybe"], "maybe: accepted is true or false"),
+            (&["-cluster-addr", "x"], "-cluster-addr x: accepted is host:port"),
+            (&["-pprof", "x"], "-pprof: this version does not have that capability yet; it comes with a later one"),
+            (&["-schema-status"], "-schema-status: this version does not have that capability yet; it comes with a later one"),
+        ] {
+            assert_eq!(flags(arguments).unwrap_err(), message);
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! The daemon: starts every worker, watches over them, stops them in order. The only place that sees them all.
+
+use crate::config::Config;
+use crate::db::{self, ChangeLog};
+use crate::lease::{self, Lease};
+use crate::nats::{Auth, Connection, JetStream, Options, Server, Url};
+use crate::replicator::{self, Applier, Publisher};
+use crate::retry::Backoff;
+use crate::seqmap::{self, SeqMap};
+use crate::snapshot;
+use crate::status::Status;
+use crate::stop::{self, Stop, StopSource};
+use crate::{files, limits, worker};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+/// Places in the queue of ended workers: more than there are workers.
+const WORKERS: usize = 32;
+
+/// A connection to the broker, and our own server if we run it. Stopped last: everybody else needs it.
+pub struct Broker {
+    /// The connection for changes and leases.
+    pub connection: Connection,
+    options: Options,
+    server: Option<Server>,
+    keep: StopSource,
+    token: Stop,
+    exits: Sender<worker::Exit>,
+}
+
+impl Broker {
+    /// Starts the server if the configuration names none, and the connection.
+    pub fn start(config: &Config, stop: &Stop, exits: &Sender<worker::Exit>) -> Result<Broker, String> {
+        let (keep, token) = stop::pair();
+        let server = if config.nats.urls.is_empty() {
+            Some(Server::start(config, stop, exits).map_err(|error| error.to_string())?)
+        } else {
+            None
+        };
+        let urls = match &server {
+            Some(server) => vec![server.url().clone()],
+            None => config.nats.urls.iter().map(|url| Url::parse(url)).collect::<Result<_, _>>()?,
+        };
+        let nats = &config.nats;
+        let auth = Auth {
+            user: nats.user_name.clone(),
+            password: nats.user_password.clone(),
+            token: nats.token.clone(),
+            seed_file: nats.seed_file.clone(),
+            ca_file: nats.ca_file.clone(),
+            cert_file: nats.cert_file.clone(),
+            key_file: nats.key_file.clone(),
+        };
+        let ignore_discovered = nats.ignore_discovered || server.is_some();
+        let options = Options { urls, name: config.node_name(), auth, ignore_discovered };
+        let connection =
+            Connection::open(options.clone(), token.clone(), exits).map_err(|error| error.to_string())?;
+        Ok(Broker { connection, options, server, keep, token, exits: exits.clone() })
+    }
+
+    /// Another connection, for bulk data.
+    pub fn second_connection(&self) -> Result<Connection, String> {
+        Connection::open(self.options.clone(), self.token.clone(), &self.exits).map_err(|error| error.to_string())
+    }
+
+    /// Closes the connection, stops the server.
+    pub fn stop(self) {
+        drop(self.connection);
+        self.keep.stop();
+        if let Some(server) = self.server {
+            server.stop();
+        }
+    }
+}
+
+/// Runs until stop, or until something fails for good.
+pub fn run(config: &Config, stop: &Stop) -> Result<(), String> {
+    let _lock = lock_database(config)?;
+    let (exits, ended) = bounded(WORKERS);
+    let broker = Broker::start(config, stop, &exits)?;
+    let result = run_with(config, stop, &broker, &exits, &ended);
+    broker.stop();
+    result
+}
+
+/// One daemon for one database.
+fn lock_database(config: &Config) -> Result<files::Lock, String> {
+    let path = files::beside(&config.db_path, ".harmonylite.lock");
+    match files::Lock::try_take(&path) {
+        Ok(Some(lock)) => Ok(lock),
+        Ok(None) => Err(format!("another harmonylite runs on {}", config.db_path.display())),
+        Err(error) => Err(format!("{}: {error}", path.display())),
+    }
+}
+
+fn run_with(
+    config: &Config,
+    stop: &Stop,
+    broker: &Broker,
+    exits: &Sender<worker::Exit>,
+    ended: &Receiver<worker::Exit>,
+) -> Result<(), String> {
+    if !config.db_path.exists() && !snapshot::restore_missing(config, &broker.connection, stop)? {
+        return Ok(());
+    }
+    let Some(database) = open_database(config, stop)? else { return Ok(()) };
+    let (source, token) = stop::pair();
+    let status = Arc::new(Status::new(config.log.shards));
+    let lease = start_workers(config, broker, database, &status, &token, exits)?;
+    let result = supervise(config, stop, &status, ended);
+    if matches!(result, Ok(End::Idle)) {
+        last_snapshot(config, broker, &lease, stop);
+    }
+    log::info!("stopping");
+    source.stop();
+    wait_for_workers(ended);
+    result.map(drop)
+}
+
+/// The database, opened and made fit, and what is known about its positions.
+struct Database {
+    capture: Option<ChangeLog>,
+    applier: Option<db::Applier>,
+    taken_over: SeqMap,
+}
+
+/// Opens the database; while the application holds a lock, again and again. `None`: stopped.
+fn open_database(config: &Config, stop: &Stop) -> Result<Option<Database>, String> {
+    let mut backoff = Backoff::up_to(Duration::from_secs(1));
+    let mut said = false;
+    loop {
+        match try_open(config) {
+            Ok(database) => return Ok(Some(database)),
+            Err(db::Error::Busy) => {
+                if !said {
+                    log::warn!("{}: locked by the application; waiting", config.db_path.display());
+                    said = true;
+                }
+            }
+            Err(error) => return Err(format!("{}: {error}", config.db_path.display())),
+        }
+        if backoff.wait(stop) {
+            return Ok(None);
+        }
+    }
+}
+
+fn try_open(config: &Config) -> Result<Database, db::Error> {
+    let path = &config.db_path;
+    db::check_file(path)?;
+    db::prepare(path, config.journal_mode)?;
+    let known = db::Applier::ensure_state(path, config.publish)?;
+    let capture = if config.publish {
+        let (log, done) = ChangeLog::open(path, config.node_id)?;
+        replicator::report(&done);
+        let names = log.table_names();
+        log::info!("capturing {} tables of {} (schema {})", names.len(), path.display(), &log.schema_hash()[..12]);
+        Some(log)
+    } else {
+        None
+    };
+    let applier = if config.replicate { Some(db::Applier::open(path, config.node_id)?) } else { None };
+    let taken_over = if known { SeqMap::new() } else { read_seq_map(config) };
+    Ok(Database { capture, applier, taken_over })
+}
+
+/// A database that does not know its positions (a Go node's, say) has them in the sequence map.
+fn read_seq_map(config: &Config) -> SeqMap {
+    let path = config.seq_map_path.display();
+    match seqmap::read(&config.seq_map_path) {
+        seqmap::Found::Missing => SeqMap::new(),
+        seqmap::Found::Map(map) => {
+            log::info!("{path}: taking over {} positions", map.len());
+            map
+        }
+        seqmap::Found::Damaged(why) => {
+            log::warn!("{path}: {why}; beginning with what the streams hold");
+            SeqMap::new()
+        }
+    }
+}
+
+/// Starts the workers; returns the lease that the snapshot scheduler works under.
+fn start_workers(
+    config: &Config,
+    broker: &Broker,
+    database: Database,
+    status: &Arc<Status>,
+    token: &Stop,
+    exits: &Sender<worker::Exit>,
+) -> Result<Lease, String> {
+    let js = JetStream::new(broker.connection.clone());
+    // Level-triggered: one token is as good as many.
+    let (wake, woken) = bounded(1);
+    // The applier says at most one Start, and one Rewind for each change of a stream; a second Rewind adds nothing.
+    let (commands, obeyed) = bounded(4);
+    if let Some(log) = database.capture {
+        let publisher =
+            Publisher::new(config, log, &broker.connection, woken, obeyed, status.clone(), token.clone())?;
+        worker::spawn("publisher", exits, move || publisher.run())?;
+        let (path, interval, watch_stop, wake) =
+            (config.db_path.clone(), config.polling_interval, token.clone(), wake.clone());
+        worker::spawn("watch", exits, move || {
+            let wake = || drop(wake.try_send(()));
+            db::watch(&path, interval, &watch_stop, wake).map_err(|error| format!("watch {}: {error}", path.display()))
+        })?;
+        if !config.replicate {
+            create_streams_in_background(config, &js, token, exits)?;
+        }
+    }
+    if let Some(applier) = database.applier {
+        let publisher = config.publish.then_some((commands, wake));
+        let applier = Applier::new(
+            config,
+            applier,
+            js.clone(),
+            &database.taken_over,
+            publisher,
+            status.clone(),
+            token.clone(),
+        )?;
+        worker::spawn("applier", exits, move || applier.run())?;
+    }
+    if !(config.snapshot.enabled && config.publish) {
+        return Ok(Lease::default());
+    }
+    let keeper = lease::Keeper::new(
+        js,
+        config.node_id,
+        config.snapshot.leader_ttl,
+        config.log.replicas,
+        token.clone(),
+    );
+    let lease = keeper.lease.clone();
+    worker::spawn("lease", exits, move || keeper.run())?;
+    let scheduler = snapshot::Scheduler {
+        config: config.clone(),
+        store: snapshot::store(config, &broker.second_connection()?),
+        lease: lease.clone(),
+        status: status.clone(),
+        stop: token.clone(),
+    };
+    worker::spawn("snapshot", exits, move || scheduler.run())?;
+    Ok(lease)
+}
+
+/// `replicate = false`: no applier looks after the streams.
+fn create_streams_in_background(
+    config: &Config,
+    js: &JetStream,
+    stop: &Stop,
+    exits: &Sender<worker::Exit>,
+) -> Result<(), String> {
+    let (config, js, stop) = (config.clone(), js.clone(), stop.clone());
+    worker::spawn("streams", exits, move || {
+        let mut said = String::new();
+        loop {
+            let pause = match js.connection().is_up().then(|| replicator::ensure_all(&js, &config)) {
+                Some(Ok(())) => Duration::from_secs(30),
+                Some(Err(error)) if error.to_string() != said => {
+                    said = error.to_string();
+                    log::warn!("{said}; trying again");
+                    Duration::from_secs(1)
+                }
+                _ => Duration::from_secs(1),
+            };
+            if stop.wait(pause) {
+                return Ok(());
+            }
+        }
+    })
+    .map(drop)
+}
+
+/// Why the daemon ends without an error.
+enum End {
+    Stopped,
+    Idle,
+}
+
+/// Waits for stop, for the end of any worker, or for the sleep timeout; a summary line a minute when something happened.
+fn supervise(config: &Config, stop: &Stop, status: &Status, ended: &Receiver<worker::Exit>) -> Result<End, String> {
+    let mut summary = Summary::default();
+    loop {
+        crossbeam_channel::select! {
+            recv(stop.receiver()) -> _ => return Ok(End::Stopped),
+            recv(ended) -> exit => {
+                let exit = exit.map_err(|_| "all workers ended".to_owned())?;
+                return match exit.result {
+                    Ok(()) if stop.requested() => Ok(End::Stopped),
+                    Ok(()) => Err(format!("worker {} ended by itself", exit.name)),
+                    Err(why) => Err(why),
+                };
+            }
+            default(Duration::from_secs(1)) => {}
+        }
+        summary.maybe(status);
+        if !config.sleep_timeout.is_zero() && status.idle() >= config.sleep_timeout {
+            log::info!("no event for {} ms: sleep_timeout", config.sleep_timeout.as_millis());
+            return Ok(End::Idle);
+        }
+    }
+}
+
+/// The last summary line.
+struct Summary {
+    at: Instant,
+    published: u64,
+    consumed: u64,
+    rows: u64,
+}
+
+impl Default for Summary {
+    fn default() -> Summary {
+        Summary { at: Instant::now(), published: 0, consumed: 0, rows: 0 }
+    }
+}
+
+impl Summary {
+    fn maybe(&mut self, status: &Status) {
+        if self.at.elapsed() < Duration::from_secs(60) {
+            return;
+        }
+        let (published, consumed, rows) =
+            (status.published.load(Relaxed), status.consumed.load(Relaxed), status.rows.load(Relaxed));
+        if (published, consumed) != (self.published, self.consumed) {
+            log::info!(
+                "last minute: {} events published, {} consumed, {} rows applied",
+                published - self.published,
+                consumed - self.consumed,
+                rows - self.rows
+            );
+        }
+        *self = Summary { at: Instant::now(), published, consumed, rows };
+    }
+}
+
+/// Before sleeping, a leader leaves a fresh snapshot behind.
+fn last_snapshot(config: &Config, broker: &Broker, lease: &Lease, stop: &Stop) {
+    if lease.held().is_none() {
+        return;
+    }
+    let store = snapshot::store(config, &broker.connection);
+    let mut may_switch = || lease.held().map(drop).ok_or_else(|| "the leader lease was lost".to_owned());
+    match snapshot::save(config, store.as_ref(), stop, &mut may_switch) {
+        Ok(stored) => log::info!("stored snapshot {} (sleep_timeout): {} bytes", stored.name, stored.size),
+        Err(why) => log::warn!("{why}"),
+    }
+}
+
+/// Waits until the workers have ended, within the bound of draining. The broker's own threads end later.
+fn wait_for_workers(ended: &Receiver<worker::Exit>) {
+    let names = ["publisher", "applier", "lease", "snapshot", "watch"];
+    let until = Instant::now() + limits::DRAIN;
+    let mut running: Vec<&str> = names.to_vec();
+    while let Ok(exit) = ended.recv_deadline(until.min(Instant::now() + Duration::from_millis(500))) {
+        running.retain(|name| *name != exit.name);
+        if let Err(why) = exit.result {
+            log::warn!("{}: {why}", exit.name);
+        }
+        if running.is_empty() {
+            return;
+        }
+    }
+    let _ = until;
+}

@@ -1,0 +1,568 @@
+//! Applying events: the rules of `fold`, carried out on the database, a batch and its checkpoint in one transaction.
+
+use super::touched::Touched;
+use super::{Error, Origin, Position, Schema, Table, capture, mirrored, open, parked, quote, schema, state};
+use crate::event::{Codec, Event, Kind};
+use crate::fold::{self, Facts, Order, Plan, Row};
+use crate::seqmap::SeqMap;
+use crate::value::{Value, row_key};
+use crate::limits;
+use rusqlite::{Connection, params_from_iter};
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// An event as it came out of a stream.
+#[derive(Debug)]
+pub struct Incoming {
+    /// The stream.
+    pub stream: String,
+    /// Its sequence there.
+    pub seq: u64,
+    /// Publisher and change-log id, for events that carry them.
+    pub origin: Option<(Origin, i64)>,
+    /// The message's body.
+    pub payload: Vec<u8>,
+}
+
+/// What a batch came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Events consumed: all of the batch, or fewer when its time was up.
+    pub events: usize,
+    /// Rows written or deleted.
+    pub rows: usize,
+    /// Log entries that were settled.
+    pub settled: usize,
+    /// Log entries made, which the publisher should look at.
+    pub touched: usize,
+}
+
+/// The connection that applies.
+pub struct Applier {
+    connection: Connection,
+    path: PathBuf,
+    node: u64,
+    schema: Schema,
+    by_number: HashMap<i64, Arc<Table>>,
+    touched: Option<Touched>,
+    origin: Option<Origin>,
+    folded: HashMap<(String, Origin), i64>,
+    changed_marks: HashSet<(String, Origin)>,
+    parked: HashSet<String>,
+    codec: Codec,
+    checkpointer: super::Checkpointer,
+}
+
+/// What one event came to, besides changes of the database.
+enum Outcome {
+    Done,
+    /// It does not fit the schema: why.
+    Park(String),
+}
+
+impl Applier {
+    /// Opens the database, which has its state table (see [`Applier::ensure_state`]).
+    pub fn open(path: &Path, node: u64) -> Result<Applier, Error> {
+        let connection = open::open(path)?;
+        // REPLACE must fire the probe's delete trigger; the application's triggers are off here, so nothing recurses.
+        connection.execute_batch("PRAGMA recursive_triggers=ON")?;
+        let codec = Codec::new(false).map_err(|error| Error::Other(error.to_string()))?;
+        let parked = parked::tables(&connection)?;
+        Ok(Applier {
+            path: path.to_path_buf(),
+            node,
+            schema: Schema::default(),
+            by_number: HashMap::new(),
+            touched: None,
+            origin: None,
+            folded: HashMap::new(),
+            changed_marks: HashSet::new(),
+            parked,
+            codec,
+            checkpointer: super::Checkpointer::open(path)?,
+            connection,
+        })
+    }
+
+    /// Makes sure that the database has our state; true when it had. Removes capture when this node publishes nothing.
+    pub fn ensure_state(path: &Path, publish: bool) -> Result<bool, Error> {
+        let mut connection = open::open(path)?;
+        let existed = capture::ensure_state(&mut connection)?;
+        if !publish {
+            capture::uninstall(&mut connection)?;
+        }
+        Ok(existed)
+    }
+
+    /// The position in a stream; `None` when the database never followed it.
+    pub fn position(&self, stream: &str) -> Result<Option<Position>, Error> {
+        state::position(&self.connection, stream)
+    }
+
+    /// Writes the position in a stream, outside of a batch; `fresh`: it counts in a new stream, where nothing was folded.
+    pub fn set_position(&mut self, stream: &str, position: &Position, fresh: bool) -> Result<(), Error> {
+        let transaction = self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        state::set_position(&transaction, stream, position)?;
+        if fresh {
+            state::forget_folded(&transaction, stream)?;
+        }
+        transaction.commit()?;
+        if fresh {
+            self.folded.retain(|(name, _), _| name != stream);
+        }
+        Ok(())
+    }
+
+    /// All positions.
+    pub fn positions(&self) -> Result<SeqMap, Error> {
+        state::positions(&self.connection)
+    }
+
+    /// Applies a batch in order, up to its end or until its time is up, and moves the checkpoint: all or nothing.
+    pub fn apply(&mut self, batch: &[Incoming]) -> Result<Applied, Error> {
+        self.connection.execute_batch("BEGIN IMMEDIATE")?;
+        let savepoint = self.touched.as_ref().map(Touched::savepoint);
+        let result = self.apply_in_transaction(batch).and_then(|applied| {
+            self.connection.execute_batch("COMMIT")?;
+            Ok(applied)
+        });
+        self.changed_marks.clear();
+        match &result {
+            Ok(applied) => self.checkpointer.after_batch(&self.connection, applied.events),
+            Err(_) => {
+                if !self.connection.is_autocommit() {
+                    self.connection.execute_batch("ROLLBACK")?;
+                }
+                self.folded.clear();
+                self.parked = parked::tables(&self.connection)?;
+                if let (Some(touched), Some(savepoint)) = (&mut self.touched, savepoint) {
+                    touched.rolled_back(savepoint);
+                }
+                // A schema that was read inside may have been rolled back with its mirror.
+                self.schema.version = -1;
+            }
+        }
+        result
+    }
+
+    fn apply_in_transaction(&mut self, batch: &[Incoming]) -> Result<Applied, Error> {
+        let mut applied = Applied::default();
+        self.follow_schema(&mut applied)?;
+        if let Some(touched) = &mut self.touched {
+            touched.catch_up(&self.connection, &self.by_number)?;
+        }
+        let begun = Instant::now();
+        let mut last: HashMap<&str, u64> = HashMap::new();
+        for incoming in batch {
+            if applied.events > 0 && begun.elapsed() > limits::APPLY_TIME {
+                break;
+            }
+            self.consume(incoming, &mut applied)?;
+            applied.events += 1;
+            last.insert(&incoming.stream, incoming.seq);
+        }
+        for (stream, seq) in last {
+            state::set_seq(&self.connection, stream, seq)?;
+        }
+        for (stream, origin) in &self.changed_marks {
+            if let Some(id) = self.folded.get(&(stream.clone(), origin.clone())) {
+                state::set_folded(&self.connection, stream, origin, *id)?;
+            }
+        }
+        if let Some(touched) = &mut self.touched {
+            touched.drop_placeholder(&self.connection)?;
+        }
+        Ok(applied)
+    }
+
+    /// Reads the schema again if it changed, and applies parked events that fit now.
+    fn follow_schema(&mut self, applied: &mut Applied) -> Result<(), Error> {
+        let version = schema::version(&self.connection)?;
+        if version == self.schema.version {
+            return Ok(());
+        }
+        self.schema = capture::read_numbered(&self.connection)?;
+        self.by_number = self.schema.tables.values().map(|table| (table.id, table.clone())).collect();
+        self.origin = Some(state::origin(&self.connection, self.node)?);
+        let captures = state::has_table(&self.connection, capture::LOG)?;
+        match (&mut self.touched, captures) {
+            (Some(touched), true) => touched.reset(&self.connection)?,
+            (None, true) => self.touched = Some(Touched::new(&self.connection)?),
+            (_, false) => self.touched = None,
+        }
+        self.make_probes()?;
+        mirrored::refresh(&self.connection, &self.path, &self.schema)?;
+        if let Some(touched) = &mut self.touched {
+            touched.catch_up(&self.connection, &self.by_number)?;
+        }
+        for table in self.parked.clone() {
+            if self.schema.tables.contains_key(&table) {
+                self.apply_parked(&table, applied)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn apply_parked(&mut self, table: &str, applied: &mut Applied) -> Result<(), Error> {
+        let mut after = (String::new(), 0);
+        let mut count = 0;
+        while let Some(event) = parked::next(&self.connection, table, &after)? {
+            if let Ok(unpacked) = self.codec.unpack(&event.payload)
+                && let Outcome::Park(_) = self.fold(&unpacked, None, false, applied)?
+            {
+                return Ok(());
+            }
+            parked::remove(&self.connection, &event)?;
+            count += 1;
+            after = (event.stream, event.seq);
+        }
+        self.parked.remove(table);
+        log::info!("table {table}: applied {count} events that had waited for its schema");
+        Ok(())
+    }
+
+    fn consume(&mut self, incoming: &Incoming, applied: &mut Applied) -> Result<(), Error> {
+        let place = || format!("{} sequence {}", incoming.stream, incoming.seq);
+        let event = match self.codec.unpack(&incoming.payload) {
+            Ok(event) => event,
+            Err(why) => {
+                log::error!("{}: not an event, left out: {why}", place());
+                return Ok(());
+            }
+        };
+        let order = match &incoming.origin {
+            Some((origin, id)) => Some(Order { id: *id, folded: self.folded_id(&incoming.stream, origin)? }),
+            None => None,
+        };
+        let own = match (&incoming.origin, &self.origin) {
+            (Some((origin, _)), Some(ours)) => origin == ours,
+            _ => false,
+        };
+        let known = self.schema.tables.contains_key(&event.table);
+        if !known && (self.schema.others.contains(&event.table) || event.table.starts_with(limits::PREFIX)) {
+            return Ok(());
+        }
+        let outcome = if self.parked.contains(&event.table) {
+            Outcome::Park(String::new())
+        } else if known {
+            self.fold(&event, order, own, applied)?
+        } else {
+            Outcome::Park(format!("no table {}", event.table))
+        };
+        if let Some(order) = order
+            && order.id > order.folded
+            && let Some((origin, id)) = &incoming.origin
+        {
+            let mark = (incoming.stream.clone(), origin.clone());
+            self.folded.insert(mark.clone(), *id);
+            self.changed_marks.insert(mark);
+        } else if order.is_some() && matches!(outcome, Outcome::Park(_)) {
+            return Ok(()); // A duplicate or straggler.
+        }
+        if let Outcome::Park(why) = outcome
+            && !own
+        {
+            if self.parked.insert(event.table.clone()) {
+                log::warn!(
+                    "{}: {why}: events of table {} wait until the application changes its schema here",
+                    place(),
+                    event.table
+                );
+            }
+            parked::park(&self.connection, &incoming.stream, incoming.seq, &event.table, &incoming.payload)?;
+        }
+        Ok(())
+    }
+
+    fn folded_id(&mut self, stream: &str, origin: &Origin) -> Result<i64, Error> {
+        let mark = (stream.to_owned(), origin.clone());
+        if let Some(id) = self.folded.get(&mark) {
+            return Ok(*id);
+        }
+        let id = state::folded(&self.connection, stream, origin)?;
+        self.folded.insert(mark, id);
+        Ok(id)
+    }
+
+    /// One event by the rules.
+    fn fold(&mut self, event: &Event, order: Option<Order>, own: bool, applied: &mut Applied) -> Result<Outcome, Error> {
+        let Some(table) = self.schema.tables.get(&event.table).cloned() else {
+            return Ok(Outcome::Park(format!("no table {}", event.table)));
+        };
+        let Some(values) = key_values(&table, event) else {
+            log::error!("an event of table {} from node {} lacks a key column, left out", event.table, event.node);
+            return Ok(Outcome::Done);
+        };
+        let key = canonical(&table, &values);
+        let mut facts = Facts { order, own, tombstone: event.kind == Kind::Delete, ..Facts::default() };
+        if let Some(touched) = &self.touched
+            && !touched.is_empty(&self.connection)?
+        {
+            facts.touched = touched.holds(&self.connection, &key, i64::MAX)?;
+            facts.unsettled = own && touched.holds(&self.connection, &key, order.map_or(event.id, |order| order.id))?;
+        }
+        let mut collisions = vec![];
+        if facts.touched && !facts.tombstone && !table.unique.is_empty() && fold::decide(&facts).fold {
+            collisions = self.probe(&table, event, &key, &mut facts)?;
+        }
+        let mut plan = fold::decide(&facts);
+        if plan.row == Row::Write {
+            match self.write(&table, event) {
+                Ok(rows) => applied.rows += rows,
+                Err(Failure::Collides) if collisions.is_empty() => {
+                    collisions = self.probe(&table, event, &key, &mut facts)?;
+                    plan = fold::decide(&facts);
+                    self.delete_collisions(&table, &collisions, &facts, applied)?;
+                    collisions.clear();
+                    if plan.row == Row::Write {
+                        match self.write(&table, event) {
+                            Ok(rows) => applied.rows += rows,
+                            Err(failure) => return failure.outcome(),
+                        }
+                    }
+                }
+                Err(failure) => return failure.outcome(),
+            }
+        }
+        if plan.delete_collisions {
+            self.delete_collisions(&table, &collisions, &facts, applied)?;
+        }
+        if plan.row == Row::Delete {
+            applied.rows += self.delete(&table, &values)?;
+        }
+        let limit = order.map_or(event.id, |order| order.id);
+        self.log_and_settle(&plan, &table, &values, &key, limit, applied)?;
+        Ok(Outcome::Done)
+    }
+
+    fn log_and_settle(
+        &mut self,
+        plan: &Plan,
+        table: &Table,
+        values: &[Value],
+        key: &[u8],
+        limit: i64,
+        applied: &mut Applied,
+    ) -> Result<(), Error> {
+        let Some(touched) = &mut self.touched else { return Ok(()) };
+        if plan.touch {
+            touched.touch(&self.connection, table, values, key)?;
+            applied.touched += 1;
+        }
+        if plan.settle {
+            applied.settled += touched.settle(&self.connection, key, limit)?;
+        }
+        Ok(())
+    }
+
+    fn delete_collisions(
+        &self,
+        table: &Table,
+        collisions: &[Vec<Value>],
+        facts: &Facts,
+        applied: &mut Applied,
+    ) -> Result<(), Error> {
+        for (values, touched) in collisions.iter().zip(&facts.collisions) {
+            if !touched {
+                applied.rows += self.delete(table, values)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Inserts or updates the row with exactly the event's columns.
+    fn write(&self, table: &Table, event: &Event) -> Result<usize, Failure> {
+        let mut columns = Vec::with_capacity(event.row.len());
+        let mut values = Vec::with_capacity(event.row.len());
+        for (name, value) in &event.row {
+            if table.by_rowid && name == "rowid" {
+                columns.push(name.as_str());
+                values.push(value);
+                continue;
+            }
+            match table.columns.iter().find(|column| column.name.eq_ignore_ascii_case(name)) {
+                None => return Err(Failure::Misfit(format!("table {} has no column {name}", table.name))),
+                Some(column) if column.generated => {}
+                Some(column) => {
+                    columns.push(column.name.as_str());
+                    values.push(value);
+                }
+            }
+        }
+        let null_key = event.row.iter().any(|(name, value)| {
+            *value == Value::Null && table.key.iter().any(|(key, _)| key.eq_ignore_ascii_case(name))
+        });
+        if null_key && self.update_null_key(table, &columns, &values)? > 0 {
+            return Ok(1);
+        }
+        let sql = upsert(table, &columns, null_key);
+        let mut statement = self.connection.prepare_cached(&sql).map_err(Failure::from)?;
+        statement.execute(params_from_iter(values)).map_err(Failure::from)
+    }
+
+    /// NULL in a key conflicts with nothing: the row is looked for, and the newest one with that key updated.
+    fn update_null_key(&self, table: &Table, columns: &[&str], values: &[&Value]) -> Result<usize, Failure> {
+        let place = |name: &str| columns.iter().position(|c| c.eq_ignore_ascii_case(name)).map_or(0, |at| at + 1);
+        let filter: Vec<String> =
+            table.key.iter().map(|(name, _)| format!("{} IS ?{}", quote(name), place(name))).collect();
+        let set: Vec<String> = columns.iter().enumerate().map(|(at, c)| format!("{} = ?{}", quote(c), at + 1)).collect();
+        let sql = format!(
+            "UPDATE OR ABORT main.{0} SET {1} WHERE rowid = (SELECT max(rowid) FROM main.{0} WHERE {2})",
+            quote(&table.name),
+            set.join(", "),
+            filter.join(" AND ")
+        );
+        let mut statement = self.connection.prepare_cached(&sql).map_err(Failure::from)?;
+        statement.execute(params_from_iter(values)).map_err(Failure::from)
+    }
+
+    fn delete(&self, table: &Table, key: &[Value]) -> Result<usize, Error> {
+        let filter: Vec<String> =
+            table.key.iter().enumerate().map(|(at, (name, _))| format!("{} IS ?{}", quote(name), at + 1)).collect();
+        let sql = format!("DELETE FROM main.{} WHERE {}", quote(&table.name), filter.join(" AND "));
+        Ok(self.connection.prepare_cached(&sql)?.execute(params_from_iter(key))?)
+    }
+
+    /// Temporary tables and triggers with which [`Applier::probe`] sees what a REPLACE would delete.
+    fn make_probes(&self) -> Result<(), Error> {
+        let width = self.schema.tables.values().map(|table| table.key.len()).max().unwrap_or(1);
+        let columns: Vec<String> = (1..=width).map(|n| format!("k{n}")).collect();
+        let mut sql = format!(
+            "CREATE TABLE IF NOT EXISTS temp.__harmonylite__probe(armed INTEGER); \
+             DELETE FROM temp.__harmonylite__probe; INSERT INTO temp.__harmonylite__probe VALUES(0); \
+             DROP TABLE IF EXISTS temp.__harmonylite__collision; \
+             CREATE TABLE temp.__harmonylite__collision({}); ",
+            columns.join(", ")
+        );
+        let mut old = self
+            .connection
+            .prepare("SELECT name FROM temp.sqlite_schema WHERE type = 'trigger' AND name GLOB '__harmonylite__probe*'")?;
+        for name in old.query_map([], |row| row.get::<_, String>(0))? {
+            sql += &format!("DROP TRIGGER temp.{}; ", quote(&name?));
+        }
+        for (at, table) in self.schema.tables.values().filter(|table| !table.unique.is_empty()).enumerate() {
+            let names: Vec<String> = (1..=table.key.len()).map(|n| format!("k{n}")).collect();
+            let old: Vec<String> = table.key.iter().map(|(name, _)| format!("OLD.{}", quote(name))).collect();
+            sql += &format!(
+                "CREATE TEMP TRIGGER __harmonylite__probe_{at} AFTER DELETE ON main.{} \
+                 WHEN (SELECT armed FROM __harmonylite__probe) BEGIN \
+                 INSERT INTO __harmonylite__collision({}) VALUES({}); END; ",
+                quote(&table.name),
+                names.join(", "),
+                old.join(", ")
+            );
+        }
+        self.connection.execute_batch(&sql)?;
+        Ok(())
+    }
+
+    /// Keys of the rows (other than the event's own) that collide with the event's image in a UNIQUE index of any kind:
+    /// those that REPLACE would delete. Fills in which of them are touched.
+    fn probe(&self, table: &Table, event: &Event, own_key: &[u8], facts: &mut Facts) -> Result<Vec<Vec<Value>>, Error> {
+        let connection = &self.connection;
+        let known = |name: &str| table.columns.iter().find(|c| !c.generated && c.name.eq_ignore_ascii_case(name));
+        let row: Vec<(&str, &Value)> = event
+            .row
+            .iter()
+            .filter_map(|(name, value)| match known(name) {
+                Some(column) => Some((column.name.as_str(), value)),
+                None => (table.by_rowid && name == "rowid").then_some(("rowid", value)),
+            })
+            .collect();
+        let columns: Vec<String> = row.iter().map(|(name, _)| quote(name)).collect();
+        let places: Vec<String> = (1..=row.len()).map(|n| format!("?{n}")).collect();
+        let (columns, places) = (columns.join(", "), places.join(", "));
+        connection.execute_batch("SAVEPOINT probe; UPDATE temp.__harmonylite__probe SET armed = 1;")?;
+        let sql = format!("INSERT OR REPLACE INTO main.{}({columns}) VALUES({places})", quote(&table.name));
+        let replaced = connection
+            .prepare_cached(&sql)
+            .and_then(|mut statement| statement.execute(params_from_iter(row.iter().map(|(_, value)| *value))));
+        let names: Vec<String> = (1..=table.key.len()).map(|n| format!("k{n}")).collect();
+        let mut found: Vec<Vec<Value>> = vec![];
+        if replaced.is_ok() {
+            let mut statement =
+                connection.prepare_cached(&format!("SELECT {} FROM temp.__harmonylite__collision", names.join(", ")))?;
+            let mut rows = statement.query([])?;
+            while let Some(row) = rows.next()? {
+                found.push((0..table.key.len()).map(|at| row.get(at)).collect::<Result<_, _>>()?);
+            }
+        }
+        connection.execute_batch("ROLLBACK TO probe; RELEASE probe;")?;
+        found.retain(|values| canonical(table, values) != own_key);
+        facts.collisions.clear();
+        for values in &found {
+            let touched = match &self.touched {
+                Some(touched) => touched.holds(connection, &canonical(table, values), i64::MAX)?,
+                None => false,
+            };
+            facts.collisions.push(touched);
+        }
+        Ok(found)
+    }
+}
+
+/// Why a row could not be written.
+enum Failure {
+    /// Another row has the same value in a UNIQUE index.
+    Collides,
+    /// The local schema does not take it.
+    Misfit(String),
+    /// The database itself.
+    Database(Error),
+}
+
+impl From<rusqlite::Error> for Failure {
+    fn from(error: rusqlite::Error) -> Failure {
+        const UNIQUE: [i32; 3] = [2067, 1555, 2579]; // SQLITE_CONSTRAINT_UNIQUE, _PRIMARYKEY, _ROWID
+        let code = error.sqlite_error().map(|e| e.extended_code);
+        if code.is_some_and(|code| UNIQUE.contains(&code)) {
+            return Failure::Collides;
+        }
+        match Error::from(error) {
+            Error::Mismatch(why) => Failure::Misfit(why),
+            other => Failure::Database(other),
+        }
+    }
+}
+
+impl Failure {
+    fn outcome(self) -> Result<Outcome, Error> {
+        match self {
+            Failure::Collides => Ok(Outcome::Park("the row collides with another one in a way that cannot be solved".to_owned())),
+            Failure::Misfit(why) => Ok(Outcome::Park(why)),
+            Failure::Database(error) => Err(error),
+        }
+    }
+}
+
+fn upsert(table: &Table, columns: &[&str], null_key: bool) -> String {
+    use crate::value::Collation;
+    let quoted: Vec<String> = columns.iter().map(|column| quote(column)).collect();
+    let places: Vec<String> = (1..=columns.len()).map(|n| format!("?{n}")).collect();
+    let insert =
+        format!("INSERT OR ABORT INTO main.{}({}) VALUES({})", quote(&table.name), quoted.join(", "), places.join(", "));
+    if null_key {
+        return insert;
+    }
+    let key: Vec<String> = table.key.iter().map(|(name, _)| quote(name)).collect();
+    // A key that is equal byte for byte needs no writing.
+    let same = |column: &str| {
+        table.key.iter().any(|(name, collation)| name.eq_ignore_ascii_case(column) && *collation == Collation::Binary)
+    };
+    let set: Vec<String> =
+        columns.iter().filter(|c| !same(c)).map(|c| format!("{0} = excluded.{0}", quote(c))).collect();
+    let action = if set.is_empty() { "NOTHING".to_owned() } else { format!("UPDATE SET {}", set.join(", ")) };
+    format!("{insert} ON CONFLICT({}) DO {action}", key.join(", "))
+}
+
+fn key_values(table: &Table, event: &Event) -> Option<Vec<Value>> {
+    let find = |name: &str| event.row.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.clone());
+    table.key.iter().map(|(name, _)| find(name)).collect()
+}
+
+fn canonical(table: &Table, values: &[Value]) -> Vec<u8> {
+    let with_collation: Vec<_> = values.iter().cloned().zip(table.key.iter().map(|(_, c)| *c)).collect();
+    row_key(table.id, &with_collation)
+}

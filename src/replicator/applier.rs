@@ -1,0 +1,344 @@
+//! The applier: from the streams into the database, in order, from its own checkpoint, whatever happens to the broker.
+
+use super::publisher::Command;
+use super::streams::{self, Judgement};
+use crate::config::Config;
+use crate::db::{self, Incoming, Origin, Position};
+use crate::nats::{Consumer, Error, JetStream, Message, Step};
+use crate::retry::Backoff;
+use crate::seqmap::{self, SeqMap};
+use crate::status::Status;
+use crate::stop::Stop;
+use crate::limits;
+use crossbeam_channel::{Receiver, Sender, bounded, select};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+/// The applier's thread.
+pub struct Applier {
+    config: Config,
+    database: db::Applier,
+    js: JetStream,
+    shards: Vec<Shard>,
+    queue: Receiver<Message>,
+    deliver: Sender<Message>,
+    waiting: VecDeque<Incoming>,
+    link: Receiver<()>,
+    /// The publisher's, if there is one.
+    publisher: Option<(Sender<Command>, Sender<()>)>,
+    status: Arc<Status>,
+    stop: Stop,
+    started: bool,
+    file: SeqMap,
+    file_written: Instant,
+    file_stale: bool,
+    backoff: Backoff,
+    rebuild_at: Instant,
+    last_complaint: String,
+}
+
+/// One stream and its reader.
+struct Shard {
+    number: u64,
+    stream: String,
+    position: Option<Position>,
+    consumer: Option<Consumer>,
+    /// Sequence that the stream had at the first look: up to there it is catching up.
+    target: Option<u64>,
+}
+
+impl Applier {
+    /// An applier on an opened database. `taken_over`: positions of a sequence map for streams that the database does
+    /// not know.
+    pub fn new(
+        config: &Config,
+        database: db::Applier,
+        js: JetStream,
+        taken_over: &SeqMap,
+        publisher: Option<(Sender<Command>, Sender<()>)>,
+        status: Arc<Status>,
+        stop: Stop,
+    ) -> Result<Applier, String> {
+        let shard_count = usize::try_from(config.log.shards).unwrap_or(1);
+        let (deliver, queue) = bounded(limits::PULL_BATCH * 2 * shard_count);
+        let mut shards = vec![];
+        for number in 1..=config.log.shards {
+            let stream = config.stream(number);
+            let position = database.position(&stream).map_err(|error| error.to_string())?;
+            let from_file = || taken_over.get(&stream).map(|seq| Position { seq: *seq, created: String::new() });
+            let position = position.or_else(from_file);
+            if let (Some(slot), Some(position)) = (status.applied.get(shards.len()), &position) {
+                slot.store(position.seq, Relaxed);
+            }
+            shards.push(Shard { number, stream, position, consumer: None, target: None });
+        }
+        Ok(Applier {
+            config: config.clone(),
+            database,
+            link: js.connection().watch(),
+            js,
+            shards,
+            queue,
+            deliver,
+            waiting: VecDeque::new(),
+            publisher,
+            status,
+            stop,
+            started: false,
+            file: SeqMap::new(),
+            file_written: Instant::now(),
+            file_stale: true,
+            backoff: Backoff::default(),
+            rebuild_at: Instant::now(),
+            last_complaint: String::new(),
+        })
+    }
+
+    /// Applies until stop.
+    pub fn run(mut self) -> Result<(), String> {
+        while !self.stop.requested() {
+            self.keep_consumers();
+            if self.waiting.is_empty() {
+                self.wait();
+            }
+            self.collect();
+            if !self.waiting.is_empty() {
+                self.apply()?;
+            }
+            self.start_publisher_when_caught_up();
+            self.write_file(false);
+        }
+        self.write_file(true);
+        Ok(())
+    }
+
+    fn wait(&mut self) {
+        let missing = self.js.connection().is_up() && self.shards.iter().any(|shard| shard.consumer.is_none());
+        let until_rebuild = self.rebuild_at.saturating_duration_since(Instant::now());
+        let timeout = if missing { until_rebuild.max(Duration::from_millis(5)) } else { Duration::from_secs(1) };
+        let message = select! {
+            recv(self.stop.receiver()) -> _ => None,
+            recv(self.link) -> _ => {
+                self.rebuild_at = Instant::now();
+                None
+            }
+            recv(self.queue) -> message => message.ok(),
+            default(timeout.min(Duration::from_secs(1))) => None,
+        };
+        if let Some(message) = message {
+            self.take(message);
+        }
+    }
+
+    /// Takes what is queued, up to a batch.
+    fn collect(&mut self) {
+        while self.waiting.len() < limits::APPLY_BATCH {
+            match self.queue.try_recv() {
+                Ok(message) => self.take(message),
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        let Some(shard) = self.shards.iter_mut().find(|s| s.consumer.as_ref().is_some_and(|c| c.owns(&message))) else {
+            return; // Of a consumer that was given up.
+        };
+        let Some(consumer) = &mut shard.consumer else { return };
+        match consumer.on_message(message) {
+            Step::Nothing => {}
+            Step::Rebuild(why) => {
+                log::debug!("stream {}: {why}; reading it anew", shard.stream);
+                shard.consumer = None;
+            }
+            Step::Item(item) => {
+                // Caught up also when the stream holds nothing more, whatever its last sequence is.
+                if item.pending == 0 && shard.target.is_some_and(|target| target > item.seq) {
+                    shard.target = Some(item.seq);
+                }
+                let expected = self.waiting.iter().rev().find(|w| w.stream == shard.stream).map(|w| w.seq);
+                let expected = expected.unwrap_or_else(|| shard.position.as_ref().map_or(0, |p| p.seq)) + 1;
+                if item.seq > expected {
+                    // Deleted messages, or a gap: the stream's state tells.
+                    match self.js.stream(&shard.stream) {
+                        Ok(Some(info)) if info.state.first_seq <= expected => {}
+                        _ => {
+                            shard.consumer = None;
+                            return;
+                        }
+                    }
+                }
+                let origin = item.message.headers.get("Nats-Msg-Id").and_then(Origin::parse_message_id);
+                let stream = shard.stream.clone();
+                self.waiting.push_back(Incoming { stream, seq: item.seq, origin, payload: item.message.payload });
+            }
+        }
+    }
+
+    /// Applies the waiting events; while the application holds the lock, again and again.
+    fn apply(&mut self) -> Result<(), String> {
+        let batch = self.waiting.make_contiguous();
+        let applied = match self.database.apply(batch) {
+            Ok(applied) => applied,
+            Err(error @ (db::Error::Busy | db::Error::Disk(_))) => {
+                self.complain(format!("applying changes: {error}; trying again"));
+                let pause = if matches!(error, db::Error::Busy) { Duration::ZERO } else { Duration::from_secs(1) };
+                self.stop.wait(pause);
+                return Ok(());
+            }
+            Err(error) => return Err(format!("apply changes: {error}")),
+        };
+        self.last_complaint.clear();
+        for incoming in self.waiting.drain(..applied.events) {
+            if let Some(at) = self.shards.iter().position(|shard| shard.stream == incoming.stream) {
+                if let Some(position) = &mut self.shards[at].position {
+                    position.seq = incoming.seq;
+                }
+                if let Some(slot) = self.status.applied.get(at) {
+                    slot.store(incoming.seq, Relaxed);
+                }
+            }
+        }
+        self.status.count(&self.status.consumed, applied.events);
+        self.status.rows.fetch_add(applied.rows as u64, Relaxed);
+        self.file_stale = true;
+        if let Some((_, wake)) = &self.publisher {
+            // Entries that we made, or progress that the publisher waits for. Full: it is awake already.
+            let _ = wake.try_send(());
+        }
+        Ok(())
+    }
+
+    /// Says something once, until something else is to be said.
+    fn complain(&mut self, text: String) {
+        if self.last_complaint != text {
+            log::warn!("{text}");
+            self.last_complaint = text;
+        }
+    }
+
+    /// Gives up consumers that are of no use, builds those that are missing.
+    fn keep_consumers(&mut self) {
+        for shard in &mut self.shards {
+            if let Some(why) = shard.consumer.as_ref().and_then(Consumer::trouble) {
+                log::debug!("stream {}: {why}; reading it anew", shard.stream);
+                shard.consumer = None;
+            }
+        }
+        let missing: Vec<usize> = (0..self.shards.len()).filter(|at| self.shards[*at].consumer.is_none()).collect();
+        if missing.is_empty() || self.rebuild_at > Instant::now() || !self.js.connection().is_up() {
+            return;
+        }
+        let mut gap = false;
+        for at in missing {
+            // What was read and not applied would come again.
+            let stream = self.shards[at].stream.clone();
+            self.waiting.retain(|incoming| incoming.stream != stream);
+            match self.build(at) {
+                Ok(whole) => gap |= !whole,
+                Err(error) => {
+                    self.complain(format!("stream {stream}: {error}; trying again"));
+                    self.rebuild_at = Instant::now() + self.backoff.pause();
+                    return;
+                }
+            }
+        }
+        self.status.gap.store(gap, Relaxed);
+        if gap {
+            self.rebuild_at = Instant::now() + limits::RETRY_MAX;
+        } else {
+            self.backoff.reset();
+            self.last_complaint.clear();
+        }
+    }
+
+    /// Builds a shard's consumer behind its position. False when the stream does not hold what comes next.
+    fn build(&mut self, at: usize) -> Result<bool, Error> {
+        let number = self.shards[at].number;
+        let stream = self.shards[at].stream.clone();
+        let info = match self.js.stream(&stream)? {
+            Some(info) => info,
+            None => streams::ensure(&self.js, &self.config, number)?,
+        };
+        let position = match streams::judge(self.shards[at].position.as_ref(), &info) {
+            Judgement::Gap(first, last) => {
+                self.complain(format!(
+                    "stream {stream} no longer holds messages {first} to {last}, which this node has not seen: it is not \
+                     whole. Stop it, remove its database and sequence map and start it again: it restores a snapshot"
+                ));
+                return Ok(false);
+            }
+            Judgement::Continue(position) => {
+                self.remember(at, &position, false)?;
+                position
+            }
+            Judgement::Changed(position, why) => {
+                log::warn!("stream {stream} {why}: following it as it is now; what has not come back is published again");
+                let fresh = position.seq == 0;
+                self.remember(at, &position, fresh)?;
+                if let Some((commands, _)) = &self.publisher {
+                    let _ = commands.try_send(Command::Rewind);
+                }
+                position
+            }
+        };
+        let deliver = self.deliver.clone();
+        let consumer = Consumer::open(&self.js, &stream, None, position.seq + 1, limits::PULL_BATCH, deliver)?;
+        let shard = &mut self.shards[at];
+        shard.consumer = Some(consumer);
+        let last = info.state.last_seq;
+        let empty = info.state.messages == 0;
+        shard.target.get_or_insert(if empty { position.seq } else { last });
+        Ok(true)
+    }
+
+    /// Notes a position that did not come from applying, in the database too.
+    fn remember(&mut self, at: usize, position: &Position, fresh: bool) -> Result<(), Error> {
+        let shard = &mut self.shards[at];
+        if shard.position.as_ref() != Some(position) {
+            self.database
+                .set_position(&shard.stream, position, fresh)
+                .map_err(|error| Error::Transient(format!("write the position: {error}")))?;
+            shard.position = Some(position.clone());
+            self.file_stale = true;
+        }
+        if let Some(slot) = self.status.applied.get(at) {
+            slot.store(position.seq, Relaxed);
+        }
+        Ok(())
+    }
+
+    fn start_publisher_when_caught_up(&mut self) {
+        let caught_up = |shard: &Shard| match (&shard.position, shard.target) {
+            (Some(position), Some(target)) => position.seq >= target,
+            _ => false,
+        };
+        if self.started || !self.shards.iter().all(caught_up) {
+            return;
+        }
+        self.started = true;
+        log::info!("caught up with {}", if self.shards.len() == 1 { "the stream" } else { "all streams" });
+        if let Some((commands, _)) = &self.publisher {
+            let _ = commands.try_send(Command::Start);
+        }
+    }
+
+    /// Shows the checkpoint to the outside, at most once a second.
+    fn write_file(&mut self, now: bool) {
+        if !self.file_stale || (!now && self.file_written.elapsed() < limits::SEQMAP_INTERVAL) {
+            return;
+        }
+        self.file_stale = false;
+        self.file_written = Instant::now();
+        let map: SeqMap =
+            self.shards.iter().filter_map(|s| s.position.as_ref().map(|p| (s.stream.clone(), p.seq))).collect();
+        if map != self.file {
+            match seqmap::write(&self.config.seq_map_path, &map) {
+                Ok(()) => self.file = map,
+                Err(error) => log::warn!("write {}: {error}", self.config.seq_map_path.display()),
+            }
+        }
+    }
+}

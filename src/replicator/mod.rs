@@ -1,0 +1,9 @@
+//! Replication: one thread publishes what the application changed, one applies what the streams hold.
+
+mod applier;
+mod publisher;
+mod streams;
+
+pub use applier::Applier;
+pub use publisher::{Command, Publisher, report};
+pub use streams::{Judgement, ensure, ensure_all, judge};

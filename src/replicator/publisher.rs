@@ -1,0 +1,293 @@
+//! The publisher: from the change log into the streams, many in flight, in order, until each has come back.
+
+use crate::config::Config;
+use crate::db::{self, Capture, ChangeLog, Origin};
+use crate::event::Codec;
+use crate::limits;
+use crate::nats::{Acked, Connection, Pipeline};
+use crate::shard;
+use crate::status::Status;
+use crate::stop::Stop;
+use crossbeam_channel::{Receiver, select};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What the applier tells the publisher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// All that was in the streams at the start is applied: publish.
+    Start,
+    /// A stream lost what we had published: publish again what has not come back.
+    Rewind,
+}
+
+/// How often entries that stay in the log are looked for.
+const AUDIT_INTERVAL: Duration = Duration::from_secs(30);
+
+/// The publisher's thread.
+pub struct Publisher {
+    config: Config,
+    log: ChangeLog,
+    origin: Origin,
+    codec: Codec,
+    pipeline: Pipeline<Sent>,
+    /// Wake-ups: the application committed, or the applier made log entries or progress.
+    wake: Receiver<()>,
+    commands: Receiver<Command>,
+    status: Arc<Status>,
+    stop: Stop,
+    started: bool,
+    /// Highest acknowledged sequence of each shard.
+    acked: Vec<u64>,
+    /// Ids without an acknowledgement. With `replicate = false` those below the lowest are settled.
+    in_flight: BTreeSet<i64>,
+    last_audit: Instant,
+    stuck: i64,
+}
+
+/// What comes back with an acknowledgement.
+#[derive(Debug)]
+struct Sent {
+    id: i64,
+    shard: usize,
+    table: String,
+}
+
+impl Publisher {
+    /// A publisher on an opened change log.
+    pub fn new(
+        config: &Config,
+        log: ChangeLog,
+        connection: &Connection,
+        wake: Receiver<()>,
+        commands: Receiver<Command>,
+        status: Arc<Status>,
+        stop: Stop,
+    ) -> Result<Publisher, String> {
+        let origin = log.origin().map_err(|error| error.to_string())?;
+        Ok(Publisher {
+            log,
+            origin,
+            codec: Codec::new(config.log.compress).map_err(|error| error.to_string())?,
+            pipeline: Pipeline::new(connection, limits::PUBLISH_WINDOW),
+            wake,
+            commands,
+            status,
+            stop,
+            // Without an applier nobody catches up, and nothing can come back that should be waited for.
+            started: !config.replicate,
+            acked: vec![0; usize::try_from(config.log.shards).unwrap_or(1)],
+            in_flight: BTreeSet::new(),
+            last_audit: Instant::now(),
+            stuck: 0,
+            config: config.clone(),
+        })
+    }
+
+    /// Publishes until stop, then drains.
+    pub fn run(mut self) -> Result<(), String> {
+        let mut look = true;
+        while !self.stop.requested() {
+            if look {
+                look = !self.pass().map_err(|error| error.to_string())?;
+            }
+            let timeout = if look { Duration::from_millis(50) } else { self.pipeline.next_tick().min(AUDIT_INTERVAL) };
+            select! {
+                recv(self.stop.receiver()) -> _ => break,
+                recv(self.wake) -> token => match token {
+                    Ok(()) => look = true,
+                    Err(_) => break,
+                },
+                recv(self.commands) -> command => match command {
+                    Ok(command) => look |= self.obey(command),
+                    Err(_) => break,
+                },
+                recv(self.pipeline.acks()) -> message => {
+                    if let Ok(message) = message {
+                        look |= self.take_acks(&message);
+                    }
+                },
+                default(timeout) => {}
+            }
+            self.pipeline.tick();
+            look |= self.audit().map_err(|error| error.to_string())?;
+        }
+        self.drain();
+        Ok(())
+    }
+
+    fn obey(&mut self, command: Command) -> bool {
+        match command {
+            Command::Start => self.started = true,
+            Command::Rewind => self.log.rewind(),
+        }
+        true
+    }
+
+    /// Reads the log and sends, as far as there is room. True when nothing is left to do now.
+    fn pass(&mut self) -> Result<bool, db::Error> {
+        match self.log.follow_schema() {
+            Ok(Some(capture)) => report(&capture),
+            Ok(None) => {}
+            Err(error) => return retry_later("follow the schema", error),
+        }
+        if !self.started {
+            return Ok(true);
+        }
+        loop {
+            if !self.pipeline.has_room() || !self.others_can_follow() {
+                // An acknowledgement, or the applier's progress, brings us back.
+                return Ok(true);
+            }
+            let batch = match self.log.read(self.config.scan_max_changes) {
+                Ok(batch) => batch,
+                Err(error) => return retry_later("read the change log", error),
+            };
+            let more = batch.more;
+            for change in batch.changes {
+                self.send(&change)?;
+            }
+            if !more {
+                return Ok(true);
+            }
+        }
+    }
+
+    fn send(&mut self, change: &db::Change) -> Result<(), db::Error> {
+        let number = shard::number(change.shard_hash, self.config.log.shards);
+        let event = &change.event;
+        let payload = self.codec.pack(event).map_err(|error| db::Error::Other(format!("zstd: {error}")))?;
+        let id = self.origin.message_id(event.id);
+        let shard = usize::try_from(number - 1).unwrap_or(0);
+        let sent = Sent { id: event.id, shard, table: event.table.clone() };
+        let subject = self.config.subject(number);
+        self.in_flight.insert(event.id);
+        if let Err(error) = self.pipeline.send(&subject, &[("Nats-Msg-Id", id.as_str())], &payload, sent) {
+            log::error!(
+                "a row of table {} is not published: {error}; it stays in the change log, raise the server's max_payload",
+                event.table
+            );
+        }
+        Ok(())
+    }
+
+    /// A stream keeps `max_entries` messages: what runs too far ahead of an applier (ours stands for all) would be lost.
+    fn others_can_follow(&self) -> bool {
+        let ahead = (self.config.log.max_entries / 4).max(64);
+        !self.config.replicate
+            || self.acked.iter().enumerate().all(|(shard, acked)| *acked <= self.status.applied_seq(shard) + ahead)
+    }
+
+    /// Takes an acknowledgement and all that wait behind it. True when there may be room again.
+    fn take_acks(&mut self, first: &crate::nats::Message) -> bool {
+        let mut next = Some(first.clone());
+        let mut count = 0;
+        while let Some(message) = next {
+            if let Some(acked) = self.pipeline.on_ack(&message) {
+                count += self.acknowledged(acked);
+            }
+            next = self.pipeline.acks().try_recv().ok();
+        }
+        self.status.count(&self.status.published, count);
+        if !self.config.replicate {
+            self.settle_acknowledged();
+        }
+        true
+    }
+
+    fn acknowledged(&mut self, acked: Acked<Sent>) -> usize {
+        let Acked { tag: sent, result } = acked;
+        match result {
+            Ok(ack) => {
+                self.in_flight.remove(&sent.id);
+                self.acked[sent.shard] = self.acked[sent.shard].max(ack.seq);
+                1
+            }
+            Err(error) => {
+                log::error!("a row of table {} is refused by its stream: {error}; it stays in the change log", sent.table);
+                0
+            }
+        }
+    }
+
+    /// `replicate = false`: what is acknowledged is settled.
+    fn settle_acknowledged(&mut self) {
+        let below = self.in_flight.first().map_or_else(|| self.log.cursor(), |lowest| lowest - 1);
+        if let Err(error) = self.log.settle_up_to(below) {
+            log::debug!("settle the change log: {error}"); // With the next acknowledgement again.
+        }
+    }
+
+    /// Entries that were published, acknowledged and consumed, and are still there, were lost on the way: again.
+    fn audit(&mut self) -> Result<bool, db::Error> {
+        if self.last_audit.elapsed() < AUDIT_INTERVAL || !self.started {
+            return Ok(false);
+        }
+        self.last_audit = Instant::now();
+        let behind = self.acked.iter().enumerate().any(|(shard, acked)| *acked > self.status.applied_seq(shard));
+        if !self.pipeline.is_empty() || (behind && self.config.replicate) {
+            self.stuck = 0;
+            return Ok(false);
+        }
+        let Ok((published, _)) = self.log.unsettled() else { return Ok(false) };
+        let again = published > 0 && self.stuck > 0;
+        if again {
+            log::warn!("{published} changes were published and have not come back; publishing them again");
+            self.log.rewind();
+        }
+        self.stuck = published;
+        Ok(again)
+    }
+
+    /// After stop: what is captured still goes out, within a bound.
+    fn drain(&mut self) {
+        let until = Instant::now() + limits::DRAIN / 2;
+        let (_source, never) = crate::stop::pair();
+        while self.started && Instant::now() < until {
+            let _ = self.pass();
+            if self.pipeline.is_empty() && self.log.unsettled().is_ok_and(|(_, waiting)| waiting == 0) {
+                return;
+            }
+            if let Ok(message) = self.pipeline.acks().recv_timeout(Duration::from_millis(50)) {
+                self.take_acks(&message);
+            }
+            self.pipeline.tick();
+            if never.wait(Duration::ZERO) {
+                return;
+            }
+        }
+        if let Ok((published, waiting)) = self.log.unsettled()
+            && published + waiting > 0
+        {
+            log::info!("{} changes are still to be published; they stay in the change log", published + waiting);
+        }
+    }
+}
+
+/// What a change of schema brought, for people.
+pub fn report(capture: &Capture) {
+    if capture.taken_over > 0 {
+        log::info!("took over from a Go node: {} captured changes are published now", capture.taken_over);
+    }
+    for (table, rows) in &capture.new_tables {
+        log::info!("table {table} is captured from now on; its {rows} rows are published");
+    }
+}
+
+/// Busy and full disks pass; everything else ends the worker.
+fn retry_later(what: &str, error: db::Error) -> Result<bool, db::Error> {
+    match error {
+        db::Error::Busy => Ok(false),
+        db::Error::Disk(why) => {
+            log::error!("{what}: {why}; trying again");
+            Ok(false)
+        }
+        // The application changed the schema between two statements: next time.
+        db::Error::Other(why) if why.contains("no such") => {
+            log::debug!("{what}: {why}");
+            Ok(false)
+        }
+        other => Err(other),
+    }
+}
