@@ -78,11 +78,22 @@ impl Broker {
 /// Runs until stop, or until something fails for good.
 pub fn run(config: &Config, stop: &Stop) -> Result<(), String> {
     let _lock = lock_database(config)?;
+    step_back();
     let (exits, ended) = bounded(WORKERS);
     let broker = Broker::start(config, stop, &exits)?;
     let result = run_with(config, stop, &broker, &exits, &ended);
     broker.stop();
     result
+}
+
+/// Under load the application comes first: this process, its later threads and its nats-server take a lower priority.
+fn step_back() {
+    if let Ok(now) = rustix::process::getpriority_process(None)
+        && now < limits::NICENESS
+        && let Err(error) = rustix::process::setpriority_process(None, limits::NICENESS)
+    {
+        log::debug!("set priority: {error}");
+    }
 }
 
 /// One daemon for one database.
@@ -203,7 +214,10 @@ fn start_workers(
         let (path, interval, watch_stop, wake) =
             (config.db_path.clone(), config.polling_interval, token.clone(), wake.clone());
         worker::spawn("watch", exits, move || {
-            let wake = || drop(wake.try_send(()));
+            let wake = || {
+                // Full: the publisher has not seen the last one yet.
+                let _ = wake.try_send(());
+            };
             db::watch(&path, interval, &watch_stop, wake).map_err(|error| format!("watch {}: {error}", path.display()))
         })?;
         if !config.replicate {

@@ -86,6 +86,11 @@ impl Applier {
         })
     }
 
+    /// Whether an event was published by this database.
+    pub fn is_own(&self, incoming: &Incoming) -> bool {
+        matches!((&incoming.origin, &self.origin), (Some((origin, _)), Some(ours)) if origin == ours)
+    }
+
     /// Makes sure that the database has our state; true when it had. Removes capture when this node publishes nothing.
     pub fn ensure_state(path: &Path, publish: bool) -> Result<bool, Error> {
         let mut connection = open::open(path)?;
@@ -236,10 +241,7 @@ impl Applier {
             Some((origin, id)) => Some(Order { id: *id, folded: self.folded_id(&incoming.stream, origin)? }),
             None => None,
         };
-        let own = match (&incoming.origin, &self.origin) {
-            (Some((origin, _)), Some(ours)) => origin == ours,
-            _ => false,
-        };
+        let own = self.is_own(incoming);
         let known = self.schema.tables.contains_key(&event.table);
         if !known && (self.schema.others.contains(&event.table) || event.table.starts_with(limits::PREFIX)) {
             return Ok(());

@@ -9,7 +9,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// The change log: `id`, the table's number `t`, key values `k1`, `k2`... without a type, which keeps each value's storage
-/// class. Ids rise and are never reused, because the newest row is never deleted.
+/// class. Ids rise and are never reused, because the newest row is never deleted. No constraint on it: one NOT NULL makes
+/// SQLite keep a statement journal for every statement of the application (1.77 times the time of an insert, not 1.34).
 pub const LOG: &str = "__harmonylite__log";
 /// Numbers of the tables in the log.
 const TABLES: &str = "__harmonylite__table";
@@ -50,7 +51,7 @@ pub fn install(connection: &mut Connection) -> Result<(Schema, Capture), Error> 
     let mut schema = Schema::read(&transaction)?;
     let mut done = Capture { first: !state::has_table(&transaction, LOG)?, ..Capture::default() };
     transaction.execute_batch(&format!(
-        "CREATE TABLE IF NOT EXISTS {LOG}(id INTEGER PRIMARY KEY, t INTEGER NOT NULL, k1); \
+        "CREATE TABLE IF NOT EXISTS {LOG}(id INTEGER PRIMARY KEY, t, k1); \
          CREATE TABLE IF NOT EXISTS {TABLES}(id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE);"
     ))?;
     if done.first {

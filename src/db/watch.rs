@@ -39,16 +39,16 @@ pub fn watch(path: &Path, poll_interval: Duration, stop: &Stop, mut wake: impl F
         };
         if woken {
             // The event comes with the write, the commit becomes visible later: look several times after the last event.
-            let mut at = 0;
+            // While events keep coming, look ever more rarely: a storm of commits is not answered by a storm of queries.
+            let (mut at, mut spacing) = (0, limits::LOOK_SPACING_MIN);
             while at < limits::LOOK_AGAIN_US.len() {
-                if stop.wait(Duration::from_micros(limits::LOOK_AGAIN_US[at])) {
+                let pause = Duration::from_micros(limits::LOOK_AGAIN_US[at]);
+                let another = matches!(&events, Ok(events) if events.wait(pause));
+                if another && stop.wait(spacing) || stop.requested() {
                     return Ok(());
                 }
                 look(&mut version, &mut wake)?;
-                at += 1;
-                if matches!(&events, Ok(events) if events.wait(Duration::ZERO)) {
-                    at = at.min(2);
-                }
+                (at, spacing) = if another { (1, (spacing * 2).min(limits::LOOK_SPACING_MAX)) } else { (at + 1, spacing) };
             }
         }
         if Instant::now() >= next_poll {

@@ -399,10 +399,12 @@ impl Keeper {
                 written = 0;
                 self.refill(&mut writing);
             }
-            match link.transport.write(&writing[written..]) {
-                Ok(count) => written += count,
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                Err(error) => return error.to_string(),
+            if written < writing.len() || link.transport.wants_write() {
+                match link.transport.write(&writing[written..]) {
+                    Ok(count) => written += count,
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                    Err(error) => return error.to_string(),
+                }
             }
             let want_write = written < writing.len() || link.transport.wants_write();
             let ready = match self.poll(&link, want_write, heard) {

@@ -25,6 +25,9 @@ pub struct Applier {
     queue: Receiver<Message>,
     deliver: Sender<Message>,
     waiting: VecDeque<Incoming>,
+    /// When the waiting events must be applied; later while they are echoes alone.
+    apply_at: Instant,
+    waiting_bytes: usize,
     link: Receiver<()>,
     /// The publisher's, if there is one.
     publisher: Option<(Sender<Command>, Sender<()>)>,
@@ -83,6 +86,8 @@ impl Applier {
             queue,
             deliver,
             waiting: VecDeque::new(),
+            apply_at: Instant::now(),
+            waiting_bytes: 0,
             publisher,
             status,
             stop,
@@ -100,11 +105,12 @@ impl Applier {
     pub fn run(mut self) -> Result<(), String> {
         while !self.stop.requested() {
             self.keep_consumers();
-            if self.waiting.is_empty() {
-                self.wait();
+            let pause = self.apply_at.saturating_duration_since(Instant::now());
+            if self.waiting.is_empty() || !pause.is_zero() {
+                self.wait(if self.waiting.is_empty() { Duration::from_secs(1) } else { pause });
             }
             self.collect();
-            if !self.waiting.is_empty() {
+            if !self.waiting.is_empty() && (self.apply_at <= Instant::now() || self.enough_echoes()) {
                 self.apply()?;
             }
             self.start_publisher_when_caught_up();
@@ -114,7 +120,13 @@ impl Applier {
         Ok(())
     }
 
-    fn wait(&mut self) {
+    /// Whether so many echoes wait that they are worth a transaction, or the publisher waits for them.
+    fn enough_echoes(&self) -> bool {
+        let for_publisher = usize::try_from(self.config.log.max_entries / 16).unwrap_or(usize::MAX).max(16);
+        self.waiting.len() >= limits::ECHO_BATCH.min(for_publisher) || self.waiting_bytes >= limits::ECHO_BYTES
+    }
+
+    fn wait(&mut self, at_most: Duration) {
         let missing = self.js.connection().is_up() && self.shards.iter().any(|shard| shard.consumer.is_none());
         let until_rebuild = self.rebuild_at.saturating_duration_since(Instant::now());
         let timeout = if missing { until_rebuild.max(Duration::from_millis(5)) } else { Duration::from_secs(1) };
@@ -125,7 +137,7 @@ impl Applier {
                 None
             }
             recv(self.queue) -> message => message.ok(),
-            default(timeout.min(Duration::from_secs(1))) => None,
+            default(timeout.min(at_most)) => None,
         };
         if let Some(message) = message {
             self.take(message);
@@ -134,7 +146,7 @@ impl Applier {
 
     /// Takes what is queued, up to a batch.
     fn collect(&mut self) {
-        while self.waiting.len() < limits::APPLY_BATCH {
+        while self.waiting.len() < limits::APPLY_BATCH || !self.enough_echoes() {
             match self.queue.try_recv() {
                 Ok(message) => self.take(message),
                 Err(_) => return,
@@ -172,7 +184,15 @@ impl Applier {
                 }
                 let origin = item.message.headers.get("Nats-Msg-Id").and_then(Origin::parse_message_id);
                 let stream = shard.stream.clone();
-                self.waiting.push_back(Incoming { stream, seq: item.seq, origin, payload: item.message.payload });
+                let incoming = Incoming { stream, seq: item.seq, origin, payload: item.message.payload };
+                self.waiting_bytes += incoming.payload.len();
+                let catching_up = !self.started;
+                if catching_up || !self.database.is_own(&incoming) {
+                    self.apply_at = Instant::now();
+                } else if self.waiting.is_empty() {
+                    self.apply_at = Instant::now() + limits::ECHO_WAIT;
+                }
+                self.waiting.push_back(incoming);
             }
         }
     }
@@ -192,6 +212,7 @@ impl Applier {
         };
         self.last_complaint.clear();
         for incoming in self.waiting.drain(..applied.events) {
+            self.waiting_bytes -= incoming.payload.len();
             if let Some(at) = self.shards.iter().position(|shard| shard.stream == incoming.stream) {
                 if let Some(position) = &mut self.shards[at].position {
                     position.seq = incoming.seq;
@@ -236,6 +257,7 @@ impl Applier {
             // What was read and not applied would come again.
             let stream = self.shards[at].stream.clone();
             self.waiting.retain(|incoming| incoming.stream != stream);
+            self.waiting_bytes = self.waiting.iter().map(|incoming| incoming.payload.len()).sum();
             match self.build(at) {
                 Ok(whole) => gap |= !whole,
                 Err(error) => {

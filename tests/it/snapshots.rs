@@ -1,0 +1,157 @@
+//! Snapshots in the NATS store, and nodes that start from nothing.
+
+use super::support::*;
+use std::io::Read;
+
+const SCHEMA: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v); CREATE TABLE nopk(a, b)";
+const BUCKET: &str = "harmonylite-changes-snapshot-store";
+
+fn stored(nats: &Nats) -> Vec<u8> {
+    let store = nats.client().object_store(BUCKET).unwrap();
+    let mut bytes = vec![];
+    store.get("snapshot.db").unwrap().read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn a_third_node_starts_from_nothing() {
+    let dir = Dir::new("third");
+    for binary in nats_binaries() {
+        let nats = Nats::with(&dir, &binary, "");
+        let id = |n: u64| if binary.starts_with("/usr") { n + 10 } else { n };
+        let mut one = Node::with_schema(&dir, id(1), &nats.url(), "", SCHEMA);
+        // Rowids with holes, which a plain VACUUM would close.
+        one.sql("INSERT INTO t VALUES(1, 'before'); INSERT INTO nopk VALUES(1,1),(2,2),(3,3),(4,4); DELETE FROM nopk WHERE a = 2");
+        one.start_ready();
+        one.sql("INSERT INTO t VALUES(2, 'captured')");
+        let output = one.command(&["--save-snapshot"]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{text}");
+        assert!(text.contains("stored snapshot.db") && text.contains("harmonylite-changes-c-1=1"), "{text}");
+        one.sql("INSERT INTO t VALUES(3, 'after'); DELETE FROM t WHERE id = 1; UPDATE nopk SET b = 'x' WHERE a = 4");
+        let mut three = Node::new(&dir, id(3), &nats.url(), "");
+        three.start_ready();
+        let text = wait_equal(&mut [&mut one, &mut three], 20);
+        assert!(text.contains("== t (2 rows)"), "{text}");
+        assert_eq!(value(&three, "SELECT group_concat(rowid) FROM nopk"), value(&one, "SELECT group_concat(rowid) FROM nopk"));
+        three.sql("INSERT INTO t VALUES(4, 'from the new node'); UPDATE nopk SET b = 'y' WHERE a = 3");
+        wait_equal(&mut [&mut one, &mut three], 20);
+        assert_ne!(incarnation(&one), incarnation(&three));
+    }
+}
+
+fn incarnation(node: &Node) -> String {
+    value(node, "SELECT value FROM __harmonylite__state WHERE kind = 'meta' AND name = 'incarnation'")
+}
+
+#[test]
+fn the_stored_file_is_clean_and_readable_by_another_client() {
+    let dir = Dir::new("clean");
+    let nats = Nats::start(&dir);
+    let mut one = Node::with_schema(&dir, 1, &nats.url(), "snapshot.enabled = true", SCHEMA);
+    one.start_ready();
+    one.sql("INSERT INTO t VALUES(1, 'x'), (2, zeroblob(300000))");
+    assert!(one.command(&["-save-snapshot"]).status.success());
+    let copy = dir.0.join("copy.db");
+    std::fs::write(&copy, stored(&nats)).unwrap();
+    assert_eq!(contents(&copy), contents(&one.database));
+    let c = rusqlite::Connection::open(&copy).unwrap();
+    let ours = "SELECT group_concat(name) FROM sqlite_schema WHERE name GLOB '__harmonylite__*' AND type <> 'index'";
+    let ours: String = c.query_row(ours, [], |row| row.get(0)).unwrap();
+    assert_eq!(ours, "__harmonylite__state,__harmonylite__parked");
+    let mode: String = c.query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
+    assert_eq!(mode, "delete");
+    // No leftovers, on disk or in the bucket: a second one replaces the first, chunks and all.
+    assert!(one.command(&["-save-snapshot"]).status.success());
+    let info = nats.client().stream_info(format!("OBJ_{BUCKET}")).unwrap();
+    assert_eq!(info.state.messages, 1 + stored(&nats).len().div_ceil(131_072) as u64);
+    let left: Vec<_> = std::fs::read_dir(&one.dir).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(!left.iter().any(|name| name.to_string_lossy().contains("harmonylite-snapshot.") == false
+        && name.to_string_lossy().contains("harmonylite-snapshot") && !name.to_string_lossy().ends_with("lock")), "{left:?}");
+}
+
+#[test]
+fn the_leader_makes_them_by_time_and_by_the_streams_advance() {
+    let dir = Dir::new("triggers");
+    let nats = Nats::start(&dir);
+    let extra = "replication_log.max_entries = 200\nsnapshot.leader_ttl = 1000\nsnapshot.interval = 1500";
+    let mut nodes: Vec<Node> = (1..=2)
+        .map(|id| {
+            let node = Node::new(&dir, id, &nats.url(), "");
+            let text = std::fs::read_to_string(&node.config).unwrap().replace("replication_log.max_entries = 1000000\n", "");
+            std::fs::write(&node.config, format!("{text}{extra}\n")).unwrap();
+            node.sql(SCHEMA);
+            node
+        })
+        .collect();
+    nodes.iter_mut().for_each(Node::start_ready);
+    let made = |reason: &str, nodes: &[Node]| nodes.iter().map(|node| node.count(reason)).sum::<usize>();
+    wait_for("the first snapshot", 20, || (made("(there was none)", &nodes) == 1).then_some(()));
+    assert_eq!(made("this node is the leader", &nodes), 1);
+    nodes[0].sql("INSERT INTO t(v) VALUES('one')");
+    wait_for("a snapshot by time", 20, || (made("(interval)", &nodes) >= 1).then_some(()));
+    let by_time = made("(interval)", &nodes);
+    pause(3_500);
+    assert_eq!(made("(interval)", &nodes), by_time, "an unchanged database is not stored again");
+    // Whoever writes, the leader notices.
+    for node in &nodes {
+        for _ in 0..150 {
+            node.sql("INSERT INTO t(v) VALUES('many')");
+        }
+    }
+    wait_for("a snapshot by the stream's advance", 20, || (made("(the stream advanced)", &nodes) >= 1).then_some(()));
+    // The leader goes: it releases the lease, and the other one takes over.
+    let leader = usize::from(nodes[0].count("this node is the leader") == 0);
+    assert_eq!(nodes[leader].stop(), 0);
+    assert_eq!(nodes[leader].count("released the leader lease"), 1);
+    wait_for("a new leader", 10, || (nodes[1 - leader].count("this node is the leader") == 1).then_some(()));
+}
+
+#[test]
+fn nothing_there_at_all_is_said() {
+    let dir = Dir::new("nothing");
+    let nats = Nats::start(&dir);
+    let mut node = Node::new(&dir, 1, &nats.url(), "");
+    node.start();
+    wait_for("it says what it waits for", 10, || (node.count("no such file; waiting for a snapshot") == 1).then_some(()));
+    // The application creates the database after all.
+    node.sql("CREATE TABLE t(id INTEGER PRIMARY KEY)");
+    wait_for("it goes on", 10, || (node.count("caught up") == 1).then_some(()));
+    let output = Node::new(&dir, 2, &nats.url(), "").command(&["-save-snapshot"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("app.db: no such file"));
+}
+
+#[test]
+fn a_damaged_snapshot_is_refused() {
+    let dir = Dir::new("damaged");
+    let nats = Nats::start(&dir);
+    let client = nats.client();
+    let config = nats::object_store::Config { bucket: BUCKET.into(), ..Default::default() };
+    let store = client.create_object_store(&config).unwrap();
+    store.put("snapshot.db", &mut &b"SQLite format 3\0 and then garbage"[..]).unwrap();
+    let mut node = Node::new(&dir, 1, &nats.url(), "");
+    node.start();
+    wait_for("it refuses", 10, || (node.count("restore:") > 0).then_some(()));
+    pause(300);
+    assert!(!node.database.exists());
+    // A good one is taken as soon as it is there.
+    let mut one = Node::with_schema(&dir, 2, &nats.url(), "", "CREATE TABLE t(id INTEGER PRIMARY KEY); INSERT INTO t VALUES(5)");
+    one.start_ready();
+    assert!(one.command(&["-save-snapshot"]).status.success());
+    wait_for("it restores", 30, || (node.count("restored") == 1).then_some(()));
+    wait_for("it is whole", 10, || (node.database.exists() && node.count("caught up") == 1).then_some(()));
+    assert_eq!(value(&node, "SELECT id FROM t"), "Integer(5)");
+}
+
+#[test]
+fn sleep_timeout_ends_an_idle_node() {
+    let dir = Dir::new("sleep");
+    let nats = Nats::start(&dir);
+    let mut node = Node::with_schema(&dir, 1, &nats.url(), "sleep_timeout = 1500\nsnapshot.leader_ttl = 1000", SCHEMA);
+    node.start_ready();
+    node.sql("INSERT INTO t VALUES(1, 'x')");
+    assert_eq!(node.wait_exit(20), 0);
+    assert_eq!(node.count("sleep_timeout"), 2, "{}", node.log());
+    assert!(stored(&nats).len() > 4096);
+}

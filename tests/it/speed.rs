@@ -1,0 +1,129 @@
+//! Figures: speed, memory, what the application feels. `make bench` runs them; in CI the bars with room to spare.
+
+use super::crash::cpu_ticks;
+use super::support::*;
+use rusqlite::params;
+use std::time::{Duration, Instant};
+
+fn bulk(c: &rusqlite::Connection, rows: usize, per_transaction: usize) -> Duration {
+    let text = "x".repeat(120);
+    let begun = Instant::now();
+    for _ in 0..rows / per_transaction {
+        if per_transaction > 1 {
+            c.execute_batch("BEGIN IMMEDIATE").unwrap();
+        }
+        let mut insert = c.prepare_cached("INSERT INTO t(v) VALUES(?1)").unwrap();
+        for _ in 0..per_transaction {
+            insert.execute([&text]).unwrap();
+        }
+        if per_transaction > 1 {
+            c.execute_batch("COMMIT").unwrap();
+        }
+    }
+    begun.elapsed()
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Time of inserts with our triggers (the daemon stopped) over the time without, pairwise in one run.
+#[test]
+fn inserts_with_our_triggers() {
+    let dir = Dir::new("inserts");
+    let nats = Nats::start(&dir);
+    let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT)";
+    let mut with = Node::with_schema(&dir, 1, &nats.url(), "", schema);
+    with.start_ready();
+    with.stop();
+    let without = Node::with_schema(&dir, 2, &nats.url(), "", schema);
+    let (a, b) = (without.open(), with.open());
+    for (what, rows, per_transaction) in [("in transactions of 1,000", 40_000, 1_000), ("one by one", 4_000, 1)] {
+        let ratios: Vec<f64> = (0..11)
+            .map(|_| {
+                let base = bulk(&a, rows, per_transaction);
+                bulk(&b, rows, per_transaction).as_secs_f64() / base.as_secs_f64()
+            })
+            .collect();
+        let ratio = median(ratios);
+        println!("inserts {what}: {ratio:.2} times the time without triggers");
+        assert!(ratio < 2.0, "inserts {what}: {ratio:.2}");
+    }
+}
+
+#[test]
+fn replication_speed_latency_and_rest() {
+    let dir = Dir::new("speed");
+    let nats = Nats::start(&dir);
+    let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT); CREATE TABLE l(k INTEGER PRIMARY KEY)";
+    let mut one = Node::with_schema(&dir, 1, &nats.url(), "", schema);
+    let mut two = Node::with_schema(&dir, 2, &nats.url(), "", schema);
+    one.start_ready();
+    two.start_ready();
+    let (a, b) = (one.open(), two.open());
+    let begun = Instant::now();
+    bulk(&a, 20_000, 100);
+    let mut count = b.prepare("SELECT count(*) FROM t").unwrap();
+    wait_for("20,000 rows", 60, || (count.query_row([], |r| r.get::<_, i64>(0)).unwrap() == 20_000).then_some(()));
+    let rate = 20_000.0 / begun.elapsed().as_secs_f64();
+    println!("20,000 rows in transactions of 100: {rate:.0} rows/s");
+    assert!(rate > 3_000.0);
+    let mut latencies = vec![];
+    let mut look = b.prepare("SELECT 1 FROM l WHERE k = ?1").unwrap();
+    for key in 0..300i64 {
+        a.execute("INSERT INTO l VALUES(?1)", params![key]).unwrap();
+        let committed = Instant::now();
+        while !look.exists([key]).unwrap() {
+            assert!(committed.elapsed() < Duration::from_secs(5), "a row did not arrive");
+            std::hint::spin_loop();
+        }
+        latencies.push(committed.elapsed().as_secs_f64() * 1e3);
+        pause(7);
+    }
+    latencies.sort_by(f64::total_cmp);
+    println!("commit to visible on the other node: p50 {:.2} ms, p99 {:.2} ms", latencies[150], latencies[297]);
+    assert!(latencies[150] < 15.0);
+    pause(2_000);
+    let (ticks, begun) = (cpu_ticks(one.pid()), Instant::now());
+    pause(5_000);
+    let used = (cpu_ticks(one.pid()) - ticks) as f64 / begun.elapsed().as_secs_f64();
+    println!("at rest: {used:.2} % of one core, {} KiB resident (after the load)", one.memory().0);
+    assert!(used < 2.0);
+    wait_equal(&mut [&mut one, &mut two], 30);
+}
+
+#[test]
+fn a_large_database_is_saved_and_restored_in_little_memory() {
+    let dir = Dir::new("large");
+    let nats = Nats::start(&dir);
+    let mut one = Node::with_schema(&dir, 1, &nats.url(), "", "CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB)");
+    let megabytes: u64 = std::env::var("HARMONYLITE_BENCH_MB").ok().and_then(|text| text.parse().ok()).unwrap_or(100);
+    one.sql(&format!(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {}) INSERT INTO t SELECT i, randomblob(3900) FROM n",
+        megabytes * 256
+    ));
+    one.sql("PRAGMA wal_checkpoint(TRUNCATE)");
+    let begun = Instant::now();
+    let output = std::process::Command::new("/usr/bin/env")
+        .args(["bash", "-c", "\"$@\" & pid=$!; peak=0; while kill -0 $pid 2>/dev/null; do \
+               now=$(sed -n 's/VmHWM:[^0-9]*\\([0-9]*\\).*/\\1/p' /proc/$pid/status 2>/dev/null); [ -n \"$now\" ] && peak=$now; \
+               sleep 0.02; done; wait $pid; code=$?; echo peak $peak; exit $code", "-", PROGRAM, "-config"])
+        .arg(&one.config)
+        .arg("-save-snapshot")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}");
+    let peak: u64 = text.split("peak ").nth(1).unwrap().trim().parse().unwrap();
+    let speed = megabytes as f64 * 1.048_576 / begun.elapsed().as_secs_f64();
+    println!("saving {megabytes} MiB: {speed:.0} MB/s, {peak} KiB resident at the peak");
+    assert!(peak < 25_000, "{peak} KiB");
+    one.start_ready();
+    let mut two = Node::new(&dir, 2, &nats.url(), "");
+    let begun = Instant::now();
+    two.start_ready();
+    println!("restoring it: {:.1} s, {} KiB resident at the peak", begun.elapsed().as_secs_f64(), two.memory().1);
+    let sum = "SELECT count(*) || '-' || sum(length(v)) || '-' || hex(max(v)) FROM t";
+    assert_eq!(value(&one, sum), value(&two, sum));
+}
