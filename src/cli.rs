@@ -2,7 +2,7 @@
 
 use crate::config::{self, Config};
 use crate::daemon::{self, Broker};
-use crate::{db, logger, snapshot, stop, worker};
+use crate::{db, limits, logger, snapshot, stop, worker};
 use lexopt::{Arg, Parser, ValueExt};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -95,12 +95,16 @@ fn configuration(flags: &Flags) -> Result<(Config, Vec<String>), Vec<String>> {
     config.nats.cluster_addr.clone_from(&flags.cluster_addr);
     config.nats.cluster_peers.clone_from(&flags.cluster_peers);
     config.nats.leaf_servers.clone_from(&flags.leaf_servers);
-    let cluster = !flags.cluster_addr.is_empty() || !flags.cluster_peers.is_empty() || !flags.leaf_servers.is_empty();
+    let cluster =
+        !flags.cluster_addr.is_empty() || !flags.cluster_peers.is_empty() || !flags.leaf_servers.is_empty();
     if cluster && !config.nats.urls.is_empty() {
         return Err(vec!["-cluster-addr, -cluster-peers and -leaf-servers are for our own nats-server: nats.urls must be empty".to_owned()]);
     }
     if !flags.cluster_peers.is_empty() && flags.cluster_addr.is_empty() {
-        return Err(vec!["-cluster-peers needs -cluster-addr: where our own nats-server listens for its cluster".to_owned()]);
+        return Err(vec![
+            "-cluster-peers needs -cluster-addr: where our own nats-server listens for its cluster"
+                .to_owned(),
+        ]);
     }
     Ok((config, warnings))
 }
@@ -121,8 +125,8 @@ fn execute(command: Command, config: &Config) -> Result<(), String> {
 /// The first SIGTERM or SIGINT stops in order, the second at once.
 fn signals(source: stop::StopSource) -> Result<(), String> {
     use signal_hook::consts::{SIGINT, SIGTERM};
-    let mut signals =
-        signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).map_err(|error| format!("signals: {error}"))?;
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])
+        .map_err(|error| format!("signals: {error}"))?;
     let (exits, _) = crossbeam_channel::bounded(1);
     worker::spawn("signals", &exits, move || {
         let mut source = Some(source);
@@ -165,22 +169,27 @@ fn save_snapshot(config: &Config, stop: &stop::Stop) -> Result<(), String> {
     }
     let (exits, _ended) = crossbeam_channel::bounded(8);
     let broker = Broker::start(config, stop, &exits)?;
-    let result = broker.connection.wait_up(Duration::from_secs(15)).map_err(|error| error.to_string()).and_then(|()| {
-        let begun = Instant::now();
-        let store = snapshot::store(config, &broker.connection);
-        let stored = snapshot::save(config, store.as_ref(), stop, &mut || Ok(()))?;
-        let positions: Vec<String> = stored.positions.iter().map(|(name, seq)| format!("{name}={seq}")).collect();
-        println!(
-            "stored {} in {}: {} bytes, position {}, {}, {:.2} s",
-            stored.name,
-            store.describe(),
-            stored.size,
-            if positions.is_empty() { "none".to_owned() } else { positions.join(" ") },
-            stored.digest,
-            begun.elapsed().as_secs_f64()
+    let result =
+        broker.connection.wait_up(Duration::from_secs(15)).map_err(|error| error.to_string()).and_then(
+            |()| {
+                let begun = Instant::now();
+                let store = snapshot::store(config, &broker.connection);
+                let stored =
+                    snapshot::save(config, store.as_ref(), limits::SNAPSHOT_PATIENCE, stop, &mut || Ok(()))?;
+                let positions: Vec<String> =
+                    stored.positions.iter().map(|(name, seq)| format!("{name}={seq}")).collect();
+                println!(
+                    "stored {} in {}: {} bytes, position {}, {}, {:.2} s",
+                    stored.name,
+                    store.describe(),
+                    stored.size,
+                    if positions.is_empty() { "none".to_owned() } else { positions.join(" ") },
+                    stored.digest,
+                    begun.elapsed().as_secs_f64()
+                );
+                Ok(())
+            },
         );
-        Ok(())
-    });
     broker.stop();
     result
 }
@@ -188,7 +197,9 @@ fn save_snapshot(config: &Config, stop: &stop::Stop) -> Result<(), String> {
 /// Long flags with one dash, as Go programs take them, become those with two.
 fn two_dashes(argument: OsString) -> OsString {
     match argument.to_str() {
-        Some(text) if text.len() > 2 && text.starts_with('-') && !text.starts_with("--") => format!("-{text}").into(),
+        Some(text) if text.len() > 2 && text.starts_with('-') && !text.starts_with("--") => {
+            format!("-{text}").into()
+        }
         _ => argument,
     }
 }
@@ -203,12 +214,16 @@ fn parse(arguments: Vec<OsString>) -> Result<Flags, String> {
             Arg::Long("config") => flags.config = Some(value(&mut parser, "config")?.into()),
             Arg::Long("node-id") => {
                 let text = value(&mut parser, "node-id")?;
-                let id = text.parse().map_err(|_| format!("-node-id {}: accepted is a number", text.to_string_lossy()))?;
+                let id = text
+                    .parse()
+                    .map_err(|_| format!("-node-id {}: accepted is a number", text.to_string_lossy()))?;
                 flags.node_id = Some(id);
             }
             Arg::Long("cluster-addr") => flags.cluster_addr = text(&mut parser, "cluster-addr")?,
             Arg::Long("cluster-peers") => flags.cluster_peers = list(&mut parser, "cluster-peers")?,
-            Arg::Long("leaf-servers" | "leaf-server") => flags.leaf_servers = list(&mut parser, "leaf-servers")?,
+            Arg::Long("leaf-servers" | "leaf-server") => {
+                flags.leaf_servers = list(&mut parser, "leaf-servers")?
+            }
             Arg::Long("save-snapshot") => command = switch(&mut parser, Command::SaveSnapshot)?,
             Arg::Long("cleanup") => command = switch(&mut parser, Command::Cleanup)?,
             Arg::Long("version") | Arg::Short('V') => command = switch(&mut parser, Command::Version)?,
@@ -251,7 +266,12 @@ fn text(parser: &mut Parser, flag: &str) -> Result<String, String> {
 }
 
 fn list(parser: &mut Parser, flag: &str) -> Result<Vec<String>, String> {
-    Ok(text(parser, flag)?.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect())
+    Ok(text(parser, flag)?
+        .split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+        .map(str::to_owned)
+        .collect())
 }
 
 #[cfg(test)]
@@ -265,14 +285,25 @@ mod tests {
     #[test]
     fn one_dash_or_two() {
         for dash in ["-", "--"] {
-            let found = flags(&[&format!("{dash}config"), "c.toml", &format!("{dash}save-snapshot"), &format!("{dash}node-id=7")]);
+            let found = flags(&[
+                &format!("{dash}config"),
+                "c.toml",
+                &format!("{dash}save-snapshot"),
+                &format!("{dash}node-id=7"),
+            ]);
             let found = found.unwrap();
-            assert_eq!((found.config, found.command, found.node_id), (Some("c.toml".into()), Command::SaveSnapshot, Some(7)));
+            assert_eq!(
+                (found.config, found.command, found.node_id),
+                (Some("c.toml".into()), Command::SaveSnapshot, Some(7))
+            );
         }
         assert_eq!(flags(&["-h"]).unwrap().command, Command::Help);
         assert_eq!(flags(&["-version"]).unwrap().command, Command::Version);
         assert_eq!(flags(&["-cleanup=false"]).unwrap().command, Command::Daemon);
-        assert_eq!(flags(&["-cluster-addr", "h:1", "-cluster-peers", "a, b"]).unwrap().cluster_peers, ["a", "b"]);
+        assert_eq!(
+            flags(&["-cluster-addr", "h:1", "-cluster-peers", "a, b"]).unwrap().cluster_peers,
+            ["a", "b"]
+        );
     }
 
     #[test]
@@ -285,8 +316,14 @@ mod tests {
             (&["-cleanup", "-save-snapshot"], "-save-snapshot and -cleanup exclude each other"),
             (&["-cleanup=maybe"], "maybe: accepted is true or false"),
             (&["-cluster-addr", "x"], "-cluster-addr x: accepted is host:port"),
-            (&["-pprof", "x"], "-pprof: this version does not have that capability yet; it comes with a later one"),
-            (&["-schema-status"], "-schema-status: this version does not have that capability yet; it comes with a later one"),
+            (
+                &["-pprof", "x"],
+                "-pprof: this version does not have that capability yet; it comes with a later one",
+            ),
+            (
+                &["-schema-status"],
+                "-schema-status: this version does not have that capability yet; it comes with a later one",
+            ),
         ] {
             assert_eq!(flags(arguments).unwrap_err(), message);
         }

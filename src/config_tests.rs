@@ -36,7 +36,10 @@ fn defaults() {
     assert_eq!(config.snapshot.leader_ttl, Duration::from_secs(30));
     assert_eq!(config.snapshot.interval, Duration::ZERO);
     assert_eq!(config.snapshot.nats_bucket, "harmonylite-changes-snapshot-store");
-    assert_eq!((config.stream(1), config.subject(1)), ("harmonylite-changes-c-1".into(), "harmonylite-change-log-1".into()));
+    assert_eq!(
+        (config.stream(1), config.subject(1)),
+        ("harmonylite-changes-c-1".into(), "harmonylite-change-log-1".into())
+    );
     assert_eq!(config.nats.bind_address, ":-1");
     assert_eq!(config.scan_max_changes, 512);
 }
@@ -44,67 +47,102 @@ fn defaults() {
 #[test]
 fn all_errors_at_once_and_each_names_file_key_value_and_what_is_accepted() {
     let found = errors("publish = 3\nscan_max_changes = 0\n[replication_log]\nshards = \"x\"\n");
-    assert_eq!(found, [
-        "FILE: publish = 3: accepted is true or false",
-        "FILE: scan_max_changes = 0: accepted is an integer from 1 to 65536",
-        "FILE: replication_log.shards = \"x\": accepted is an integer from 1 to 64",
-    ]);
+    assert_eq!(
+        found,
+        [
+            "FILE: publish = 3: accepted is true or false",
+            "FILE: scan_max_changes = 0: accepted is an integer from 1 to 65536",
+            "FILE: replication_log.shards = \"x\": accepted is an integer from 1 to 64",
+        ]
+    );
 }
+
+/// What is wrong, and how its message begins.
+const MISTAKES: &[(&str, &str)] = &[
+    ("db_path = ", "FILE: line 3: not TOML: "),
+    ("replicate = \"yes\"", "FILE: replicate = \"yes\": accepted is true or false"),
+    ("publish = false\nreplicate = false", "FILE: publish = false with replicate = false: accepted is true"),
+    ("sleep_timeout = -1", "FILE: sleep_timeout = -1: accepted is an integer from 0 to"),
+    ("journal_mode = \"off\"", "FILE: journal_mode = \"off\": accepted is \"switch\" (to WAL) or \"refuse\""),
+    ("[logging]\nformat = \"xml\"", "FILE: logging.format = \"xml\": accepted is \"console\" or \"json\""),
+    (
+        "[replication_log]\nreplicas = 6",
+        "FILE: replication_log.replicas = 6: accepted is an integer from 0 to 5",
+    ),
+    (
+        "[snapshot]\nstore = \"ftp\"",
+        "FILE: snapshot.store = \"ftp\": accepted is \"nats\", \"s3\", \"webdav\" or \"sftp\"",
+    ),
+    ("[snapshot]\nstore = \"s3\"", "snapshot.store = \"s3\": this version does not have that capability yet"),
+    (
+        "[snapshot]\nleader_ttl = 5",
+        "FILE: snapshot.leader_ttl = 5: accepted is 0 (30000) or from 1000 milliseconds",
+    ),
+    (
+        "[snapshot.nats]\nbucket = \"a b\"",
+        "FILE: snapshot.nats.bucket = \"a b\": accepted is letters, digits, - and _",
+    ),
+    ("[snapshot.sftp]\nurl = \"sftp://u:p@h/\"", "FILE: snapshot.sftp: this version does not have"),
+    ("[prometheus]\nenable = true", "FILE: prometheus.enable = true: this version does not have"),
+    ("[health_check]\nenable = true", "FILE: health_check.enable = true: this version does not have"),
+    ("[nats]\nurls = \"nats://a:b@c\"", "FILE: nats.urls = \"nats://***@c\": accepted is a list of texts"),
+    (
+        "[nats]\nurls = [\"ftp://a:b@c\"]",
+        "FILE: nats.urls = \"ftp://***@c\" (unknown scheme ftp): accepted is nats://",
+    ),
+    ("[nats]\nurls = [3]", "FILE: nats.urls = (not all are texts): accepted is a list of texts"),
+    ("[nats]\nuser_password = 3", "FILE: nats.user_password = (hidden): accepted is a text in quotes"),
+    ("[nats]\nstream_prefix = \"a.b\"", "FILE: nats.stream_prefix = \"a.b\": accepted is letters"),
+    ("[nats]\nsubject_prefix = \"a.>\"", "FILE: nats.subject_prefix = \"a.>\": accepted is a NATS subject"),
+    ("[nats]\nbind_address = \"host\"", "FILE: nats.bind_address = \"host\": accepted is host:port"),
+    (
+        "[nats]\ncert_file = \"/dev/null\"",
+        "FILE: nats.cert_file = without nats.key_file, or the reverse: accepted is both",
+    ),
+    (
+        "[nats]\nca_file = \"/no/such\"",
+        "FILE: nats.ca_file = \"/no/such\" (No such file or directory (os error 2)): accepted",
+    ),
+    ("nats = 3", "FILE: nats = 3: accepted is a section [nats]"),
+];
 
 #[test]
 fn one_message_each() {
-    for (text, message) in [
-        ("db_path = ", "FILE: line 3: not TOML: "),
-        ("replicate = \"yes\"", "FILE: replicate = \"yes\": accepted is true or false"),
-        ("publish = false\nreplicate = false", "FILE: publish = false with replicate = false: accepted is true"),
-        ("sleep_timeout = -1", "FILE: sleep_timeout = -1: accepted is an integer from 0 to"),
-        ("journal_mode = \"off\"", "FILE: journal_mode = \"off\": accepted is \"switch\" (to WAL) or \"refuse\""),
-        ("[logging]\nformat = \"xml\"", "FILE: logging.format = \"xml\": accepted is \"console\" or \"json\""),
-        ("[replication_log]\nreplicas = 6", "FILE: replication_log.replicas = 6: accepted is an integer from 0 to 5"),
-        ("[snapshot]\nstore = \"ftp\"", "FILE: snapshot.store = \"ftp\": accepted is \"nats\", \"s3\", \"webdav\" or \"sftp\""),
-        ("[snapshot]\nstore = \"s3\"", "snapshot.store = \"s3\": this version does not have that capability yet"),
-        ("[snapshot]\nleader_ttl = 5", "FILE: snapshot.leader_ttl = 5: accepted is 0 (30000) or from 1000 milliseconds"),
-        ("[snapshot.nats]\nbucket = \"a b\"", "FILE: snapshot.nats.bucket = \"a b\": accepted is letters, digits, - and _"),
-        ("[snapshot.sftp]\nurl = \"sftp://u:p@h/\"", "FILE: snapshot.sftp: this version does not have"),
-        ("[prometheus]\nenable = true", "FILE: prometheus.enable = true: this version does not have"),
-        ("[health_check]\nenable = true", "FILE: health_check.enable = true: this version does not have"),
-        ("[nats]\nurls = \"nats://a:b@c\"", "FILE: nats.urls = \"nats://***@c\": accepted is a list of texts"),
-        ("[nats]\nurls = [\"ftp://a:b@c\"]", "FILE: nats.urls = \"ftp://***@c\" (unknown scheme ftp): accepted is nats://"),
-        ("[nats]\nurls = [3]", "FILE: nats.urls = (not all are texts): accepted is a list of texts"),
-        ("[nats]\nuser_password = 3", "FILE: nats.user_password = (hidden): accepted is a text in quotes"),
-        ("[nats]\nstream_prefix = \"a.b\"", "FILE: nats.stream_prefix = \"a.b\": accepted is letters"),
-        ("[nats]\nsubject_prefix = \"a.>\"", "FILE: nats.subject_prefix = \"a.>\": accepted is a NATS subject"),
-        ("[nats]\nbind_address = \"host\"", "FILE: nats.bind_address = \"host\": accepted is host:port"),
-        ("[nats]\ncert_file = \"/dev/null\"", "FILE: nats.cert_file = without nats.key_file, or the reverse: accepted is both"),
-        ("[nats]\nca_file = \"/no/such\"", "FILE: nats.ca_file = \"/no/such\" (No such file or directory (os error 2)): accepted"),
-        ("nats = 3", "FILE: nats = 3: accepted is a section [nats]"),
-    ] {
+    for (text, message) in MISTAKES {
         let found = errors(text);
         assert_eq!(found.len(), 1, "{text}: {found:?}");
         assert!(found[0].starts_with(message), "{text}: {found:?}");
     }
-    assert_eq!(try_load("node_id = 1").unwrap_err(), [
-        "FILE: db_path = (not set): accepted is the path of the application's SQLite database"
-    ]);
+    assert_eq!(
+        try_load("node_id = 1").unwrap_err(),
+        ["FILE: db_path = (not set): accepted is the path of the application's SQLite database"]
+    );
     let missing = load(Some(Path::new("/no/such.toml")), None).unwrap_err();
     assert_eq!(missing, ["/no/such.toml: No such file or directory (os error 2)"]);
 }
 
 #[test]
 fn unknown_keys_and_keys_without_effect_are_named() {
-    assert_eq!(warnings("replicat = true\n[nats]\nurl = []\n[snapshots]\nx = 1"), [
-        "FILE: unknown key nats.url; the nearest known one is nats.urls",
-        "FILE: unknown key replicat; the nearest known one is replicate",
-        "FILE: unknown key snapshots; the nearest known one is snapshot.s3",
-    ]);
-    assert_eq!(warnings("cleanup_interval = 5000"), [
-        "FILE: cleanup_interval has no effect here: a change-log row is removed as soon as its event has come back"
-    ]);
+    assert_eq!(
+        warnings("replicat = true\n[nats]\nurl = []\n[snapshots]\nx = 1"),
+        [
+            "FILE: unknown key nats.url; the nearest known one is nats.urls",
+            "FILE: unknown key replicat; the nearest known one is replicate",
+            "FILE: unknown key snapshots; the nearest known one is snapshot.s3",
+        ]
+    );
+    assert_eq!(
+        warnings("cleanup_interval = 5000"),
+        [
+            "FILE: cleanup_interval has no effect here: a change-log row is removed as soon as its event has come back"
+        ]
+    );
 }
 
 #[test]
 fn keys_match_without_case_and_secrets_stay_hidden() {
-    let (config, _) = try_load(&format!("{BASE}[NATS]\nUser_Password = \"hunter2\"\nToken = \"t0ken\"")).unwrap();
+    let (config, _) =
+        try_load(&format!("{BASE}[NATS]\nUser_Password = \"hunter2\"\nToken = \"t0ken\"")).unwrap();
     assert_eq!(config.nats.user_password.expose(), "hunter2");
     let debug = format!("{config:?}");
     assert!(!debug.contains("hunter2") && !debug.contains("t0ken"));

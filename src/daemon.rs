@@ -27,7 +27,6 @@ pub struct Broker {
     server: Option<Server>,
     keep: StopSource,
     token: Stop,
-    exits: Sender<worker::Exit>,
 }
 
 impl Broker {
@@ -54,15 +53,24 @@ impl Broker {
             key_file: nats.key_file.clone(),
         };
         let ignore_discovered = nats.ignore_discovered || server.is_some();
-        let options = Options { urls, name: config.node_name(), auth, ignore_discovered };
+        let options = Options { urls, name: config.node_name(), auth, ignore_discovered, quiet: false };
         let connection =
             Connection::open(options.clone(), token.clone(), exits).map_err(|error| error.to_string())?;
-        Ok(Broker { connection, options, server, keep, token, exits: exits.clone() })
+        Ok(Broker { connection, options, server, keep, token })
     }
 
-    /// Another connection, for bulk data.
-    pub fn second_connection(&self) -> Result<Connection, String> {
-        Connection::open(self.options.clone(), self.token.clone(), &self.exits).map_err(|error| error.to_string())
+    /// Opens the store through a connection of its own, closed with it, so that bulk data delays no change.
+    fn store_opener(&self, config: &Config) -> snapshot::OpenStore {
+        let options = Options { quiet: true, ..self.options.clone() };
+        let (config, token) = (config.clone(), self.token.clone());
+        Box::new(move || {
+            // It ends whenever the store is closed: nobody waits for that.
+            let (exits, _) = bounded(1);
+            let connection = Connection::open(options.clone(), token.clone(), &exits)
+                .map_err(|error| error.to_string())?;
+            connection.wait_up(limits::CONNECT_TIMEOUT).map_err(|error| error.to_string())?;
+            Ok(snapshot::store(&config, &connection))
+        })
     }
 
     /// Closes the connection, stops the server.
@@ -167,7 +175,12 @@ fn try_open(config: &Config) -> Result<Database, db::Error> {
         let (log, done) = ChangeLog::open(path, config.node_id)?;
         replicator::report(&done);
         let names = log.table_names();
-        log::info!("capturing {} tables of {} (schema {})", names.len(), path.display(), &log.schema_hash()[..12]);
+        log::info!(
+            "capturing {} tables of {} (schema {})",
+            names.len(),
+            path.display(),
+            &log.schema_hash()[..12]
+        );
         Some(log)
     } else {
         None
@@ -207,6 +220,7 @@ fn start_workers(
     let (wake, woken) = bounded(1);
     // The applier says at most one Start, and one Rewind for each change of a stream; a second Rewind adds nothing.
     let (commands, obeyed) = bounded(4);
+    let obeyed = if config.replicate { obeyed } else { crossbeam_channel::never() };
     if let Some(log) = database.capture {
         let publisher =
             Publisher::new(config, log, &broker.connection, woken, obeyed, status.clone(), token.clone())?;
@@ -218,7 +232,8 @@ fn start_workers(
                 // Full: the publisher has not seen the last one yet.
                 let _ = wake.try_send(());
             };
-            db::watch(&path, interval, &watch_stop, wake).map_err(|error| format!("watch {}: {error}", path.display()))
+            db::watch(&path, interval, &watch_stop, wake)
+                .map_err(|error| format!("watch {}: {error}", path.display()))
         })?;
         if !config.replicate {
             create_streams_in_background(config, &js, token, exits)?;
@@ -251,7 +266,7 @@ fn start_workers(
     worker::spawn("lease", exits, move || keeper.run())?;
     let scheduler = snapshot::Scheduler {
         config: config.clone(),
-        store: snapshot::store(config, &broker.second_connection()?),
+        open_store: broker.store_opener(config),
         lease: lease.clone(),
         status: status.clone(),
         stop: token.clone(),
@@ -295,7 +310,12 @@ enum End {
 }
 
 /// Waits for stop, for the end of any worker, or for the sleep timeout; a summary line a minute when something happened.
-fn supervise(config: &Config, stop: &Stop, status: &Status, ended: &Receiver<worker::Exit>) -> Result<End, String> {
+fn supervise(
+    config: &Config,
+    stop: &Stop,
+    status: &Status,
+    ended: &Receiver<worker::Exit>,
+) -> Result<End, String> {
     let mut summary = Summary::default();
     loop {
         crossbeam_channel::select! {
@@ -358,7 +378,7 @@ fn last_snapshot(config: &Config, broker: &Broker, lease: &Lease, stop: &Stop) {
     }
     let store = snapshot::store(config, &broker.connection);
     let mut may_switch = || lease.held().map(drop).ok_or_else(|| "the leader lease was lost".to_owned());
-    match snapshot::save(config, store.as_ref(), stop, &mut may_switch) {
+    match snapshot::save(config, store.as_ref(), limits::SETTLE_WAIT, stop, &mut may_switch) {
         Ok(stored) => log::info!("stored snapshot {} (sleep_timeout): {} bytes", stored.name, stored.size),
         Err(why) => log::warn!("{why}"),
     }

@@ -122,7 +122,8 @@ pub fn integer(out: &mut Vec<u8>, number: i64) {
 impl Event {
     /// The event as CBOR.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(160 + self.row.iter().map(|(n, v)| n.len() + v.size()).sum::<usize>());
+        let mut out =
+            Vec::with_capacity(160 + self.row.iter().map(|(n, v)| n.len() + v.size()).sum::<usize>());
         head(&mut out, 5, 2);
         text(&mut out, "FromNodeId");
         head(&mut out, 0, self.node);
@@ -131,11 +132,14 @@ impl Event {
         text(&mut out, "Id");
         integer(&mut out, self.id);
         text(&mut out, "Type");
-        text(&mut out, match self.kind {
-            Kind::Insert => "insert",
-            Kind::Update => "update",
-            Kind::Delete => "delete",
-        });
+        text(
+            &mut out,
+            match self.kind {
+                Kind::Insert => "insert",
+                Kind::Update => "update",
+                Kind::Delete => "delete",
+            },
+        );
         text(&mut out, "TableName");
         text(&mut out, &self.table);
         text(&mut out, "Row");
@@ -176,7 +180,14 @@ impl Event {
             return malformed(format!("table {table}: empty Row"));
         }
         let (node, id) = (node.unwrap_or(0), body.id.unwrap_or(0));
-        Ok(Event { node, id, kind, table, row: body.row, schema_hash: body.schema_hash.filter(|h| !h.is_empty()) })
+        Ok(Event {
+            node,
+            id,
+            kind,
+            table,
+            row: body.row,
+            schema_hash: body.schema_hash.filter(|h| !h.is_empty()),
+        })
     }
 }
 
@@ -231,7 +242,8 @@ impl Cursor<'_> {
     }
 
     fn take(&mut self, length: usize) -> Result<&[u8], Malformed> {
-        let (taken, rest) = self.0.split_at_checked(length).ok_or_else(|| Malformed("truncated CBOR".into()))?;
+        let (taken, rest) =
+            self.0.split_at_checked(length).ok_or_else(|| Malformed("truncated CBOR".into()))?;
         self.0 = rest;
         Ok(taken)
     }
@@ -278,7 +290,10 @@ impl Cursor<'_> {
     }
 
     /// Reads a map with text keys, calling `entry` with the cursor on each value.
-    fn map(&mut self, mut entry: impl FnMut(&mut Self, &str) -> Result<(), Malformed>) -> Result<(), Malformed> {
+    fn map(
+        &mut self,
+        mut entry: impl FnMut(&mut Self, &str) -> Result<(), Malformed>,
+    ) -> Result<(), Malformed> {
         let Header::Map(length) = self.pull()? else { return malformed("expected a map") };
         let mut left = length;
         loop {

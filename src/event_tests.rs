@@ -93,7 +93,9 @@ fn garbage_is_an_error_and_never_a_panic() {
             }
         }
     }
-    for bad in ["", "a0", "bfff", "ff", "9b7fffffffffffffff", "5b7fffffffffffffff00", "a16178bb7fffffffffffffff"] {
+    for bad in
+        ["", "a0", "bfff", "ff", "9b7fffffffffffffff", "5b7fffffffffffffff00", "a16178bb7fffffffffffffff"]
+    {
         assert!(codec.unpack(&hex(bad)).is_err(), "{bad}");
     }
     assert!(codec.unpack(&[0x81; 100_000]).is_err());

@@ -56,7 +56,8 @@ pub struct Plan {
     pub settle: bool,
 }
 
-const NOTHING: Plan = Plan { fold: false, delete_collisions: false, row: Row::Keep, touch: false, settle: false };
+const NOTHING: Plan =
+    Plan { fold: false, delete_collisions: false, row: Row::Keep, touch: false, settle: false };
 
 /// The rules.
 pub fn decide(facts: &Facts) -> Plan {

@@ -134,8 +134,10 @@ impl Node {
         self.at += 1;
         let own = event.node == self.me;
         let collisions = event.image.map_or(vec![], |value| self.colliding(event.key, value));
-        let before: Vec<(Key, Image)> = self.log.iter().map(|(_, k)| (*k, self.rows.get(k).copied())).collect();
-        let folded = if broken == Broken::Straggler { 0 } else { *self.folded.get(&event.node).unwrap_or(&0) };
+        let before: Vec<(Key, Image)> =
+            self.log.iter().map(|(_, k)| (*k, self.rows.get(k).copied())).collect();
+        let folded =
+            if broken == Broken::Straggler { 0 } else { *self.folded.get(&event.node).unwrap_or(&0) };
         let facts = Facts {
             order: Some(Order { id: event.id, folded }),
             own,
@@ -160,10 +162,12 @@ impl Node {
             Row::Delete => drop(self.rows.remove(&event.key)),
             Row::Write => drop(self.rows.insert(event.key, event.image.flatten())),
         }
-        if plan.touch && !(broken == Broken::BlockedLog && plan.fold) && !(broken == Broken::Relog && !plan.fold) {
+        let relog_broken = broken == Broken::Relog && !plan.fold;
+        let block_broken = broken == Broken::BlockedLog && plan.fold;
+        if plan.touch && !block_broken && !relog_broken {
             self.touch(event.key);
         }
-        if plan.settle && broken != Broken::Settle && !(broken == Broken::Relog && !plan.fold) {
+        if plan.settle && broken != Broken::Settle && !relog_broken {
             self.log.retain(|(id, key)| *key != event.key || *id > event.id);
         }
         self.overwrote |= before.iter().any(|(key, image)| self.rows.get(key).copied() != *image);
@@ -204,7 +208,13 @@ fn publish(node: &mut Node, stream: &mut Vec<Message>, random: &mut Random) {
     }
 }
 
-fn step(nodes: &mut [Node], stream: &mut Vec<Message>, late: &mut Vec<Message>, random: &mut Random, broken: Broken) {
+fn step(
+    nodes: &mut [Node],
+    stream: &mut Vec<Message>,
+    late: &mut Vec<Message>,
+    random: &mut Random,
+    broken: Broken,
+) {
     let node = &mut nodes[random.below(nodes.len())];
     let key = random.below(6) as Key;
     match random.percent() {
@@ -231,7 +241,13 @@ fn step(nodes: &mut [Node], stream: &mut Vec<Message>, late: &mut Vec<Message>, 
 }
 
 /// Everything drains: whatever is late arrives, all consume all, all publish what they have.
-fn drain(nodes: &mut [Node], stream: &mut Vec<Message>, late: &mut Vec<Message>, random: &mut Random, broken: Broken) {
+fn drain(
+    nodes: &mut [Node],
+    stream: &mut Vec<Message>,
+    late: &mut Vec<Message>,
+    random: &mut Random,
+    broken: Broken,
+) {
     for _ in 0..200 {
         for node in nodes.iter_mut() {
             while node.at < stream.len() {
@@ -266,7 +282,10 @@ fn schedule(seed: u64, broken: Broken) -> Result<(), String> {
             return Err(format!("seed {seed}: node {} keeps log entries {:?}", node.me, node.log));
         }
         if node.rows != expected {
-            return Err(format!("seed {seed}: node {} holds {:?}, the stream {expected:?}", node.me, node.rows));
+            return Err(format!(
+                "seed {seed}: node {} holds {:?}, the stream {expected:?}",
+                node.me, node.rows
+            ));
         }
     }
     Ok(())

@@ -24,7 +24,9 @@ pub fn hashed(value: &Value, declared_type: &str) -> Hashed {
         return Hashed::Plain(value.clone());
     }
     Hashed::Plain(match value {
-        Value::Integer(number) if number.unsigned_abs() > 1_000_000_000_000 => Value::Integer(number.div_euclid(1000)),
+        Value::Integer(number) if number.unsigned_abs() > 1_000_000_000_000 => {
+            Value::Integer(number.div_euclid(1000))
+        }
         Value::Text(bytes) => match std::str::from_utf8(bytes).ok().and_then(parse) {
             Some(seconds) => Value::Integer(seconds),
             None => Value::Null,
@@ -65,7 +67,8 @@ fn digits(text: &str, count: usize) -> Option<i64> {
 
 fn days(date: &str) -> Option<i64> {
     let mut parts = date.split('-');
-    let (year, month, day) = (digits(parts.next()?, 4)?, digits(parts.next()?, 2)?, digits(parts.next()?, 2)?);
+    let (year, month, day) =
+        (digits(parts.next()?, 4)?, digits(parts.next()?, 2)?, digits(parts.next()?, 2)?);
     let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
     let last = match month {
         2 => 28 + i64::from(leap),
@@ -119,7 +122,16 @@ mod tests {
         assert_eq!(parse("2025-03-01 12:00:00.123+02:00"), Some(1_740_823_200));
         assert_eq!(parse("2025-03-01 12:00"), Some(1_740_830_400));
         assert_eq!(parse("1969-12-31 23:59:59.5"), Some(-1));
-        for bad in ["", "Jan 5 2024", "03/15/2024", "2024-13-01", "2023-02-29", "2024-01-01 24:00", "0001-01-01", "ü024-01-01 x"] {
+        for bad in [
+            "",
+            "Jan 5 2024",
+            "03/15/2024",
+            "2024-13-01",
+            "2023-02-29",
+            "2024-01-01 24:00",
+            "0001-01-01",
+            "ü024-01-01 x",
+        ] {
             assert_eq!(parse(bad), None, "{bad}");
         }
     }
@@ -129,8 +141,14 @@ mod tests {
         assert_eq!(hashed(&Value::Integer(2), "BOOLEAN"), Hashed::Bool(true));
         assert_eq!(hashed(&Value::Integer(-1), "boolean"), Hashed::Bool(false));
         assert_eq!(hashed(&Value::Integer(2), "BOOL"), Hashed::Plain(Value::Integer(2)));
-        assert_eq!(hashed(&Value::Integer(1_700_000_000_123), "timestamp"), Hashed::Plain(Value::Integer(1_700_000_000)));
+        assert_eq!(
+            hashed(&Value::Integer(1_700_000_000_123), "timestamp"),
+            Hashed::Plain(Value::Integer(1_700_000_000))
+        );
         assert_eq!(hashed(&Value::text("x"), "Date"), Hashed::Plain(Value::Null));
-        assert_eq!(hashed(&Value::text("2024-01-02"), "DATETIME(6)"), Hashed::Plain(Value::text("2024-01-02")));
+        assert_eq!(
+            hashed(&Value::text("2024-01-02"), "DATETIME(6)"),
+            Hashed::Plain(Value::text("2024-01-02"))
+        );
     }
 }

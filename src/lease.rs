@@ -164,7 +164,10 @@ impl Keeper {
             }
             // Unknown whether it was written: read back.
             Err(error) => match kv.get(KEY)? {
-                Some(entry) if entry.value.as_deref() == Some(claim.encode().as_slice()) && entry.revision > revision => {
+                Some(entry)
+                    if entry.value.as_deref() == Some(claim.encode().as_slice())
+                        && entry.revision > revision =>
+                {
                     self.lease.set(Some(Held { revision: entry.revision, until: begun + self.ttl }));
                     Ok(())
                 }

@@ -1,4 +1,46 @@
-//! harmonylite
+//! harmonylite replicates an application's SQLite database between nodes through NATS JetStream. Every node may write.
+//!
+//! # Bird's eye
+//!
+//! The application keeps reading and writing its own database file. Triggers note the *key* of each row that it touches
+//! in one log table. A row's way from there to another node:
+//!
+//! 1. [`db::watch`] sees that something was committed (file event, then `data_version`) and wakes the publisher.
+//! 2. [`replicator::Publisher`] reads the next log entries and the rows' images in one read transaction
+//!    ([`db::ChangeLog`]), and publishes one [`event`] a row into the stream of the row's [`shard`], many in flight.
+//! 3. JetStream orders them. Every node, the origin included, reads the stream from its own checkpoint on.
+//! 4. [`replicator::Applier`] hands batches to [`db::Applier`], which asks [`fold`] what to do with each event and writes
+//!    rows and checkpoint in one transaction. An event of our own that comes back settles its log entries.
+//!
+//! Beside that road: [`lease`] elects the leader, [`snapshot`] makes snapshots and gives a node without a database one,
+//! [`storage`] is where they are kept, [`nats`] speaks to the broker (or runs it), [`daemon`] starts and stops everything.
+//!
+//! # Reading order
+//!
+//! `fold.rs` (the rules), `db/capture.rs`, `db/changelog.rs`, `db/apply.rs`, `replicator/`, `nats/connection.rs`,
+//! `daemon.rs`.
+//!
+//! # Threads
+//!
+//! `nats` (owns the socket), `publisher`, `applier`, `watch`, `lease`, `snapshot`, `signals`, and `nats-server` when we
+//! supervise our own. Each mutable thing has one owner. Channels are bounded; wake-ups are level-triggered. Stop is the
+//! disconnection of a channel ([`stop`]). A worker that ends, ends the daemon; a panic ends the process.
+//!
+//! # Invariants
+//!
+//! - After a node has consumed a stream up to n, every row that its log does not hold equals S(n), the fold of the stream's
+//!   first n events. So with empty logs and equal positions all nodes are equal.
+//! - Rows and checkpoint change in one transaction. The database is the truth; the sequence-map file only shows it.
+//! - A log entry goes when its event has come back, never before. Log ids are never used twice.
+//! - Nothing is published before a started node has consumed what the streams held.
+//! - A snapshot holds no row whose event is not in the stream, and knows its position.
+//!
+//! # What is deliberately absent
+//!
+//! No async runtime. No unbounded queue. No global state. No `unsafe` but in `child.rs`. No automatic checkpoint on our
+//! connections, no file of a live database opened but by SQLite. No clock of one machine compared with another's. A test
+//! (`tests/it/tidy.rs`) keeps the layers apart.
+
 mod child;
 pub mod cli;
 pub mod clock;

@@ -84,6 +84,8 @@ pub const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 pub const TRANSFER_STALL: Duration = Duration::from_secs(30);
 /// How long `-save-snapshot` and the scheduler wait until the changes inside a snapshot are published.
 pub const SETTLE_WAIT: Duration = Duration::from_secs(30);
+/// How long `-save-snapshot` waits for a snapshot that is being made.
+pub const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(120);
 /// Name of the snapshot in every store.
 pub const SNAPSHOT_NAME: &str = "snapshot.db";
 /// Prefix of every table and trigger of ours and of a Go node.

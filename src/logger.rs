@@ -66,7 +66,10 @@ mod tests {
     fn lines() {
         let args = format_args!("connect nats://u:p@h:1\nfailed");
         let record = Record::builder().args(args).level(Level::Warn).build();
-        assert_eq!(console_line(0, &record, false), "1970-01-01 00:00:00 WARN  connect nats://***@h:1 | failed");
+        assert_eq!(
+            console_line(0, &record, false),
+            "1970-01-01 00:00:00 WARN  connect nats://***@h:1 | failed"
+        );
         assert!(console_line(0, &record, true).contains("\x1b[33mWARN"));
         let json: serde_json::Value = serde_json::from_str(&json_line(1, &record, 7)).unwrap();
         assert_eq!(json["time"], "1970-01-01T00:00:00.001Z");

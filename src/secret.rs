@@ -75,7 +75,10 @@ mod tests {
         assert_eq!(redact("nats://user:p@ss@host:4222/x"), "nats://***@host:4222/x");
         assert_eq!(redact("no url here"), "no url here");
         assert_eq!(redact("a nats://t@h, tls://u:v@w"), "a nats://***@h, tls://***@w");
-        assert_eq!(redact("https://n/x?dir=/a&login=me&secret=s3"), "https://n/x?dir=/a&login=***&secret=***");
+        assert_eq!(
+            redact("https://n/x?dir=/a&login=me&secret=s3"),
+            "https://n/x?dir=/a&login=***&secret=***"
+        );
         assert_eq!(format!("{:?}", Secret::new("x")), "(hidden)");
     }
 }

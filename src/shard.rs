@@ -35,7 +35,9 @@ pub fn number(hash: u64, shards: u64) -> u64 {
 
 /// FNV-1 with 64 bits (multiply, then xor).
 pub fn fnv1(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| hash.wrapping_mul(0x100_0000_01b3) ^ u64::from(*byte))
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| hash.wrapping_mul(0x100_0000_01b3) ^ u64::from(*byte))
 }
 
 #[cfg(test)]
@@ -46,7 +48,8 @@ mod tests {
     fn hashes_of_the_go_program() {
         let text = Value::text;
         let integer = Value::Integer;
-        let cases: [(&str, Vec<(&str, &str, Value)>, u64, u64); 9] = [
+        type Case<'a> = (&'a str, Vec<(&'a str, &'a str, Value)>, u64, u64);
+        let cases: [Case; 9] = [
             ("Books", vec![("id", "INTEGER", integer(42))], 0xc52d_1c08_9e3f_474f, 4),
             ("BooksN", vec![("id", "INTEGER", integer(-1))], 0x9df0_44bf_92f7_551a, 3),
             ("users", vec![("uid", "TEXT", text("alice"))], 0xcb72_1971_a4b1_692e, 3),

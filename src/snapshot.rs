@@ -42,20 +42,35 @@ impl Progress {
     }
 }
 
+/// Takes the lock under which one snapshot of a database is made at a time; waits for it at most `patience`.
+fn lock(config: &Config, patience: Duration, stop: &Stop) -> Result<files::Lock, String> {
+    let path = files::beside(&config.db_path, ".harmonylite-snapshot.lock");
+    let until = Instant::now() + patience;
+    loop {
+        match files::Lock::try_take(&path) {
+            Ok(Some(lock)) => return Ok(lock),
+            Ok(None) if Instant::now() < until && !stop.wait(Duration::from_millis(100)) => {}
+            Ok(None) => return Err("another snapshot of this database is being made".to_owned()),
+            Err(error) => return Err(format!("{}: {error}", path.display())),
+        }
+    }
+}
+
 /// Makes a snapshot of the database and stores it. `may_switch` is asked right before the old one is replaced.
 pub fn save(
     config: &Config,
     store: &dyn Store,
+    patience: Duration,
     stop: &Stop,
     may_switch: &mut dyn FnMut() -> Result<(), String>,
 ) -> Result<Stored, String> {
-    let lock_path = files::beside(&config.db_path, ".harmonylite-snapshot.lock");
-    let lock = files::Lock::try_take(&lock_path).map_err(|error| format!("{}: {error}", lock_path.display()))?;
-    let Some(_lock) = lock else { return Err("another snapshot of this database is being made".to_owned()) };
+    let _lock = lock(config, patience, stop)?;
     let temp_dir = config.temp_dir();
-    let made = db::make(&config.db_path, &temp_dir, config.node_id).map_err(|error| format!("make snapshot: {error}"))?;
+    let made = db::make(&config.db_path, &temp_dir, config.node_id)
+        .map_err(|error| format!("make snapshot: {error}"))?;
     wait_until_settled(config, &made, stop)?;
-    let file = std::fs::File::open(made.file.path()).map_err(|e| format!("{}: {e}", made.file.path().display()))?;
+    let file =
+        std::fs::File::open(made.file.path()).map_err(|e| format!("{}: {e}", made.file.path().display()))?;
     let mut progress = Progress::new("uploading the snapshot".to_owned(), made.size);
     let mut source = BufReader::with_capacity(limits::OBJECT_CHUNK, file);
     store
@@ -85,12 +100,15 @@ fn wait_until_settled(config: &Config, made: &db::Made, stop: &Stop) -> Result<(
     }
 }
 
+/// Opens the store; dropping the store closes what was opened for it.
+pub type OpenStore = Box<dyn Fn() -> Result<Box<dyn Store>, String> + Send>;
+
 /// The thread that makes snapshots while this node is the leader.
 pub struct Scheduler {
     /// The configuration.
     pub config: Config,
-    /// Where the snapshots go; its own connection, so that bulk data delays no change.
-    pub store: Box<dyn Store>,
+    /// Where the snapshots go.
+    pub open_store: OpenStore,
     /// Asked before and after.
     pub lease: Lease,
     /// Positions and the time of the last event.
@@ -137,8 +155,9 @@ impl Scheduler {
 
     fn step(&self, last: &mut Last, revision: u64, interval_from: &mut Instant) -> Result<(), String> {
         if !last.known {
-            let found = self.store.stat(limits::SNAPSHOT_NAME);
-            let found = found.map_err(|error| format!("look at {}: {error}", self.store.describe()))?;
+            let store = (self.open_store)()?;
+            let found = store.stat(limits::SNAPSHOT_NAME);
+            let found = found.map_err(|error| format!("look at {}: {error}", store.describe()))?;
             *last = Last { known: true, positions: found.map(|stored| stored.positions) };
         }
         let Some(reason) = self.due(last, *interval_from) else { return Ok(()) };
@@ -147,13 +166,14 @@ impl Scheduler {
             _ => Err("the leader lease was lost".to_owned()),
         };
         let begun = Instant::now();
-        let stored = save(&self.config, self.store.as_ref(), &self.stop, &mut may_switch)?;
+        let store = (self.open_store)()?;
+        let stored = save(&self.config, store.as_ref(), Duration::ZERO, &self.stop, &mut may_switch)?;
         log::info!(
             "stored snapshot {} ({reason}): {} bytes in {:.1} s in {}",
             stored.name,
             stored.size,
             begun.elapsed().as_secs_f64(),
-            self.store.describe()
+            store.describe()
         );
         *interval_from = Instant::now();
         *last = Last { known: true, positions: Some(stored.positions) };
@@ -205,7 +225,11 @@ pub fn restore_missing(config: &Config, connection: &Connection, stop: &Stop) ->
 }
 
 /// One try: `None` when the database is there, else what is missing.
-fn try_restore(config: &Config, connection: &Connection, store: &dyn Store) -> Result<Option<String>, String> {
+fn try_restore(
+    config: &Config,
+    connection: &Connection,
+    store: &dyn Store,
+) -> Result<Option<String>, String> {
     connection.wait_up(limits::API_TIMEOUT).map_err(|error| format!("waiting for NATS ({error})"))?;
     if !config.snapshot.enabled {
         return Ok(Some("snapshots are disabled: waiting for the application to create it".to_owned()));
@@ -254,7 +278,11 @@ fn fetch(store: &dyn Store, stored: &Stored, target: &Temporary) -> Result<(), S
     let failed = |error: std::io::Error| format!("{}: {error}", target.path().display());
     let free = files::free_space(&files::parent(target.path())).map_err(failed)?;
     if free < stored.size {
-        return Err(format!("{}: the snapshot has {} bytes, {free} are free", target.path().display(), stored.size));
+        return Err(format!(
+            "{}: the snapshot has {} bytes, {free} are free",
+            target.path().display(),
+            stored.size
+        ));
     }
     let file = std::fs::File::create(target.path()).map_err(failed)?;
     let mut sink = BufWriter::with_capacity(limits::OBJECT_CHUNK, file);

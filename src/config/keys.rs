@@ -72,8 +72,13 @@ fn refuse_later(reader: &mut Reader, name: &str) -> Vec<String> {
         }
     }
     // Settings of a capability that is switched off; known, so that no warning calls them unknown.
-    for key in ["prometheus.bind", "prometheus.namespace", "prometheus.subsystem", "health_check.bind", "health_check.path"]
-    {
+    for key in [
+        "prometheus.bind",
+        "prometheus.namespace",
+        "prometheus.subsystem",
+        "health_check.bind",
+        "health_check.path",
+    ] {
         reader.text(key, "");
     }
     reader.boolean("health_check.detailed", true);
@@ -99,7 +104,11 @@ fn read(reader: &mut Reader, flag_node_id: Option<u64>) -> Option<Config> {
     let publish = reader.boolean("publish", true);
     let replicate = reader.boolean("replicate", true);
     if !publish && !replicate {
-        reader.wrong("publish", "false with replicate = false", "true for at least one of them: nothing is left to do");
+        reader.wrong(
+            "publish",
+            "false with replicate = false",
+            "true for at least one of them: nothing is left to do",
+        );
     }
     let scan_max_changes = reader.integer("scan_max_changes", limits::SCAN_MAX_CHANGES, 1, 65_536);
     let sleep_timeout = millis(reader.integer("sleep_timeout", 0, 0, YEAR_MS));
@@ -162,7 +171,11 @@ fn node_id(reader: &mut Reader, flag: Option<u64>) -> u64 {
         Some(id) if id != 0 => id,
         _ if configured => from_file,
         _ => super::machine_node_id().unwrap_or_else(|| {
-            reader.wrong("node_id", "(not set)", "a number, as this machine has no /etc/machine-id to make one from");
+            reader.wrong(
+                "node_id",
+                "(not set)",
+                "a number, as this machine has no /etc/machine-id to make one from",
+            );
             0
         }),
     }
@@ -183,7 +196,9 @@ fn snapshot(reader: &mut Reader, stream_prefix: &str) -> Snapshot {
     match store.as_str() {
         "nats" => {}
         "s3" | "webdav" | "sftp" => reader.errors.push(later_key(&format!("snapshot.store = {store:?}"))),
-        other => reader.wrong("snapshot.store", format!("{other:?}"), "\"nats\", \"s3\", \"webdav\" or \"sftp\""),
+        other => {
+            reader.wrong("snapshot.store", format!("{other:?}"), "\"nats\", \"s3\", \"webdav\" or \"sftp\"")
+        }
     }
     let leader_ttl = match reader.integer("snapshot.leader_ttl", 0, 0, 86_400_000) {
         0 => 30_000,
@@ -212,7 +227,8 @@ fn snapshot(reader: &mut Reader, stream_prefix: &str) -> Snapshot {
 
 /// A name that NATS takes as one token of a subject.
 fn name(reader: &mut Reader, key: &str, value: &str) {
-    let valid = !value.is_empty() && value.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    let valid =
+        !value.is_empty() && value.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
     if !valid {
         reader.wrong(key, format!("{value:?}"), "letters, digits, - and _");
     }
@@ -223,7 +239,11 @@ fn nats(reader: &mut Reader) -> Nats {
     for url in &urls {
         if let Err(why) = crate::nats::Url::parse(url) {
             let shown = crate::secret::redact(url);
-            reader.wrong("nats.urls", format!("{shown:?} ({why})"), "nats://[user:password@]host[:port] or tls://...");
+            reader.wrong(
+                "nats.urls",
+                format!("{shown:?} ({why})"),
+                "nats://[user:password@]host[:port] or tls://...",
+            );
         }
     }
     let nats = Nats {
@@ -247,15 +267,26 @@ fn nats(reader: &mut Reader) -> Nats {
     };
     name(reader, "nats.stream_prefix", &nats.stream_prefix);
     let subject = &nats.subject_prefix;
-    if subject.is_empty() || subject.split('.').any(str::is_empty) || subject.contains(['*', '>', ' ', '\t', '\r', '\n']) {
-        reader.wrong("nats.subject_prefix", format!("{subject:?}"), "a NATS subject without wildcards and spaces");
+    if subject.is_empty()
+        || subject.split('.').any(str::is_empty)
+        || subject.contains(['*', '>', ' ', '\t', '\r', '\n'])
+    {
+        reader.wrong(
+            "nats.subject_prefix",
+            format!("{subject:?}"),
+            "a NATS subject without wildcards and spaces",
+        );
     }
     if nats.cert_file.is_some() != nats.key_file.is_some() {
         reader.wrong("nats.cert_file", "without nats.key_file, or the reverse", "both or none");
     }
     let port = nats.bind_address.rsplit_once(':').and_then(|(_, port)| port.parse::<i32>().ok());
     if !port.is_some_and(|port| (-1..=65_535).contains(&port)) {
-        reader.wrong("nats.bind_address", format!("{:?}", nats.bind_address), "host:port, with port -1 for any free one");
+        reader.wrong(
+            "nats.bind_address",
+            format!("{:?}", nats.bind_address),
+            "host:port, with port -1 for any free one",
+        );
     }
     for (key, path) in [
         ("nats.server_config", &nats.server_config),

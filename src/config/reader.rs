@@ -122,7 +122,8 @@ impl Reader {
         match self.find(key) {
             None => vec![],
             Some(Value::Array(values)) => {
-                let texts: Option<Vec<String>> = values.iter().map(|v| v.as_str().map(str::to_owned)).collect();
+                let texts: Option<Vec<String>> =
+                    values.iter().map(|v| v.as_str().map(str::to_owned)).collect();
                 texts.unwrap_or_else(|| {
                     self.wrong(key, "(not all are texts)", accepted);
                     vec![]
@@ -155,8 +156,12 @@ impl Reader {
                     self.walk(inner, &key, warnings);
                 }
                 _ => {
-                    let nearest = self.known.iter().min_by_key(|k| distance(k, &lower)).copied().unwrap_or("");
-                    warnings.push(format!("{}: unknown key {key}; the nearest known one is {nearest}", self.file));
+                    let nearest =
+                        self.known.iter().min_by_key(|k| distance(k, &lower)).copied().unwrap_or("");
+                    warnings.push(format!(
+                        "{}: unknown key {key}; the nearest known one is {nearest}",
+                        self.file
+                    ));
                 }
             }
         }

@@ -1,12 +1,14 @@
 //! Applying events: the rules of `fold`, carried out on the database, a batch and its checkpoint in one transaction.
 
 use super::touched::Touched;
-use super::{Error, Origin, Position, Schema, Table, capture, mirrored, open, parked, quote, schema, state};
+use super::{
+    Error, Origin, Position, Schema, Table, capture, collisions, mirrored, open, parked, quote, schema, state,
+};
 use crate::event::{Codec, Event, Kind};
 use crate::fold::{self, Facts, Order, Plan, Row};
+use crate::limits;
 use crate::seqmap::SeqMap;
 use crate::value::{Value, row_key};
-use crate::limits;
 use rusqlite::{Connection, params_from_iter};
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -108,7 +110,8 @@ impl Applier {
 
     /// Writes the position in a stream, outside of a batch; `fresh`: it counts in a new stream, where nothing was folded.
     pub fn set_position(&mut self, stream: &str, position: &Position, fresh: bool) -> Result<(), Error> {
-        let transaction = self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        let transaction =
+            self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         state::set_position(&transaction, stream, position)?;
         if fresh {
             state::forget_folded(&transaction, stream)?;
@@ -197,7 +200,7 @@ impl Applier {
             (None, true) => self.touched = Some(Touched::new(&self.connection)?),
             (_, false) => self.touched = None,
         }
-        self.make_probes()?;
+        collisions::prepare(&self.connection, &self.schema)?;
         mirrored::refresh(&self.connection, &self.path, &self.schema)?;
         if let Some(touched) = &mut self.touched {
             touched.catch_up(&self.connection, &self.by_number)?;
@@ -289,12 +292,22 @@ impl Applier {
     }
 
     /// One event by the rules.
-    fn fold(&mut self, event: &Event, order: Option<Order>, own: bool, applied: &mut Applied) -> Result<Outcome, Error> {
+    fn fold(
+        &mut self,
+        event: &Event,
+        order: Option<Order>,
+        own: bool,
+        applied: &mut Applied,
+    ) -> Result<Outcome, Error> {
         let Some(table) = self.schema.tables.get(&event.table).cloned() else {
             return Ok(Outcome::Park(format!("no table {}", event.table)));
         };
         let Some(values) = key_values(&table, event) else {
-            log::error!("an event of table {} from node {} lacks a key column, left out", event.table, event.node);
+            log::error!(
+                "an event of table {} from node {} lacks a key column, left out",
+                event.table,
+                event.node
+            );
             return Ok(Outcome::Done);
         };
         let key = canonical(&table, &values);
@@ -303,7 +316,8 @@ impl Applier {
             && !touched.is_empty(&self.connection)?
         {
             facts.touched = touched.holds(&self.connection, &key, i64::MAX)?;
-            facts.unsettled = own && touched.holds(&self.connection, &key, order.map_or(event.id, |order| order.id))?;
+            facts.unsettled =
+                own && touched.holds(&self.connection, &key, order.map_or(event.id, |order| order.id))?;
         }
         let mut collisions = vec![];
         if facts.touched && !facts.tombstone && !table.unique.is_empty() && fold::decide(&facts).fold {
@@ -406,10 +420,12 @@ impl Applier {
 
     /// NULL in a key conflicts with nothing: the row is looked for, and the newest one with that key updated.
     fn update_null_key(&self, table: &Table, columns: &[&str], values: &[&Value]) -> Result<usize, Failure> {
-        let place = |name: &str| columns.iter().position(|c| c.eq_ignore_ascii_case(name)).map_or(0, |at| at + 1);
+        let place =
+            |name: &str| columns.iter().position(|c| c.eq_ignore_ascii_case(name)).map_or(0, |at| at + 1);
         let filter: Vec<String> =
             table.key.iter().map(|(name, _)| format!("{} IS ?{}", quote(name), place(name))).collect();
-        let set: Vec<String> = columns.iter().enumerate().map(|(at, c)| format!("{} = ?{}", quote(c), at + 1)).collect();
+        let set: Vec<String> =
+            columns.iter().enumerate().map(|(at, c)| format!("{} = ?{}", quote(c), at + 1)).collect();
         let sql = format!(
             "UPDATE OR ABORT main.{0} SET {1} WHERE rowid = (SELECT max(rowid) FROM main.{0} WHERE {2})",
             quote(&table.name),
@@ -421,82 +437,30 @@ impl Applier {
     }
 
     fn delete(&self, table: &Table, key: &[Value]) -> Result<usize, Error> {
-        let filter: Vec<String> =
-            table.key.iter().enumerate().map(|(at, (name, _))| format!("{} IS ?{}", quote(name), at + 1)).collect();
+        let filter: Vec<String> = table
+            .key
+            .iter()
+            .enumerate()
+            .map(|(at, (name, _))| format!("{} IS ?{}", quote(name), at + 1))
+            .collect();
         let sql = format!("DELETE FROM main.{} WHERE {}", quote(&table.name), filter.join(" AND "));
         Ok(self.connection.prepare_cached(&sql)?.execute(params_from_iter(key))?)
     }
 
-    /// Temporary tables and triggers with which [`Applier::probe`] sees what a REPLACE would delete.
-    fn make_probes(&self) -> Result<(), Error> {
-        let width = self.schema.tables.values().map(|table| table.key.len()).max().unwrap_or(1);
-        let columns: Vec<String> = (1..=width).map(|n| format!("k{n}")).collect();
-        let mut sql = format!(
-            "CREATE TABLE IF NOT EXISTS temp.__harmonylite__probe(armed INTEGER); \
-             DELETE FROM temp.__harmonylite__probe; INSERT INTO temp.__harmonylite__probe VALUES(0); \
-             DROP TABLE IF EXISTS temp.__harmonylite__collision; \
-             CREATE TABLE temp.__harmonylite__collision({}); ",
-            columns.join(", ")
-        );
-        let mut old = self
-            .connection
-            .prepare("SELECT name FROM temp.sqlite_schema WHERE type = 'trigger' AND name GLOB '__harmonylite__probe*'")?;
-        for name in old.query_map([], |row| row.get::<_, String>(0))? {
-            sql += &format!("DROP TRIGGER temp.{}; ", quote(&name?));
-        }
-        for (at, table) in self.schema.tables.values().filter(|table| !table.unique.is_empty()).enumerate() {
-            let names: Vec<String> = (1..=table.key.len()).map(|n| format!("k{n}")).collect();
-            let old: Vec<String> = table.key.iter().map(|(name, _)| format!("OLD.{}", quote(name))).collect();
-            sql += &format!(
-                "CREATE TEMP TRIGGER __harmonylite__probe_{at} AFTER DELETE ON main.{} \
-                 WHEN (SELECT armed FROM __harmonylite__probe) BEGIN \
-                 INSERT INTO __harmonylite__collision({}) VALUES({}); END; ",
-                quote(&table.name),
-                names.join(", "),
-                old.join(", ")
-            );
-        }
-        self.connection.execute_batch(&sql)?;
-        Ok(())
-    }
-
-    /// Keys of the rows (other than the event's own) that collide with the event's image in a UNIQUE index of any kind:
-    /// those that REPLACE would delete. Fills in which of them are touched.
-    fn probe(&self, table: &Table, event: &Event, own_key: &[u8], facts: &mut Facts) -> Result<Vec<Vec<Value>>, Error> {
-        let connection = &self.connection;
-        let known = |name: &str| table.columns.iter().find(|c| !c.generated && c.name.eq_ignore_ascii_case(name));
-        let row: Vec<(&str, &Value)> = event
-            .row
-            .iter()
-            .filter_map(|(name, value)| match known(name) {
-                Some(column) => Some((column.name.as_str(), value)),
-                None => (table.by_rowid && name == "rowid").then_some(("rowid", value)),
-            })
-            .collect();
-        let columns: Vec<String> = row.iter().map(|(name, _)| quote(name)).collect();
-        let places: Vec<String> = (1..=row.len()).map(|n| format!("?{n}")).collect();
-        let (columns, places) = (columns.join(", "), places.join(", "));
-        connection.execute_batch("SAVEPOINT probe; UPDATE temp.__harmonylite__probe SET armed = 1;")?;
-        let sql = format!("INSERT OR REPLACE INTO main.{}({columns}) VALUES({places})", quote(&table.name));
-        let replaced = connection
-            .prepare_cached(&sql)
-            .and_then(|mut statement| statement.execute(params_from_iter(row.iter().map(|(_, value)| *value))));
-        let names: Vec<String> = (1..=table.key.len()).map(|n| format!("k{n}")).collect();
-        let mut found: Vec<Vec<Value>> = vec![];
-        if replaced.is_ok() {
-            let mut statement =
-                connection.prepare_cached(&format!("SELECT {} FROM temp.__harmonylite__collision", names.join(", ")))?;
-            let mut rows = statement.query([])?;
-            while let Some(row) = rows.next()? {
-                found.push((0..table.key.len()).map(|at| row.get(at)).collect::<Result<_, _>>()?);
-            }
-        }
-        connection.execute_batch("ROLLBACK TO probe; RELEASE probe;")?;
+    /// Rows that collide with the event's image; fills in which of them are touched.
+    fn probe(
+        &self,
+        table: &Table,
+        event: &Event,
+        own_key: &[u8],
+        facts: &mut Facts,
+    ) -> Result<Vec<Vec<Value>>, Error> {
+        let mut found = collisions::find(&self.connection, table, event)?;
         found.retain(|values| canonical(table, values) != own_key);
         facts.collisions.clear();
         for values in &found {
             let touched = match &self.touched {
-                Some(touched) => touched.holds(connection, &canonical(table, values), i64::MAX)?,
+                Some(touched) => touched.holds(&self.connection, &canonical(table, values), i64::MAX)?,
                 None => false,
             };
             facts.collisions.push(touched);
@@ -532,7 +496,9 @@ impl From<rusqlite::Error> for Failure {
 impl Failure {
     fn outcome(self) -> Result<Outcome, Error> {
         match self {
-            Failure::Collides => Ok(Outcome::Park("the row collides with another one in a way that cannot be solved".to_owned())),
+            Failure::Collides => Ok(Outcome::Park(
+                "the row collides with another one in a way that cannot be solved".to_owned(),
+            )),
             Failure::Misfit(why) => Ok(Outcome::Park(why)),
             Failure::Database(error) => Err(error),
         }
@@ -543,15 +509,22 @@ fn upsert(table: &Table, columns: &[&str], null_key: bool) -> String {
     use crate::value::Collation;
     let quoted: Vec<String> = columns.iter().map(|column| quote(column)).collect();
     let places: Vec<String> = (1..=columns.len()).map(|n| format!("?{n}")).collect();
-    let insert =
-        format!("INSERT OR ABORT INTO main.{}({}) VALUES({})", quote(&table.name), quoted.join(", "), places.join(", "));
+    let insert = format!(
+        "INSERT OR ABORT INTO main.{}({}) VALUES({})",
+        quote(&table.name),
+        quoted.join(", "),
+        places.join(", ")
+    );
     if null_key {
         return insert;
     }
     let key: Vec<String> = table.key.iter().map(|(name, _)| quote(name)).collect();
     // A key that is equal byte for byte needs no writing.
     let same = |column: &str| {
-        table.key.iter().any(|(name, collation)| name.eq_ignore_ascii_case(column) && *collation == Collation::Binary)
+        table
+            .key
+            .iter()
+            .any(|(name, collation)| name.eq_ignore_ascii_case(column) && *collation == Collation::Binary)
     };
     let set: Vec<String> =
         columns.iter().filter(|c| !same(c)).map(|c| format!("{0} = excluded.{0}", quote(c))).collect();
@@ -560,7 +533,9 @@ fn upsert(table: &Table, columns: &[&str], null_key: bool) -> String {
 }
 
 fn key_values(table: &Table, event: &Event) -> Option<Vec<Value>> {
-    let find = |name: &str| event.row.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.clone());
+    let find = |name: &str| {
+        event.row.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.clone())
+    };
     table.key.iter().map(|(name, _)| find(name)).collect()
 }
 

@@ -29,7 +29,10 @@ pub struct Capture {
 /// Key columns of the log table.
 pub fn log_width(connection: &Connection) -> Result<usize, Error> {
     let sql = "SELECT count(*) - 2 FROM pragma_table_info(?1)";
-    Ok(connection.prepare_cached(sql)?.query_row([LOG], |row| row.get::<_, i64>(0)).map(|n| usize::try_from(n).unwrap_or(0))?)
+    Ok(connection
+        .prepare_cached(sql)?
+        .query_row([LOG], |row| row.get::<_, i64>(0))
+        .map(|n| usize::try_from(n).unwrap_or(0))?)
 }
 
 /// Creates the tables that every node has, capturing or not. True when they were there.
@@ -105,7 +108,11 @@ fn numbers(connection: &Connection) -> Result<HashMap<String, i64>, Error> {
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-fn number_new(connection: &Connection, schema: &mut Schema, known: &HashMap<String, i64>) -> Result<(), Error> {
+fn number_new(
+    connection: &Connection,
+    schema: &mut Schema,
+    known: &HashMap<String, i64>,
+) -> Result<(), Error> {
     for table in schema.tables.values_mut() {
         let id = match known.get(&table.name) {
             Some(id) => *id,
@@ -174,7 +181,9 @@ fn trigger_name(table: i64, what: &str) -> String {
 fn triggers(table: &Table) -> Vec<(String, String)> {
     let on = quote(&table.name);
     let log_columns: String = (1..=table.key.len()).map(|n| format!(", k{n}")).collect();
-    let values = |row: &str| -> String { table.key.iter().map(|(name, _)| format!(", {row}.{}", quote(name))).collect() };
+    let values = |row: &str| -> String {
+        table.key.iter().map(|(name, _)| format!(", {row}.{}", quote(name))).collect()
+    };
     let log = format!("INSERT INTO {LOG}(t{log_columns})");
     let changed: Vec<String> =
         table.key.iter().map(|(name, _)| format!("OLD.{0} IS NOT NEW.{0}", quote(name))).collect();
@@ -184,7 +193,11 @@ fn triggers(table: &Table) -> Vec<(String, String)> {
         ("update".to_owned(), format!("AFTER UPDATE ON {on} BEGIN {log} VALUES({id}{}); END", values("NEW"))),
         (
             "rekey".to_owned(),
-            format!("AFTER UPDATE ON {on} WHEN {} BEGIN {log} VALUES({id}{}); END", changed.join(" OR "), values("OLD")),
+            format!(
+                "AFTER UPDATE ON {on} WHEN {} BEGIN {log} VALUES({id}{}); END",
+                changed.join(" OR "),
+                values("OLD")
+            ),
         ),
         ("delete".to_owned(), format!("AFTER DELETE ON {on} BEGIN {log} VALUES({id}{}); END", values("OLD"))),
     ];
@@ -220,7 +233,8 @@ fn triggers(table: &Table) -> Vec<(String, String)> {
 fn log_all_rows(connection: &Connection, table: &Table) -> Result<usize, Error> {
     let log_columns: String = (1..=table.key.len()).map(|n| format!(", k{n}")).collect();
     let keys: String = table.key.iter().map(|(name, _)| format!(", {}", quote(name))).collect();
-    let sql = format!("INSERT INTO {LOG}(t{log_columns}) SELECT {}{keys} FROM {}", table.id, quote(&table.name));
+    let sql =
+        format!("INSERT INTO {LOG}(t{log_columns}) SELECT {}{keys} FROM {}", table.id, quote(&table.name));
     Ok(connection.execute(&sql, [])?)
 }
 
@@ -231,7 +245,9 @@ pub fn uninstall(connection: &mut Connection) -> Result<(), Error> {
         let sql = format!("SELECT count(*) FROM {LOG} WHERE t <> 0");
         let unpublished: i64 = transaction.query_row(&sql, [], |row| row.get(0))?;
         if unpublished > 0 {
-            log::warn!("publish = false: {unpublished} changes that were captured before are not published any more");
+            log::warn!(
+                "publish = false: {unpublished} changes that were captured before are not published any more"
+            );
         }
         for name in our_triggers(&transaction)?.keys() {
             transaction.execute_batch(&format!("DROP TRIGGER {}", quote(name)))?;
@@ -270,4 +286,3 @@ pub fn drop_all(connection: &Connection, which: impl Fn(&str) -> bool) -> Result
     }
     Ok(removed)
 }
-

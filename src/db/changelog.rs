@@ -42,7 +42,8 @@ impl ChangeLog {
     pub fn open(path: &Path, node: u64) -> Result<(ChangeLog, Capture), Error> {
         let mut connection = open::open(path)?;
         let (schema, done) = capture::install(&mut connection)?;
-        let mut log = ChangeLog { connection, node, schema: Schema::default(), tables: HashMap::new(), cursor: 0 };
+        let mut log =
+            ChangeLog { connection, node, schema: Schema::default(), tables: HashMap::new(), cursor: 0 };
         log.take_schema(schema);
         Ok((log, done))
     }
@@ -89,8 +90,13 @@ impl ChangeLog {
 
     /// Number of entries whose events have not come back, up to the cursor and beyond it.
     pub fn unsettled(&self) -> Result<(i64, i64), Error> {
-        let sql = format!("SELECT count(*) FILTER (WHERE id <= ?1), count(*) FILTER (WHERE id > ?1) FROM {LOG} WHERE t <> 0");
-        Ok(self.connection.prepare_cached(&sql)?.query_row([self.cursor], |row| Ok((row.get(0)?, row.get(1)?)))?)
+        let sql = format!(
+            "SELECT count(*) FILTER (WHERE id <= ?1), count(*) FILTER (WHERE id > ?1) FROM {LOG} WHERE t <> 0"
+        );
+        Ok(self
+            .connection
+            .prepare_cached(&sql)?
+            .query_row([self.cursor], |row| Ok((row.get(0)?, row.get(1)?)))?)
     }
 
     /// The next batch, in one read transaction: entries and images belong together.
@@ -140,7 +146,8 @@ impl ChangeLog {
             last = id;
             count += 1;
             let Some(table) = self.tables.get(&number) else { continue };
-            let values: Vec<Value> = (0..table.key.len()).map(|at| row.get(at + 2)).collect::<Result<_, _>>()?;
+            let values: Vec<Value> =
+                (0..table.key.len()).map(|at| row.get(at + 2)).collect::<Result<_, _>>()?;
             let with_collation: Vec<_> =
                 values.iter().cloned().zip(table.key.iter().map(|(_, collation)| *collation)).collect();
             if let Some(earlier) = highest.insert(row_key(number, &with_collation), id) {
@@ -157,10 +164,18 @@ impl ChangeLog {
         if table.by_rowid {
             columns.insert(0, "rowid".to_owned());
         }
-        let filter: Vec<String> =
-            table.key.iter().enumerate().map(|(at, (name, _))| format!("{} IS ?{}", quote(name), at + 1)).collect();
+        let filter: Vec<String> = table
+            .key
+            .iter()
+            .enumerate()
+            .map(|(at, (name, _))| format!("{} IS ?{}", quote(name), at + 1))
+            .collect();
         // Several rows can have the same NULL key; the newest stands for them.
-        let order = if table.without_rowid || table.by_rowid || table.integer_key { "" } else { " ORDER BY rowid DESC LIMIT 1" };
+        let order = if table.without_rowid || table.by_rowid || table.integer_key {
+            ""
+        } else {
+            " ORDER BY rowid DESC LIMIT 1"
+        };
         let sql = format!(
             "SELECT {} FROM main.{} WHERE {}{order}",
             columns.join(", "),
@@ -170,7 +185,9 @@ impl ChangeLog {
         let mut statement = self.connection.prepare_cached(&sql)?;
         let count = columns.len();
         let image = statement
-            .query_row(params_from_iter(key), |row| (0..count).map(|at| row.get(at)).collect::<Result<Vec<Value>, _>>())
+            .query_row(params_from_iter(key), |row| {
+                (0..count).map(|at| row.get(at)).collect::<Result<Vec<Value>, _>>()
+            })
             .optional()?;
         Ok(image)
     }

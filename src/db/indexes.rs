@@ -65,19 +65,30 @@ pub fn list(connection: &Connection, table: &str) -> Result<Vec<UniqueIndex>, Er
         "SELECT l.name, l.origin, s.sql FROM pragma_index_list(?1) AS l \
          LEFT JOIN sqlite_schema AS s ON s.type = 'index' AND s.name = l.name WHERE l.\"unique\"",
     )?;
-    let found: Vec<(String, String, Option<String>)> =
-        statement.query_map([table], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect::<Result<_, _>>()?;
+    let found: Vec<(String, String, Option<String>)> = statement
+        .query_map([table], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .collect::<Result<_, _>>()?;
     let mut indexes = vec![];
     for (name, origin, sql) in found {
         let (expressions, condition) = sql.as_deref().map(parts).unwrap_or_default();
-        let mut columns = connection.prepare_cached("SELECT name, coll FROM pragma_index_xinfo(?1) WHERE key ORDER BY seqno")?;
+        let mut columns = connection
+            .prepare_cached("SELECT name, coll FROM pragma_index_xinfo(?1) WHERE key ORDER BY seqno")?;
         let columns = columns
-            .query_map([&name], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .query_map([&name], |row| {
+                Ok((row.get::<_, Option<String>>(0)?, row.get::<_, Option<String>>(1)?))
+            })?
             .enumerate()
-            .map(|(at, row): (usize, rusqlite::Result<(Option<String>, Option<String>)>)| {
+            .map(|(at, row)| {
                 let (name, collation) = row?;
-                let expression = if name.is_none() { expressions.get(at).cloned().unwrap_or_default() } else { String::new() };
-                Ok(IndexColumn { name, expression, collation: collation.unwrap_or_else(|| "BINARY".to_owned()) })
+                let expression = match name {
+                    Some(_) => String::new(),
+                    None => expressions.get(at).cloned().unwrap_or_default(),
+                };
+                Ok(IndexColumn {
+                    name,
+                    expression,
+                    collation: collation.unwrap_or_else(|| "BINARY".to_owned()),
+                })
             })
             .collect::<rusqlite::Result<_>>()?;
         indexes.push(UniqueIndex { of_primary_key: origin == "pk", columns, condition });
@@ -141,21 +152,27 @@ pub fn tokens(sql: &str) -> Vec<(usize, usize)> {
         let rest = &bytes[at..];
         match rest[0] {
             byte if byte.is_ascii_whitespace() => at += 1,
-            b'-' if rest.starts_with(b"--") => at += rest.iter().position(|b| *b == b'\n').unwrap_or(rest.len()),
+            b'-' if rest.starts_with(b"--") => {
+                at += rest.iter().position(|b| *b == b'\n').unwrap_or(rest.len())
+            }
             b'/' if rest.starts_with(b"/*") => {
                 at += rest.windows(2).skip(2).position(|pair| pair == b"*/").map_or(rest.len(), |n| n + 4);
             }
             quote @ (b'\'' | b'"' | b'`' | b'[') => {
                 let close = if quote == b'[' { b']' } else { quote };
                 at += 1;
-                while at < bytes.len() && (bytes[at] != close || (close != b']' && bytes.get(at + 1) == Some(&close))) {
+                while at < bytes.len()
+                    && (bytes[at] != close || (close != b']' && bytes.get(at + 1) == Some(&close)))
+                {
                     at += if bytes[at] == close { 2 } else { 1 };
                 }
                 at = (at + 1).min(bytes.len());
                 found.push((start, at));
             }
             byte if byte.is_ascii_alphanumeric() || byte == b'_' || byte >= 0x80 => {
-                while at < bytes.len() && (bytes[at].is_ascii_alphanumeric() || bytes[at] == b'_' || bytes[at] >= 0x80) {
+                while at < bytes.len()
+                    && (bytes[at].is_ascii_alphanumeric() || bytes[at] == b'_' || bytes[at] >= 0x80)
+                {
                     at += 1;
                 }
                 found.push((start, at));

@@ -2,7 +2,7 @@
 //! run for replicated rows too. The application's triggers are off on our connections, TEMP triggers are not, so these
 //! are copied as TEMP triggers.
 
-use super::{Error, Schema, quote, indexes};
+use super::{Error, Schema, indexes, quote};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
@@ -14,7 +14,8 @@ type Writes = BTreeMap<String, BTreeSet<String>>;
 
 /// Replaces the copies on `connection` by those that the schema asks for.
 pub fn refresh(connection: &Connection, path: &Path, schema: &Schema) -> Result<(), Error> {
-    let mut list = connection.prepare("SELECT name FROM temp.sqlite_schema WHERE type = 'trigger' AND name GLOB 'app_*'")?;
+    let mut list = connection
+        .prepare("SELECT name FROM temp.sqlite_schema WHERE type = 'trigger' AND name GLOB 'app_*'")?;
     let old: Vec<String> = list.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
     for name in old {
         connection.execute_batch(&format!("DROP TRIGGER temp.{}", quote(&name)))?;
@@ -23,7 +24,8 @@ pub fn refresh(connection: &Connection, path: &Path, schema: &Schema) -> Result<
     let mut list = connection.prepare(sql)?;
     let triggers: Vec<(String, String, String)> =
         list.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect::<Result<_, _>>()?;
-    let triggers: Vec<_> = triggers.into_iter().filter(|(_, table, _)| schema.tables.contains_key(table)).collect();
+    let triggers: Vec<_> =
+        triggers.into_iter().filter(|(_, table, _)| schema.tables.contains_key(table)).collect();
     if triggers.is_empty() {
         return Ok(());
     }
@@ -71,7 +73,8 @@ fn writes_of_triggers(path: &Path, schema: &Schema, tables: &BTreeSet<&str>) -> 
     }))?;
     for name in tables {
         let Some(table) = schema.tables.get(*name) else { continue };
-        let all: Vec<String> = table.stored().map(|column| format!("{0} = {0}", quote(&column.name))).collect();
+        let all: Vec<String> =
+            table.stored().map(|column| format!("{0} = {0}", quote(&column.name))).collect();
         let quoted = quote(name);
         for sql in [
             format!("INSERT INTO {quoted} DEFAULT VALUES"),
@@ -79,7 +82,9 @@ fn writes_of_triggers(path: &Path, schema: &Schema, tables: &BTreeSet<&str>) -> 
             format!("DELETE FROM {quoted}"),
         ] {
             if let Err(error) = scratch.prepare(&sql) {
-                log::warn!("triggers of table {name} cannot be examined, and do not run for replicated rows: {error}");
+                log::warn!(
+                    "triggers of table {name} cannot be examined, and do not run for replicated rows: {error}"
+                );
             }
         }
     }

@@ -7,6 +7,7 @@ mod apply;
 mod capture;
 mod changelog;
 mod checkpoint;
+mod collisions;
 mod indexes;
 mod mirrored;
 mod open;
@@ -49,7 +50,9 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Busy => f.write_str("database is locked by the application"),
-            Error::Corrupt(why) | Error::Disk(why) | Error::Mismatch(why) | Error::Other(why) => f.write_str(why),
+            Error::Corrupt(why) | Error::Disk(why) | Error::Mismatch(why) | Error::Other(why) => {
+                f.write_str(why)
+            }
         }
     }
 }
@@ -63,9 +66,13 @@ impl From<rusqlite::Error> for Error {
         match error.sqlite_error_code() {
             Some(Code::DatabaseBusy | Code::DatabaseLocked) => Error::Busy,
             Some(Code::DatabaseCorrupt | Code::NotADatabase) => Error::Corrupt(text),
-            Some(Code::DiskFull | Code::SystemIoFailure | Code::CannotOpen | Code::ReadOnly | Code::PermissionDenied) => {
-                Error::Disk(text)
-            }
+            Some(
+                Code::DiskFull
+                | Code::SystemIoFailure
+                | Code::CannotOpen
+                | Code::ReadOnly
+                | Code::PermissionDenied,
+            ) => Error::Disk(text),
             Some(Code::ConstraintViolation) => Error::Mismatch(text),
             _ => Error::Other(text),
         }

@@ -34,7 +34,13 @@ pub fn tables(connection: &Connection) -> Result<HashSet<String>, Error> {
 }
 
 /// Keeps an event.
-pub fn park(connection: &Connection, stream: &str, seq: u64, table: &str, payload: &[u8]) -> Result<(), Error> {
+pub fn park(
+    connection: &Connection,
+    stream: &str,
+    seq: u64,
+    table: &str,
+    payload: &[u8],
+) -> Result<(), Error> {
     let sql = format!("INSERT OR REPLACE INTO {TABLE}(stream, seq, tbl, payload) VALUES(?1, ?2, ?3, ?4)");
     let seq = i64::try_from(seq).unwrap_or(i64::MAX);
     connection.prepare_cached(&sql)?.execute(params![stream, seq, table, payload])?;

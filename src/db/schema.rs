@@ -1,7 +1,7 @@
 //! The application's schema as replication needs it: tables, columns, keys, UNIQUE indexes, and the schema hash.
 
-use super::indexes::{self, UniqueIndex};
 use super::Error;
+use super::indexes::{self, UniqueIndex};
 use crate::limits;
 use crate::shard;
 use crate::value::{Collation, Value};
@@ -132,8 +132,13 @@ impl Schema {
             let mut columns: Vec<&Column> = table.columns.iter().collect();
             columns.sort_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
             for column in columns {
-                let kind = if column.declared_type.is_empty() { "*schema.BinaryType" } else { &column.declared_type };
-                let _ = write!(text, "|{}:{kind}:{}:{}", column.name, column.not_null, column.key_position > 0);
+                let kind = if column.declared_type.is_empty() {
+                    "*schema.BinaryType"
+                } else {
+                    &column.declared_type
+                };
+                let _ =
+                    write!(text, "|{}:{kind}:{}:{}", column.name, column.not_null, column.key_position > 0);
             }
             text.push('\n');
         }
@@ -143,9 +148,13 @@ impl Schema {
 }
 
 /// The outer result is the database's, the inner one says why the table is left out.
-fn read_table(connection: &Connection, name: &str, without_rowid: bool) -> Result<Result<Table, String>, Error> {
-    let mut statement =
-        connection.prepare_cached("SELECT name, type, \"notnull\", pk, hidden FROM pragma_table_xinfo(?1)")?;
+fn read_table(
+    connection: &Connection,
+    name: &str,
+    without_rowid: bool,
+) -> Result<Result<Table, String>, Error> {
+    let mut statement = connection
+        .prepare_cached("SELECT name, type, \"notnull\", pk, hidden FROM pragma_table_xinfo(?1)")?;
     let columns: Vec<Column> = statement
         .query_map([name], |row| {
             Ok(Column {
@@ -166,7 +175,10 @@ fn read_table(connection: &Connection, name: &str, without_rowid: bool) -> Resul
     let mut key = vec![];
     if by_rowid {
         if columns.iter().any(|column| column.name.eq_ignore_ascii_case("rowid")) {
-            return Ok(Err("it has no primary key, and a column of its own named rowid: declare a primary key".to_owned()));
+            return Ok(Err(
+                "it has no primary key, and a column of its own named rowid: declare a primary key"
+                    .to_owned(),
+            ));
         }
         key.push(("rowid".to_owned(), Collation::Binary));
     }
@@ -180,9 +192,13 @@ fn read_table(connection: &Connection, name: &str, without_rowid: bool) -> Resul
         }
     }
     let unique: Vec<UniqueIndex> = index_list.into_iter().filter(|index| !index.of_primary_key).collect();
-    let unknown = unique.iter().flat_map(|index| &index.columns).find(|c| known_collation(&c.collation).is_none());
+    let unknown =
+        unique.iter().flat_map(|index| &index.columns).find(|c| known_collation(&c.collation).is_none());
     if let Some(column) = unknown {
-        return Ok(Err(format!("a UNIQUE index compares by the application's own collation {}", column.collation)));
+        return Ok(Err(format!(
+            "a UNIQUE index compares by the application's own collation {}",
+            column.collation
+        )));
     }
     Ok(Ok(Table { id: 0, name: name.to_owned(), columns, key, by_rowid, without_rowid, integer_key, unique }))
 }

@@ -32,7 +32,10 @@ pub fn make(path: &Path, temp_dir: &Path, node: u64) -> Result<Made, Error> {
     let needed = std::fs::metadata(path).map_or(0, |meta| meta.len()) + open::wal_size(path);
     let free = files::free_space(temp_dir).map_err(disk)?;
     if free < needed {
-        return Err(Error::Disk(format!("{}: a snapshot needs up to {needed} bytes, {free} are free", temp_dir.display())));
+        return Err(Error::Disk(format!(
+            "{}: a snapshot needs up to {needed} bytes, {free} are free",
+            temp_dir.display()
+        )));
     }
     let mut file = Temporary::new(name("snapshot"));
     let source = open::open(path)?;
@@ -50,14 +53,19 @@ pub fn make(path: &Path, temp_dir: &Path, node: u64) -> Result<Made, Error> {
 }
 
 fn vacuum_into(source: &Connection, target: &Path) -> Result<(), Error> {
-    let text = target.to_str().ok_or_else(|| Error::Other(format!("{target:?}: SQLite needs a path in UTF-8")))?;
+    let text =
+        target.to_str().ok_or_else(|| Error::Other(format!("{target:?}: SQLite needs a path in UTF-8")))?;
     source.execute("VACUUM INTO ?1", [text])?;
     Ok(())
 }
 
 fn rollback_mode(connection: &Connection) -> Result<(), Error> {
     let mode: String = connection.query_row("PRAGMA journal_mode=DELETE", [], |row| row.get(0))?;
-    if mode.eq_ignore_ascii_case("delete") { Ok(()) } else { Err(Error::Other(format!("snapshot: journal mode stays {mode}"))) }
+    if mode.eq_ignore_ascii_case("delete") {
+        Ok(())
+    } else {
+        Err(Error::Other(format!("snapshot: journal mode stays {mode}")))
+    }
 }
 
 /// Removes triggers and log, stamps the state table. Returns positions, highest unsettled id, whether it is worth packing.
@@ -65,7 +73,10 @@ fn clean(path: &Path, node: u64) -> Result<(SeqMap, i64, bool), Error> {
     let connection = Connection::open(path)?;
     rollback_mode(&connection)?;
     // The file is nobody's yet: no need to survive a crash.
-    connection.execute_batch(&format!("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-{};", limits::PAGE_CACHE_KIB))?;
+    connection.execute_batch(&format!(
+        "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-{};",
+        limits::PAGE_CACHE_KIB
+    ))?;
     let unsettled = highest_unsettled(&connection)?;
     let schema = super::Schema::read(&connection)?;
     state::create(&connection)?;

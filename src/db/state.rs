@@ -33,8 +33,11 @@ impl Origin {
     /// Reads a message id of ours; `None` for anybody else's.
     pub fn parse_message_id(text: &str) -> Option<(Origin, i64)> {
         let mut parts = text.split('-');
-        let (node, incarnation, id) = (parts.next()?.parse().ok()?, parts.next()?, parts.next()?.parse().ok()?);
-        let ours = incarnation.len() == 16 && incarnation.bytes().all(|b| b.is_ascii_hexdigit()) && parts.next().is_none();
+        let (node, incarnation, id) =
+            (parts.next()?.parse().ok()?, parts.next()?, parts.next()?.parse().ok()?);
+        let ours = incarnation.len() == 16
+            && incarnation.bytes().all(|b| b.is_ascii_hexdigit())
+            && parts.next().is_none();
         ours.then(|| (Origin { node, incarnation: incarnation.to_owned() }, id))
     }
 }
@@ -66,13 +69,22 @@ pub fn has_table(connection: &Connection, name: &str) -> Result<bool, Error> {
     Ok(connection.prepare_cached(sql)?.query_row([name], |_| Ok(())).optional()?.is_some())
 }
 
-fn get<T: rusqlite::types::FromSql>(connection: &Connection, kind: &str, name: &str) -> Result<Option<T>, Error> {
+fn get<T: rusqlite::types::FromSql>(
+    connection: &Connection,
+    kind: &str,
+    name: &str,
+) -> Result<Option<T>, Error> {
     let sql = format!("SELECT value FROM {TABLE} WHERE kind = ?1 AND name = ?2");
     Ok(connection.prepare_cached(&sql)?.query_row([kind, name], |row| row.get(0)).optional()?)
 }
 
 /// Writes one value.
-pub fn set(connection: &Connection, kind: &str, name: &str, value: impl rusqlite::ToSql) -> Result<(), Error> {
+pub fn set(
+    connection: &Connection,
+    kind: &str,
+    name: &str,
+    value: impl rusqlite::ToSql,
+) -> Result<(), Error> {
     let sql = format!("INSERT OR REPLACE INTO {TABLE}(kind, name, value) VALUES(?1, ?2, ?3)");
     connection.prepare_cached(&sql)?.execute(params![kind, name, value])?;
     Ok(())
@@ -123,7 +135,8 @@ pub fn positions(connection: &Connection) -> Result<SeqMap, Error> {
     let sql = format!("SELECT name, value FROM {TABLE} WHERE kind = 'seq'");
     let mut statement = connection.prepare_cached(&sql)?;
     let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?)))?;
-    rows.map(|row| row.map(|(name, seq)| (name, u64::try_from(seq).unwrap_or(0))).map_err(Error::from)).collect()
+    rows.map(|row| row.map(|(name, seq)| (name, u64::try_from(seq).unwrap_or(0))).map_err(Error::from))
+        .collect()
 }
 
 /// The highest id folded from an origin in a stream; 0: none.
@@ -138,7 +151,8 @@ pub fn set_folded(connection: &Connection, stream: &str, origin: &Origin, id: i6
 
 /// Forgets what was folded from a stream that does not exist any more.
 pub fn forget_folded(connection: &Connection, stream: &str) -> Result<(), Error> {
-    let sql = format!("DELETE FROM {TABLE} WHERE kind = 'folded' AND substr(name, 1, length(?1) + 1) = ?1 || ' '");
+    let sql =
+        format!("DELETE FROM {TABLE} WHERE kind = 'folded' AND substr(name, 1, length(?1) + 1) = ?1 || ' '");
     connection.execute(&sql, [stream])?;
     Ok(())
 }

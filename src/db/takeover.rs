@@ -20,7 +20,8 @@ pub fn take_over(connection: &Connection, schema: &Schema) -> Result<usize, Erro
             continue;
         }
         let log_columns: String = (1..=table.key.len()).map(|n| format!(", k{n}")).collect();
-        let values: String = table.key.iter().map(|(name, _)| format!(", {}", quote(&format!("val_{name}")))).collect();
+        let values: String =
+            table.key.iter().map(|(name, _)| format!(", {}", quote(&format!("val_{name}")))).collect();
         // Only the key counts: what is published is the state that the row has then.
         let sql = format!(
             "INSERT INTO {LOG}(t{log_columns}) SELECT {}{values} FROM {} WHERE state = 0 ORDER BY id",

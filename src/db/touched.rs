@@ -32,12 +32,17 @@ impl Touched {
     }
 
     /// Mirrors what the application has logged. Inside the transaction that uses it; returns what to keep after a commit.
-    pub fn catch_up(&mut self, connection: &Connection, tables: &HashMap<i64, Arc<Table>>) -> Result<(), Error> {
+    pub fn catch_up(
+        &mut self,
+        connection: &Connection,
+        tables: &HashMap<i64, Arc<Table>>,
+    ) -> Result<(), Error> {
         self.width = capture::log_width(connection)?;
         let columns: String = (1..=self.width).map(|n| format!(", k{n}")).collect();
         let sql = format!("SELECT id, t{columns} FROM {} WHERE id > ?1 ORDER BY id", capture::LOG);
         let mut statement = connection.prepare_cached(&sql)?;
-        let mut insert = connection.prepare_cached(&format!("INSERT INTO {MIRROR}(id, key) VALUES(?1, ?2)"))?;
+        let mut insert =
+            connection.prepare_cached(&format!("INSERT INTO {MIRROR}(id, key) VALUES(?1, ?2)"))?;
         let mut rows = statement.query([self.mirrored])?;
         while let Some(row) = rows.next()? {
             let (id, table): (i64, i64) = (row.get(0)?, row.get(1)?);
@@ -69,7 +74,13 @@ impl Touched {
     }
 
     /// Logs a key as touched.
-    pub fn touch(&mut self, connection: &Connection, table: &Table, values: &[Value], key: &[u8]) -> Result<(), Error> {
+    pub fn touch(
+        &mut self,
+        connection: &Connection,
+        table: &Table,
+        values: &[Value],
+        key: &[u8],
+    ) -> Result<(), Error> {
         let columns: String = (1..=values.len()).map(|n| format!(", k{n}")).collect();
         let places: String = (1..=values.len()).map(|n| format!(", ?{}", n + 1)).collect();
         let sql = format!("INSERT INTO {}(t{columns}) VALUES(?1{places})", capture::LOG);
@@ -86,7 +97,8 @@ impl Touched {
     pub fn settle(&mut self, connection: &Connection, key: &[u8], limit: i64) -> Result<usize, Error> {
         let sql = format!("SELECT id FROM {MIRROR} WHERE key = ?1 AND id <= ?2");
         let mut statement = connection.prepare_cached(&sql)?;
-        let ids: Vec<i64> = statement.query_map(params![key, limit], |row| row.get(0))?.collect::<Result<_, _>>()?;
+        let ids: Vec<i64> =
+            statement.query_map(params![key, limit], |row| row.get(0))?.collect::<Result<_, _>>()?;
         for id in &ids {
             if *id == self.mirrored {
                 let sql = format!("UPDATE {} SET t = 0, k1 = NULL WHERE id = ?1", capture::LOG);
@@ -94,7 +106,9 @@ impl Touched {
                 self.drop_placeholder(connection)?;
                 self.placeholder = Some(*id);
             } else {
-                connection.prepare_cached(&format!("DELETE FROM {} WHERE id = ?1", capture::LOG))?.execute([id])?;
+                connection
+                    .prepare_cached(&format!("DELETE FROM {} WHERE id = ?1", capture::LOG))?
+                    .execute([id])?;
             }
             connection.prepare_cached(&format!("DELETE FROM {MIRROR} WHERE id = ?1"))?.execute([id])?;
         }
@@ -104,7 +118,9 @@ impl Touched {
     /// Removes a placeholder that is not the newest entry any more.
     pub fn drop_placeholder(&mut self, connection: &Connection) -> Result<(), Error> {
         if let Some(id) = self.placeholder.filter(|id| *id < self.mirrored) {
-            connection.prepare_cached(&format!("DELETE FROM {} WHERE id = ?1 AND t = 0", capture::LOG))?.execute([id])?;
+            connection
+                .prepare_cached(&format!("DELETE FROM {} WHERE id = ?1 AND t = 0", capture::LOG))?
+                .execute([id])?;
             self.placeholder = None;
         }
         Ok(())

@@ -48,7 +48,11 @@ pub fn watch(path: &Path, poll_interval: Duration, stop: &Stop, mut wake: impl F
                     return Ok(());
                 }
                 look(&mut version, &mut wake)?;
-                (at, spacing) = if another { (1, (spacing * 2).min(limits::LOOK_SPACING_MAX)) } else { (at + 1, spacing) };
+                (at, spacing) = if another {
+                    (1, (spacing * 2).min(limits::LOOK_SPACING_MAX))
+                } else {
+                    (at + 1, spacing)
+                };
             }
         }
         if Instant::now() >= next_poll {
@@ -72,7 +76,8 @@ struct Events {
 impl Events {
     fn new(path: &Path) -> Result<Events, String> {
         let failed = |errno: rustix::io::Errno| format!("inotify: {errno}");
-        let inotify = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).map_err(failed)?;
+        let inotify =
+            inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).map_err(failed)?;
         let mask = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
         inotify::add_watch(&inotify, files::parent(path), mask).map_err(failed)?;
         let name = |suffix: &str| {

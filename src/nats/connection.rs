@@ -27,6 +27,8 @@ pub struct Options {
     pub auth: Auth,
     /// Do not use servers that the broker announces.
     pub ignore_discovered: bool,
+    /// Its coming and going is no news: another connection says the same.
+    pub quiet: bool,
 }
 
 /// A handle on the connection; clones share it. When the last one is dropped, the connection is closed.
@@ -82,7 +84,9 @@ impl Shared {
     }
 
     fn announce_change(&self, state: &mut State) {
-        state.watchers.retain(|watcher| !matches!(watcher.try_send(()), Err(crossbeam_channel::TrySendError::Disconnected(()))));
+        state.watchers.retain(|watcher| {
+            !matches!(watcher.try_send(()), Err(crossbeam_channel::TrySendError::Disconnected(())))
+        });
         self.state_changed.notify_all();
     }
 }
@@ -116,7 +120,8 @@ impl Connection {
             .map_err(|error| Error::Permanent(format!("eventfd: {error}")))?;
         let state = State { next_id: REPLIES + 1, ..State::default() };
         let inbox = format!("_INBOX.{}", nuid());
-        let shared = Arc::new(Shared { state: Mutex::new(state), state_changed: Condvar::new(), wake, inbox });
+        let shared =
+            Arc::new(Shared { state: Mutex::new(state), state_changed: Condvar::new(), wake, inbox });
         let close = Arc::new(CloseOnDrop(shared.clone()));
         let mut keeper = Keeper { shared: shared.clone(), options, stop, last_warning: String::new() };
         worker::spawn("nats", exits, move || {
@@ -169,8 +174,11 @@ impl Connection {
                 let why = if state.last_error.is_empty() { "not connected" } else { &state.last_error };
                 return Err(Error::Transient(why.to_owned()));
             }
-            let (back, _) =
-                self.shared.state_changed.wait_timeout(state, left).unwrap_or_else(std::sync::PoisonError::into_inner);
+            let (back, _) = self
+                .shared
+                .state_changed
+                .wait_timeout(state, left)
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
             state = back;
         }
         Ok(state)
@@ -191,8 +199,11 @@ impl Connection {
             if left.is_zero() {
                 return Err(Error::Transient("the broker takes nothing".into()));
             }
-            let (back, _) =
-                self.shared.state_changed.wait_timeout(state, left).unwrap_or_else(std::sync::PoisonError::into_inner);
+            let (back, _) = self
+                .shared
+                .state_changed
+                .wait_timeout(state, left)
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
             state = back;
         }
         let asleep = state.out.is_empty();
@@ -215,7 +226,10 @@ impl Connection {
         let max = self.max_payload();
         // The line before the body counts little; the server is the judge at the margin.
         if max > 0 && frame.len() > max + 256 {
-            return Err(Error::Permanent(format!("{} bytes, the server takes {max} (its max_payload)", frame.len())));
+            return Err(Error::Permanent(format!(
+                "{} bytes, the server takes {max} (its max_payload)",
+                frame.len()
+            )));
         }
         Ok(())
     }
@@ -256,7 +270,9 @@ impl Connection {
             Err(crossbeam_channel::RecvTimeoutError::Timeout) => {
                 Err(Error::Transient(format!("{subject}: no answer within {} ms", timeout.as_millis())))
             }
-            Err(crossbeam_channel::RecvTimeoutError::Disconnected) => Err(Error::Transient("connection lost".into())),
+            Err(crossbeam_channel::RecvTimeoutError::Disconnected) => {
+                Err(Error::Transient("connection lost".into()))
+            }
         }
     }
 
@@ -292,7 +308,7 @@ impl Keeper {
                     backoff.reset();
                     let why = self.serve(link);
                     self.down(&why);
-                    if !self.finished() {
+                    if !self.finished() && !self.options.quiet {
                         log::warn!("lost the connection to NATS: {why}; reconnecting");
                     }
                 }
@@ -318,12 +334,18 @@ impl Keeper {
 
     fn candidates(&self) -> Vec<Url> {
         let mut urls = self.options.urls.clone();
-        let announced = if self.options.ignore_discovered { vec![] } else { self.shared.lock().announced.clone() };
+        let announced =
+            if self.options.ignore_discovered { vec![] } else { self.shared.lock().announced.clone() };
         for address in announced {
             if let (Ok(url), Some(first)) = (Url::parse(&address), self.options.urls.first())
                 && !urls.iter().any(|known| known.host == url.host && known.port == url.port)
             {
-                urls.push(Url { tls: first.tls, user: first.user.clone(), password: first.password.clone(), ..url });
+                urls.push(Url {
+                    tls: first.tls,
+                    user: first.user.clone(),
+                    password: first.password.clone(),
+                    ..url
+                });
             }
         }
         let mut keyed: Vec<_> = urls.into_iter().map(|url| (crate::retry::random_u32(), url)).collect();
@@ -344,7 +366,7 @@ impl Keeper {
                 Err(why) => {
                     let warning = format!("connect to NATS at {}: {why}", url.address());
                     self.shared.lock().last_error.clone_from(&warning);
-                    if self.last_warning != warning {
+                    if self.last_warning != warning && !self.options.quiet {
                         log::warn!("{warning}; trying for ever");
                         self.last_warning = warning;
                     }
@@ -364,14 +386,18 @@ impl Keeper {
         state.out.clear();
         let inbox = format!("SUB {}.* {REPLIES}\r\n", self.shared.inbox);
         state.out.extend_from_slice(inbox.as_bytes());
-        let lines: Vec<String> =
-            state.subscriptions.iter().map(|(sid, (subject, _))| format!("SUB {subject} {sid}\r\n")).collect();
+        let lines: Vec<String> = state
+            .subscriptions
+            .iter()
+            .map(|(sid, (subject, _))| format!("SUB {subject} {sid}\r\n"))
+            .collect();
         state.out.extend_from_slice(lines.concat().as_bytes());
         self.shared.announce_change(&mut state);
         drop(state);
         self.last_warning.clear();
         let version = link.info["version"].as_str().unwrap_or("?");
-        log::info!("connected to NATS at {} (nats-server {version})", url.address());
+        let level = if self.options.quiet { log::Level::Debug } else { log::Level::Info };
+        log::log!(level, "connected to NATS at {} (nats-server {version})", url.address());
     }
 
     fn down(&self, why: &str) {

@@ -162,7 +162,8 @@ impl Consumer {
     fn on_status(&mut self, status: u16, message: &Message) -> Step {
         let description = &message.headers.description;
         let lower = description.to_ascii_lowercase();
-        let ended_pull = matches!(status, 404 | 408) || lower.contains("maxbytes") || lower.contains("batch completed");
+        let ended_pull =
+            matches!(status, 404 | 408) || lower.contains("maxbytes") || lower.contains("batch completed");
         if !ended_pull {
             return Step::Rebuild(format!("the server says {status} {description}"));
         }
@@ -214,8 +215,13 @@ impl AckSubject {
             _ => return None,
         };
         let number = |at: usize| parts[at].parse().ok();
-        (parts[0] == "$JS" && parts[1] == "ACK")
-            .then(|| Some(AckSubject { stream: number(from)?, consumer: number(from + 1)?, pending: number(from + 3)? }))?
+        (parts[0] == "$JS" && parts[1] == "ACK").then(|| {
+            Some(AckSubject {
+                stream: number(from)?,
+                consumer: number(from + 1)?,
+                pending: number(from + 3)?,
+            })
+        })?
     }
 }
 

@@ -249,7 +249,9 @@ fn tls_config(auth: &Auth) -> Result<Arc<rustls::ClientConfig>, String> {
             let chain: Result<Vec<_>, _> =
                 CertificateDer::pem_file_iter(cert).map_err(|_| bad(cert))?.collect();
             let key = PrivateKeyDer::from_pem_file(key).map_err(|_| bad(key))?;
-            builder.with_client_auth_cert(chain.map_err(|_| bad(cert))?, key).map_err(|e| format!("TLS: {e}"))?
+            builder
+                .with_client_auth_cert(chain.map_err(|_| bad(cert))?, key)
+                .map_err(|e| format!("TLS: {e}"))?
         }
         _ => builder.with_no_client_auth(),
     };
@@ -326,7 +328,10 @@ fn nkey(text: &str) -> Result<(String, ring::signature::Ed25519KeyPair), String>
 /// CRC-16/XMODEM, as nkeys use it.
 fn crc16(bytes: &[u8]) -> u16 {
     bytes.iter().fold(0, |crc: u16, byte| {
-        (0..8).fold(crc ^ u16::from(*byte) << 8, |crc, _| if crc & 0x8000 == 0 { crc << 1 } else { crc << 1 ^ 0x1021 })
+        (0..8).fold(
+            crc ^ u16::from(*byte) << 8,
+            |crc, _| if crc & 0x8000 == 0 { crc << 1 } else { crc << 1 ^ 0x1021 },
+        )
     })
 }
 

@@ -1,8 +1,8 @@
 //! The JetStream API: streams, their state, single messages.
 
+use super::Error;
 use super::connection::Connection;
 use super::wire::Message;
-use super::Error;
 use crate::limits;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -60,7 +60,9 @@ impl Stored {
     }
 
     pub fn data(&self) -> Result<Vec<u8>, Error> {
-        data_encoding::BASE64.decode(self.data.as_bytes()).map_err(|e| Error::Permanent(format!("message data: {e}")))
+        data_encoding::BASE64
+            .decode(self.data.as_bytes())
+            .map_err(|e| Error::Permanent(format!("message data: {e}")))
     }
 }
 
@@ -217,7 +219,13 @@ mod tests {
     use super::*;
 
     fn message(payload: &str) -> Message {
-        Message { sid: 1, subject: "x".into(), reply: None, headers: Default::default(), payload: payload.into() }
+        Message {
+            sid: 1,
+            subject: "x".into(),
+            reply: None,
+            headers: Default::default(),
+            payload: payload.into(),
+        }
     }
 
     #[test]
@@ -225,7 +233,10 @@ mod tests {
         let good = ack(&message(r#"{"stream":"S","seq":5,"duplicate":true}"#)).unwrap();
         assert_eq!((good.seq, good.duplicate), (5, true));
         for (bad, transient) in [
-            (r#"{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 3"},"stream":"S","seq":0}"#, false),
+            (
+                r#"{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 3"},"stream":"S","seq":0}"#,
+                false,
+            ),
             (r#"{"error":{"code":400,"err_code":65000,"description":"new"},"seq":7}"#, false),
             (r#"{"error":{"code":503,"err_code":10023}}"#, true),
             (r#"{"stream":"S","seq":0}"#, true),

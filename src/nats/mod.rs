@@ -55,7 +55,9 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::NotFound(why) | Error::Conflict(why) | Error::Permanent(why) | Error::Transient(why) => f.write_str(why),
+            Error::NotFound(why) | Error::Conflict(why) | Error::Permanent(why) | Error::Transient(why) => {
+                f.write_str(why)
+            }
         }
     }
 }

@@ -88,7 +88,9 @@ impl Objects {
 
     /// An object's description; `None` when it is missing or deleted.
     pub fn info(&self, name: &str) -> Result<Option<ObjectInfo>, Error> {
-        let Some(stored) = self.js.last_message(&self.stream(), &self.meta_subject(name))? else { return Ok(None) };
+        let Some(stored) = self.js.last_message(&self.stream(), &self.meta_subject(name))? else {
+            return Ok(None);
+        };
         let info: ObjectInfo = serde_json::from_slice(&stored.data()?)
             .map_err(|error| Error::Permanent(format!("object {name}: unreadable description: {error}")))?;
         Ok(if info.deleted { None } else { Some(info) })
@@ -177,7 +179,12 @@ impl Objects {
     }
 
     /// Reads an object into `sink`, checking its size and digest at the end.
-    pub fn get(&self, info: &ObjectInfo, sink: &mut dyn Write, progress: &mut dyn FnMut(u64)) -> Result<(), Error> {
+    pub fn get(
+        &self,
+        info: &ObjectInfo,
+        sink: &mut dyn Write,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<(), Error> {
         let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
         let mut size = 0u64;
         if info.chunks > 0 {
@@ -187,15 +194,16 @@ impl Objects {
             let mut consumer = Consumer::open(&self.js, &self.stream(), Some(&subject), 1, BATCH, sender)?;
             let mut chunks = 0;
             while chunks < info.chunks {
-                let message = receiver
-                    .recv_timeout(limits::TRANSFER_STALL)
-                    .map_err(|_| Error::Transient(format!("no chunk for {} s", limits::TRANSFER_STALL.as_secs())))?;
+                let message = receiver.recv_timeout(limits::TRANSFER_STALL).map_err(|_| {
+                    Error::Transient(format!("no chunk for {} s", limits::TRANSFER_STALL.as_secs()))
+                })?;
                 match consumer.on_message(message) {
                     Step::Item(item) => {
                         chunks += 1;
                         size += item.message.payload.len() as u64;
                         digest.update(&item.message.payload);
-                        sink.write_all(&item.message.payload).map_err(|e| Error::Permanent(format!("write: {e}")))?;
+                        sink.write_all(&item.message.payload)
+                            .map_err(|e| Error::Permanent(format!("write: {e}")))?;
                         progress(size);
                     }
                     Step::Nothing => {}
@@ -231,7 +239,10 @@ impl Order {
                     return self.check();
                 }
             } else if Instant::now() > until {
-                return Err(Error::Transient(format!("no chunk stored for {} s", limits::TRANSFER_STALL.as_secs())));
+                return Err(Error::Transient(format!(
+                    "no chunk stored for {} s",
+                    limits::TRANSFER_STALL.as_secs()
+                )));
             }
             pipeline.tick();
         }

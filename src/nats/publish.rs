@@ -80,9 +80,17 @@ impl<T> Pipeline<T> {
     }
 
     /// Sends a message, now or as soon as there is a connection. Fails only for a message that can never be sent.
-    pub fn send(&mut self, subject: &str, headers: &[(&str, &str)], payload: &[u8], tag: T) -> Result<(), Error> {
+    pub fn send(
+        &mut self,
+        subject: &str,
+        headers: &[(&str, &str)],
+        payload: &[u8],
+        tag: T,
+    ) -> Result<(), Error> {
         let max = self.connection.max_payload();
-        let size = payload.len() + headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum::<usize>() + 16;
+        let size = payload.len()
+            + headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum::<usize>()
+            + 16;
         if max > 0 && size > max {
             return Err(Error::Permanent(format!("{size} bytes, the server takes {max} (its max_payload)")));
         }
@@ -154,6 +162,10 @@ impl<T> Pipeline<T> {
         if self.unacked.is_empty() {
             return Duration::from_secs(60);
         }
-        if self.sent_on == 0 || self.repeat_at.is_some() { Duration::from_millis(100) } else { Duration::from_millis(500) }
+        if self.sent_on == 0 || self.repeat_at.is_some() {
+            Duration::from_millis(100)
+        } else {
+            Duration::from_millis(500)
+        }
     }
 }

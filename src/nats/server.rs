@@ -38,7 +38,8 @@ impl Server {
     /// Starts the server and returns once it listens; or finds the one that a running daemon of this node has started.
     pub fn start(config: &Config, stop: &Stop, exits: &Sender<worker::Exit>) -> Result<Server, Error> {
         let home = Home::of(config);
-        let failed = |what: &Path, error: std::io::Error| Error::Permanent(format!("{}: {error}", what.display()));
+        let failed =
+            |what: &Path, error: std::io::Error| Error::Permanent(format!("{}: {error}", what.display()));
         std::fs::create_dir_all(&home.0).map_err(|e| failed(&home.0, e))?;
         let lock_path = home.file("lock");
         let Some(lock) = files::Lock::try_take(&lock_path).map_err(|e| failed(&lock_path, e))? else {
@@ -46,16 +47,27 @@ impl Server {
         };
         let binary = find_binary(config)?;
         let version = version(&binary)?;
-        log::info!("starting {} {}.{}.{} in {}", binary.display(), version.0, version.1, version.2, home.0.display());
+        log::info!(
+            "starting {} {}.{}.{} in {}",
+            binary.display(),
+            version.0,
+            version.1,
+            version.2,
+            home.0.display()
+        );
         let (source, token) = stop::pair();
-        let mut supervisor = Supervisor { config: config.clone(), home, binary, version, port: None, stop: token };
+        let mut supervisor =
+            Supervisor { config: config.clone(), home, binary, version, port: None, stop: token };
         let (first, started) = crossbeam_channel::bounded(1);
-        let handle = worker::spawn("nats-server", exits, move || supervisor.run(&first)).map_err(Error::Permanent)?;
+        let handle =
+            worker::spawn("nats-server", exits, move || supervisor.run(&first)).map_err(Error::Permanent)?;
         let address = loop {
             match started.recv_timeout(Duration::from_millis(200)) {
                 Ok(result) => break result,
                 Err(_) if stop.requested() => break Err("stopped".to_owned()),
-                Err(crossbeam_channel::RecvTimeoutError::Disconnected) => break Err("nats-server: no start".to_owned()),
+                Err(crossbeam_channel::RecvTimeoutError::Disconnected) => {
+                    break Err("nats-server: no start".to_owned());
+                }
                 Err(crossbeam_channel::RecvTimeoutError::Timeout) => {}
             }
         };
@@ -65,8 +77,9 @@ impl Server {
 
     fn of_running_daemon(home: &Home) -> Result<Server, Error> {
         let path = home.file("address");
-        let text = std::fs::read_to_string(&path)
-            .map_err(|e| Error::Transient(format!("a daemon of this node runs, but {}: {e}", path.display())))?;
+        let text = std::fs::read_to_string(&path).map_err(|e| {
+            Error::Transient(format!("a daemon of this node runs, but {}: {e}", path.display()))
+        })?;
         Ok(Server { url: Url::parse(text.trim()).map_err(Error::Permanent)?, running: None })
     }
 
@@ -93,7 +106,8 @@ fn find_binary(config: &Config) -> Result<PathBuf, Error> {
         };
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let places = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin"), PathBuf::from("/usr/local/bin")]);
+    let places =
+        std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin"), PathBuf::from("/usr/local/bin")]);
     let found = places.map(|dir| dir.join("nats-server")).find(|file| file.is_file());
     found.ok_or_else(|| {
         Error::Permanent(
@@ -158,7 +172,10 @@ impl Supervisor {
                     break status;
                 }
             };
-            log::error!("nats-server ended by itself ({status}); its log: {}", self.home.file("nats-server.log").display());
+            log::error!(
+                "nats-server ended by itself ({status}); its log: {}",
+                self.home.file("nats-server.log").display()
+            );
             if begun.elapsed() > Duration::from_secs(60) {
                 backoff.reset();
             }
@@ -186,7 +203,8 @@ impl Supervisor {
             if let Some(port) = read_port(&ports_dir) {
                 self.port = Some(port);
                 let address = format!("nats://{}", self.client_address(port));
-                files::write_atomically(&self.home.file("address"), address.as_bytes()).map_err(|e| e.to_string())?;
+                files::write_atomically(&self.home.file("address"), address.as_bytes())
+                    .map_err(|e| e.to_string())?;
                 return Ok((child, address));
             }
             let log = self.home.file("nats-server.log");
@@ -203,7 +221,8 @@ impl Supervisor {
     fn client_address(&self, port: u16) -> String {
         let (host, _) = self.config.nats.bind_address.rsplit_once(':').unwrap_or_default();
         // Literal addresses: a small machine may resolve nothing, not even localhost.
-        let host = if matches!(host, "" | "0.0.0.0" | "[::]" | "::" | "localhost") { "127.0.0.1" } else { host };
+        let host =
+            if matches!(host, "" | "0.0.0.0" | "[::]" | "::" | "localhost") { "127.0.0.1" } else { host };
         format!("{host}:{port}")
     }
 
@@ -226,10 +245,15 @@ impl Supervisor {
         };
         line(format!("server_name: {}", quoted(&self.config.node_name())));
         line(format!("host: {}\nport: {port}", quoted(host.trim_matches(['[', ']']))));
-        line(format!("log_file: {}\nlogfile_size_limit: 1MB\nmax_payload: 8MB", quoted(&path_text(&self.home.file("nats-server.log"))?)));
+        line(format!(
+            "log_file: {}\nlogfile_size_limit: 1MB\nmax_payload: 8MB",
+            quoted(&path_text(&self.home.file("nats-server.log"))?)
+        ));
         let sync = if self.version >= (2, 10, 0) { "sync_interval: always" } else { "" };
         if sync.is_empty() {
-            log::warn!("this nats-server is older than 2.10: a power cut can lose its last two minutes (they are sent again)");
+            log::warn!(
+                "this nats-server is older than 2.10: a power cut can lose its last two minutes (they are sent again)"
+            );
         }
         line(format!("jetstream {{\n  store_dir: {}\n  {sync}\n}}", quoted(&path_text(&self.home.0)?)));
         if !nats.user_name.is_empty() {
@@ -239,9 +263,13 @@ impl Supervisor {
             line(format!("authorization {{ token: {} }}", quoted(nats.token.expose())));
         }
         if !nats.cluster_addr.is_empty() {
-            let routes: Vec<String> = resolve_peers(&nats.cluster_peers)?.iter().map(|peer| quoted(peer)).collect();
+            let routes: Vec<String> =
+                resolve_peers(&nats.cluster_peers)?.iter().map(|peer| quoted(peer)).collect();
             let listen = quoted(&nats.cluster_addr);
-            line(format!("cluster {{\n  name: e-harmonylite\n  listen: {listen}\n  routes: [{}]\n}}", routes.join(", ")));
+            line(format!(
+                "cluster {{\n  name: e-harmonylite\n  listen: {listen}\n  routes: [{}]\n}}",
+                routes.join(", ")
+            ));
         }
         if !nats.leaf_servers.is_empty() {
             line(format!("leafnodes {{\n  remotes: [{}]\n}}", leaf_remotes(&nats.leaf_servers)?));
@@ -277,7 +305,9 @@ fn last_error(log: &Path) -> String {
     let line = text.lines().rev().find(|line| line.contains("[FTL]") || line.contains("[ERR]"));
     match line.and_then(|line| line.split_once("] ").map(|(_, rest)| rest)) {
         Some(line) => line.to_owned(),
-        None => format!("no error in {}; run nats-server by hand with its configuration to see it", log.display()),
+        None => {
+            format!("no error in {}; run nats-server by hand with its configuration to see it", log.display())
+        }
     }
 }
 
@@ -289,7 +319,8 @@ fn resolve_peers(peers: &[String]) -> Result<Vec<String>, String> {
             None => routes.push(peer.clone()),
             Some(rest) => {
                 let target = rest.split(['/', '?']).next().unwrap_or_default();
-                let addresses = target.to_socket_addrs().map_err(|e| format!("-cluster-peers dns://{target}: {e}"))?;
+                let addresses =
+                    target.to_socket_addrs().map_err(|e| format!("-cluster-peers dns://{target}: {e}"))?;
                 routes.extend(addresses.map(|address| format!("nats://{address}")));
             }
         }

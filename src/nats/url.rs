@@ -37,7 +37,9 @@ impl Url {
         let (user, password) = match userinfo.map(|u| u.split_once(':').unwrap_or((u, ""))) {
             None | Some(("", "")) => (None, None),
             Some((user, "")) => (Some(percent_decode(user)), None),
-            Some((user, password)) => (Some(percent_decode(user)), Some(Secret::new(percent_decode(password)))),
+            Some((user, password)) => {
+                (Some(percent_decode(user)), Some(Secret::new(percent_decode(password))))
+            }
         };
         let (host, port) = split_address(address)?;
         Ok(Url { tls, host, port, user, password })
@@ -45,7 +47,11 @@ impl Url {
 
     /// The address without anything secret.
     pub fn address(&self) -> String {
-        if self.host.contains(':') { format!("[{}]:{}", self.host, self.port) } else { format!("{}:{}", self.host, self.port) }
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
     }
 }
 
@@ -65,7 +71,9 @@ fn split_address(address: &str) -> Result<(String, u16), String> {
     }
     let port = match port {
         None | Some("") => DEFAULT_PORT,
-        Some(text) => text.parse().ok().filter(|port| *port != 0).ok_or_else(|| format!("bad port {text}"))?,
+        Some(text) => {
+            text.parse().ok().filter(|port| *port != 0).ok_or_else(|| format!("bad port {text}"))?
+        }
     };
     Ok((host.to_owned(), port))
 }

@@ -131,7 +131,12 @@ impl Parser {
                 let text = String::from_utf8_lossy(rest).trim().trim_matches('\'').to_owned();
                 (Op::Err(text), body)
             }
-            _ => return Err(format!("unknown operation {:?}", String::from_utf8_lossy(&line[..line.len().min(40)]))),
+            _ => {
+                return Err(format!(
+                    "unknown operation {:?}",
+                    String::from_utf8_lossy(&line[..line.len().min(40)])
+                ));
+            }
         };
         self.start += used;
         Ok(Some(op))
@@ -173,7 +178,13 @@ impl MessageLine {
     fn message(self, content: &[u8]) -> Message {
         let (block, payload) = content.split_at(self.headers);
         let headers = if block.is_empty() { Headers::default() } else { Headers::parse(block) };
-        Message { sid: self.sid, subject: self.subject, reply: self.reply, headers, payload: payload.to_vec() }
+        Message {
+            sid: self.sid,
+            subject: self.subject,
+            reply: self.reply,
+            headers,
+            payload: payload.to_vec(),
+        }
     }
 }
 
@@ -184,7 +195,9 @@ pub fn publish_frame(
     headers: &[(&str, &str)],
     payload: &[u8],
 ) -> Result<Vec<u8>, String> {
-    let token = |text: &str| !text.is_empty() && !text.bytes().any(|b| b.is_ascii_whitespace() || b.is_ascii_control());
+    let token = |text: &str| {
+        !text.is_empty() && !text.bytes().any(|b| b.is_ascii_whitespace() || b.is_ascii_control())
+    };
     if !token(subject) || !reply.is_none_or(token) {
         return Err(format!("bad subject {subject:?}"));
     }
@@ -235,7 +248,10 @@ mod tests {
         let expected = all(&mut whole);
         assert_eq!(expected.len(), 8);
         let Op::Message(message) = &expected[4] else { panic!() };
-        assert_eq!((message.sid, message.reply.as_deref(), message.payload.as_slice()), (8, Some("reply"), &b"hello"[..]));
+        assert_eq!(
+            (message.sid, message.reply.as_deref(), message.payload.as_slice()),
+            (8, Some("reply"), &b"hello"[..])
+        );
         assert_eq!((message.headers.status, message.headers.description.as_str()), (Some(408), "gone"));
         assert_eq!(message.headers.get("a"), Some("b"));
         assert_eq!(expected[6], Op::Err("No way".into()));

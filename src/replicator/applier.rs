@@ -4,12 +4,12 @@ use super::publisher::Command;
 use super::streams::{self, Judgement};
 use crate::config::Config;
 use crate::db::{self, Incoming, Origin, Position};
+use crate::limits;
 use crate::nats::{Consumer, Error, JetStream, Message, Step};
 use crate::retry::Backoff;
 use crate::seqmap::{self, SeqMap};
 use crate::status::Status;
 use crate::stop::Stop;
-use crate::limits;
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -70,7 +70,8 @@ impl Applier {
         for number in 1..=config.log.shards {
             let stream = config.stream(number);
             let position = database.position(&stream).map_err(|error| error.to_string())?;
-            let from_file = || taken_over.get(&stream).map(|seq| Position { seq: *seq, created: String::new() });
+            let from_file =
+                || taken_over.get(&stream).map(|seq| Position { seq: *seq, created: String::new() });
             let position = position.or_else(from_file);
             if let (Some(slot), Some(position)) = (status.applied.get(shards.len()), &position) {
                 slot.store(position.seq, Relaxed);
@@ -123,13 +124,16 @@ impl Applier {
     /// Whether so many echoes wait that they are worth a transaction, or the publisher waits for them.
     fn enough_echoes(&self) -> bool {
         let for_publisher = usize::try_from(self.config.log.max_entries / 16).unwrap_or(usize::MAX).max(16);
-        self.waiting.len() >= limits::ECHO_BATCH.min(for_publisher) || self.waiting_bytes >= limits::ECHO_BYTES
+        self.waiting.len() >= limits::ECHO_BATCH.min(for_publisher)
+            || self.waiting_bytes >= limits::ECHO_BYTES
     }
 
     fn wait(&mut self, at_most: Duration) {
-        let missing = self.js.connection().is_up() && self.shards.iter().any(|shard| shard.consumer.is_none());
+        let missing =
+            self.js.connection().is_up() && self.shards.iter().any(|shard| shard.consumer.is_none());
         let until_rebuild = self.rebuild_at.saturating_duration_since(Instant::now());
-        let timeout = if missing { until_rebuild.max(Duration::from_millis(5)) } else { Duration::from_secs(1) };
+        let timeout =
+            if missing { until_rebuild.max(Duration::from_millis(5)) } else { Duration::from_secs(1) };
         let message = select! {
             recv(self.stop.receiver()) -> _ => None,
             recv(self.link) -> _ => {
@@ -155,7 +159,9 @@ impl Applier {
     }
 
     fn take(&mut self, message: Message) {
-        let Some(shard) = self.shards.iter_mut().find(|s| s.consumer.as_ref().is_some_and(|c| c.owns(&message))) else {
+        let Some(shard) =
+            self.shards.iter_mut().find(|s| s.consumer.as_ref().is_some_and(|c| c.owns(&message)))
+        else {
             return; // Of a consumer that was given up.
         };
         let Some(consumer) = &mut shard.consumer else { return };
@@ -204,7 +210,8 @@ impl Applier {
             Ok(applied) => applied,
             Err(error @ (db::Error::Busy | db::Error::Disk(_))) => {
                 self.complain(format!("applying changes: {error}; trying again"));
-                let pause = if matches!(error, db::Error::Busy) { Duration::ZERO } else { Duration::from_secs(1) };
+                let pause =
+                    if matches!(error, db::Error::Busy) { Duration::ZERO } else { Duration::from_secs(1) };
                 self.stop.wait(pause);
                 return Ok(());
             }
@@ -248,7 +255,8 @@ impl Applier {
                 shard.consumer = None;
             }
         }
-        let missing: Vec<usize> = (0..self.shards.len()).filter(|at| self.shards[*at].consumer.is_none()).collect();
+        let missing: Vec<usize> =
+            (0..self.shards.len()).filter(|at| self.shards[*at].consumer.is_none()).collect();
         if missing.is_empty() || self.rebuild_at > Instant::now() || !self.js.connection().is_up() {
             return;
         }
@@ -297,7 +305,9 @@ impl Applier {
                 position
             }
             Judgement::Changed(position, why) => {
-                log::warn!("stream {stream} {why}: following it as it is now; what has not come back is published again");
+                log::warn!(
+                    "stream {stream} {why}: following it as it is now; what has not come back is published again"
+                );
                 let fresh = position.seq == 0;
                 self.remember(at, &position, fresh)?;
                 if let Some((commands, _)) = &self.publisher {
@@ -307,7 +317,8 @@ impl Applier {
             }
         };
         let deliver = self.deliver.clone();
-        let consumer = Consumer::open(&self.js, &stream, None, position.seq + 1, limits::PULL_BATCH, deliver)?;
+        let consumer =
+            Consumer::open(&self.js, &stream, None, position.seq + 1, limits::PULL_BATCH, deliver)?;
         let shard = &mut self.shards[at];
         shard.consumer = Some(consumer);
         let last = info.state.last_seq;
@@ -354,8 +365,11 @@ impl Applier {
         }
         self.file_stale = false;
         self.file_written = Instant::now();
-        let map: SeqMap =
-            self.shards.iter().filter_map(|s| s.position.as_ref().map(|p| (s.stream.clone(), p.seq))).collect();
+        let map: SeqMap = self
+            .shards
+            .iter()
+            .filter_map(|s| s.position.as_ref().map(|p| (s.stream.clone(), p.seq)))
+            .collect();
         if map != self.file {
             match seqmap::write(&self.config.seq_map_path, &map) {
                 Ok(()) => self.file = map,

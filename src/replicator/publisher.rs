@@ -92,7 +92,8 @@ impl Publisher {
             if look {
                 look = !self.pass().map_err(|error| error.to_string())?;
             }
-            let timeout = if look { Duration::from_millis(50) } else { self.pipeline.next_tick().min(AUDIT_INTERVAL) };
+            let timeout =
+                if look { Duration::from_millis(50) } else { self.pipeline.next_tick().min(AUDIT_INTERVAL) };
             select! {
                 recv(self.stop.receiver()) -> _ => break,
                 recv(self.wake) -> token => match token {
@@ -176,7 +177,11 @@ impl Publisher {
     fn others_can_follow(&self) -> bool {
         let ahead = (self.config.log.max_entries / 4).max(64);
         !self.config.replicate
-            || self.acked.iter().enumerate().all(|(shard, acked)| *acked <= self.status.applied_seq(shard) + ahead)
+            || self
+                .acked
+                .iter()
+                .enumerate()
+                .all(|(shard, acked)| *acked <= self.status.applied_seq(shard) + ahead)
     }
 
     /// Takes an acknowledgement and all that wait behind it. True when there may be room again.
@@ -205,7 +210,10 @@ impl Publisher {
                 1
             }
             Err(error) => {
-                log::error!("a row of table {} is refused by its stream: {error}; it stays in the change log", sent.table);
+                log::error!(
+                    "a row of table {} is refused by its stream: {error}; it stays in the change log",
+                    sent.table
+                );
                 0
             }
         }
@@ -225,7 +233,8 @@ impl Publisher {
             return Ok(false);
         }
         self.last_audit = Instant::now();
-        let behind = self.acked.iter().enumerate().any(|(shard, acked)| *acked > self.status.applied_seq(shard));
+        let behind =
+            self.acked.iter().enumerate().any(|(shard, acked)| *acked > self.status.applied_seq(shard));
         if !self.pipeline.is_empty() || (behind && self.config.replicate) {
             self.stuck = 0;
             return Ok(false);
@@ -260,7 +269,10 @@ impl Publisher {
         if let Ok((published, waiting)) = self.log.unsettled()
             && published + waiting > 0
         {
-            log::info!("{} changes are still to be published; they stay in the change log", published + waiting);
+            log::info!(
+                "{} changes are still to be published; they stay in the change log",
+                published + waiting
+            );
         }
     }
 }

@@ -9,13 +9,15 @@ use serde_json::{Value, json};
 pub fn ensure(js: &JetStream, config: &Config, shard: u64) -> Result<StreamInfo, Error> {
     let wanted = stream_config(config, shard);
     let name = config.stream(shard);
-    let (info, created) = js.ensure_stream(&wanted).map_err(|error| hint(error, config).at(format!("stream {name}")))?;
+    let (info, created) =
+        js.ensure_stream(&wanted).map_err(|error| hint(error, config).at(format!("stream {name}")))?;
     if created {
         log::info!("created stream {name}: the newest {} changes are kept", config.log.max_entries);
         return Ok(info);
     }
     if config.log.update_existing {
-        let changes = [("max_msgs", wanted["max_msgs"].clone()), ("num_replicas", wanted["num_replicas"].clone())];
+        let changes =
+            [("max_msgs", wanted["max_msgs"].clone()), ("num_replicas", wanted["num_replicas"].clone())];
         if js.change_stream(&info, &changes).map_err(|error| error.at(format!("update stream {name}")))? {
             log::info!("stream {name}: limits updated");
         }
@@ -32,7 +34,9 @@ fn hint(error: Error, config: &Config) -> Error {
     let text = error.to_string();
     if text.contains("overlap") {
         let other = !config.log.compress;
-        return error.at(format!("another stream has the subject: nodes of this cluster use replication_log.compress = {other}"));
+        return error.at(format!(
+            "another stream has the subject: nodes of this cluster use replication_log.compress = {other}"
+        ));
     }
     error
 }
@@ -72,7 +76,8 @@ pub fn judge(position: Option<&Position>, info: &StreamInfo) -> Judgement {
             (0, Some(format!("was created anew at {created}")))
         }
         Some(position) if position.seq > info.state.last_seq => {
-            let text = format!("ends at {}, this node had applied up to {}", info.state.last_seq, position.seq);
+            let text =
+                format!("ends at {}, this node had applied up to {}", info.state.last_seq, position.seq);
             (info.state.last_seq, Some(text))
         }
         Some(position) => (position.seq, None),

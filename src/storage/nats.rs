@@ -38,8 +38,10 @@ impl From<nats::Error> for Error {
 
 fn stored(info: &ObjectInfo) -> Stored {
     let lines = info.headers.get(POSITION_HEADER).into_iter().flatten();
-    let positions =
-        lines.filter_map(|line| line.rsplit_once('=')).filter_map(|(s, n)| Some((s.to_owned(), n.parse().ok()?))).collect();
+    let positions = lines
+        .filter_map(|line| line.rsplit_once('='))
+        .filter_map(|(s, n)| Some((s.to_owned(), n.parse().ok()?)))
+        .collect();
     Stored {
         name: info.name.clone(),
         size: info.size,
@@ -67,7 +69,11 @@ impl Store for NatsStore {
         may_switch: &mut dyn FnMut() -> Result<(), String>,
     ) -> Result<Stored, Error> {
         let lines: Vec<String> = positions.iter().map(|(stream, seq)| format!("{stream}={seq}")).collect();
-        let headers = if lines.is_empty() { BTreeMap::new() } else { BTreeMap::from([(POSITION_HEADER.to_owned(), lines)]) };
+        let headers = if lines.is_empty() {
+            BTreeMap::new()
+        } else {
+            BTreeMap::from([(POSITION_HEADER.to_owned(), lines)])
+        };
         let info = self.objects.put(name, headers, source, progress, may_switch)?;
         Ok(stored(&info))
     }

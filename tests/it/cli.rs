@@ -12,14 +12,25 @@ fn run(arguments: &[&str]) -> (Option<i32>, String) {
 #[test]
 fn usage_and_configuration_errors_exit_with_2_and_one_line() {
     let (code, text) = run(&["-config", "/no/such.toml"]);
-    assert_eq!((code, text.as_str()), (Some(2), "harmonylite: /no/such.toml: No such file or directory (os error 2)\n"));
+    assert_eq!(
+        (code, text.as_str()),
+        (Some(2), "harmonylite: /no/such.toml: No such file or directory (os error 2)\n")
+    );
     let (code, text) = run(&["-nonsense"]);
-    assert_eq!((code, text.as_str()), (Some(2), "harmonylite: invalid option '--nonsense'; -h shows the flags\n"));
+    assert_eq!(
+        (code, text.as_str()),
+        (Some(2), "harmonylite: invalid option '--nonsense'; -h shows the flags\n")
+    );
     let (code, text) = run(&[]);
     assert_eq!(code, Some(2));
     assert!(text.contains("defaults: db_path = (not set)"), "{text}");
     let dir = Dir::new("usage");
-    let node = Node::new(&dir, 1, "nats://user:hunter2@h", "publish = 3\nscan_max_changes = -1\nnats.user_password = 7");
+    let node = Node::new(
+        &dir,
+        1,
+        "nats://user:hunter2@h",
+        "publish = 3\nscan_max_changes = -1\nnats.user_password = 7",
+    );
     let output = node.command(&[]);
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!((output.status.code(), text.lines().count()), (Some(2), 3), "{text}");
@@ -37,7 +48,10 @@ fn help_and_version() {
     }
     for flag in ["-version", "--version"] {
         let (code, text) = run(&[flag]);
-        assert!(code == Some(0) && text.starts_with(&format!("harmonylite {}", env!("CARGO_PKG_VERSION"))), "{text}");
+        assert!(
+            code == Some(0) && text.starts_with(&format!("harmonylite {}", env!("CARGO_PKG_VERSION"))),
+            "{text}"
+        );
     }
 }
 
@@ -58,7 +72,13 @@ fn json_logs_are_objects_and_hold_no_secret() {
     let dir = Dir::new("json");
     let nats = Nats::start(&dir);
     let url = nats.url().replace("nats://", "nats://somebody:hunter2@");
-    let mut node = Node::with_schema(&dir, 42, &url, "logging.format = \"json\"\nlogging.verbose = true", "CREATE TABLE t(id INTEGER PRIMARY KEY)");
+    let mut node = Node::with_schema(
+        &dir,
+        42,
+        &url,
+        "logging.format = \"json\"\nlogging.verbose = true",
+        "CREATE TABLE t(id INTEGER PRIMARY KEY)",
+    );
     node.start_ready();
     node.sql("INSERT INTO t VALUES(1)");
     assert_eq!(node.stop(), 0);
@@ -67,7 +87,11 @@ fn json_logs_are_objects_and_hold_no_secret() {
     for line in log.lines() {
         let object: serde_json::Value = serde_json::from_str(line).unwrap();
         assert_eq!(object["node_id"], 42);
-        assert!(object["time"].as_str().unwrap().ends_with('Z') && object["level"].is_string() && object["message"].is_string());
+        assert!(
+            object["time"].as_str().unwrap().ends_with('Z')
+                && object["level"].is_string()
+                && object["message"].is_string()
+        );
     }
 }
 
@@ -82,7 +106,9 @@ fn our_own_nats_server() {
             "nats.server_binary = {binary:?}\nnats.user_name = \"app\"\nnats.user_password = \"s3cret pass\"",
         );
         let mut one = Node::with_schema(&dir, base + 1, "", &extra, schema);
-        let text = std::fs::read_to_string(&one.config).unwrap().replace("127.0.0.1:-1", &format!("127.0.0.1:{port}"));
+        let text = std::fs::read_to_string(&one.config)
+            .unwrap()
+            .replace("127.0.0.1:-1", &format!("127.0.0.1:{port}"));
         std::fs::write(&one.config, text).unwrap();
         one.start_ready();
         let url = format!("nats://app:s3cret%20pass@127.0.0.1:{port}");
@@ -91,7 +117,7 @@ fn our_own_nats_server() {
         one.sql("INSERT INTO t VALUES(1, 'one')");
         two.sql("INSERT INTO t VALUES(2, 'two')");
         wait_equal(&mut [&mut one, &mut two], 20);
-        assert!(nats::connect(&format!("nats://127.0.0.1:{port}")).is_err(), "the server lets anybody in");
+        assert!(nats::connect(format!("nats://127.0.0.1:{port}")).is_err(), "the server lets anybody in");
         // A command beside the daemon uses its server.
         let output = one.command(&["-save-snapshot"]);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
@@ -122,10 +148,19 @@ fn child_of(pid: u32) -> u32 {
 #[test]
 fn no_nats_server_anywhere_is_explained() {
     let dir = Dir::new("nowhere");
-    let node = Node::with_schema(&dir, 1, "", "nats.server_binary = \"/no/such/nats-server\"", "CREATE TABLE t(id INTEGER PRIMARY KEY)");
+    let node = Node::with_schema(
+        &dir,
+        1,
+        "",
+        "nats.server_binary = \"/no/such/nats-server\"",
+        "CREATE TABLE t(id INTEGER PRIMARY KEY)",
+    );
     let output = node.command(&[]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stdout).contains("nats.server_binary = \"/no/such/nats-server\": no such file"));
+    assert!(
+        String::from_utf8_lossy(&output.stdout)
+            .contains("nats.server_binary = \"/no/such/nats-server\": no such file")
+    );
 }
 
 #[test]

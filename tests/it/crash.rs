@@ -4,7 +4,8 @@ use super::support::*;
 use rusqlite::params;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-const SCHEMA: &str = "CREATE TABLE shared(id INTEGER PRIMARY KEY, v); CREATE TABLE own(k TEXT PRIMARY KEY, v)";
+const SCHEMA: &str =
+    "CREATE TABLE shared(id INTEGER PRIMARY KEY, v); CREATE TABLE own(k TEXT PRIMARY KEY, v)";
 
 /// Writes on a node until told to stop: rows of its own, and keys that both nodes write. Returns the number of own rows.
 fn application(node: &Node, me: usize, stop: &AtomicBool) -> usize {
@@ -13,9 +14,13 @@ fn application(node: &Node, me: usize, stop: &AtomicBool) -> usize {
     while !stop.load(Ordering::Relaxed) {
         c.execute_batch("BEGIN IMMEDIATE").unwrap();
         for _ in 0..20 {
-            c.execute("INSERT INTO own VALUES(?1, ?2)", params![format!("{me}-{count}"), count as i64]).unwrap();
-            c.execute("INSERT OR REPLACE INTO shared VALUES(?1, ?2)", params![(count * 7 % 50) as i64, format!("{me}-{count}")])
+            c.execute("INSERT INTO own VALUES(?1, ?2)", params![format!("{me}-{count}"), count as i64])
                 .unwrap();
+            c.execute(
+                "INSERT OR REPLACE INTO shared VALUES(?1, ?2)",
+                params![(count * 7 % 50) as i64, format!("{me}-{count}")],
+            )
+            .unwrap();
             count += 1;
         }
         c.execute_batch("COMMIT").unwrap();
@@ -54,7 +59,10 @@ fn killed_ten_times_on_each_side() {
         (first.join().unwrap(), second.join().unwrap())
     });
     let text = wait_equal(&mut [&mut one, &mut two], 60);
-    assert!(text.contains(&format!("== own ({} rows)", rows_one + rows_two)), "own rows are missing or doubled");
+    assert!(
+        text.contains(&format!("== own ({} rows)", rows_one + rows_two)),
+        "own rows are missing or doubled"
+    );
 }
 
 #[test]
@@ -91,7 +99,9 @@ fn a_broker_that_is_not_there_yet() {
     let mut two = Node::with_schema(&dir, 2, &nats.url(), "", SCHEMA);
     one.start();
     two.start();
-    wait_for("capture is installed without a broker", 10, || (one.count("capturing 2 tables") > 0).then_some(()));
+    wait_for("capture is installed without a broker", 10, || {
+        (one.count("capturing 2 tables") > 0).then_some(())
+    });
     one.sql("INSERT INTO own VALUES('early', 1)");
     let cpu = cpu_ticks(one.pid());
     pause(1_500);

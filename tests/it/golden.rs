@@ -26,7 +26,9 @@ fn matches(value: &Value, expected: &Json) -> bool {
         (Value::Text(bytes), Json::String(text)) => bytes == text.as_bytes(),
         (Value::Text(bytes), Json::Object(_)) => bytes.ends_with(b"+00:00"),
         (Value::Blob(_), Json::Object(_)) => true,
-        (Value::Null, Json::Object(wrapper)) => wrapper.values().any(|v| v.is_null() || v.to_string().contains("null")),
+        (Value::Null, Json::Object(wrapper)) => {
+            wrapper.values().any(|v| v.is_null() || v.to_string().contains("null"))
+        }
         _ => false,
     }
 }
@@ -39,7 +41,8 @@ fn every_message_says_what_its_index_says() {
         for entry in json(&format!("{folder}/index.json")).as_array().unwrap() {
             let file = entry["file"].as_str().unwrap();
             let event = codec.unpack(&std::fs::read(golden(&format!("{folder}/{file}"))).unwrap()).unwrap();
-            let from_hex = data_encoding::HEXLOWER.decode(entry["cbor_hex"].as_str().unwrap().as_bytes()).unwrap();
+            let from_hex =
+                data_encoding::HEXLOWER.decode(entry["cbor_hex"].as_str().unwrap().as_bytes()).unwrap();
             assert_eq!(event, Event::decode(&from_hex).unwrap(), "{file}");
             let body = &entry["event"]["Payload"];
             let kind = match event.kind {
@@ -54,7 +57,11 @@ fn every_message_says_what_its_index_says() {
             let row = body["Row"].as_object().unwrap();
             assert_eq!(event.row.len(), row.len(), "{file}");
             for (name, value) in &event.row {
-                assert!(matches(value, &row[name]), "{file}: {name} is {value:?}, the index says {}", row[name]);
+                assert!(
+                    matches(value, &row[name]),
+                    "{file}: {name} is {value:?}, the index says {}",
+                    row[name]
+                );
             }
             // Ours decodes in the same way.
             let ours = codec.pack(&event).unwrap();
@@ -108,7 +115,8 @@ fn schema_hash() {
 /// Puts the captured messages into a stream of a real server and lets a node apply them.
 #[test]
 fn a_node_applies_the_captured_messages() {
-    for (folder, compress, shards) in [("events-zstd-1-shard", true, 1), ("events-plain-4-shards", false, 4)] {
+    for (folder, compress, shards) in [("events-zstd-1-shard", true, 1), ("events-plain-4-shards", false, 4)]
+    {
         let dir = Dir::new("replay");
         let nats = Nats::start(&dir);
         let extra = format!("replication_log.compress = {compress}\nreplication_log.shards = {shards}");
@@ -117,7 +125,8 @@ fn a_node_applies_the_captured_messages() {
         let client = nats.client();
         let entries = json(&format!("{folder}/index.json"));
         for entry in entries.as_array().unwrap() {
-            let payload = std::fs::read(golden(&format!("{folder}/{}", entry["file"].as_str().unwrap()))).unwrap();
+            let payload =
+                std::fs::read(golden(&format!("{folder}/{}", entry["file"].as_str().unwrap()))).unwrap();
             client.publish(entry["subject"].as_str().unwrap(), payload).unwrap();
         }
         wait_for("the rows arrive", 10, || {
@@ -174,9 +183,15 @@ fn a_database_of_a_go_node_is_taken_over() {
         })
         .collect();
     assert!(events.iter().all(|event| event.node == 7 && event.kind == Kind::Insert), "{events:?}");
-    let output = { node.stop(); node.command(&["-cleanup"]) };
+    let output = {
+        node.stop();
+        node.command(&["-cleanup"])
+    };
     assert!(output.status.success());
-    assert_eq!(value(&node, "SELECT count(*) FROM sqlite_schema WHERE name GLOB '__harmonylite__*'"), "Integer(0)");
+    assert_eq!(
+        value(&node, "SELECT count(*) FROM sqlite_schema WHERE name GLOB '__harmonylite__*'"),
+        "Integer(0)"
+    );
     assert_eq!(contents(&node.database), before);
 }
 
@@ -188,7 +203,10 @@ fn cleanup_removes_what_a_go_node_left() {
     let before = contents(&node.database);
     let output = node.command(&["-cleanup"]);
     assert!(output.status.success() && String::from_utf8_lossy(&output.stdout).contains("removed"));
-    assert_eq!(value(&node, "SELECT count(*) FROM sqlite_schema WHERE name GLOB '__harmonylite__*'"), "Integer(0)");
+    assert_eq!(
+        value(&node, "SELECT count(*) FROM sqlite_schema WHERE name GLOB '__harmonylite__*'"),
+        "Integer(0)"
+    );
     assert_eq!(contents(&node.database), before);
 }
 

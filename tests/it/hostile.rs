@@ -7,13 +7,13 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-const INFO: &[u8] = b"INFO {\"server_id\":\"X\",\"version\":\"2.10.0\",\"max_payload\":1048576,\"headers\":true}\r\n";
+const INFO: &[u8] =
+    b"INFO {\"server_id\":\"X\",\"version\":\"2.10.0\",\"max_payload\":1048576,\"headers\":true}\r\n";
 
 /// A server that treats each connection as told; returns its URL.
 fn server(treat: impl Fn(usize, TcpStream) + Send + Sync + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("nats://{}", listener.local_addr().unwrap());
-    #[allow(clippy::disallowed_methods, reason = "a test's server, ended with the process")]
     std::thread::spawn(move || {
         let treat = std::sync::Arc::new(treat);
         for (number, stream) in listener.incoming().enumerate() {
@@ -62,7 +62,9 @@ fn garbage_and_closed_connections_lead_to_another_try() {
         }
     });
     let connection = connect_with(&url, Auth::default());
-    wait_for("the seventh connection holds", 30, || (connection.is_up() && connection.epoch() == 2).then_some(()));
+    wait_for("the seventh connection holds", 30, || {
+        (connection.is_up() && connection.epoch() == 2).then_some(())
+    });
 }
 
 #[test]
@@ -117,7 +119,8 @@ fn slow_tls_ends_in_time() {
     });
     let connection = connect_with(&url, Auth::default());
     let begun = Instant::now();
-    let error = wait_for("the handshake is given up", 12, || Some(connection.last_error()).filter(|e| !e.is_empty()));
+    let error =
+        wait_for("the handshake is given up", 12, || Some(connection.last_error()).filter(|e| !e.is_empty()));
     assert!(error.contains("TLS"), "{error}");
     assert!(begun.elapsed() < Duration::from_secs(9));
 }
@@ -157,10 +160,14 @@ fn odd_messages_harm_themselves_alone() {
         }
         let sid = text.split("SUB odd ").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
         let header: &[u8] = b"NATS/1.0 \xff\xfe\r\n\xff:\xfe\r\n\r\n";
-        stream.write_all(format!("HMSG odd {sid} {} {}\r\n", header.len(), header.len() + 1).as_bytes()).unwrap();
+        stream
+            .write_all(format!("HMSG odd {sid} {} {}\r\n", header.len(), header.len() + 1).as_bytes())
+            .unwrap();
         stream.write_all(header).unwrap();
         stream.write_all(b"1\r\n").unwrap();
-        stream.write_all(b"MSG unknown 99999 1\r\nx\r\n-ERR 'Permissions Violation for Publish'\r\n").unwrap();
+        stream
+            .write_all(b"MSG unknown 99999 1\r\nx\r\n-ERR 'Permissions Violation for Publish'\r\n")
+            .unwrap();
         stream.write_all(format!("MSG odd {sid} 1\r\n2\r\n").as_bytes()).unwrap();
         drain(stream);
     });
@@ -168,7 +175,8 @@ fn odd_messages_harm_themselves_alone() {
     connection.wait_up(Duration::from_secs(5)).unwrap();
     let (sender, receiver) = crossbeam_channel::bounded(8);
     let _subscription = connection.subscribe("odd", sender);
-    let bodies: Vec<_> = (0..2).map(|_| receiver.recv_timeout(Duration::from_secs(5)).unwrap().payload).collect();
+    let bodies: Vec<_> =
+        (0..2).map(|_| receiver.recv_timeout(Duration::from_secs(5)).unwrap().payload).collect();
     assert_eq!(bodies, [b"1", b"2"]);
     assert_eq!(connection.epoch(), 1);
 }

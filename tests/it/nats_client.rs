@@ -2,7 +2,9 @@
 
 use super::support::*;
 use crossbeam_channel::bounded;
-use harmonylite::nats::{Auth, Connection, Consumer, Error, JetStream, Kv, Objects, Options, Pipeline, Step, Url};
+use harmonylite::nats::{
+    Auth, Connection, Consumer, Error, JetStream, Kv, Objects, Options, Pipeline, Step, Url,
+};
 use harmonylite::secret::Secret;
 use harmonylite::stop;
 use serde_json::json;
@@ -14,7 +16,13 @@ pub fn connect_with(url: &str, auth: Auth) -> Connection {
     let (source, token) = stop::pair();
     std::mem::forget(source);
     let (exits, _) = bounded(8);
-    let options = Options { urls: vec![Url::parse(url).unwrap()], name: "test".into(), auth, ignore_discovered: true };
+    let options = Options {
+        urls: vec![Url::parse(url).unwrap()],
+        name: "test".into(),
+        auth,
+        ignore_discovered: true,
+        quiet: false,
+    };
     Connection::open(options, token, &exits).unwrap()
 }
 
@@ -40,7 +48,9 @@ fn publish_all(js: &JetStream, count: u64, disturb: impl FnOnce() + Send) {
             assert!(Instant::now() < until, "{acked} of {count} acknowledged");
             while next < count && pipeline.has_room() {
                 let id = format!("m{next}");
-                pipeline.send("s", &[("Nats-Msg-Id", id.as_str())], next.to_string().as_bytes(), next).unwrap();
+                pipeline
+                    .send("s", &[("Nats-Msg-Id", id.as_str())], next.to_string().as_bytes(), next)
+                    .unwrap();
                 next += 1;
             }
             if let Ok(message) = pipeline.acks().recv_timeout(Duration::from_millis(50))
@@ -116,13 +126,14 @@ fn a_deleted_consumer_is_noticed() {
     let names: Vec<_> = client.list_consumers("S").unwrap().map(|info| info.unwrap().name).collect();
     assert_eq!(names.len(), 1);
     client.delete_consumer("S", &names[0]).unwrap();
-    let verdict = wait_for("the reader is told", 40, || match receiver.recv_timeout(Duration::from_millis(100)) {
-        Ok(message) => match consumer.on_message(message) {
-            Step::Rebuild(why) => Some(why),
-            _ => None,
-        },
-        Err(_) => consumer.trouble(),
-    });
+    let verdict =
+        wait_for("the reader is told", 40, || match receiver.recv_timeout(Duration::from_millis(100)) {
+            Ok(message) => match consumer.on_message(message) {
+                Step::Rebuild(why) => Some(why),
+                _ => None,
+            },
+            Err(_) => consumer.trouble(),
+        });
     println!("noticed: {verdict}");
 }
 
@@ -138,13 +149,21 @@ fn a_lease_is_won_by_one() {
                 let tries: Vec<_> = kvs
                     .iter()
                     .enumerate()
-                    .map(|(me, kv)| scope.spawn({ let key = &key; move || kv.update(key, me.to_string().as_bytes(), 0) }))
+                    .map(|(me, kv)| {
+                        scope.spawn({
+                            let key = &key;
+                            move || kv.update(key, me.to_string().as_bytes(), 0)
+                        })
+                    })
                     .collect();
-                tries.into_iter().map(|t| match t.join().unwrap() {
-                    Ok(_) => 1,
-                    Err(Error::Conflict(_)) => 0,
-                    Err(other) => panic!("{other}"),
-                }).sum()
+                tries
+                    .into_iter()
+                    .map(|t| match t.join().unwrap() {
+                        Ok(_) => 1,
+                        Err(Error::Conflict(_)) => 0,
+                        Err(other) => panic!("{other}"),
+                    })
+                    .sum()
             });
             assert_eq!(winners, 1);
         }
@@ -173,21 +192,27 @@ fn objects_go_both_ways() {
         assert_eq!(objects.info("x").unwrap(), None);
         for size in [0usize, 1, 131_072, 1_000_003] {
             let body: Vec<u8> = (0..size).map(|n| (n * 7 % 251) as u8).collect();
-            let info = objects
-                .put("x", BTreeMap::new(), &mut body.as_slice(), &mut |_| {}, &mut || Ok(()))
-                .unwrap();
+            let info =
+                objects.put("x", BTreeMap::new(), &mut body.as_slice(), &mut |_| {}, &mut || Ok(())).unwrap();
             assert_eq!((info.size, info.chunks), (size as u64, size.div_ceil(131_072) as u64));
             let mut back = vec![];
             objects.get(&objects.info("x").unwrap().unwrap(), &mut back, &mut |_| {}).unwrap();
             assert!(back == body);
             if size > 0 {
                 let mut theirs = vec![];
-                nats.client().object_store("box").unwrap().get("x").unwrap().read_to_end(&mut theirs).unwrap();
+                nats.client()
+                    .object_store("box")
+                    .unwrap()
+                    .get("x")
+                    .unwrap()
+                    .read_to_end(&mut theirs)
+                    .unwrap();
                 assert!(theirs == body, "the independent client reads other bytes");
             }
         }
         // One who may not switch leaves the old object, and no chunks behind.
-        let refused = objects.put("x", BTreeMap::new(), &mut &b"new"[..], &mut |_| {}, &mut || Err("no".into()));
+        let refused =
+            objects.put("x", BTreeMap::new(), &mut &b"new"[..], &mut |_| {}, &mut || Err("no".into()));
         assert!(matches!(refused, Err(Error::Conflict(_))), "{refused:?}");
         assert_eq!(objects.info("x").unwrap().unwrap().size, 1_000_003);
         assert_eq!(nats.client().stream_info("OBJ_box").unwrap().state.messages, 9);

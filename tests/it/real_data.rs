@@ -25,7 +25,11 @@ fn both_ways(name: &str) {
     for table in &tables {
         let column: String = one
             .open()
-            .query_row("SELECT name FROM pragma_table_xinfo(?1) WHERE hidden = 0 ORDER BY pk, cid LIMIT 1", [table.trim_matches('"')], |r| r.get(0))
+            .query_row(
+                "SELECT name FROM pragma_table_xinfo(?1) WHERE hidden = 0 ORDER BY pk, cid LIMIT 1",
+                [table.trim_matches('"')],
+                |r| r.get(0),
+            )
             .unwrap();
         one.sql(&format!("PRAGMA foreign_keys=OFF; UPDATE {table} SET \"{column}\" = \"{column}\""));
     }
@@ -35,7 +39,10 @@ fn both_ways(name: &str) {
     let half: String = tables.iter().map(|table| format!("DELETE FROM {table};")).collect();
     two.sql(&format!("PRAGMA foreign_keys=OFF; BEGIN; {half} COMMIT;"));
     let text = wait_equal(&mut [&mut one, &mut two], 60);
-    assert!(!text.contains(" rows)\n") || text.matches("(0 rows)").count() == tables.len(), "{name}: rows stayed");
+    assert!(
+        !text.contains(" rows)\n") || text.matches("(0 rows)").count() == tables.len(),
+        "{name}: rows stayed"
+    );
 }
 
 fn tables(node: &Node) -> Vec<String> {

@@ -48,7 +48,8 @@ fn write_everything(node: &Node) {
     for value in &values {
         c.execute("INSERT INTO plain(v) VALUES(?1)", [value]).unwrap();
         c.execute("INSERT INTO wr VALUES(?1, ?2)", params![format!("{value:?}").as_bytes(), value]).unwrap();
-        c.execute("INSERT INTO pair VALUES(?1, ?2, 'pair')", params![value, 1]).unwrap();
+        // 0.0 and 0 are one key.
+        c.execute("INSERT OR IGNORE INTO pair VALUES(?1, ?2, 'pair')", params![value, 1]).unwrap();
     }
     c.execute_batch(
         "INSERT INTO plain(v) VALUES(CAST(x'fffe41' AS TEXT));
@@ -88,7 +89,10 @@ fn every_kind_of_row_and_table_both_ways() {
         let before = contents(&one.database);
         let after = wait_equal(&mut [&mut one, &mut two], 20);
         assert_eq!(after, before, "the origin was changed by its own echoes");
-        assert!(after.contains("rolled back") == false && after.contains("kept"));
+        assert_eq!(
+            value(&two, "SELECT group_concat(id) FROM plain WHERE id >= 2000"),
+            "Text([50, 48, 48, 49])"
+        );
         // The other way: updates and deletes of what came from the first node.
         two.sql(
             "UPDATE plain SET v = 'two' WHERE id % 2 = 0; DELETE FROM plain WHERE id % 3 = 0; DELETE FROM wr;
@@ -120,7 +124,8 @@ fn three_nodes_write_the_same_keys_at_once() {
     let dir = Dir::new("three");
     let nats = Nats::start(&dir);
     let schema = "CREATE TABLE shared(id INTEGER PRIMARY KEY, v, email TEXT UNIQUE); CREATE TABLE own(k TEXT PRIMARY KEY, v)";
-    let mut nodes: Vec<Node> = (1..=3).map(|id| Node::with_schema(&dir, id, &nats.url(), "", schema)).collect();
+    let mut nodes: Vec<Node> =
+        (1..=3).map(|id| Node::with_schema(&dir, id, &nats.url(), "", schema)).collect();
     nodes.iter_mut().for_each(Node::start_ready);
     std::thread::scope(|scope| {
         for (me, node) in nodes.iter().enumerate() {
@@ -128,11 +133,13 @@ fn three_nodes_write_the_same_keys_at_once() {
                 let c = node.open();
                 let mut seed = me as u64 + 1;
                 let mut random = |n: u64| {
-                    seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    seed =
+                        seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                     (seed >> 33) % n
                 };
                 for round in 0..200 {
-                    c.execute("INSERT INTO own VALUES(?1, ?2)", params![format!("{me}-{round}"), round]).unwrap();
+                    c.execute("INSERT INTO own VALUES(?1, ?2)", params![format!("{me}-{round}"), round])
+                        .unwrap();
                     for _ in 0..5 {
                         let (id, email) = (random(300) as i64, format!("mail{}", random(100)));
                         let sql = match random(4) {
@@ -182,7 +189,10 @@ fn the_application_notices_nothing() {
         assert_eq!(value(node, "SELECT n FROM counter"), "Integer(2)");
         assert_eq!(value(node, "SELECT count(*) FROM audit"), "Integer(2)");
         // The full-text index is not replicated; the triggers that keep it run on both nodes.
-        assert_eq!(value(node, "SELECT group_concat(rowid) FROM search WHERE search MATCH 'again'"), "Text([55, 55])");
+        assert_eq!(
+            value(node, "SELECT group_concat(rowid) FROM search WHERE search MATCH 'again'"),
+            "Text([55, 55])"
+        );
         node.sql("INSERT INTO search(search) VALUES('integrity-check')");
     }
 }
@@ -191,16 +201,24 @@ fn the_application_notices_nothing() {
 fn new_tables_and_columns_are_picked_up_while_running() {
     let dir = Dir::new("schema");
     let nats = Nats::start(&dir);
-    let (mut one, mut two) = two(&dir, &nats, "", "CREATE TABLE t(id INTEGER PRIMARY KEY, a); INSERT INTO t VALUES(1, 'old')");
+    let (mut one, mut two) =
+        two(&dir, &nats, "", "CREATE TABLE t(id INTEGER PRIMARY KEY, a); INSERT INTO t VALUES(1, 'old')");
     one.sql("CREATE TABLE later(id INTEGER PRIMARY KEY, v); INSERT INTO later VALUES(1, 'before'), (2, 'the triggers')");
-    one.sql("ALTER TABLE t ADD COLUMN b; INSERT INTO t VALUES(2, 'new', 'b'); UPDATE t SET b = 'B' WHERE id = 1");
-    wait_for("the events wait for the schema", 10, || (two.count("wait until the application changes its schema") >= 2).then_some(()));
+    one.sql(
+        "ALTER TABLE t ADD COLUMN b; INSERT INTO t VALUES(2, 'new', 'b'); UPDATE t SET b = 'B' WHERE id = 1",
+    );
+    wait_for("the events wait for the schema", 10, || {
+        (two.count("wait until the application changes its schema") >= 2).then_some(())
+    });
     // Nothing else is held up.
     one.sql("CREATE TABLE IF NOT EXISTS later(id INTEGER PRIMARY KEY, v)");
     two.sql("ALTER TABLE t ADD COLUMN b; CREATE TABLE later(id INTEGER PRIMARY KEY, v)");
     one.sql("INSERT INTO later VALUES(3, 'after')");
     wait_equal(&mut [&mut one, &mut two], 20);
-    assert_eq!(value(&two, "SELECT group_concat(v) FROM later"), value(&one, "SELECT group_concat(v) FROM later"));
+    assert_eq!(
+        value(&two, "SELECT group_concat(v) FROM later"),
+        value(&one, "SELECT group_concat(v) FROM later")
+    );
     assert_eq!(value(&two, "SELECT b FROM t WHERE id = 1"), "Text([66])");
     one.sql("ALTER TABLE later RENAME TO renamed; INSERT INTO renamed VALUES(4, 'renamed')");
     two.sql("ALTER TABLE later RENAME TO renamed");
@@ -221,7 +239,9 @@ fn one_way_nodes() {
     reader.start_ready();
     sender.sql("INSERT INTO t VALUES(1, 'one'), (2, 'two')");
     reader.sql("INSERT INTO t VALUES(5, 'local')");
-    wait_for("the rows arrive", 10, || (value(&reader, "SELECT count(*) FROM t") == "Integer(3)").then_some(()));
+    wait_for("the rows arrive", 10, || {
+        (value(&reader, "SELECT count(*) FROM t") == "Integer(3)").then_some(())
+    });
     wait_for("the log is settled by the acknowledgement", 10, || (sender.unsettled() == 0).then_some(()));
     assert_eq!(value(&sender, "SELECT count(*) FROM t"), "Integer(2)");
     assert_eq!(value(&reader, "SELECT count(*) FROM sqlite_schema WHERE type = 'trigger'"), "Integer(0)");
@@ -240,7 +260,10 @@ fn a_journal_mode_other_than_wal_is_switched_or_refused() {
     assert_eq!(node.count("switched the journal mode from delete to wal"), 1);
     node.stop();
     let mut other = Node::new(&dir, 2, &nats.url(), "journal_mode = \"refuse\"");
-    rusqlite::Connection::open(&other.database).unwrap().execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY)").unwrap();
+    rusqlite::Connection::open(&other.database)
+        .unwrap()
+        .execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY)")
+        .unwrap();
     other.start();
     assert_eq!(other.wait_exit(10), 1);
     assert!(other.log().contains("journal mode is delete and journal_mode = \"refuse\""), "{}", other.log());

@@ -39,7 +39,9 @@ fn inserts_with_our_triggers() {
     with.stop();
     let without = Node::with_schema(&dir, 2, &nats.url(), "", schema);
     let (a, b) = (without.open(), with.open());
-    for (what, rows, per_transaction) in [("in transactions of 1,000", 40_000, 1_000), ("one by one", 4_000, 1)] {
+    for (what, rows, per_transaction) in
+        [("in transactions of 1,000", 40_000, 1_000), ("one by one", 4_000, 1)]
+    {
         let ratios: Vec<f64> = (0..11)
             .map(|_| {
                 let base = bulk(&a, rows, per_transaction);
@@ -65,7 +67,9 @@ fn replication_speed_latency_and_rest() {
     let begun = Instant::now();
     bulk(&a, 20_000, 100);
     let mut count = b.prepare("SELECT count(*) FROM t").unwrap();
-    wait_for("20,000 rows", 60, || (count.query_row([], |r| r.get::<_, i64>(0)).unwrap() == 20_000).then_some(()));
+    wait_for("20,000 rows", 60, || {
+        (count.query_row([], |r| r.get::<_, i64>(0)).unwrap() == 20_000).then_some(())
+    });
     let rate = 20_000.0 / begun.elapsed().as_secs_f64();
     println!("20,000 rows in transactions of 100: {rate:.0} rows/s");
     assert!(rate > 3_000.0);
@@ -82,7 +86,10 @@ fn replication_speed_latency_and_rest() {
         pause(7);
     }
     latencies.sort_by(f64::total_cmp);
-    println!("commit to visible on the other node: p50 {:.2} ms, p99 {:.2} ms", latencies[150], latencies[297]);
+    println!(
+        "commit to visible on the other node: p50 {:.2} ms, p99 {:.2} ms",
+        latencies[150], latencies[297]
+    );
     assert!(latencies[150] < 15.0);
     pause(2_000);
     let (ticks, begun) = (cpu_ticks(one.pid()), Instant::now());
@@ -97,8 +104,10 @@ fn replication_speed_latency_and_rest() {
 fn a_large_database_is_saved_and_restored_in_little_memory() {
     let dir = Dir::new("large");
     let nats = Nats::start(&dir);
-    let mut one = Node::with_schema(&dir, 1, &nats.url(), "", "CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB)");
-    let megabytes: u64 = std::env::var("HARMONYLITE_BENCH_MB").ok().and_then(|text| text.parse().ok()).unwrap_or(100);
+    let mut one =
+        Node::with_schema(&dir, 1, &nats.url(), "", "CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB)");
+    let megabytes: u64 =
+        std::env::var("HARMONYLITE_BENCH_MB").ok().and_then(|text| text.parse().ok()).unwrap_or(100);
     one.sql(&format!(
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {}) INSERT INTO t SELECT i, randomblob(3900) FROM n",
         megabytes * 256
@@ -123,7 +132,11 @@ fn a_large_database_is_saved_and_restored_in_little_memory() {
     let mut two = Node::new(&dir, 2, &nats.url(), "");
     let begun = Instant::now();
     two.start_ready();
-    println!("restoring it: {:.1} s, {} KiB resident at the peak", begun.elapsed().as_secs_f64(), two.memory().1);
+    println!(
+        "restoring it: {:.1} s, {} KiB resident at the peak",
+        begun.elapsed().as_secs_f64(),
+        two.memory().1
+    );
     let sum = "SELECT count(*) || '-' || sum(length(v)) || '-' || hex(max(v)) FROM t";
     assert_eq!(value(&one, sum), value(&two, sum));
 }

@@ -18,7 +18,8 @@ impl Dir {
     pub fn new(name: &str) -> Dir {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("harmonylite-it-{}-{number}-{name}", std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("harmonylite-it-{}-{number}-{name}", std::process::id()));
         std::fs::create_dir_all(&path).unwrap();
         Dir(path)
     }
@@ -51,7 +52,6 @@ pub fn wait_for<T>(what: &str, seconds: u64, mut condition: impl FnMut() -> Opti
 }
 
 /// A short wait between two looks.
-#[allow(clippy::disallowed_methods, reason = "tests poll with a bound")]
 pub fn pause(ms: u64) {
     std::thread::sleep(Duration::from_millis(ms));
 }
@@ -87,8 +87,13 @@ impl Nats {
     pub fn with(dir: &Dir, binary: &Path, extra: &str) -> Nats {
         let path = dir.0.join("broker");
         std::fs::create_dir_all(&path).unwrap();
-        let mut nats =
-            Nats { port: free_port(), binary: binary.to_path_buf(), dir: path, extra: extra.to_owned(), child: None };
+        let mut nats = Nats {
+            port: free_port(),
+            binary: binary.to_path_buf(),
+            dir: path,
+            extra: extra.to_owned(),
+            child: None,
+        };
         nats.restart();
         nats
     }
@@ -108,7 +113,12 @@ impl Nats {
         );
         let path = self.dir.join("conf");
         std::fs::write(&path, config).unwrap();
-        let child = Command::new(&self.binary).arg("-c").arg(&path).stderr(Stdio::null()).stdout(Stdio::null()).spawn();
+        let child = Command::new(&self.binary)
+            .arg("-c")
+            .arg(&path)
+            .stderr(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn();
         self.child = Some(child.unwrap());
         let port = self.port;
         wait_for("nats-server listens", 20, || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
@@ -129,7 +139,7 @@ impl Nats {
 
     /// A connection of the independent client.
     pub fn client(&self) -> nats::jetstream::JetStream {
-        nats::jetstream::new(nats::connect(&self.url()).unwrap())
+        nats::jetstream::new(nats::connect(self.url()).unwrap())
     }
 }
 
@@ -174,7 +184,9 @@ impl Node {
     pub fn open(&self) -> Connection {
         let connection = Connection::open(&self.database).unwrap();
         connection.busy_timeout(Duration::from_secs(20)).unwrap();
-        connection.execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=OFF").unwrap();
+        connection
+            .execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=OFF")
+            .unwrap();
         connection
     }
 
@@ -227,7 +239,8 @@ impl Node {
     }
 
     pub fn signal(&self, signal: &str) {
-        let status = Command::new("kill").arg(format!("-{signal}")).arg(self.pid().to_string()).status().unwrap();
+        let status =
+            Command::new("kill").arg(format!("-{signal}")).arg(self.pid().to_string()).status().unwrap();
         assert!(status.success());
     }
 
@@ -262,7 +275,9 @@ impl Node {
 
     /// Number of log entries that have not come back.
     pub fn unsettled(&self) -> i64 {
-        self.open().query_row("SELECT count(*) FROM __harmonylite__log WHERE t <> 0", [], |row| row.get(0)).unwrap()
+        self.open()
+            .query_row("SELECT count(*) FROM __harmonylite__log WHERE t <> 0", [], |row| row.get(0))
+            .unwrap()
     }
 }
 
@@ -291,11 +306,13 @@ pub fn contents(path: &Path) -> String {
         let quoted = format!("\"{}\"", name.replace('"', "\"\""));
         let columns = connection.prepare(&format!("SELECT * FROM {quoted}")).unwrap().column_count();
         let order: Vec<String> = (1..=columns).map(|n| n.to_string()).collect();
-        let mut rows = connection.prepare(&format!("SELECT * FROM {quoted} ORDER BY {}", order.join(", "))).unwrap();
+        let mut rows =
+            connection.prepare(&format!("SELECT * FROM {quoted} ORDER BY {}", order.join(", "))).unwrap();
         let mut rows = rows.query([]).unwrap();
         let mut all = vec![];
         while let Some(row) = rows.next().unwrap() {
-            let values: Vec<String> = (0..columns).map(|at| format!("{:?}", row.get_ref(at).unwrap())).collect();
+            let values: Vec<String> =
+                (0..columns).map(|at| format!("{:?}", row.get_ref(at).unwrap())).collect();
             all.push(values.join(" | "));
         }
         all.sort();

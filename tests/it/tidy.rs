@@ -59,7 +59,12 @@ fn nobody_reaches_up() {
         for (at, _) in text.match_indices("crate::") {
             let rest = &text[at + 7..];
             let names: Vec<String> = if let Some(list) = rest.strip_prefix('{') {
-                list.split('}').next().unwrap().split(',').map(|n| n.trim().split("::").next().unwrap().to_owned()).collect()
+                list.split('}')
+                    .next()
+                    .unwrap()
+                    .split(',')
+                    .map(|n| n.trim().split("::").next().unwrap().to_owned())
+                    .collect()
             } else {
                 vec![rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap().to_owned()]
             };
@@ -88,7 +93,11 @@ fn knowledge_has_one_home() {
     ] {
         for path in sources(&root().join("src")) {
             let me = module(&path);
-            assert!(homes.contains(&me.as_str()) || !code(&path).contains(word), "{}: names {word}", path.display());
+            assert!(
+                homes.contains(&me.as_str()) || !code(&path).contains(word),
+                "{}: names {word}",
+                path.display()
+            );
         }
     }
 }
@@ -105,8 +114,21 @@ fn files_are_short_and_begin_with_their_purpose() {
 
 #[test]
 fn the_top_level_is_what_it_should_be() {
-    let allowed = ["Cargo.toml", "Cargo.lock", "LICENSE-APACHE", "LICENSE-MIT", "Makefile", "README.md", "clippy.toml",
-        "fixtures", "rustfmt.toml", "src", "tests", "target", "build"];
+    let allowed = [
+        "Cargo.toml",
+        "Cargo.lock",
+        "LICENSE-APACHE",
+        "LICENSE-MIT",
+        "Makefile",
+        "README.md",
+        "clippy.toml",
+        "fixtures",
+        "rustfmt.toml",
+        "src",
+        "tests",
+        "target",
+        "build",
+    ];
     for entry in std::fs::read_dir(root()).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         assert!(name.starts_with('.') || allowed.contains(&name.as_str()), "{name}: not at the top level");
@@ -137,7 +159,16 @@ fn the_readme_names_every_key_and_flag() {
             assert!(later || readme.contains(&format!("`{key}`")), "README: no word of {key}");
         }
     }
-    for flag in ["-config", "-node-id", "-save-snapshot", "-cleanup", "-cluster-addr", "-cluster-peers", "-leaf-servers", "-version"] {
+    for flag in [
+        "-config",
+        "-node-id",
+        "-save-snapshot",
+        "-cleanup",
+        "-cluster-addr",
+        "-cluster-peers",
+        "-leaf-servers",
+        "-version",
+    ] {
         assert!(readme.contains(&format!("`{flag}")), "README: no word of {flag}");
     }
 }
