@@ -143,7 +143,7 @@ fn a_stream_that_was_wiped_is_noticed_and_followed() {
 fn signals() {
     let dir = Dir::new("signals");
     let nats = Nats::start(&dir);
-    let mut one = Node::with_schema(&dir, 1, &nats.url(), "", SCHEMA);
+    let mut one = Node::with_schema(&dir, 1, &nats.url(), "snapshot.enabled = false", SCHEMA);
     one.start_ready();
     one.sql("INSERT INTO own VALUES('a', 1)");
     let begun = std::time::Instant::now();
