@@ -79,7 +79,9 @@ impl Peer {
             5 => format!("DELETE FROM t WHERE k = {k}"),
             6 => format!("INSERT {or} INTO n VALUES('{letter}', '{letter}{u}', {})", random.below(2)),
             7 => format!("UPDATE {or} n SET k = '{letter}', a = 'B{u}' WHERE b = {}", random.below(2)),
-            8 => format!("INSERT INTO w VALUES({k}, '{letter}', {v}) ON CONFLICT DO UPDATE SET v = excluded.v"),
+            8 => {
+                format!("INSERT INTO w VALUES({k}, '{letter}', {v}) ON CONFLICT DO UPDATE SET v = excluded.v")
+            }
             9 => format!("DELETE FROM w WHERE k1 = {k}"),
             _ => format!("INSERT OR REPLACE INTO r(rowid, a, b) VALUES({k}, {v}, '{letter}')"),
         };
@@ -119,7 +121,11 @@ impl Peer {
         let applied = self.applier.apply(&batch).unwrap();
         self.at += applied.events;
         for (table, filter, row) in before {
-            assert_eq!(self.row(&table, &filter), row, "a row that its application wrote was changed: {table} {filter}");
+            assert_eq!(
+                self.row(&table, &filter),
+                row,
+                "a row that its application wrote was changed: {table} {filter}"
+            );
         }
     }
 
@@ -133,7 +139,8 @@ impl Peer {
         found
             .into_iter()
             .map(|(table, k1, k2)| {
-                let filter = if table == "t" { format!("k = {k1}") } else { format!("k1 = {k1} AND k2 = {k2}") };
+                let filter =
+                    if table == "t" { format!("k = {k1}") } else { format!("k1 = {k1} AND k2 = {k2}") };
                 let row = self.row(&table, &filter);
                 (table, filter, row)
             })
@@ -156,7 +163,9 @@ impl Peer {
     }
 
     fn unsettled(&self) -> i64 {
-        self.app.query_row("SELECT count(*) FROM __harmonylite__log WHERE t <> 0", [], |row| row.get(0)).unwrap()
+        self.app
+            .query_row("SELECT count(*) FROM __harmonylite__log WHERE t <> 0", [], |row| row.get(0))
+            .unwrap()
     }
 }
 
@@ -256,7 +265,8 @@ fn log_ids_are_never_used_twice() {
             peer.restart(stream.len());
         }
     }
-    let rows: i64 = peer.app.query_row("SELECT count(*) FROM __harmonylite__log", [], |row| row.get(0)).unwrap();
+    let rows: i64 =
+        peer.app.query_row("SELECT count(*) FROM __harmonylite__log", [], |row| row.get(0)).unwrap();
     assert_eq!(rows, 1, "the log keeps its newest row and no other");
     drop(peer);
     std::fs::remove_dir_all(dir).unwrap();

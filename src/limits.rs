@@ -49,6 +49,8 @@ pub const CONTROL_LINE: usize = 64 << 10;
 pub const MESSAGE_BYTES: usize = 64 << 20;
 /// How long a statement waits for the application's write lock in one try; tries go on until stop.
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause between two tries for the write lock of the connection that applies.
+pub const BUSY_STEP: Duration = Duration::from_micros(400);
 /// Page cache of each of our connections, in KiB.
 pub const PAGE_CACHE_KIB: i64 = 512;
 /// Statements kept prepared by a connection.

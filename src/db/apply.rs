@@ -67,7 +67,8 @@ enum Outcome {
 impl Applier {
     /// Opens the database, which has its state table (see [`Applier::ensure_state`]).
     pub fn open(path: &Path, node: u64) -> Result<Applier, Error> {
-        let connection = open::open(path)?;
+        let mut connection = open::open(path)?;
+        open::insist(&mut connection)?;
         // REPLACE must fire the probe's delete trigger; the application's triggers are off here, so nothing recurses.
         connection.execute_batch("PRAGMA recursive_triggers=ON")?;
         let codec = Codec::new(false).map_err(|error| Error::Other(error.to_string()))?;

@@ -26,6 +26,16 @@ pub fn open(path: &Path) -> Result<Connection, Error> {
     Ok(connection)
 }
 
+/// Asks for the lock again and again in short steps: SQLite's own pauses, up to a tenth of a second, would let an
+/// application that writes without a break keep us out until the streams have run away.
+pub fn insist(connection: &mut Connection) -> Result<(), Error> {
+    connection.busy_handler(Some(|tries: i32| {
+        std::thread::park_timeout(limits::BUSY_STEP);
+        limits::BUSY_STEP * tries.unsigned_abs() < limits::BUSY_TIMEOUT
+    }))?;
+    Ok(())
+}
+
 /// Whether `path` holds a database that SQLite can read: its header and its schema.
 pub fn check_file(path: &Path) -> Result<(), Error> {
     let connection = open(path)?;

@@ -175,7 +175,7 @@ impl Publisher {
 
     /// A stream keeps `max_entries` messages: what runs too far ahead of an applier (ours stands for all) would be lost.
     fn others_can_follow(&self) -> bool {
-        let ahead = (self.config.log.max_entries / 4).max(64);
+        let ahead = (self.config.log.max_entries / 8).max(32);
         !self.config.replicate
             || self
                 .acked
