@@ -73,6 +73,13 @@ impl Broker {
         })
     }
 
+    /// How the applier gets over a gap in the streams.
+    fn recover(&self, config: &Config) -> replicator::Recover {
+        let open_store = self.store_opener(config);
+        let (config, js) = (config.clone(), JetStream::new(self.connection.clone()));
+        Box::new(move |database| snapshot::restore_live(&config, &js, open_store()?.as_ref(), database))
+    }
+
     /// Closes the connection, stops the server.
     pub fn stop(self) {
         drop(self.connection);
@@ -247,6 +254,7 @@ fn start_workers(
             js.clone(),
             &database.taken_over,
             publisher,
+            config.snapshot.enabled.then(|| broker.recover(config)),
             status.clone(),
             token.clone(),
         )?;
@@ -260,6 +268,7 @@ fn start_workers(
         config.node_id,
         config.snapshot.leader_ttl,
         config.log.replicas,
+        status.clone(),
         token.clone(),
     );
     let lease = keeper.lease.clone();

@@ -5,8 +5,10 @@
 
 use crate::clock;
 use crate::nats::{Error, JetStream, Kv};
+use crate::status::Status;
 use crate::stop::Stop;
 use serde::{Deserialize, Serialize};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -14,6 +16,9 @@ use std::time::{Duration, Instant};
 const BUCKET: &str = "e-harmonylite";
 /// The key of the leader.
 const KEY: &str = "snapshot-leader";
+
+/// How often a rival looks at the lease, at least.
+const RIVAL_LOOK: Duration = Duration::from_secs(2);
 
 /// The value of the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +87,7 @@ pub struct Keeper {
     node_id: u64,
     ttl: Duration,
     replicas: u64,
+    status: Arc<Status>,
     stop: Stop,
     kv: Option<Kv>,
     seen: Seen,
@@ -90,13 +96,21 @@ pub struct Keeper {
 
 impl Keeper {
     /// A keeper for this node.
-    pub fn new(js: JetStream, node_id: u64, ttl: Duration, replicas: u64, stop: Stop) -> Keeper {
+    pub fn new(
+        js: JetStream,
+        node_id: u64,
+        ttl: Duration,
+        replicas: u64,
+        status: Arc<Status>,
+        stop: Stop,
+    ) -> Keeper {
         Keeper {
             lease: Lease::default(),
             js,
             node_id,
             ttl,
             replicas,
+            status,
             stop,
             kv: None,
             seen: Seen::default(),
@@ -108,7 +122,10 @@ impl Keeper {
     pub fn run(mut self) -> Result<(), String> {
         let mut leader = false;
         loop {
-            if self.js.connection().is_up()
+            if self.status.gap.load(Relaxed) {
+                // Who is not whole makes no snapshots.
+                self.release();
+            } else if self.js.connection().is_up()
                 && let Err(error) = self.beat()
                 && self.last_warning != error.to_string()
             {
@@ -125,10 +142,25 @@ impl Keeper {
                     log::warn!("this node is no longer the leader");
                 }
             }
-            // Often enough that a takeover comes within the life of the lease and one heartbeat.
-            if self.stop.wait(self.ttl / 3) {
+            if self.rest(leader) {
                 self.release();
                 return Ok(());
+            }
+        }
+    }
+
+    /// Waits for the next heartbeat: a holder a third of the lease's life, a rival less, so that a released lease is taken
+    /// soon. A holder that is not whole any more does not wait. True: stop.
+    fn rest(&self, leader: bool) -> bool {
+        let heartbeat = self.ttl / 3;
+        let until = Instant::now() + if leader { heartbeat } else { heartbeat.min(RIVAL_LOOK) };
+        loop {
+            let left = until.saturating_duration_since(Instant::now()).min(Duration::from_millis(500));
+            if self.stop.wait(left) {
+                return true;
+            }
+            if left.is_zero() || (leader && self.status.gap.load(Relaxed)) {
+                return false;
             }
         }
     }

@@ -273,6 +273,41 @@ fn try_restore(
     Ok(None)
 }
 
+/// Brings a database that fell behind the streams to the state of the stored snapshot, under a live application. The error
+/// says what is missing.
+pub fn restore_live(
+    config: &Config,
+    js: &JetStream,
+    store: &dyn Store,
+    database: &mut db::Applier,
+) -> Result<(), String> {
+    let stored = match store.stat(limits::SNAPSHOT_NAME) {
+        Ok(Some(stored)) => stored,
+        Ok(None) | Err(storage::Error::NotFound) => {
+            return Err(format!("this node is not whole and waits for a snapshot in {}", store.describe()));
+        }
+        Err(error) => return Err(format!("look at {}: {error}", store.describe())),
+    };
+    // Its position is known without a download, unless a Go node made it.
+    if stored.positions.is_empty() {
+        return Err("the stored snapshot has no position (a Go node made it): this node waits for one that has".to_owned());
+    }
+    begin_behind(config, js, &stored.positions)??;
+    let download = Temporary::new(files::beside(&config.db_path, ".harmonylite-download"));
+    let begun = Instant::now();
+    fetch(store, &stored, &download)?;
+    let positions = db::make_ready(download.path()).map_err(|error| error.to_string())?;
+    let begin = begin_behind(config, js, &positions)??;
+    let applied = database.reconcile(download.path(), &begin).map_err(|error| error.to_string())?;
+    log::info!(
+        "brought the database to the state of snapshot {}: {} rows written or deleted, {:.1} s",
+        stored.name,
+        applied.rows,
+        begun.elapsed().as_secs_f64()
+    );
+    Ok(())
+}
+
 /// Downloads a snapshot; size and digest are checked on the way.
 fn fetch(store: &dyn Store, stored: &Stored, target: &Temporary) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("{}: {error}", target.path().display());

@@ -43,10 +43,10 @@ pub struct Applied {
 
 /// The connection that applies.
 pub struct Applier {
-    connection: Connection,
+    pub(super) connection: Connection,
     path: PathBuf,
     node: u64,
-    schema: Schema,
+    pub(super) schema: Schema,
     by_number: HashMap<i64, Arc<Table>>,
     touched: Option<Touched>,
     origin: Option<Origin>,
@@ -131,37 +131,70 @@ impl Applier {
 
     /// Applies a batch in order, up to its end or until its time is up, and moves the checkpoint: all or nothing.
     pub fn apply(&mut self, batch: &[Incoming]) -> Result<Applied, Error> {
+        let applied = self.in_transaction(|applier| applier.apply_in_transaction(batch))?;
+        self.checkpointer.after_batch(&self.connection, applied.events);
+        Ok(applied)
+    }
+
+    /// Runs `body` in one write transaction; if it fails, memory goes back with the database.
+    pub(super) fn in_transaction(
+        &mut self,
+        body: impl FnOnce(&mut Applier) -> Result<Applied, Error>,
+    ) -> Result<Applied, Error> {
         self.connection.execute_batch("BEGIN IMMEDIATE")?;
         let savepoint = self.touched.as_ref().map(Touched::savepoint);
-        let result = self.apply_in_transaction(batch).and_then(|applied| {
+        let result = body(self).and_then(|applied| {
             self.connection.execute_batch("COMMIT")?;
             Ok(applied)
         });
         self.changed_marks.clear();
-        match &result {
-            Ok(applied) => self.checkpointer.after_batch(&self.connection, applied.events),
-            Err(_) => {
-                if !self.connection.is_autocommit() {
-                    self.connection.execute_batch("ROLLBACK")?;
-                }
-                self.folded.clear();
-                self.parked = parked::tables(&self.connection)?;
-                if let (Some(touched), Some(savepoint)) = (&mut self.touched, savepoint) {
-                    touched.rolled_back(savepoint);
-                }
-                // A schema that was read inside may have been rolled back with its mirror.
-                self.schema.version = -1;
+        if result.is_err() {
+            if !self.connection.is_autocommit() {
+                self.connection.execute_batch("ROLLBACK")?;
             }
+            self.forget_cached_state()?;
+            if let (Some(touched), Some(savepoint)) = (&mut self.touched, savepoint) {
+                touched.rolled_back(savepoint);
+            }
+            // A schema that was read inside may have been rolled back with its mirror.
+            self.schema.version = -1;
         }
         result
     }
 
-    fn apply_in_transaction(&mut self, batch: &[Incoming]) -> Result<Applied, Error> {
-        let mut applied = Applied::default();
-        self.follow_schema(&mut applied)?;
+    /// What the state table holds is read again when it is needed.
+    pub(super) fn forget_cached_state(&mut self) -> Result<(), Error> {
+        self.folded.clear();
+        self.changed_marks.clear();
+        self.parked = parked::tables(&self.connection)?;
+        Ok(())
+    }
+
+    /// The schema as it is now, and the log as the application left it.
+    pub(super) fn begin_batch(&mut self, applied: &mut Applied) -> Result<(), Error> {
+        self.follow_schema(applied)?;
         if let Some(touched) = &mut self.touched {
             touched.catch_up(&self.connection, &self.by_number)?;
         }
+        Ok(())
+    }
+
+    /// Marks of what was folded, and the log's placeholder.
+    pub(super) fn end_batch(&mut self) -> Result<(), Error> {
+        for (stream, origin) in &self.changed_marks {
+            if let Some(id) = self.folded.get(&(stream.clone(), origin.clone())) {
+                state::set_folded(&self.connection, stream, origin, *id)?;
+            }
+        }
+        if let Some(touched) = &mut self.touched {
+            touched.drop_placeholder(&self.connection)?;
+        }
+        Ok(())
+    }
+
+    fn apply_in_transaction(&mut self, batch: &[Incoming]) -> Result<Applied, Error> {
+        let mut applied = Applied::default();
+        self.begin_batch(&mut applied)?;
         let begun = Instant::now();
         let mut last: HashMap<&str, u64> = HashMap::new();
         for incoming in batch {
@@ -175,15 +208,24 @@ impl Applier {
         for (stream, seq) in last {
             state::set_seq(&self.connection, stream, seq)?;
         }
-        for (stream, origin) in &self.changed_marks {
-            if let Some(id) = self.folded.get(&(stream.clone(), origin.clone())) {
-                state::set_folded(&self.connection, stream, origin, *id)?;
-            }
-        }
-        if let Some(touched) = &mut self.touched {
-            touched.drop_placeholder(&self.connection)?;
-        }
+        self.end_batch()?;
         Ok(applied)
+    }
+
+    /// Whether the log holds a key.
+    pub(super) fn is_touched(&self, key: &[u8]) -> Result<bool, Error> {
+        match &self.touched {
+            Some(touched) => touched.holds(&self.connection, key, i64::MAX),
+            None => Ok(false),
+        }
+    }
+
+    /// Folds an image that came from nobody's stream.
+    pub(super) fn fold_image(&mut self, event: &Event, applied: &mut Applied) -> Result<(), Error> {
+        match self.fold(event, None, false, applied)? {
+            Outcome::Done => Ok(()),
+            Outcome::Park(why) => Err(Error::Mismatch(why)),
+        }
     }
 
     /// Reads the schema again if it changed, and applies parked events that fit now.
@@ -437,14 +479,8 @@ impl Applier {
         statement.execute(params_from_iter(values)).map_err(Failure::from)
     }
 
-    fn delete(&self, table: &Table, key: &[Value]) -> Result<usize, Error> {
-        let filter: Vec<String> = table
-            .key
-            .iter()
-            .enumerate()
-            .map(|(at, (name, _))| format!("{} IS ?{}", quote(name), at + 1))
-            .collect();
-        let sql = format!("DELETE FROM main.{} WHERE {}", quote(&table.name), filter.join(" AND "));
+    pub(super) fn delete(&self, table: &Table, key: &[Value]) -> Result<usize, Error> {
+        let sql = format!("DELETE FROM main.{} WHERE {}", quote(&table.name), table.key_filter());
         Ok(self.connection.prepare_cached(&sql)?.execute(params_from_iter(key))?)
     }
 
@@ -460,11 +496,7 @@ impl Applier {
         found.retain(|values| canonical(table, values) != own_key);
         facts.collisions.clear();
         for values in &found {
-            let touched = match &self.touched {
-                Some(touched) => touched.holds(&self.connection, &canonical(table, values), i64::MAX)?,
-                None => false,
-            };
-            facts.collisions.push(touched);
+            facts.collisions.push(self.is_touched(&canonical(table, values))?);
         }
         Ok(found)
     }
@@ -540,7 +572,7 @@ fn key_values(table: &Table, event: &Event) -> Option<Vec<Value>> {
     table.key.iter().map(|(name, _)| find(name)).collect()
 }
 
-fn canonical(table: &Table, values: &[Value]) -> Vec<u8> {
+pub(super) fn canonical(table: &Table, values: &[Value]) -> Vec<u8> {
     let with_collation: Vec<_> = values.iter().cloned().zip(table.key.iter().map(|(_, c)| *c)).collect();
     row_key(table.id, &with_collation)
 }

@@ -164,12 +164,6 @@ impl ChangeLog {
         if table.by_rowid {
             columns.insert(0, "rowid".to_owned());
         }
-        let filter: Vec<String> = table
-            .key
-            .iter()
-            .enumerate()
-            .map(|(at, (name, _))| format!("{} IS ?{}", quote(name), at + 1))
-            .collect();
         // Several rows can have the same NULL key; the newest stands for them.
         let order = if table.without_rowid || table.by_rowid || table.integer_key {
             ""
@@ -180,7 +174,7 @@ impl ChangeLog {
             "SELECT {} FROM main.{} WHERE {}{order}",
             columns.join(", "),
             quote(&table.name),
-            filter.join(" AND ")
+            table.key_filter()
         );
         let mut statement = self.connection.prepare_cached(&sql)?;
         let count = columns.len();

@@ -12,6 +12,7 @@ mod indexes;
 mod mirrored;
 mod open;
 mod parked;
+mod reconcile;
 mod schema;
 mod snapshot;
 mod state;

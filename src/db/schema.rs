@@ -1,7 +1,7 @@
 //! The application's schema as replication needs it: tables, columns, keys, UNIQUE indexes, and the schema hash.
 
-use super::Error;
 use super::indexes::{self, UniqueIndex};
+use super::{Error, quote};
 use crate::limits;
 use crate::shard;
 use crate::value::{Collation, Value};
@@ -63,6 +63,12 @@ impl Table {
     /// Columns that are written and published.
     pub fn stored(&self) -> impl Iterator<Item = &Column> {
         self.columns.iter().filter(|column| !column.generated)
+    }
+
+    /// SQL that finds a row by its key, whose values are the parameters from 1 on.
+    pub fn key_filter(&self) -> String {
+        let terms = self.key.iter().enumerate().map(|(at, (name, _))| format!("{} IS ?{}", quote(name), at + 1));
+        terms.collect::<Vec<_>>().join(" AND ")
     }
 
     /// All rows share one shard, because two of them can collide or compare equal with different bytes.

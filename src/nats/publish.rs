@@ -69,6 +69,11 @@ impl<T> Pipeline<T> {
         self.unacked.len() < self.window && self.bytes < limits::PUBLISH_WINDOW_BYTES
     }
 
+    /// Messages without an acknowledgement.
+    pub fn in_flight(&self) -> usize {
+        self.unacked.len()
+    }
+
     /// Whether everything was acknowledged.
     pub fn is_empty(&self) -> bool {
         self.unacked.is_empty()

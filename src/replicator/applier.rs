@@ -31,6 +31,7 @@ pub struct Applier {
     link: Receiver<()>,
     /// The publisher's, if there is one.
     publisher: Option<(Sender<Command>, Sender<()>)>,
+    recover: Option<Recover>,
     status: Arc<Status>,
     stop: Stop,
     started: bool,
@@ -41,6 +42,9 @@ pub struct Applier {
     rebuild_at: Instant,
     last_complaint: String,
 }
+
+/// Brings the database to the state of a snapshot; the text says what is missing for that.
+pub type Recover = Box<dyn FnMut(&mut db::Applier) -> Result<(), String> + Send>;
 
 /// One stream and its reader.
 struct Shard {
@@ -61,6 +65,7 @@ impl Applier {
         js: JetStream,
         taken_over: &SeqMap,
         publisher: Option<(Sender<Command>, Sender<()>)>,
+        recover: Option<Recover>,
         status: Arc<Status>,
         stop: Stop,
     ) -> Result<Applier, String> {
@@ -90,13 +95,14 @@ impl Applier {
             apply_at: Instant::now(),
             waiting_bytes: 0,
             publisher,
+            recover,
             status,
             stop,
             started: false,
             file: SeqMap::new(),
             file_written: Instant::now(),
             file_stale: true,
-            backoff: Backoff::default(),
+            backoff: Backoff::up_to(Duration::from_secs(2)),
             rebuild_at: Instant::now(),
             last_complaint: String::new(),
         })
@@ -123,7 +129,7 @@ impl Applier {
 
     /// Whether so many echoes wait that they are worth a transaction, or the publisher waits for them.
     fn enough_echoes(&self) -> bool {
-        let for_publisher = usize::try_from(self.config.log.max_entries / 16).unwrap_or(usize::MAX).max(16);
+        let for_publisher = usize::try_from(self.config.log.max_entries / 64).unwrap_or(usize::MAX).max(4);
         self.waiting.len() >= limits::ECHO_BATCH.min(for_publisher)
             || self.waiting_bytes >= limits::ECHO_BYTES
     }
@@ -267,7 +273,12 @@ impl Applier {
             self.waiting.retain(|incoming| incoming.stream != stream);
             self.waiting_bytes = self.waiting.iter().map(|incoming| incoming.payload.len()).sum();
             match self.build(at) {
-                Ok(whole) => gap |= !whole,
+                Ok(true) => {}
+                Ok(false) => {
+                    // Positions may have changed: all begin anew.
+                    gap = true;
+                    break;
+                }
                 Err(error) => {
                     self.complain(format!("stream {stream}: {error}; trying again"));
                     self.rebuild_at = Instant::now() + self.backoff.pause();
@@ -277,7 +288,7 @@ impl Applier {
         }
         self.status.gap.store(gap, Relaxed);
         if gap {
-            self.rebuild_at = Instant::now() + limits::RETRY_MAX;
+            self.rebuild_at = Instant::now() + self.backoff.pause().max(Duration::from_millis(200));
         } else {
             self.backoff.reset();
             self.last_complaint.clear();
@@ -294,10 +305,7 @@ impl Applier {
         };
         let position = match streams::judge(self.shards[at].position.as_ref(), &info) {
             Judgement::Gap(first, last) => {
-                self.complain(format!(
-                    "stream {stream} no longer holds messages {first} to {last}, which this node has not seen: it is not \
-                     whole. Stop it, remove its database and sequence map and start it again: it restores a snapshot"
-                ));
+                self.fill_gap(&stream, first, last);
                 return Ok(false);
             }
             Judgement::Continue(position) => {
@@ -325,6 +333,44 @@ impl Applier {
         let empty = info.state.messages == 0;
         shard.target.get_or_insert(if empty { position.seq } else { last });
         Ok(true)
+    }
+
+    /// The stream does not hold what comes next: a snapshot that is newer than the gap fills it.
+    fn fill_gap(&mut self, stream: &str, first: u64, last: u64) {
+        self.status.gap.store(true, Relaxed);
+        let gap = format!("stream {stream} no longer holds messages {first} to {last}, which this node has not seen");
+        // A database that never followed the streams may hold rows that nobody else has: no snapshot replaces it unasked.
+        let followed = self.shards.iter().any(|shard| shard.position.is_some());
+        let Some(recover) = self.recover.as_mut().filter(|_| followed) else {
+            self.complain(format!(
+                "{gap}: it is not whole. Stop it, remove its database and sequence map and start it again: it restores a \
+                 snapshot"
+            ));
+            return;
+        };
+        self.waiting.clear();
+        self.waiting_bytes = 0;
+        self.shards.iter_mut().for_each(|shard| shard.consumer = None);
+        match recover(&mut self.database) {
+            Ok(()) => {
+                log::info!("{gap}: restored from a snapshot");
+                for shard in &mut self.shards {
+                    match self.database.position(&shard.stream) {
+                        Ok(position) => shard.position = position,
+                        Err(error) => log::warn!("read the position in {}: {error}", shard.stream),
+                    }
+                }
+                self.rebuild_at = Instant::now();
+                self.file_stale = true;
+                for (slot, shard) in self.status.applied.iter().zip(&self.shards) {
+                    slot.store(shard.position.as_ref().map_or(0, |position| position.seq), Relaxed);
+                }
+                if let Some((_, wake)) = &self.publisher {
+                    let _ = wake.try_send(());
+                }
+            }
+            Err(why) => self.complain(format!("{gap}: {why}; trying again")),
+        }
     }
 
     /// Notes a position that did not come from applying, in the database too.

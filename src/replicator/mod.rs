@@ -4,6 +4,6 @@ mod applier;
 mod publisher;
 mod streams;
 
-pub use applier::Applier;
+pub use applier::{Applier, Recover};
 pub use publisher::{Command, Publisher, report};
 pub use streams::{Judgement, ensure, ensure_all, judge};

@@ -9,7 +9,7 @@ use crate::shard;
 use crate::status::Status;
 use crate::stop::Stop;
 use crossbeam_channel::{Receiver, select};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,10 @@ const AUDIT_INTERVAL: Duration = Duration::from_secs(30);
 pub struct Publisher {
     config: Config,
     log: ChangeLog,
+    /// Read and not sent yet.
+    pending: VecDeque<db::Change>,
+    /// The log may hold more than was read.
+    more: bool,
     origin: Origin,
     codec: Codec,
     pipeline: Pipeline<Sent>,
@@ -68,6 +72,8 @@ impl Publisher {
         let origin = log.origin().map_err(|error| error.to_string())?;
         Ok(Publisher {
             log,
+            pending: VecDeque::new(),
+            more: true,
             origin,
             codec: Codec::new(config.log.compress).map_err(|error| error.to_string())?,
             pipeline: Pipeline::new(connection, limits::PUBLISH_WINDOW),
@@ -90,6 +96,7 @@ impl Publisher {
         let mut look = true;
         while !self.stop.requested() {
             if look {
+                self.more = true;
                 look = !self.pass().map_err(|error| error.to_string())?;
             }
             let timeout =
@@ -121,9 +128,14 @@ impl Publisher {
     fn obey(&mut self, command: Command) -> bool {
         match command {
             Command::Start => self.started = true,
-            Command::Rewind => self.log.rewind(),
+            Command::Rewind => self.rewind(),
         }
         true
+    }
+
+    fn rewind(&mut self) {
+        self.pending.clear();
+        self.log.rewind();
     }
 
     /// Reads the log and sends, as far as there is room. True when nothing is left to do now.
@@ -137,20 +149,23 @@ impl Publisher {
             return Ok(true);
         }
         loop {
-            if !self.pipeline.has_room() || !self.others_can_follow() {
-                // An acknowledgement, or the applier's progress, brings us back.
-                return Ok(true);
-            }
-            let batch = match self.log.read(self.config.scan_max_changes) {
-                Ok(batch) => batch,
-                Err(error) => return retry_later("read the change log", error),
-            };
-            let more = batch.more;
-            for change in batch.changes {
+            while let Some(change) = self.pending.pop_front() {
+                if !self.pipeline.has_room() || !self.others_can_follow() {
+                    // An acknowledgement, or the applier's progress, brings us back.
+                    self.pending.push_front(change);
+                    return Ok(true);
+                }
                 self.send(&change)?;
             }
-            if !more {
+            if !self.more {
                 return Ok(true);
+            }
+            match self.log.read(self.config.scan_max_changes) {
+                Ok(batch) => {
+                    self.more = batch.more;
+                    self.pending.extend(batch.changes);
+                }
+                Err(error) => return retry_later("read the change log", error),
             }
         }
     }
@@ -173,15 +188,16 @@ impl Publisher {
         Ok(())
     }
 
-    /// A stream keeps `max_entries` messages: what runs too far ahead of an applier (ours stands for all) would be lost.
+    /// A stream keeps `max_entries` messages: what ran too far ahead of the appliers would be lost to them. So each node
+    /// keeps its publishing within a sixteenth of that before its own applier, which stands for all: then at least one node
+    /// of a dozen always sees every message, and makes the snapshot that the others may need.
     fn others_can_follow(&self) -> bool {
-        let ahead = (self.config.log.max_entries / 8).max(32);
+        let ahead = (self.config.log.max_entries / 16).max(16);
+        let in_flight = self.pipeline.in_flight() as u64;
         !self.config.replicate
-            || self
-                .acked
-                .iter()
-                .enumerate()
-                .all(|(shard, acked)| *acked <= self.status.applied_seq(shard) + ahead)
+            || self.acked.iter().enumerate().all(|(shard, acked)| {
+                acked.saturating_sub(self.status.applied_seq(shard)) + in_flight < ahead
+            })
     }
 
     /// Takes an acknowledgement and all that wait behind it. True when there may be room again.
@@ -221,7 +237,8 @@ impl Publisher {
 
     /// `replicate = false`: what is acknowledged is settled.
     fn settle_acknowledged(&mut self) {
-        let below = self.in_flight.first().map_or_else(|| self.log.cursor(), |lowest| lowest - 1);
+        let below = self.in_flight.first().copied().or_else(|| self.pending.front().map(|change| change.event.id));
+        let below = below.map_or_else(|| self.log.cursor(), |lowest| lowest - 1);
         if let Err(error) = self.log.settle_up_to(below) {
             log::debug!("settle the change log: {error}"); // With the next acknowledgement again.
         }
@@ -235,7 +252,7 @@ impl Publisher {
         self.last_audit = Instant::now();
         let behind =
             self.acked.iter().enumerate().any(|(shard, acked)| *acked > self.status.applied_seq(shard));
-        if !self.pipeline.is_empty() || (behind && self.config.replicate) {
+        if !self.pipeline.is_empty() || !self.pending.is_empty() || (behind && self.config.replicate) {
             self.stuck = 0;
             return Ok(false);
         }
@@ -243,7 +260,7 @@ impl Publisher {
         let again = published > 0 && self.stuck > 0;
         if again {
             log::warn!("{published} changes were published and have not come back; publishing them again");
-            self.log.rewind();
+            self.rewind();
         }
         self.stuck = published;
         Ok(again)
@@ -254,8 +271,9 @@ impl Publisher {
         let until = Instant::now() + limits::DRAIN / 2;
         let (_source, never) = crate::stop::pair();
         while self.started && Instant::now() < until {
+            self.more = true;
             let _ = self.pass();
-            if self.pipeline.is_empty() && self.log.unsettled().is_ok_and(|(_, waiting)| waiting == 0) {
+            if self.pipeline.is_empty() && self.pending.is_empty() && self.log.unsettled().is_ok_and(|(_, waiting)| waiting == 0) {
                 return;
             }
             if let Ok(message) = self.pipeline.acks().recv_timeout(Duration::from_millis(50)) {

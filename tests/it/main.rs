@@ -17,6 +17,7 @@ mod golden;
 mod hostile;
 mod nats_client;
 mod real_data;
+mod recovery;
 mod replicate;
 mod snapshots;
 mod speed;

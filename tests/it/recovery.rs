@@ -1,0 +1,116 @@
+//! Nodes that the streams ran away from: at start and while running, with changes of their own that nobody has seen.
+
+use super::support::*;
+
+const SCHEMA: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v, u UNIQUE); CREATE TABLE own(k TEXT PRIMARY KEY, v);
+    CREATE VIRTUAL TABLE search USING fts5(v);
+    CREATE TRIGGER ai AFTER INSERT ON t BEGIN INSERT INTO search(rowid, v) VALUES(NEW.id, NEW.v); END;
+    CREATE TRIGGER ad AFTER DELETE ON t BEGIN DELETE FROM search WHERE rowid = OLD.id; END;";
+
+fn nodes(dir: &Dir, nats: &Nats) -> (Node, Node) {
+    let make = |id: u64| {
+        let node = Node::new(dir, id, &nats.url(), "");
+        let text = std::fs::read_to_string(&node.config).unwrap().replace("1000000", "200");
+        std::fs::write(&node.config, format!("{text}snapshot.leader_ttl = 1000\n")).unwrap();
+        node.sql(SCHEMA);
+        node
+    };
+    let (mut one, mut two) = (make(1), make(2));
+    one.start_ready();
+    two.start_ready();
+       one.sql(&format!("INSERT INTO t SELECT value, 'old', value FROM {}", series(50)));
+    wait_equal(&mut [&mut one, &mut two], 20);
+    (one, two)
+}
+
+fn series(count: usize) -> String {
+    format!("(WITH RECURSIVE n(value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM n WHERE value < {count}) SELECT value FROM n)")
+}
+
+/// Ten times what the stream keeps.
+fn run_away(node: &Node) {
+    for round in 0..20 {
+        node.sql(&format!("INSERT INTO t(v, u) SELECT 'new', 'r{round}-' || value FROM {}", series(100)));
+        pause(20);
+    }
+    node.sql("DELETE FROM t WHERE id <= 20; UPDATE t SET v = 'changed' WHERE id BETWEEN 21 AND 30");
+    wait_for("everything is published", 20, || (node.unsettled() == 0).then_some(()));
+}
+
+fn check(mut one: Node, mut two: Node) {
+    let text = wait_equal(&mut [&mut one, &mut two], 60);
+    assert!(two.count("brought the database to the state of snapshot") >= 1, "{}", two.log());
+    assert!(text.contains("== own (500 rows)"), "rows that only one node had written are missing");
+    assert_eq!(value(&one, "SELECT v FROM t WHERE id = 25"), "Text([109, 105, 110, 101])", "the later write wins");
+    assert_eq!(value(&two, "SELECT count(*) FROM t WHERE id <= 20"), "Integer(0)");
+    for node in [&one, &two] {
+        assert_eq!(value(node, "SELECT count(*) FROM search"), value(node, "SELECT count(*) FROM t"));
+    }
+    one.sql("INSERT INTO own VALUES('after', 1)");
+    two.sql("INSERT INTO own VALUES('after 2', 1)");
+    wait_equal(&mut [&mut one, &mut two], 20);
+}
+
+fn own_writes(node: &Node) {
+    node.sql(&format!("INSERT INTO own SELECT 'own ' || value, value FROM {}", series(500)));
+    node.sql("UPDATE t SET v = 'mine' WHERE id = 25; DELETE FROM t WHERE id = 50");
+}
+
+#[test]
+fn away_for_ten_times_what_the_stream_keeps() {
+    let dir = Dir::new("away");
+    let nats = Nats::start(&dir);
+    let (one, mut two) = nodes(&dir, &nats);
+    two.stop();
+    own_writes(&two);
+    run_away(&one);
+    two.start();
+    check(one, two);
+}
+
+#[test]
+fn falling_behind_while_running() {
+    let dir = Dir::new("behind");
+    let nats = Nats::start(&dir);
+    let (one, two) = nodes(&dir, &nats);
+    two.signal("STOP");
+    own_writes(&two);
+    run_away(&one);
+    two.signal("CONT");
+    check(one, two);
+}
+
+#[test]
+fn killed_again_and_again_while_it_restores() {
+    let dir = Dir::new("killed");
+    let nats = Nats::start(&dir);
+    let (one, mut two) = nodes(&dir, &nats);
+    two.stop();
+    own_writes(&two);
+    run_away(&one);
+    for round in 0..15 {
+        two.start();
+        pause(10 + round * 6);
+        two.kill9();
+        let verdict = value(&two, "PRAGMA quick_check");
+        assert_eq!(verdict, "Text([111, 107])");
+        assert_eq!(value(&two, "SELECT count(*) FROM own"), "Integer(500)");
+    }
+    two.start();
+    check(one, two);
+}
+
+/// Nobody has told this node's rows to anyone: they are not replaced unasked.
+#[test]
+fn a_first_join_behind_the_streams_waits_for_a_person() {
+    let dir = Dir::new("firstjoin");
+    let nats = Nats::start(&dir);
+    let (one, two) = nodes(&dir, &nats);
+    run_away(&one);
+    let mut three = Node::with_schema(&dir, 3, &nats.url(), "", SCHEMA);
+    three.sql("INSERT INTO own VALUES('local', 1)");
+    three.start();
+    wait_for("it says so", 20, || (three.count("it is not whole") == 1).then_some(()));
+    assert_eq!(value(&three, "SELECT count(*) FROM own"), "Integer(1)");
+    drop(two);
+}
