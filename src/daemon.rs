@@ -254,10 +254,10 @@ fn start_workers(
             js.clone(),
             &database.taken_over,
             publisher,
-            config.snapshot.enabled.then(|| broker.recover(config)),
             status.clone(),
             token.clone(),
         )?;
+        let applier = applier.recovering(config.snapshot.enabled.then(|| broker.recover(config)));
         worker::spawn("applier", exits, move || applier.run())?;
     }
     if !(config.snapshot.enabled && config.publish) {

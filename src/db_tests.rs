@@ -95,7 +95,7 @@ impl Peer {
         let origin = self.log.origin().unwrap();
         let mut codec = Codec::new(false).unwrap();
         for change in self.log.read(limit).unwrap().changes {
-            let id = origin.message_id(change.event.id);
+            let id = origin.message_id(change.event.id, 0);
             self.outbox.push(Message { id, payload: codec.pack(&change.event).unwrap() });
         }
     }

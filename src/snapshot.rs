@@ -290,7 +290,10 @@ pub fn restore_live(
     };
     // Its position is known without a download, unless a Go node made it.
     if stored.positions.is_empty() {
-        return Err("the stored snapshot has no position (a Go node made it): this node waits for one that has".to_owned());
+        return Err(
+            "the stored snapshot has no position (a Go node made it): this node waits for one that has"
+                .to_owned(),
+        );
     }
     begin_behind(config, js, &stored.positions)??;
     let download = Temporary::new(files::beside(&config.db_path, ".harmonylite-download"));

@@ -45,10 +45,10 @@ pub struct Applied {
 pub struct Applier {
     pub(super) connection: Connection,
     path: PathBuf,
-    node: u64,
+    pub(super) node: u64,
     pub(super) schema: Schema,
     by_number: HashMap<i64, Arc<Table>>,
-    touched: Option<Touched>,
+    pub(super) touched: Option<Touched>,
     origin: Option<Origin>,
     folded: HashMap<(String, Origin), i64>,
     changed_marks: HashSet<(String, Origin)>,

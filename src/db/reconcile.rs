@@ -13,7 +13,9 @@ impl Applier {
     /// Takes over the state and the positions of a snapshot that was checked and made ready. `begin` holds positions of
     /// streams that the snapshot does not know.
     pub fn reconcile(&mut self, snapshot: &Path, begin: &[(String, Position)]) -> Result<Applied, Error> {
-        let path = snapshot.to_str().ok_or_else(|| Error::Other(format!("{snapshot:?}: SQLite needs a path in UTF-8")))?;
+        let path = snapshot
+            .to_str()
+            .ok_or_else(|| Error::Other(format!("{snapshot:?}: SQLite needs a path in UTF-8")))?;
         self.connection.execute("ATTACH ?1 AS snap", [path])?;
         let result = self.in_transaction(|applier| applier.reconcile_attached(begin));
         // A leftover would only be in the way of the next try, which attaches under the same name.
@@ -25,6 +27,7 @@ impl Applier {
         let mut applied = Applied::default();
         self.begin_batch(&mut applied)?;
         self.check_same_schema()?;
+        applied.settled = self.settle_what_the_snapshot_folded()?;
         for table in self.schema.tables.values().cloned().collect::<Vec<_>>() {
             self.remove_extra(&table, &mut applied)?;
         }
@@ -37,7 +40,8 @@ impl Applier {
     }
 
     fn check_same_schema(&self) -> Result<(), Error> {
-        let sql = format!("SELECT value FROM snap.{} WHERE kind = 'meta' AND name = 'schema_hash'", state::TABLE);
+        let sql =
+            format!("SELECT value FROM snap.{} WHERE kind = 'meta' AND name = 'schema_hash'", state::TABLE);
         let theirs: String = self.connection.query_row(&sql, [], |row| row.get(0))?;
         let ours: &Schema = &self.schema;
         if theirs == ours.hash {
@@ -48,6 +52,23 @@ impl Applier {
             &theirs[..12.min(theirs.len())],
             &ours.hash[..12]
         )))
+    }
+
+    /// Changes of ours that came back before the snapshot's position are in its state: they are settled, for their events
+    /// will not be read again. With several streams, those that had come back in all of them; the others are published
+    /// once more.
+    fn settle_what_the_snapshot_folded(&mut self) -> Result<usize, Error> {
+        let origin = state::origin(&self.connection, self.node)?;
+        let sql = format!(
+            "SELECT coalesce(min(coalesce(f.value, 0)), 0) FROM snap.{0} AS s LEFT JOIN snap.{0} AS f \
+             ON f.kind = 'folded' AND f.name = s.name || ' ' || ?1 WHERE s.kind = 'seq'",
+            state::TABLE
+        );
+        let folded: i64 = self.connection.query_row(&sql, [origin.to_string()], |row| row.get(0))?;
+        match &mut self.touched {
+            Some(touched) => touched.settle_all(&self.connection, folded),
+            None => Ok(0),
+        }
     }
 
     /// Rows that the snapshot does not have go, unless they are touched.
@@ -95,7 +116,8 @@ impl Applier {
                 let mut found = statement.query(params_from_iter(key))?;
                 match found.next()? {
                     Some(here) => {
-                        let here: Vec<Value> = (0..names.len()).map(|at| here.get(at)).collect::<Result<_, _>>()?;
+                        let here: Vec<Value> =
+                            (0..names.len()).map(|at| here.get(at)).collect::<Result<_, _>>()?;
                         here == values
                     }
                     None => false,
@@ -103,7 +125,14 @@ impl Applier {
             };
             if !equal {
                 let row = names.iter().cloned().zip(values).collect();
-                let event = Event { node: 0, id: 0, kind: Kind::Insert, table: table.name.clone(), row, schema_hash: None };
+                let event = Event {
+                    node: 0,
+                    id: 0,
+                    kind: Kind::Insert,
+                    table: table.name.clone(),
+                    row,
+                    schema_hash: None,
+                };
                 self.fold_image(&event, applied)?;
             }
         }

@@ -67,7 +67,8 @@ impl Table {
 
     /// SQL that finds a row by its key, whose values are the parameters from 1 on.
     pub fn key_filter(&self) -> String {
-        let terms = self.key.iter().enumerate().map(|(at, (name, _))| format!("{} IS ?{}", quote(name), at + 1));
+        let terms =
+            self.key.iter().enumerate().map(|(at, (name, _))| format!("{} IS ?{}", quote(name), at + 1));
         terms.collect::<Vec<_>>().join(" AND ")
     }
 

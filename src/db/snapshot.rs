@@ -128,7 +128,10 @@ pub fn make_ready(path: &Path) -> Result<SeqMap, Error> {
     if !state::exists(&connection)? {
         return Ok(SeqMap::new());
     }
-    connection.execute(&format!("DELETE FROM {} WHERE kind = 'meta' AND name <> 'schema_hash'", state::TABLE), [])?;
+    connection.execute(
+        &format!("DELETE FROM {} WHERE kind = 'meta' AND name <> 'schema_hash'", state::TABLE),
+        [],
+    )?;
     state::new_incarnation(&connection)?;
     state::positions(&connection)
 }

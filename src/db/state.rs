@@ -25,9 +25,10 @@ impl fmt::Display for Origin {
 }
 
 impl Origin {
-    /// The message id of one of its events: `<node>-<incarnation>-<change-log id>`.
-    pub fn message_id(&self, id: i64) -> String {
-        format!("{self}-{id}")
+    /// The message id of one of its events: `<node>-<incarnation>-<change-log id>`, and `-<attempt>` when it is sent again
+    /// although its stream had acknowledged it: the stream must not take it for a duplicate.
+    pub fn message_id(&self, id: i64, attempt: u64) -> String {
+        if attempt == 0 { format!("{self}-{id}") } else { format!("{self}-{id}-{attempt}") }
     }
 
     /// Reads a message id of ours; `None` for anybody else's.
@@ -35,8 +36,10 @@ impl Origin {
         let mut parts = text.split('-');
         let (node, incarnation, id) =
             (parts.next()?.parse().ok()?, parts.next()?, parts.next()?.parse().ok()?);
+        let attempt = parts.next().is_none_or(|attempt| attempt.parse::<u64>().is_ok());
         let ours = incarnation.len() == 16
             && incarnation.bytes().all(|b| b.is_ascii_hexdigit())
+            && attempt
             && parts.next().is_none();
         ours.then(|| (Origin { node, incarnation: incarnation.to_owned() }, id))
     }

@@ -99,7 +99,18 @@ impl Touched {
         let mut statement = connection.prepare_cached(&sql)?;
         let ids: Vec<i64> =
             statement.query_map(params![key, limit], |row| row.get(0))?.collect::<Result<_, _>>()?;
-        for id in &ids {
+        self.remove(connection, &ids)
+    }
+
+    /// The same for all keys.
+    pub fn settle_all(&mut self, connection: &Connection, limit: i64) -> Result<usize, Error> {
+        let mut statement = connection.prepare_cached(&format!("SELECT id FROM {MIRROR} WHERE id <= ?1"))?;
+        let ids: Vec<i64> = statement.query_map([limit], |row| row.get(0))?.collect::<Result<_, _>>()?;
+        self.remove(connection, &ids)
+    }
+
+    fn remove(&mut self, connection: &Connection, ids: &[i64]) -> Result<usize, Error> {
+        for id in ids {
             if *id == self.mirrored {
                 let sql = format!("UPDATE {} SET t = 0, k1 = NULL WHERE id = ?1", capture::LOG);
                 connection.prepare_cached(&sql)?.execute([id])?;

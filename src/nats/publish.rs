@@ -69,6 +69,11 @@ impl<T> Pipeline<T> {
         self.unacked.len() < self.window && self.bytes < limits::PUBLISH_WINDOW_BYTES
     }
 
+    /// Largest message that the server takes.
+    pub fn max_payload(&self) -> usize {
+        self.connection.max_payload()
+    }
+
     /// Messages without an acknowledgement.
     pub fn in_flight(&self) -> usize {
         self.unacked.len()

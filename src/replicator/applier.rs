@@ -65,7 +65,6 @@ impl Applier {
         js: JetStream,
         taken_over: &SeqMap,
         publisher: Option<(Sender<Command>, Sender<()>)>,
-        recover: Option<Recover>,
         status: Arc<Status>,
         stop: Stop,
     ) -> Result<Applier, String> {
@@ -95,7 +94,7 @@ impl Applier {
             apply_at: Instant::now(),
             waiting_bytes: 0,
             publisher,
-            recover,
+            recover: None,
             status,
             stop,
             started: false,
@@ -106,6 +105,11 @@ impl Applier {
             rebuild_at: Instant::now(),
             last_complaint: String::new(),
         })
+    }
+
+    /// Lets it get over gaps in the streams by itself.
+    pub fn recovering(self, recover: Option<Recover>) -> Applier {
+        Applier { recover, ..self }
     }
 
     /// Applies until stop.
@@ -338,7 +342,9 @@ impl Applier {
     /// The stream does not hold what comes next: a snapshot that is newer than the gap fills it.
     fn fill_gap(&mut self, stream: &str, first: u64, last: u64) {
         self.status.gap.store(true, Relaxed);
-        let gap = format!("stream {stream} no longer holds messages {first} to {last}, which this node has not seen");
+        let gap = format!(
+            "stream {stream} no longer holds messages {first} to {last}, which this node has not seen"
+        );
         // A database that never followed the streams may hold rows that nobody else has: no snapshot replaces it unasked.
         let followed = self.shards.iter().any(|shard| shard.position.is_some());
         let Some(recover) = self.recover.as_mut().filter(|_| followed) else {

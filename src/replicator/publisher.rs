@@ -23,7 +23,7 @@ pub enum Command {
 }
 
 /// How often entries that stay in the log are looked for.
-const AUDIT_INTERVAL: Duration = Duration::from_secs(30);
+const AUDIT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The publisher's thread.
 pub struct Publisher {
@@ -48,6 +48,12 @@ pub struct Publisher {
     in_flight: BTreeSet<i64>,
     last_audit: Instant,
     stuck: i64,
+    /// Changes that their stream will not take, since the last rewind.
+    refused: i64,
+    /// The server's largest message when one was refused.
+    refused_at: usize,
+    /// Counts the rewinds.
+    attempt: u64,
 }
 
 /// What comes back with an acknowledgement.
@@ -87,6 +93,9 @@ impl Publisher {
             in_flight: BTreeSet::new(),
             last_audit: Instant::now(),
             stuck: 0,
+            refused: 0,
+            refused_at: 0,
+            attempt: 0,
             config: config.clone(),
         })
     }
@@ -135,6 +144,8 @@ impl Publisher {
 
     fn rewind(&mut self) {
         self.pending.clear();
+        self.attempt += 1;
+        self.refused = 0;
         self.log.rewind();
     }
 
@@ -174,12 +185,15 @@ impl Publisher {
         let number = shard::number(change.shard_hash, self.config.log.shards);
         let event = &change.event;
         let payload = self.codec.pack(event).map_err(|error| db::Error::Other(format!("zstd: {error}")))?;
-        let id = self.origin.message_id(event.id);
+        let id = self.origin.message_id(event.id, self.attempt);
         let shard = usize::try_from(number - 1).unwrap_or(0);
         let sent = Sent { id: event.id, shard, table: event.table.clone() };
         let subject = self.config.subject(number);
         self.in_flight.insert(event.id);
-        if let Err(error) = self.pipeline.send(&subject, &[("Nats-Msg-Id", id.as_str())], &payload, sent) {
+        let result = self.pipeline.send(&subject, &[("Nats-Msg-Id", id.as_str())], &payload, sent);
+        if let Err(error) = result {
+            self.refused += 1;
+            self.refused_at = self.pipeline.max_payload();
             log::error!(
                 "a row of table {} is not published: {error}; it stays in the change log, raise the server's max_payload",
                 event.table
@@ -237,7 +251,8 @@ impl Publisher {
 
     /// `replicate = false`: what is acknowledged is settled.
     fn settle_acknowledged(&mut self) {
-        let below = self.in_flight.first().copied().or_else(|| self.pending.front().map(|change| change.event.id));
+        let below =
+            self.in_flight.first().copied().or_else(|| self.pending.front().map(|change| change.event.id));
         let below = below.map_or_else(|| self.log.cursor(), |lowest| lowest - 1);
         if let Err(error) = self.log.settle_up_to(below) {
             log::debug!("settle the change log: {error}"); // With the next acknowledgement again.
@@ -250,6 +265,11 @@ impl Publisher {
             return Ok(false);
         }
         self.last_audit = Instant::now();
+        if self.refused > 0 && self.pipeline.max_payload() > self.refused_at {
+            log::info!("the server takes larger messages now: trying again what was too large");
+            self.rewind();
+            return Ok(true);
+        }
         let behind =
             self.acked.iter().enumerate().any(|(shard, acked)| *acked > self.status.applied_seq(shard));
         if !self.pipeline.is_empty() || !self.pending.is_empty() || (behind && self.config.replicate) {
@@ -257,6 +277,7 @@ impl Publisher {
             return Ok(false);
         }
         let Ok((published, _)) = self.log.unsettled() else { return Ok(false) };
+        let published = published - self.refused;
         let again = published > 0 && self.stuck > 0;
         if again {
             log::warn!("{published} changes were published and have not come back; publishing them again");
@@ -273,7 +294,10 @@ impl Publisher {
         while self.started && Instant::now() < until {
             self.more = true;
             let _ = self.pass();
-            if self.pipeline.is_empty() && self.pending.is_empty() && self.log.unsettled().is_ok_and(|(_, waiting)| waiting == 0) {
+            if self.pipeline.is_empty()
+                && self.pending.is_empty()
+                && self.log.unsettled().is_ok_and(|(_, waiting)| waiting == 0)
+            {
                 return;
             }
             if let Ok(message) = self.pipeline.acks().recv_timeout(Duration::from_millis(50)) {

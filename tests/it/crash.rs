@@ -172,3 +172,20 @@ fn a_second_daemon_on_one_database_is_refused() {
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stdout).contains("another harmonylite runs on"));
 }
+
+#[test]
+fn a_row_too_large_for_the_broker_holds_up_nothing_and_goes_out_when_it_fits() {
+    let dir = Dir::new("toolarge");
+    let mut nats = Nats::start(&dir);
+    let mut one = Node::with_schema(&dir, 1, &nats.url(), "replication_log.compress = false", SCHEMA);
+    let mut two = Node::with_schema(&dir, 2, &nats.url(), "replication_log.compress = false", SCHEMA);
+    one.start_ready();
+    two.start_ready();
+    one.sql("INSERT INTO own VALUES('large', zeroblob(1500000)), ('small', 1)");
+    wait_for("the small row", 10, || (value(&two, "SELECT count(*) FROM own") == "Integer(1)").then_some(()));
+    assert_eq!(one.count("a row of table own is not published"), 1, "{}", one.log());
+    nats.extra = "max_payload: 8MB".to_owned();
+    nats.restart();
+    wait_equal(&mut [&mut one, &mut two], 30);
+    assert_eq!(value(&two, "SELECT count(*) FROM own"), "Integer(2)");
+}

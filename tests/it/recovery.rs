@@ -2,7 +2,8 @@
 
 use super::support::*;
 
-const SCHEMA: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v, u UNIQUE); CREATE TABLE own(k TEXT PRIMARY KEY, v);
+const SCHEMA: &str =
+    "CREATE TABLE t(id INTEGER PRIMARY KEY, v, u UNIQUE); CREATE TABLE own(k TEXT PRIMARY KEY, v);
     CREATE VIRTUAL TABLE search USING fts5(v);
     CREATE TRIGGER ai AFTER INSERT ON t BEGIN INSERT INTO search(rowid, v) VALUES(NEW.id, NEW.v); END;
     CREATE TRIGGER ad AFTER DELETE ON t BEGIN DELETE FROM search WHERE rowid = OLD.id; END;";
@@ -18,13 +19,15 @@ fn nodes(dir: &Dir, nats: &Nats) -> (Node, Node) {
     let (mut one, mut two) = (make(1), make(2));
     one.start_ready();
     two.start_ready();
-       one.sql(&format!("INSERT INTO t SELECT value, 'old', value FROM {}", series(50)));
+    one.sql(&format!("INSERT INTO t SELECT value, 'old', value FROM {}", series(50)));
     wait_equal(&mut [&mut one, &mut two], 20);
     (one, two)
 }
 
 fn series(count: usize) -> String {
-    format!("(WITH RECURSIVE n(value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM n WHERE value < {count}) SELECT value FROM n)")
+    format!(
+        "(WITH RECURSIVE n(value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM n WHERE value < {count}) SELECT value FROM n)"
+    )
 }
 
 /// Ten times what the stream keeps.
@@ -41,7 +44,11 @@ fn check(mut one: Node, mut two: Node) {
     let text = wait_equal(&mut [&mut one, &mut two], 60);
     assert!(two.count("brought the database to the state of snapshot") >= 1, "{}", two.log());
     assert!(text.contains("== own (500 rows)"), "rows that only one node had written are missing");
-    assert_eq!(value(&one, "SELECT v FROM t WHERE id = 25"), "Text([109, 105, 110, 101])", "the later write wins");
+    assert_eq!(
+        value(&one, "SELECT v FROM t WHERE id = 25"),
+        "Text([109, 105, 110, 101])",
+        "the later write wins"
+    );
     assert_eq!(value(&two, "SELECT count(*) FROM t WHERE id <= 20"), "Integer(0)");
     for node in [&one, &two] {
         assert_eq!(value(node, "SELECT count(*) FROM search"), value(node, "SELECT count(*) FROM t"));

@@ -73,7 +73,7 @@ pub struct Nats {
     pub port: u16,
     binary: PathBuf,
     dir: PathBuf,
-    extra: String,
+    pub extra: String,
     child: Option<Child>,
 }
 
