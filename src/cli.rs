@@ -155,6 +155,7 @@ fn cleanup(config: &Config) -> Result<(), String> {
     if !config.db_path.exists() {
         return Err(format!("{path}: no such file"));
     }
+    let _lock = daemon::lock_database(config)?;
     let removed = db::cleanup(&config.db_path).map_err(|error| format!("{path}: {error}"))?;
     println!("{path}: removed {} triggers and tables of harmonylite", removed.len());
     Ok(())

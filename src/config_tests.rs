@@ -122,6 +122,13 @@ fn one_message_each() {
 }
 
 #[test]
+fn empty_sections_of_a_sample_configuration_ask_for_nothing() {
+    assert!(
+        warnings("[snapshot.s3]\nendpoint = \"\"\nuse_ssl = false\n[snapshot.sftp]\nurl = \"\"").is_empty()
+    );
+}
+
+#[test]
 fn unknown_keys_and_keys_without_effect_are_named() {
     assert_eq!(
         warnings("replicat = true\n[nats]\nurl = []\n[snapshots]\nx = 1"),

@@ -93,7 +93,6 @@ impl Broker {
 /// Runs until stop, or until something fails for good.
 pub fn run(config: &Config, stop: &Stop) -> Result<(), String> {
     let _lock = lock_database(config)?;
-    step_back();
     let (exits, ended) = bounded(WORKERS);
     let broker = Broker::start(config, stop, &exits)?;
     let result = run_with(config, stop, &broker, &exits, &ended);
@@ -101,18 +100,8 @@ pub fn run(config: &Config, stop: &Stop) -> Result<(), String> {
     result
 }
 
-/// Under load the application comes first: this process, its later threads and its nats-server take a lower priority.
-fn step_back() {
-    if let Ok(now) = rustix::process::getpriority_process(None)
-        && now < limits::NICENESS
-        && let Err(error) = rustix::process::setpriority_process(None, limits::NICENESS)
-    {
-        log::debug!("set priority: {error}");
-    }
-}
-
 /// One daemon for one database.
-fn lock_database(config: &Config) -> Result<files::Lock, String> {
+pub fn lock_database(config: &Config) -> Result<files::Lock, String> {
     let path = files::beside(&config.db_path, ".harmonylite.lock");
     match files::Lock::try_take(&path) {
         Ok(Some(lock)) => Ok(lock),

@@ -67,9 +67,6 @@ pub const LOOK_SPACING_MIN: Duration = Duration::from_micros(100);
 pub const LOOK_SPACING_MAX: Duration = Duration::from_micros(800);
 /// The sequence-map file is written at most so often (and at stop).
 pub const SEQMAP_INTERVAL: Duration = Duration::from_secs(1);
-/// Our priority (nice value): while the machine is busy, the application's inserts took 1.8 to 1.95 times as long with it
-/// as without a daemon, and 2.4 to 3.1 times at the ordinary priority (two cores, two nodes and a broker on them).
-pub const NICENESS: i32 = 10;
 /// Draining at the first signal.
 pub const DRAIN: Duration = Duration::from_secs(8);
 /// First and longest pause between tries.

@@ -65,7 +65,8 @@ fn refuse_later(reader: &mut Reader, name: &str) -> Vec<String> {
                 }
             }
             None => {
-                if reader.is_set(key) {
+                // Sections of a Go node's sample configuration, with nothing in them, ask for nothing.
+                if reader.asks_for_something(key) {
                     reader.errors.push(format!("{name}: {}", later_key(key)));
                 }
             }

@@ -50,6 +50,20 @@ impl Reader {
         self.find(key).is_some()
     }
 
+    /// Whether `key`, a value or a section, holds anything but empty texts, empty lists and false.
+    pub fn asks_for_something(&mut self, key: &'static str) -> bool {
+        fn filled(value: &Value) -> bool {
+            match value {
+                Value::String(text) => !text.is_empty(),
+                Value::Boolean(on) => *on,
+                Value::Array(items) => !items.is_empty(),
+                Value::Table(table) => table.values().any(filled),
+                _ => true,
+            }
+        }
+        self.find(key).is_some_and(|value| filled(&value))
+    }
+
     /// Notes a mistake in `key`.
     pub fn wrong(&mut self, key: &str, value: impl std::fmt::Display, accepted: &str) {
         self.errors.push(format!("{}: {key} = {value}: accepted is {accepted}", self.file));

@@ -69,6 +69,11 @@ impl<T> Pipeline<T> {
         self.unacked.len() < self.window && self.bytes < limits::PUBLISH_WINDOW_BYTES
     }
 
+    /// Whether the broker is there now.
+    pub fn is_up(&self) -> bool {
+        self.connection.is_up()
+    }
+
     /// Largest message that the server takes.
     pub fn max_payload(&self) -> usize {
         self.connection.max_payload()

@@ -291,7 +291,7 @@ impl Publisher {
     fn drain(&mut self) {
         let until = Instant::now() + limits::DRAIN / 2;
         let (_source, never) = crate::stop::pair();
-        while self.started && Instant::now() < until {
+        while self.started && self.pipeline.is_up() && Instant::now() < until {
             self.more = true;
             let _ = self.pass();
             if self.pipeline.is_empty()

@@ -163,6 +163,25 @@ fn signals() {
 }
 
 #[test]
+fn a_second_signal_stops_at_once() {
+    let dir = Dir::new("twice");
+    let nats = Nats::start(&dir);
+    let mut one = Node::with_schema(&dir, 1, &nats.url(), "snapshot.enabled = false", SCHEMA);
+    one.start_ready();
+    // The broker hangs, so draining takes its time.
+    nats.signal("STOP");
+    one.sql("INSERT INTO own VALUES('a', 1)");
+    pause(100);
+    one.signal("TERM");
+    wait_for("the first signal is heard", 5, || (one.count("a second one stops at once") == 1).then_some(()));
+    let begun = std::time::Instant::now();
+    one.signal("TERM");
+    assert_eq!(one.wait_exit(5), 1);
+    assert!(begun.elapsed().as_millis() < 1_000);
+    nats.signal("CONT");
+}
+
+#[test]
 fn a_second_daemon_on_one_database_is_refused() {
     let dir = Dir::new("second");
     let nats = Nats::start(&dir);

@@ -132,6 +132,11 @@ impl Nats {
         }
     }
 
+    pub fn signal(&self, signal: &str) {
+        let pid = self.child.as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").arg(format!("-{signal}")).arg(pid).status().unwrap().success());
+    }
+
     /// Removes what JetStream stored; for a stopped server.
     pub fn wipe(&self) {
         let _ = std::fs::remove_dir_all(self.dir.join("js"));
