@@ -18,7 +18,7 @@ pub fn open(path: &Path) -> Result<Connection, Error> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false)?;
     connection.set_prepared_statement_cache_capacity(limits::STATEMENTS);
     connection.execute_batch(&format!(
-        "PRAGMA synchronous=NORMAL; PRAGMA wal_autocheckpoint=0; PRAGMA cache_size=-{}; \
+        "PRAGMA synchronous=NORMAL; PRAGMA wal_autocheckpoint=0; PRAGMA cache_size=-{0}; PRAGMA temp.cache_size=-{0}; \
          PRAGMA ignore_check_constraints=ON; PRAGMA recursive_triggers=OFF; PRAGMA temp_store=FILE; \
          PRAGMA mmap_size=0;",
         limits::PAGE_CACHE_KIB

@@ -19,7 +19,11 @@ pub fn watch(path: &Path, poll_interval: Duration, stop: &Stop, mut wake: impl F
     }
     let mut version = data_version(&connection)?;
     let look = |version: &mut i64, wake: &mut dyn FnMut()| -> Result<(), Error> {
-        let now = data_version(&connection)?;
+        let now = match data_version(&connection) {
+            // Somebody recovers or replaces the WAL: whatever it is, something changes.
+            Err(Error::Busy) => *version + 1,
+            other => other?,
+        };
         if now != *version {
             *version = now;
             wake();

@@ -9,8 +9,12 @@ const SCHEMA: &str =
     CREATE TRIGGER ad AFTER DELETE ON t BEGIN DELETE FROM search WHERE rowid = OLD.id; END;";
 
 fn nodes(dir: &Dir, nats: &Nats) -> (Node, Node) {
+    nodes_with(dir, nats, "")
+}
+
+fn nodes_with(dir: &Dir, nats: &Nats, extra: &str) -> (Node, Node) {
     let make = |id: u64| {
-        let node = Node::new(dir, id, &nats.url(), "");
+        let node = Node::new(dir, id, &nats.url(), extra);
         let text = std::fs::read_to_string(&node.config).unwrap().replace("1000000", "200");
         std::fs::write(&node.config, format!("{text}snapshot.leader_ttl = 1000\n")).unwrap();
         node.sql(SCHEMA);
@@ -68,6 +72,19 @@ fn away_for_ten_times_what_the_stream_keeps() {
     let dir = Dir::new("away");
     let nats = Nats::start(&dir);
     let (one, mut two) = nodes(&dir, &nats);
+    two.stop();
+    own_writes(&two);
+    run_away(&one);
+    two.start();
+    check(one, two);
+}
+
+/// Only some of the streams ran away; the snapshot holds the state of all.
+#[test]
+fn away_with_several_streams() {
+    let dir = Dir::new("streams");
+    let nats = Nats::start(&dir);
+    let (one, mut two) = nodes_with(&dir, &nats, "replication_log.shards = 4");
     two.stop();
     own_writes(&two);
     run_away(&one);
