@@ -102,7 +102,7 @@ pub fn run(config: &Config, stop: &Stop) -> Result<(), String> {
 
 /// One daemon for one database.
 pub fn lock_database(config: &Config) -> Result<files::Lock, String> {
-    let path = files::beside(&config.db_path, ".harmonylite.lock");
+    let path = config.lock_path();
     match files::Lock::try_take(&path) {
         Ok(Some(lock)) => Ok(lock),
         Ok(None) => Err(format!("another harmonylite runs on {}", config.db_path.display())),
@@ -122,15 +122,30 @@ fn run_with(
     }
     let Some(database) = open_database(config, stop)? else { return Ok(()) };
     let (source, token) = stop::pair();
+    let (applier_source, applier_token) = stop::pair();
     let status = Arc::new(Status::new(config.log.shards));
-    let lease = start_workers(config, broker, database, &status, &token, exits)?;
-    let result = supervise(config, stop, &status, ended);
+    let lease = start_workers(config, broker, database, &status, &token, &applier_token, exits)?;
+    let mut gone = vec![];
+    let result = supervise(config, stop, &status, ended, &mut gone);
     if matches!(result, Ok(End::Idle)) {
         last_snapshot(config, broker, &lease, stop);
     }
     log::info!("stopping");
+    let until = Instant::now() + limits::DRAIN;
     source.stop();
-    wait_for_workers(ended);
+    let expected = [
+        ("publisher", config.publish),
+        ("watch", config.publish),
+        ("lease", config.publish && config.snapshot.enabled),
+        ("snapshot", config.publish && config.snapshot.enabled),
+    ];
+    let running =
+        expected.iter().filter(|(name, started)| *started && !gone.contains(name)).map(|(name, _)| *name);
+    wait_for(running.collect(), ended, until);
+    // Last, so that what the publisher sent can still come back.
+    applier_source.stop();
+    let applies = config.replicate && !gone.contains(&"applier");
+    wait_for(if applies { vec!["applier"] } else { vec![] }, ended, until);
     result.map(drop)
 }
 
@@ -209,6 +224,7 @@ fn start_workers(
     database: Database,
     status: &Arc<Status>,
     token: &Stop,
+    applier_token: &Stop,
     exits: &Sender<worker::Exit>,
 ) -> Result<Lease, String> {
     let js = JetStream::new(broker.connection.clone());
@@ -244,7 +260,7 @@ fn start_workers(
             &database.taken_over,
             publisher,
             status.clone(),
-            token.clone(),
+            applier_token.clone(),
         )?;
         let applier = applier.recovering(config.snapshot.enabled.then(|| broker.recover(config)));
         worker::spawn("applier", exits, move || applier.run())?;
@@ -313,6 +329,7 @@ fn supervise(
     stop: &Stop,
     status: &Status,
     ended: &Receiver<worker::Exit>,
+    gone: &mut Vec<&'static str>,
 ) -> Result<End, String> {
     let mut summary = Summary::default();
     loop {
@@ -320,6 +337,7 @@ fn supervise(
             recv(stop.receiver()) -> _ => return Ok(End::Stopped),
             recv(ended) -> exit => {
                 let exit = exit.map_err(|_| "all workers ended".to_owned())?;
+                gone.push(exit.name);
                 return match exit.result {
                     Ok(()) if stop.requested() => Ok(End::Stopped),
                     Ok(()) => Err(format!("worker {} ended by itself", exit.name)),
@@ -382,19 +400,13 @@ fn last_snapshot(config: &Config, broker: &Broker, lease: &Lease, stop: &Stop) {
     }
 }
 
-/// Waits until the workers have ended, within the bound of draining. The broker's own threads end later.
-fn wait_for_workers(ended: &Receiver<worker::Exit>) {
-    let names = ["publisher", "applier", "lease", "snapshot", "watch"];
-    let until = Instant::now() + limits::DRAIN;
-    let mut running: Vec<&str> = names.to_vec();
-    while let Ok(exit) = ended.recv_deadline(until.min(Instant::now() + Duration::from_millis(500))) {
+/// Waits until the named workers have ended, within a bound. The broker's own threads end later.
+fn wait_for(mut running: Vec<&str>, ended: &Receiver<worker::Exit>, until: Instant) {
+    while !running.is_empty() {
+        let Ok(exit) = ended.recv_deadline(until) else { return };
         running.retain(|name| *name != exit.name);
         if let Err(why) = exit.result {
             log::warn!("{}: {why}", exit.name);
         }
-        if running.is_empty() {
-            return;
-        }
     }
-    let _ = until;
 }

@@ -88,9 +88,15 @@ fn wait_until_settled(config: &Config, made: &db::Made, stop: &Stop) -> Result<(
             Ok(true) | Err(db::Error::Busy) => {}
             Err(error) => return Err(format!("read the change log: {error}")),
         }
+        if matches!(files::Lock::try_take(&config.lock_path()), Ok(Some(_))) {
+            return Err(
+                "the database holds changes that are not published, and no daemon runs that would: start it"
+                    .to_owned(),
+            );
+        }
         if Instant::now() > until {
             return Err(format!(
-                "the database holds changes that were not published within {} s (is the daemon running and connected?)",
+                "the database holds changes that were not published within {} s (is the daemon connected?)",
                 limits::SETTLE_WAIT.as_secs()
             ));
         }

@@ -15,6 +15,8 @@ pub struct Status {
     pub rows: AtomicU64,
     /// Highest sequence applied, by shard (from 0).
     pub applied: Vec<AtomicU64>,
+    /// Highest sequence at which an event of ours was stored, by shard.
+    pub acked: Vec<AtomicU64>,
     /// The streams no longer hold what comes after our checkpoint: this node is not whole.
     pub gap: AtomicBool,
     last_event_ms: AtomicU64,
@@ -29,6 +31,7 @@ impl Status {
             consumed: AtomicU64::new(0),
             rows: AtomicU64::new(0),
             applied: (0..shards).map(|_| AtomicU64::new(0)).collect(),
+            acked: (0..shards).map(|_| AtomicU64::new(0)).collect(),
             gap: AtomicBool::new(false),
             last_event_ms: AtomicU64::new(0),
         }
@@ -44,6 +47,14 @@ impl Status {
     /// Time since the last event in or out, or since the start.
     pub fn idle(&self) -> Duration {
         self.begun.elapsed().saturating_sub(Duration::from_millis(self.last_event_ms.load(Relaxed)))
+    }
+
+    /// Whether all that we published has come back.
+    pub fn all_came_back(&self) -> bool {
+        self.acked
+            .iter()
+            .zip(&self.applied)
+            .all(|(acked, applied)| acked.load(Relaxed) <= applied.load(Relaxed))
     }
 
     /// Highest sequence applied of a shard.

@@ -140,6 +140,11 @@ impl Config {
         format!("harmonylite-node-{}", self.node_id)
     }
 
+    /// Locked by a running daemon.
+    pub fn lock_path(&self) -> PathBuf {
+        crate::files::beside(&self.db_path, ".harmonylite.lock")
+    }
+
     /// Where temporary copies of the database go.
     pub fn temp_dir(&self) -> PathBuf {
         self.snapshot.temp_dir.clone().unwrap_or_else(|| crate::files::parent(&self.db_path))

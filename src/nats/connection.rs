@@ -78,6 +78,12 @@ impl Shared {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
+    /// Waits until another thread says that something changed, or the time is up.
+    fn wait<'a>(&self, state: MutexGuard<'a, State>, at_most: Duration) -> MutexGuard<'a, State> {
+        let waited = self.state_changed.wait_timeout(state, at_most);
+        waited.unwrap_or_else(std::sync::PoisonError::into_inner).0
+    }
+
     fn wake(&self) {
         // The counter of an eventfd overflows only after 2^64 wake-ups that nobody read.
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
@@ -174,12 +180,7 @@ impl Connection {
                 let why = if state.last_error.is_empty() { "not connected" } else { &state.last_error };
                 return Err(Error::Transient(why.to_owned()));
             }
-            let (back, _) = self
-                .shared
-                .state_changed
-                .wait_timeout(state, left)
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
-            state = back;
+            state = self.shared.wait(state, left);
         }
         Ok(state)
     }
@@ -199,12 +200,7 @@ impl Connection {
             if left.is_zero() {
                 return Err(Error::Transient("the broker takes nothing".into()));
             }
-            let (back, _) = self
-                .shared
-                .state_changed
-                .wait_timeout(state, left)
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
-            state = back;
+            state = self.shared.wait(state, left);
         }
         let asleep = state.out.is_empty();
         state.out.extend_from_slice(frame);

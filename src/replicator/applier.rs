@@ -114,7 +114,16 @@ impl Applier {
 
     /// Applies until stop.
     pub fn run(mut self) -> Result<(), String> {
-        while !self.stop.requested() {
+        let mut drain_until = None;
+        loop {
+            if self.stop.requested() {
+                // The publisher has ended before us. What it published comes back now, or at the next start.
+                let until = *drain_until.get_or_insert_with(|| Instant::now() + limits::DRAIN / 4);
+                let done = self.status.all_came_back() || !self.js.connection().is_up();
+                if done || !self.started || Instant::now() > until {
+                    break;
+                }
+            }
             self.keep_consumers();
             let pause = self.apply_at.saturating_duration_since(Instant::now());
             if self.waiting.is_empty() || !pause.is_zero() {
@@ -144,8 +153,11 @@ impl Applier {
         let until_rebuild = self.rebuild_at.saturating_duration_since(Instant::now());
         let timeout =
             if missing { until_rebuild.max(Duration::from_millis(5)) } else { Duration::from_secs(1) };
+        // After stop its channel is always ready, and the wait is for echoes alone.
+        let stop = if self.stop.requested() { &crossbeam_channel::never() } else { self.stop.receiver() };
+        let timeout = if self.stop.requested() { Duration::from_millis(20) } else { timeout };
         let message = select! {
-            recv(self.stop.receiver()) -> _ => None,
+            recv(stop) -> _ => None,
             recv(self.link) -> _ => {
                 self.rebuild_at = Instant::now();
                 None

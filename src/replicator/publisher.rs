@@ -11,6 +11,7 @@ use crate::stop::Stop;
 use crossbeam_channel::{Receiver, select};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 /// What the applier tells the publisher.
@@ -237,6 +238,9 @@ impl Publisher {
             Ok(ack) => {
                 self.in_flight.remove(&sent.id);
                 self.acked[sent.shard] = self.acked[sent.shard].max(ack.seq);
+                if let Some(slot) = self.status.acked.get(sent.shard) {
+                    slot.fetch_max(ack.seq, Relaxed);
+                }
                 1
             }
             Err(error) => {

@@ -143,15 +143,8 @@ fn a_node_applies_the_captured_messages() {
     }
 }
 
-#[test]
-fn a_database_of_a_go_node_is_taken_over() {
-    let dir = Dir::new("takeover");
-    let nats = Nats::start(&dir);
-    let mut node = Node::new(&dir, 7, &nats.url(), "");
-    std::fs::copy(golden("database-with-pending-changes.db"), &node.database).unwrap();
-    std::fs::copy(golden("seq-map.cbor"), node.dir.join("seq-map.cbor")).unwrap();
-    // The stream as the Go node left it.
-    let client = nats.client();
+/// The stream as the Go node left it, from a message on.
+fn go_stream(client: &nats::jetstream::JetStream, first: u64) {
     client
         .add_stream(nats::jetstream::StreamConfig {
             name: "harmonylite-changes-c-1".into(),
@@ -159,10 +152,21 @@ fn a_database_of_a_go_node_is_taken_over() {
             ..Default::default()
         })
         .unwrap();
-    for number in 1..=21 {
+    for number in first..=21 {
         let file = format!("events-zstd-1-shard/harmonylite-changes-c-1.{number}.bin");
         client.publish("harmonylite-change-log-1", std::fs::read(golden(&file)).unwrap()).unwrap();
     }
+}
+
+#[test]
+fn a_database_of_a_go_node_is_taken_over() {
+    let dir = Dir::new("takeover");
+    let nats = Nats::start(&dir);
+    let mut node = Node::new(&dir, 7, &nats.url(), "");
+    std::fs::copy(golden("database-with-pending-changes.db"), &node.database).unwrap();
+    std::fs::copy(golden("seq-map.cbor"), node.dir.join("seq-map.cbor")).unwrap();
+    let client = nats.client();
+    go_stream(&client, 1);
     let before = contents(&node.database);
     node.start_ready();
     wait_for("both pending changes are published", 10, || {
@@ -228,17 +232,7 @@ fn a_snapshot_of_a_go_node_is_restored() {
         let payload = std::fs::read(golden(entry["file"].as_str().unwrap())).unwrap();
         client.publish(entry["subject"].as_str().unwrap(), payload).unwrap();
     }
-    client
-        .add_stream(nats::jetstream::StreamConfig {
-            name: "harmonylite-changes-c-1".into(),
-            subjects: vec!["harmonylite-change-log-1".into()],
-            ..Default::default()
-        })
-        .unwrap();
-    for number in 20..=21 {
-        let file = format!("events-zstd-1-shard/harmonylite-changes-c-1.{number}.bin");
-        client.publish("harmonylite-change-log-1", std::fs::read(golden(&file)).unwrap()).unwrap();
-    }
+    go_stream(&client, 20);
     let mut node = Node::new(&dir, 9, &nats.url(), "snapshot.nats.bucket = \"harmonylite-snapshots\"");
     node.start_ready();
     wait_for("the restored rows are there", 10, || node.database.exists().then_some(()));

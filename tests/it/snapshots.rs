@@ -178,3 +178,25 @@ fn sleep_timeout_ends_an_idle_node() {
     assert_eq!(node.count("sleep_timeout"), 2, "{}", node.log());
     assert!(stored(&nats).len() > 4096);
 }
+
+#[test]
+fn a_stopped_node_leaves_nothing_to_wait_for() {
+    let dir = Dir::new("stopped");
+    let mut nats = Nats::start(&dir);
+    let mut one = Node::with_schema(&dir, 1, &nats.url(), "", SCHEMA);
+    one.start_ready();
+    one.sql("INSERT INTO t VALUES(1, 'x'), (2, 'y')");
+    assert_eq!(one.stop(), 0);
+    assert_eq!(one.unsettled(), 0, "what was published has not come back before the end");
+    assert!(one.command(&["-save-snapshot"]).status.success());
+    // Changes that nobody publishes do not get into a snapshot.
+    one.start_ready();
+    nats.kill();
+    one.sql("INSERT INTO t VALUES(3, 'z')");
+    one.stop();
+    nats.restart();
+    let output = one.command(&["-save-snapshot"]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("changes that are not published, and no daemon runs"), "{text}");
+}
