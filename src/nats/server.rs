@@ -252,7 +252,7 @@ impl Supervisor {
         let sync = if self.version >= (2, 10, 0) { "sync_interval: always" } else { "" };
         if sync.is_empty() {
             log::warn!(
-                "this nats-server is older than 2.10: a power cut can lose its last two minutes (they are sent again)"
+                "this nats-server is older than 2.10: a power cut can lose what it stored in its last two minutes; a newer one syncs every message"
             );
         }
         line(format!("jetstream {{\n  store_dir: {}\n  {sync}\n}}", quoted(&path_text(&self.home.0)?)));
