@@ -181,7 +181,7 @@ fn try_open(config: &Config) -> Result<Database, db::Error> {
     let path = &config.db_path;
     db::check_file(path)?;
     db::prepare(path, config.journal_mode)?;
-    let known = db::Applier::ensure_state(path, config.publish)?;
+    db::Applier::ensure_state(path, config.publish)?;
     let capture = if config.publish {
         let (log, done) = ChangeLog::open(path, config.node_id)?;
         replicator::report(&done);
@@ -197,7 +197,11 @@ fn try_open(config: &Config) -> Result<Database, db::Error> {
         None
     };
     let applier = if config.replicate { Some(db::Applier::open(path, config.node_id)?) } else { None };
-    let taken_over = if known { SeqMap::new() } else { read_seq_map(config) };
+    let unknown = match &applier {
+        Some(applier) => applier.positions()?.is_empty(),
+        None => false,
+    };
+    let taken_over = if unknown { read_seq_map(config) } else { SeqMap::new() };
     Ok(Database { capture, applier, taken_over })
 }
 

@@ -67,8 +67,8 @@ pub const LOOK_SPACING_MIN: Duration = Duration::from_micros(100);
 pub const LOOK_SPACING_MAX: Duration = Duration::from_micros(800);
 /// The sequence-map file is written at most so often (and at stop).
 pub const SEQMAP_INTERVAL: Duration = Duration::from_secs(1);
-/// Draining at the first signal.
-pub const DRAIN: Duration = Duration::from_secs(8);
+/// Draining at the first signal; our own nats-server may take four more seconds, and all must end within ten.
+pub const DRAIN: Duration = Duration::from_secs(5);
 /// First and longest pause between tries.
 pub const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// Longest pause between tries.

@@ -100,7 +100,7 @@ fn wait_until_settled(config: &Config, made: &db::Made, stop: &Stop) -> Result<(
                 limits::SETTLE_WAIT.as_secs()
             ));
         }
-        if stop.wait(Duration::from_millis(20)) {
+        if stop.wait(Duration::from_millis(100)) {
             return Err("stopped".to_owned());
         }
     }
@@ -252,15 +252,11 @@ fn try_restore(
         )));
     };
     let js = JetStream::new(connection.clone());
-    let download = Temporary::new(files::beside(&config.db_path, ".harmonylite-download"));
     let begun = Instant::now();
-    fetch(store, &stored, &download)?;
-    let positions = db::make_ready(download.path()).map_err(|error| error.to_string())?;
-    let begin = match begin_behind(config, &js, &positions)? {
-        Ok(begin) => begin,
+    let download = match download_fitting(config, &js, store, &stored)? {
+        Ok(download) => download,
         Err(too_old) => return Ok(Some(too_old)),
     };
-    db::set_positions(download.path(), &begin).map_err(|error| error.to_string())?;
     match files::publish_new(download.path(), &config.db_path) {
         Ok(()) => {}
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(None),
@@ -277,6 +273,30 @@ fn try_restore(
         begun.elapsed().as_secs_f64()
     );
     Ok(None)
+}
+
+/// Downloads a snapshot, checks it and makes it this node's, with a position in every stream. The inner error says that the
+/// streams no longer hold what comes after it; where the store knows its position, without a download.
+fn download_fitting(
+    config: &Config,
+    js: &JetStream,
+    store: &dyn Store,
+    stored: &Stored,
+) -> Result<Result<Temporary, String>, String> {
+    if !stored.positions.is_empty()
+        && let Err(too_old) = begin_behind(config, js, &stored.positions)?
+    {
+        return Ok(Err(too_old));
+    }
+    let download = Temporary::new(files::beside(&config.db_path, ".harmonylite-download"));
+    fetch(store, stored, &download)?;
+    let positions = db::make_ready(download.path()).map_err(|error| error.to_string())?;
+    let begin = match begin_behind(config, js, &positions)? {
+        Ok(begin) => begin,
+        Err(too_old) => return Ok(Err(too_old)),
+    };
+    db::set_positions(download.path(), &begin).map_err(|error| error.to_string())?;
+    Ok(Ok(download))
 }
 
 /// Brings a database that fell behind the streams to the state of the stored snapshot, under a live application. The error
@@ -301,13 +321,9 @@ pub fn restore_live(
                 .to_owned(),
         );
     }
-    begin_behind(config, js, &stored.positions)??;
-    let download = Temporary::new(files::beside(&config.db_path, ".harmonylite-download"));
     let begun = Instant::now();
-    fetch(store, &stored, &download)?;
-    let positions = db::make_ready(download.path()).map_err(|error| error.to_string())?;
-    let begin = begin_behind(config, js, &positions)??;
-    let applied = database.reconcile(download.path(), &begin).map_err(|error| error.to_string())?;
+    let download = download_fitting(config, js, store, &stored)??;
+    let applied = database.reconcile(download.path()).map_err(|error| error.to_string())?;
     log::info!(
         "brought the database to the state of snapshot {}: {} rows written or deleted, {:.1} s",
         stored.name,

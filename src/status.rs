@@ -49,12 +49,12 @@ impl Status {
         self.begun.elapsed().saturating_sub(Duration::from_millis(self.last_event_ms.load(Relaxed)))
     }
 
-    /// Whether all that we published has come back.
-    pub fn all_came_back(&self) -> bool {
-        self.acked
-            .iter()
-            .zip(&self.applied)
-            .all(|(acked, applied)| acked.load(Relaxed) <= applied.load(Relaxed))
+    /// How far, in the shard where it is farthest, our own applying is behind what we published; 0: all came back.
+    pub fn not_come_back(&self) -> u64 {
+        let behind = |(acked, applied): (&AtomicU64, &AtomicU64)| {
+            acked.load(Relaxed).saturating_sub(applied.load(Relaxed))
+        };
+        self.acked.iter().zip(&self.applied).map(behind).max().unwrap_or(0)
     }
 
     /// Highest sequence applied of a shard.

@@ -94,14 +94,11 @@ impl Applier {
         matches!((&incoming.origin, &self.origin), (Some((origin, _)), Some(ours)) if origin == ours)
     }
 
-    /// Makes sure that the database has our state; true when it had. Removes capture when this node publishes nothing.
-    pub fn ensure_state(path: &Path, publish: bool) -> Result<bool, Error> {
+    /// Makes sure that the database has our state. Removes capture when this node publishes nothing.
+    pub fn ensure_state(path: &Path, publish: bool) -> Result<(), Error> {
         let mut connection = open::open(path)?;
-        let existed = capture::ensure_state(&mut connection)?;
-        if !publish {
-            capture::uninstall(&mut connection)?;
-        }
-        Ok(existed)
+        capture::ensure_state(&mut connection)?;
+        if publish { Ok(()) } else { capture::uninstall(&mut connection) }
     }
 
     /// The position in a stream; `None` when the database never followed it.

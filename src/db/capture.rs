@@ -36,17 +36,16 @@ pub fn log_width(connection: &Connection) -> Result<usize, Error> {
         .map(|n| usize::try_from(n).unwrap_or(0))?)
 }
 
-/// Creates the tables that every node has, capturing or not. True when they were there.
-pub fn ensure_state(connection: &mut Connection) -> Result<bool, Error> {
+/// Creates the tables that every node has, capturing or not.
+pub fn ensure_state(connection: &mut Connection) -> Result<(), Error> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let existed = state::exists(&transaction)?;
     state::create(&transaction)?;
     parked::create(&transaction)?;
     if state::meta(&transaction, "incarnation")?.is_none() {
         state::new_incarnation(&transaction)?;
     }
     transaction.commit()?;
-    Ok(existed)
+    Ok(())
 }
 
 /// Installs capture, or brings it in step with the schema. One transaction: no write of the application falls between.

@@ -3,27 +3,26 @@
 //! it wrote and that are not published yet stay and are still published, and tables that are not replicated are left alone.
 
 use super::apply::{Applied, Applier, canonical};
-use super::{Error, Position, Schema, Table, parked, quote, state};
+use super::{Error, Schema, Table, parked, quote, state};
 use crate::event::{Event, Kind};
 use crate::value::Value;
 use rusqlite::params_from_iter;
 use std::path::Path;
 
 impl Applier {
-    /// Takes over the state and the positions of a snapshot that was checked and made ready. `begin` holds positions of
-    /// streams that the snapshot does not know.
-    pub fn reconcile(&mut self, snapshot: &Path, begin: &[(String, Position)]) -> Result<Applied, Error> {
+    /// Takes over the state and the positions of a snapshot that was checked and made ready.
+    pub fn reconcile(&mut self, snapshot: &Path) -> Result<Applied, Error> {
         let path = snapshot
             .to_str()
             .ok_or_else(|| Error::Other(format!("{snapshot:?}: SQLite needs a path in UTF-8")))?;
         self.connection.execute("ATTACH ?1 AS snap", [path])?;
-        let result = self.in_transaction(|applier| applier.reconcile_attached(begin));
+        let result = self.in_transaction(|applier| applier.reconcile_attached());
         // A leftover would only be in the way of the next try, which attaches under the same name.
         self.connection.execute_batch("DETACH snap")?;
         result
     }
 
-    fn reconcile_attached(&mut self, begin: &[(String, Position)]) -> Result<Applied, Error> {
+    fn reconcile_attached(&mut self) -> Result<Applied, Error> {
         let mut applied = Applied::default();
         self.begin_batch(&mut applied)?;
         self.check_same_schema()?;
@@ -34,7 +33,7 @@ impl Applier {
         for table in self.schema.tables.values().cloned().collect::<Vec<_>>() {
             self.write_different(&table, &mut applied)?;
         }
-        self.take_state(begin)?;
+        self.take_state()?;
         self.end_batch()?;
         Ok(applied)
     }
@@ -145,7 +144,7 @@ impl Applier {
     }
 
     /// Positions, what was folded from whom, and events that wait for a schema: as in the snapshot.
-    fn take_state(&mut self, begin: &[(String, Position)]) -> Result<(), Error> {
+    fn take_state(&mut self) -> Result<(), Error> {
         self.connection.execute_batch(&format!(
             "DELETE FROM main.{0} WHERE kind IN ('seq', 'created', 'folded');
              INSERT INTO main.{0} SELECT * FROM snap.{0} WHERE kind IN ('seq', 'created', 'folded');
@@ -153,9 +152,6 @@ impl Applier {
             state::TABLE,
             parked::TABLE
         ))?;
-        for (stream, position) in begin {
-            state::set_position(&self.connection, stream, position)?;
-        }
         self.forget_cached_state()
     }
 }

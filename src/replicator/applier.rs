@@ -41,6 +41,8 @@ pub struct Applier {
     backoff: Backoff,
     rebuild_at: Instant,
     last_complaint: String,
+    /// An event without our message id was seen.
+    go_nodes_seen: bool,
 }
 
 /// Brings the database to the state of a snapshot; the text says what is missing for that.
@@ -104,6 +106,7 @@ impl Applier {
             backoff: Backoff::up_to(Duration::from_secs(2)),
             rebuild_at: Instant::now(),
             last_complaint: String::new(),
+            go_nodes_seen: false,
         })
     }
 
@@ -119,7 +122,7 @@ impl Applier {
             if self.stop.requested() {
                 // The publisher has ended before us. What it published comes back now, or at the next start.
                 let until = *drain_until.get_or_insert_with(|| Instant::now() + limits::DRAIN / 4);
-                let done = self.status.all_came_back() || !self.js.connection().is_up();
+                let done = self.status.not_come_back() == 0 || !self.js.connection().is_up();
                 if done || !self.started || Instant::now() > until {
                     break;
                 }
@@ -211,6 +214,14 @@ impl Applier {
                     }
                 }
                 let origin = item.message.headers.get("Nats-Msg-Id").and_then(Origin::parse_message_id);
+                if origin.is_none() && self.config.log.shards > 1 && !self.go_nodes_seen {
+                    self.go_nodes_seen = true;
+                    log::warn!(
+                        "a Go node publishes here and shards = {}: rows that collide in a UNIQUE index can differ between \
+                         nodes, for it spreads them over several streams",
+                        self.config.log.shards
+                    );
+                }
                 let stream = shard.stream.clone();
                 let incoming = Incoming { stream, seq: item.seq, origin, payload: item.message.payload };
                 self.waiting_bytes += incoming.payload.len();

@@ -43,14 +43,14 @@ pub struct Publisher {
     status: Arc<Status>,
     stop: Stop,
     started: bool,
-    /// Highest acknowledged sequence of each shard.
-    acked: Vec<u64>,
     /// Ids without an acknowledgement. With `replicate = false` those below the lowest are settled.
     in_flight: BTreeSet<i64>,
     last_audit: Instant,
     stuck: i64,
+    /// Entries left over by the last rewind: with refused ones among them, another one would not help.
+    left_over: i64,
     /// Changes that their stream will not take, since the last rewind.
-    refused: i64,
+    refused: usize,
     /// The server's largest message when one was refused.
     refused_at: usize,
     /// Counts the rewinds.
@@ -90,10 +90,10 @@ impl Publisher {
             stop,
             // Without an applier nobody catches up, and nothing can come back that should be waited for.
             started: !config.replicate,
-            acked: vec![0; usize::try_from(config.log.shards).unwrap_or(1)],
             in_flight: BTreeSet::new(),
             last_audit: Instant::now(),
             stuck: 0,
+            left_over: 0,
             refused: 0,
             refused_at: 0,
             attempt: 0,
@@ -123,7 +123,7 @@ impl Publisher {
                 },
                 recv(self.pipeline.acks()) -> message => {
                     if let Ok(message) = message {
-                        look |= self.take_acks(&message);
+                        look |= self.take_acks(message);
                     }
                 },
                 default(timeout) => {}
@@ -193,8 +193,7 @@ impl Publisher {
         self.in_flight.insert(event.id);
         let result = self.pipeline.send(&subject, &[("Nats-Msg-Id", id.as_str())], &payload, sent);
         if let Err(error) = result {
-            self.refused += 1;
-            self.refused_at = self.pipeline.max_payload();
+            self.note_refusal();
             log::error!(
                 "a row of table {} is not published: {error}; it stays in the change log, raise the server's max_payload",
                 event.table
@@ -203,21 +202,23 @@ impl Publisher {
         Ok(())
     }
 
+    fn note_refusal(&mut self) {
+        self.refused += 1;
+        self.refused_at = self.pipeline.max_payload();
+    }
+
     /// A stream keeps `max_entries` messages: what ran too far ahead of the appliers would be lost to them. So each node
     /// keeps its publishing within a sixteenth of that before its own applier, which stands for all: then at least one node
     /// of a dozen always sees every message, and makes the snapshot that the others may need.
     fn others_can_follow(&self) -> bool {
         let ahead = (self.config.log.max_entries / 16).max(16);
         let in_flight = self.pipeline.in_flight() as u64;
-        !self.config.replicate
-            || self.acked.iter().enumerate().all(|(shard, acked)| {
-                acked.saturating_sub(self.status.applied_seq(shard)) + in_flight < ahead
-            })
+        !self.config.replicate || self.status.not_come_back() + in_flight < ahead
     }
 
     /// Takes an acknowledgement and all that wait behind it. True when there may be room again.
-    fn take_acks(&mut self, first: &crate::nats::Message) -> bool {
-        let mut next = Some(first.clone());
+    fn take_acks(&mut self, first: crate::nats::Message) -> bool {
+        let mut next = Some(first);
         let mut count = 0;
         while let Some(message) = next {
             if let Some(acked) = self.pipeline.on_ack(&message) {
@@ -237,13 +238,13 @@ impl Publisher {
         match result {
             Ok(ack) => {
                 self.in_flight.remove(&sent.id);
-                self.acked[sent.shard] = self.acked[sent.shard].max(ack.seq);
                 if let Some(slot) = self.status.acked.get(sent.shard) {
                     slot.fetch_max(ack.seq, Relaxed);
                 }
                 1
             }
             Err(error) => {
+                self.note_refusal();
                 log::error!(
                     "a row of table {} is refused by its stream: {error}; it stays in the change log",
                     sent.table
@@ -274,16 +275,16 @@ impl Publisher {
             self.rewind();
             return Ok(true);
         }
-        let behind =
-            self.acked.iter().enumerate().any(|(shard, acked)| *acked > self.status.applied_seq(shard));
-        if !self.pipeline.is_empty() || !self.pending.is_empty() || (behind && self.config.replicate) {
+        let behind = self.config.replicate && self.status.not_come_back() > 0;
+        if !self.pipeline.is_empty() || !self.pending.is_empty() || behind {
             self.stuck = 0;
             return Ok(false);
         }
         let Ok((published, _)) = self.log.unsettled() else { return Ok(false) };
-        let published = published - self.refused;
-        let again = published > 0 && self.stuck > 0;
+        let hopeless = self.refused > 0 && published == self.left_over;
+        let again = published > 0 && self.stuck > 0 && !hopeless;
         if again {
+            self.left_over = published;
             log::warn!("{published} changes were published and have not come back; publishing them again");
             self.rewind();
         }
@@ -294,7 +295,6 @@ impl Publisher {
     /// After stop: what is captured still goes out, within a bound.
     fn drain(&mut self) {
         let until = Instant::now() + limits::DRAIN / 2;
-        let (_source, never) = crate::stop::pair();
         while self.started && self.pipeline.is_up() && Instant::now() < until {
             self.more = true;
             let _ = self.pass();
@@ -305,12 +305,9 @@ impl Publisher {
                 return;
             }
             if let Ok(message) = self.pipeline.acks().recv_timeout(Duration::from_millis(50)) {
-                self.take_acks(&message);
+                self.take_acks(message);
             }
             self.pipeline.tick();
-            if never.wait(Duration::ZERO) {
-                return;
-            }
         }
         if let Ok((published, waiting)) = self.log.unsettled()
             && published + waiting > 0
