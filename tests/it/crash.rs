@@ -208,3 +208,23 @@ fn a_row_too_large_for_the_broker_holds_up_nothing_and_goes_out_when_it_fits() {
     wait_equal(&mut [&mut one, &mut two], 30);
     assert_eq!(value(&two, "SELECT count(*) FROM own"), "Integer(2)");
 }
+
+#[test]
+fn a_row_that_its_stream_refuses_is_not_sent_for_ever() {
+    let dir = Dir::new("refused");
+    let nats = Nats::start(&dir);
+    let config = nats::jetstream::StreamConfig {
+        name: "harmonylite-changes-c-1".into(),
+        subjects: vec!["harmonylite-change-log-1".into()],
+        max_msg_size: 1000,
+        ..Default::default()
+    };
+    nats.client().add_stream(config).unwrap();
+    let mut one = Node::with_schema(&dir, 1, &nats.url(), "", SCHEMA);
+    one.start_ready();
+    one.sql("INSERT INTO own VALUES('large', randomblob(5000)), ('small', 1)");
+    wait_for("it is said", 10, || (one.count("is refused by its stream") > 0).then_some(()));
+    wait_for("the small one passes", 10, || (one.unsettled() == 1).then_some(()));
+    pause(22_000);
+    assert!(one.count("is refused by its stream") <= 2, "{}", one.log());
+}

@@ -140,6 +140,7 @@ fn a_node_applies_the_captured_messages() {
         assert_eq!(value(&node, "SELECT count(*) FROM nopk"), "Integer(1)");
         assert_eq!(value(&node, "SELECT count(*) FROM pair"), "Integer(0)");
         assert_eq!(node.unsettled(), 0, "what came from others is not captured");
+        assert_eq!(node.count("a Go node publishes here"), usize::from(shards > 1));
     }
 }
 
@@ -168,7 +169,15 @@ fn a_database_of_a_go_node_is_taken_over() {
     let client = nats.client();
     go_stream(&client, 1);
     let before = contents(&node.database);
+    // A first start that does not reach the broker must not cost the positions.
+    let config = std::fs::read_to_string(&node.config).unwrap();
+    std::fs::write(&node.config, config.replace(&nats.url(), "nats://127.0.0.1:1")).unwrap();
+    node.start();
+    wait_for("it captures", 10, || (node.count("capturing") == 1).then_some(()));
+    assert_eq!(node.stop(), 0);
+    std::fs::write(&node.config, config).unwrap();
     node.start_ready();
+    assert_eq!(node.count("taking over 1 positions"), 2);
     wait_for("both pending changes are published", 10, || {
         let info = client.stream_info("harmonylite-changes-c-1").unwrap();
         (info.state.messages == 23 && node.unsettled() == 0).then_some(())
