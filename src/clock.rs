@@ -1,4 +1,4 @@
-//! Calendar time: now, and Unix seconds as text. (Durations are measured with `std::time::Instant`.)
+//! Calendar time: now, and Unix seconds as text. (Durations are measured with `std::time::Instant`, but for leases.)
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -7,6 +7,13 @@ pub fn unix_ms() -> i64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// Time since the machine was started, the time it slept included: what a lease is measured with.
+pub fn since_boot() -> std::time::Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let nanos = u32::try_from(now.tv_nsec).unwrap_or(0);
+    std::time::Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), nanos)
 }
 
 /// Year, month, day of a day number counted from 1970-01-01 (proleptic Gregorian).
@@ -21,6 +28,24 @@ fn civil(days: i64) -> (i64, i64, i64) {
     let day = of_year - (153 * month_from_march + 2) / 5 + 1;
     let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
     (year_of_era + era * 400 + i64::from(month <= 2), month, day)
+}
+
+/// Unix seconds of the beginning of a day in UTC; `None` when there is no such day.
+pub fn unix_seconds(year: i64, month: i64, day: i64) -> Option<i64> {
+    if !(1..=12).contains(&month) || !(1..=31).contains(&day) || !(0..=9999).contains(&year) {
+        return None;
+    }
+    let (month, year) = if month > 2 { (month - 3, year) } else { (month + 9, year - 1) };
+    let era = year.div_euclid(400);
+    let of_era = year.rem_euclid(400);
+    let days = of_era * 365 + of_era / 4 - of_era / 100 + (153 * month + 2) / 5 + day - 1;
+    Some((era * 146_097 + days - 719_468) * 86_400)
+}
+
+/// Unix milliseconds without punctuation, to the second: `20240701T120000Z`.
+pub fn compact(ms: i64) -> String {
+    let text = date_time(ms.div_euclid(1000), 'T');
+    text.chars().filter(|c| *c != '-' && *c != ':').chain(['Z']).collect()
 }
 
 /// Date and time with the given separator, without zone: `2024-07-01 12:00:00`.
@@ -57,6 +82,12 @@ mod tests {
         assert_eq!(go_text(-1), "1969-12-31 23:59:59+00:00");
         assert_eq!(go_text(-62_135_596_800), "0001-01-01 00:00:00+00:00");
         assert_eq!(rfc3339(951_782_400_007), "2000-02-29T00:00:00.007Z");
+        assert_eq!(compact(1_795_526_100_999), "20261124T131500Z");
+        for days in [-719_468, -1, 0, 59, 11_016, 20_781, 47_540] {
+            let (year, month, day) = civil(days);
+            assert_eq!(unix_seconds(year, month, day), Some(days * 86_400).filter(|_| year >= 0));
+        }
+        assert_eq!(unix_seconds(2024, 13, 1), None);
         assert_eq!(console(4_107_542_399_000), "2100-02-28 23:59:59");
     }
 }

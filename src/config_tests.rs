@@ -71,9 +71,45 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "[snapshot]\nstore = \"ftp\"",
-        "FILE: snapshot.store = \"ftp\": accepted is \"nats\", \"s3\", \"webdav\" or \"sftp\"",
+        "FILE: snapshot.store = \"ftp\": accepted is \"nats\", \"s3\", \"webdav\", \"sftp\" or \"file\"",
     ),
-    ("[snapshot]\nstore = \"s3\"", "snapshot.store = \"s3\": this version does not have that capability yet"),
+    (
+        "[snapshot]\nstore = \"s3\"\ns3.bucket = \"b\"",
+        "FILE: snapshot.s3.endpoint = \"\": accepted is host[:port]",
+    ),
+    (
+        "[snapshot]\nstore = \"s3\"\ns3.endpoint = \"https://k:s3cr3t@h\"\ns3.bucket = \"b\"",
+        "FILE: snapshot.s3.endpoint = \"https://***@h\": accepted is host[:port]",
+    ),
+    (
+        "[snapshot]\nstore = \"s3\"\ns3.endpoint = \"h\"\ns3.bucket = \"a/b\"",
+        "FILE: snapshot.s3.bucket = \"a/b\": accepted is a bucket's name",
+    ),
+    (
+        "[snapshot]\nstore = \"s3\"\ns3.endpoint = \"h\"\ns3.bucket = \"b\"\ns3.access_key = \"k\"",
+        "FILE: snapshot.s3.access_key = without snapshot.s3.secret, or the reverse: accepted is both or none",
+    ),
+    (
+        "[snapshot]\nstore = \"webdav\"\nwebdav.url = \"https://h/?login=a\"",
+        "FILE: snapshot.webdav.url = (hidden: login and secret are missing): accepted is https://",
+    ),
+    (
+        "[snapshot]\nstore = \"sftp\"\nsftp.url = \"sftp://h/\"",
+        "FILE: snapshot.sftp.url = (hidden: no user): accepted is sftp://",
+    ),
+    (
+        "[snapshot]\nstore = \"file\"\nfile.path = \"backups\"",
+        "FILE: snapshot.file.path = \"backups\" (not an absolute path): accepted is an absolute path",
+    ),
+    ("[snapshot]\nkeep = 0", "FILE: snapshot.keep = 0: accepted is an integer from 1 to 1000"),
+    (
+        "[snapshot]\ncompression = \"gzip\"",
+        "FILE: snapshot.compression = \"gzip\": accepted is \"none\" or \"zstd\"",
+    ),
+    (
+        "[snapshot]\nkey_file = \"/dev/null\"",
+        "FILE: snapshot.key_file = \"/dev/null\" (not 64 hex digits): accepted is",
+    ),
     (
         "[snapshot]\nleader_ttl = 5",
         "FILE: snapshot.leader_ttl = 5: accepted is 0 (30000) or from 1000 milliseconds",
@@ -82,9 +118,8 @@ const MISTAKES: &[(&str, &str)] = &[
         "[snapshot.nats]\nbucket = \"a b\"",
         "FILE: snapshot.nats.bucket = \"a b\": accepted is letters, digits, - and _",
     ),
-    ("[snapshot.sftp]\nurl = \"sftp://u:p@h/\"", "FILE: snapshot.sftp: this version does not have"),
     ("[prometheus]\nenable = true", "FILE: prometheus.enable = true: this version does not have"),
-    ("[health_check]\nenable = true", "FILE: health_check.enable = true: this version does not have"),
+    ("[health_check]\nbind = \"x\"", "FILE: health_check.bind = \"x\": accepted is host:port"),
     ("[nats]\nurls = \"nats://a:b@c\"", "FILE: nats.urls = \"nats://***@c\": accepted is a list of texts"),
     (
         "[nats]\nurls = [\"ftp://a:b@c\"]",
@@ -135,7 +170,7 @@ fn unknown_keys_and_keys_without_effect_are_named() {
         [
             "FILE: unknown key nats.url; the nearest known one is nats.urls",
             "FILE: unknown key replicat; the nearest known one is replicate",
-            "FILE: unknown key snapshots; the nearest known one is snapshot.s3",
+            "FILE: unknown key snapshots; the nearest known one is snapshot.keep",
         ]
     );
     assert_eq!(

@@ -10,7 +10,7 @@ use crate::seqmap::{self, SeqMap};
 use crate::snapshot;
 use crate::status::Status;
 use crate::stop::{self, Stop, StopSource};
-use crate::{files, limits, worker};
+use crate::{files, health, limits, presence, worker};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -59,17 +59,20 @@ impl Broker {
         Ok(Broker { connection, options, server, keep, token })
     }
 
-    /// Opens the store through a connection of its own, closed with it, so that bulk data delays no change.
+    /// Opens the store; the one in NATS through a connection of its own, closed with it, so that bulk data delays no change.
     fn store_opener(&self, config: &Config) -> snapshot::OpenStore {
         let options = Options { quiet: true, ..self.options.clone() };
         let (config, token) = (config.clone(), self.token.clone());
         Box::new(move || {
+            if snapshot::is_apart_from_nats(&config) {
+                return snapshot::store(&config, None, &token);
+            }
             // It ends whenever the store is closed: nobody waits for that.
             let (exits, _) = bounded(1);
             let connection = Connection::open(options.clone(), token.clone(), &exits)
                 .map_err(|error| error.to_string())?;
             connection.wait_up(limits::CONNECT_TIMEOUT).map_err(|error| error.to_string())?;
-            Ok(snapshot::store(&config, &connection))
+            snapshot::store(&config, Some(&connection), &token)
         })
     }
 
@@ -77,7 +80,8 @@ impl Broker {
     fn recover(&self, config: &Config) -> replicator::Recover {
         let open_store = self.store_opener(config);
         let (config, js) = (config.clone(), JetStream::new(self.connection.clone()));
-        Box::new(move |database| snapshot::restore_live(&config, &js, open_store()?.as_ref(), database))
+        let mut damaged = String::new();
+        Box::new(move |database| snapshot::restore_live(&config, &js, &open_store()?, database, &mut damaged))
     }
 
     /// Closes the connection, stops the server.
@@ -93,6 +97,7 @@ impl Broker {
 /// Runs until stop, or until something fails for good.
 pub fn run(config: &Config, stop: &Stop) -> Result<(), String> {
     let _lock = lock_database(config)?;
+    snapshot::remove_leftovers(config, stop);
     let (exits, ended) = bounded(WORKERS);
     let broker = Broker::start(config, stop, &exits)?;
     let result = run_with(config, stop, &broker, &exits, &ended);
@@ -124,9 +129,11 @@ fn run_with(
     let (source, token) = stop::pair();
     let (applier_source, applier_token) = stop::pair();
     let status = Arc::new(Status::new(config.log.shards));
+    presence::start(config, &broker.connection, &status, &token, exits)?;
+    health::start(config, &status, &token, exits)?;
     let lease = start_workers(config, broker, database, &status, &token, &applier_token, exits)?;
     let mut gone = vec![];
-    let result = supervise(config, stop, &status, ended, &mut gone);
+    let result = supervise(config, broker, stop, &status, ended, &mut gone);
     if matches!(result, Ok(End::Idle)) {
         last_snapshot(config, broker, &lease, stop);
     }
@@ -238,6 +245,7 @@ fn start_workers(
     let (commands, obeyed) = bounded(4);
     let obeyed = if config.replicate { obeyed } else { crossbeam_channel::never() };
     if let Some(log) = database.capture {
+        status.tables.store(log.table_names().len() as u64, Relaxed);
         let publisher =
             Publisher::new(config, log, &broker.connection, woken, obeyed, status.clone(), token.clone())?;
         worker::spawn("publisher", exits, move || publisher.run())?;
@@ -273,17 +281,18 @@ fn start_workers(
         return Ok(Lease::default());
     }
     let keeper = lease::Keeper::new(
-        js,
+        js.clone(),
         config.node_id,
         config.snapshot.leader_ttl,
         config.log.replicas,
         status.clone(),
         token.clone(),
     );
-    let lease = keeper.lease.clone();
+    let lease = keeper.lease();
     worker::spawn("lease", exits, move || keeper.run())?;
     let scheduler = snapshot::Scheduler {
         config: config.clone(),
+        js,
         open_store: broker.store_opener(config),
         lease: lease.clone(),
         status: status.clone(),
@@ -330,6 +339,7 @@ enum End {
 /// Waits for stop, for the end of any worker, or for the sleep timeout; a summary line a minute when something happened.
 fn supervise(
     config: &Config,
+    broker: &Broker,
     stop: &Stop,
     status: &Status,
     ended: &Receiver<worker::Exit>,
@@ -351,6 +361,7 @@ fn supervise(
             default(Duration::from_secs(1)) => {}
         }
         summary.maybe(status);
+        status.connected.store(broker.connection.is_up(), Relaxed);
         if !config.sleep_timeout.is_zero() && status.idle() >= config.sleep_timeout {
             log::info!("no event for {} ms: sleep_timeout", config.sleep_timeout.as_millis());
             return Ok(End::Idle);
@@ -396,10 +407,15 @@ fn last_snapshot(config: &Config, broker: &Broker, lease: &Lease, stop: &Stop) {
     if lease.held().is_none() {
         return;
     }
-    let store = snapshot::store(config, &broker.connection);
-    let mut may_switch = || lease.held().map(drop).ok_or_else(|| "the leader lease was lost".to_owned());
-    match snapshot::save(config, store.as_ref(), limits::SETTLE_WAIT, stop, &mut may_switch) {
-        Ok(stored) => log::info!("stored snapshot {} (sleep_timeout): {} bytes", stored.name, stored.size),
+    let js = JetStream::new(broker.connection.clone());
+    let terms = snapshot::Terms { patience: limits::SETTLE_WAIT, leader: Some(lease), anew: false };
+    let saved = snapshot::store(config, Some(&broker.connection), stop)
+        .and_then(|store| snapshot::save(config, &js, &store, stop, terms));
+    match saved {
+        Ok(saved) if saved.unchanged => log::info!("snapshot (sleep_timeout): the stored one is up to date"),
+        Ok(saved) => {
+            log::info!("stored snapshot {} (sleep_timeout): {} bytes", saved.stored.name, saved.stored.size);
+        }
         Err(why) => log::warn!("{why}"),
     }
 }

@@ -6,21 +6,26 @@
 use crate::clock;
 use crate::nats::{Error, JetStream, Kv};
 use crate::status::Status;
-use crate::stop::Stop;
+use crate::stop::{self, Stop, StopSource};
+use crate::worker;
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// Bucket of the leases, fixed in the Go program.
-const BUCKET: &str = "e-harmonylite";
+pub const BUCKET: &str = "e-harmonylite";
 /// The key of the leader.
-const KEY: &str = "snapshot-leader";
+const LEADER: &str = "snapshot-leader";
+/// The key of whoever uploads a snapshot right now, leader or not.
+const UPLOAD: &str = "snapshot";
+/// Life of the upload lease, fixed in the Go program.
+const UPLOAD_TTL: Duration = Duration::from_secs(10);
 
 /// How often a rival looks at the lease, at least.
 const RIVAL_LOOK: Duration = Duration::from_secs(2);
 
-/// The value of the key.
+/// The value of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
     /// Who holds it.
@@ -40,25 +45,53 @@ impl Claim {
     }
 }
 
-/// What others see of the lease.
-#[derive(Clone, Debug, Default)]
-pub struct Lease(Arc<Mutex<Option<Held>>>);
+/// What others see of a lease.
+#[derive(Clone, Default)]
+pub struct Lease(Arc<Mutex<View>>);
+
+#[derive(Default)]
+struct View {
+    held: Option<Held>,
+    /// Where it lies, once it was opened.
+    kv: Option<(Kv, &'static str)>,
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Held {
     revision: u64,
-    until: Instant,
+    /// By the clock that goes on while the machine sleeps.
+    until: Duration,
 }
 
 impl Lease {
-    /// The lease's revision while we hold it. To be asked again before every step that cannot be taken back.
+    fn lock(&self) -> std::sync::MutexGuard<'_, View> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// The lease's revision while we hold it, by our own clock.
     pub fn held(&self) -> Option<u64> {
-        let held = *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        held.filter(|held| Instant::now() < held.until).map(|held| held.revision)
+        self.lock().held.filter(|held| clock::since_boot() < held.until).map(|held| held.revision)
+    }
+
+    /// Asks the broker whether we hold it at this moment: right before a step that cannot be taken back.
+    pub fn confirm(&self) -> Result<(), String> {
+        let lost = || "the lease was lost to another node".to_owned();
+        let kv = self.lock().kv.clone();
+        let (kv, key) = kv.ok_or_else(lost)?;
+        for _ in 0..3 {
+            let before = self.held().ok_or_else(lost)?;
+            let entry = kv.get(key).map_err(|error| format!("ask for the lease: {error}"))?;
+            let revision = entry.map_or(0, |entry| entry.revision);
+            // It may have been renewed while we asked.
+            if revision == before || Some(revision) == self.held() {
+                return Ok(());
+            }
+        }
+        Err(lost())
     }
 
     fn set(&self, held: Option<Held>) {
-        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = held;
+        self.lock().held = held;
     }
 }
 
@@ -66,31 +99,115 @@ impl Lease {
 #[derive(Debug, Default)]
 struct Seen {
     revision: u64,
-    since: Option<Instant>,
+    since: Option<Duration>,
 }
 
 impl Seen {
     /// Notes a revision; true when it has not changed for `ttl`.
-    fn expired(&mut self, revision: u64, now: Instant, ttl: Duration) -> bool {
+    fn expired(&mut self, revision: u64, now: Duration, ttl: Duration) -> bool {
         if self.revision != revision || self.since.is_none() {
             *self = Seen { revision, since: Some(now) };
         }
-        self.since.is_some_and(|since| now.duration_since(since) >= ttl)
+        self.since.is_some_and(|since| now.saturating_sub(since) >= ttl)
     }
 }
 
-/// The thread that gets, keeps and gives back the lease.
-pub struct Keeper {
-    /// Its result.
-    pub lease: Lease,
+/// One who wants a key.
+struct Claimant {
+    lease: Lease,
     js: JetStream,
+    key: &'static str,
     node_id: u64,
     ttl: Duration,
     replicas: u64,
+    /// A claim with our node id is a dead process's: somebody else made sure of that.
+    alone: bool,
+    seen: Seen,
+}
+
+impl Claimant {
+    fn new(js: JetStream, key: &'static str, node_id: u64, ttl: Duration, replicas: u64) -> Claimant {
+        Claimant {
+            lease: Lease::default(),
+            js,
+            key,
+            node_id,
+            ttl,
+            replicas,
+            alone: false,
+            seen: Seen::default(),
+        }
+    }
+
+    fn kv(&self) -> Result<Kv, Error> {
+        if let Some((kv, _)) = &self.lease.lock().kv {
+            return Ok(kv.clone());
+        }
+        let kv = Kv::open(&self.js, BUCKET, self.replicas)?;
+        self.lease.lock().kv = Some((kv.clone(), self.key));
+        Ok(kv)
+    }
+
+    /// Takes the lease if it is free, renews it if it is ours.
+    fn beat(&mut self) -> Result<(), Error> {
+        let kv = self.kv()?;
+        let begun = clock::since_boot();
+        let revision = match self.lease.held() {
+            Some(revision) => revision,
+            None => match self.free_revision(&kv, begun)? {
+                Some(revision) => revision,
+                None => return Ok(()),
+            },
+        };
+        let claim = Claim { node_id: self.node_id, timestamp: clock::unix_ms() };
+        let until = begun + self.ttl;
+        match kv.update(self.key, &claim.encode(), revision) {
+            Ok(revision) => {
+                self.lease.set(Some(Held { revision, until }));
+                Ok(())
+            }
+            Err(Error::Conflict(_)) => {
+                self.lease.set(None);
+                self.seen = Seen::default();
+                Ok(())
+            }
+            // Unknown whether it was written: read back.
+            Err(error) => match kv.get(self.key)? {
+                Some(entry)
+                    if entry.value.as_deref() == Some(claim.encode().as_slice())
+                        && entry.revision > revision =>
+                {
+                    self.lease.set(Some(Held { revision: entry.revision, until }));
+                    Ok(())
+                }
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// The revision to overwrite, if the lease is free.
+    fn free_revision(&mut self, kv: &Kv, now: Duration) -> Result<Option<u64>, Error> {
+        let Some(entry) = kv.get(self.key)? else { return Ok(Some(0)) };
+        let claim = entry.value.as_deref().and_then(|value| ciborium::from_reader::<Claim, _>(value).ok());
+        let released =
+            claim.is_none_or(|claim| claim.timestamp == 0 || (self.alone && claim.node_id == self.node_id));
+        Ok((released || self.seen.expired(entry.revision, now, self.ttl)).then_some(entry.revision))
+    }
+
+    /// Gives it back, so that nobody has to wait; `None`: we did not hold it.
+    fn release(&mut self) -> Option<Result<(), Error>> {
+        let revision = self.lease.held()?;
+        self.lease.set(None);
+        let released = Claim { node_id: self.node_id, timestamp: 0 };
+        Some(self.kv().and_then(|kv| kv.update(self.key, &released.encode(), revision)).map(drop))
+    }
+}
+
+/// The thread that gets, keeps and gives back the leader's lease.
+pub struct Keeper {
+    claimant: Claimant,
     status: Arc<Status>,
     stop: Stop,
-    kv: Option<Kv>,
-    seen: Seen,
     last_warning: String,
 }
 
@@ -104,18 +221,13 @@ impl Keeper {
         status: Arc<Status>,
         stop: Stop,
     ) -> Keeper {
-        Keeper {
-            lease: Lease::default(),
-            js,
-            node_id,
-            ttl,
-            replicas,
-            status,
-            stop,
-            kv: None,
-            seen: Seen::default(),
-            last_warning: String::new(),
-        }
+        let claimant = Claimant::new(js, LEADER, node_id, ttl, replicas);
+        Keeper { claimant, status, stop, last_warning: String::new() }
+    }
+
+    /// Its result.
+    pub fn lease(&self) -> Lease {
+        self.claimant.lease.clone()
     }
 
     /// Heartbeats every third of the lease's life until stop, then releases it.
@@ -125,16 +237,17 @@ impl Keeper {
             if self.status.gap.load(Relaxed) {
                 // Who is not whole makes no snapshots.
                 self.release();
-            } else if self.js.connection().is_up()
-                && let Err(error) = self.beat()
+            } else if self.claimant.js.connection().is_up()
+                && let Err(error) = self.claimant.beat()
                 && self.last_warning != error.to_string()
             {
                 self.last_warning = error.to_string();
                 log::warn!("leader lease: {error}; trying again");
             }
-            let now = self.lease.held().is_some();
+            let now = self.claimant.lease.held().is_some();
             if now != leader {
                 leader = now;
+                self.status.leader.store(leader, Relaxed);
                 if leader {
                     self.last_warning.clear();
                     log::info!("this node is the leader: it makes the snapshots");
@@ -152,7 +265,7 @@ impl Keeper {
     /// Waits for the next heartbeat: a holder a third of the lease's life, a rival less, so that a released lease is taken
     /// soon. A holder that is not whole any more does not wait. True: stop.
     fn rest(&self, leader: bool) -> bool {
-        let heartbeat = self.ttl / 3;
+        let heartbeat = self.claimant.ttl / 3;
         let until = Instant::now() + if leader { heartbeat } else { heartbeat.min(RIVAL_LOOK) };
         loop {
             let left = until.saturating_duration_since(Instant::now()).min(Duration::from_millis(500));
@@ -165,65 +278,85 @@ impl Keeper {
         }
     }
 
-    fn beat(&mut self) -> Result<(), Error> {
-        let kv = match &self.kv {
-            Some(kv) => kv.clone(),
-            None => {
-                let kv = Kv::open(&self.js, BUCKET, self.replicas)?;
-                self.kv = Some(kv.clone());
-                kv
+    fn release(&mut self) {
+        match self.claimant.release() {
+            None => {}
+            Some(Ok(())) => log::info!("released the leader lease"),
+            Some(Err(error)) => log::warn!("release the leader lease: {error}; it expires by itself"),
+        }
+    }
+}
+
+/// The right to upload a snapshot, for as long as this value lives. Leader or person: one at a time in the whole cluster,
+/// Go nodes included.
+pub struct UploadLease {
+    lease: Lease,
+    stop: Option<StopSource>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl UploadLease {
+    /// Waits for the lease, at most `patience`. (One whose holder died on another node is free ten seconds later.) The caller
+    /// has made sure that no other process of this node uploads.
+    pub fn acquire(
+        js: &JetStream,
+        node_id: u64,
+        replicas: u64,
+        patience: Duration,
+        stop: &Stop,
+    ) -> Result<UploadLease, String> {
+        let mut claimant = Claimant::new(js.clone(), UPLOAD, node_id, UPLOAD_TTL, replicas);
+        claimant.alone = true;
+        let until = Instant::now() + patience;
+        let mut why = "another node is uploading a snapshot".to_owned();
+        loop {
+            if let Err(error) = claimant.beat() {
+                why = format!("upload lease: {error}");
             }
-        };
-        let begun = Instant::now();
-        let held = self.lease.held();
-        let revision = match held {
-            Some(revision) => revision,
-            None => match self.free_revision(&kv, begun)? {
-                Some(revision) => revision,
-                None => return Ok(()),
-            },
-        };
-        let claim = Claim { node_id: self.node_id, timestamp: clock::unix_ms() };
-        match kv.update(KEY, &claim.encode(), revision) {
-            Ok(revision) => {
-                self.lease.set(Some(Held { revision, until: begun + self.ttl }));
-                Ok(())
+            if claimant.lease.held().is_some() {
+                return UploadLease::keep(claimant);
             }
-            Err(Error::Conflict(_)) => {
-                self.lease.set(None);
-                self.seen = Seen::default();
-                Ok(())
+            if Instant::now() >= until || stop.wait(Duration::from_millis(500)) {
+                return Err(why);
             }
-            // Unknown whether it was written: read back.
-            Err(error) => match kv.get(KEY)? {
-                Some(entry)
-                    if entry.value.as_deref() == Some(claim.encode().as_slice())
-                        && entry.revision > revision =>
-                {
-                    self.lease.set(Some(Held { revision: entry.revision, until: begun + self.ttl }));
-                    Ok(())
-                }
-                _ => Err(error),
-            },
         }
     }
 
-    /// The revision to overwrite, if the lease is free.
-    fn free_revision(&mut self, kv: &Kv, now: Instant) -> Result<Option<u64>, Error> {
-        let Some(entry) = kv.get(KEY)? else { return Ok(Some(0)) };
-        let claim = entry.value.as_deref().and_then(|value| ciborium::from_reader::<Claim, _>(value).ok());
-        let released = claim.is_none_or(|claim| claim.timestamp == 0);
-        Ok((released || self.seen.expired(entry.revision, now, self.ttl)).then_some(entry.revision))
+    fn keep(mut claimant: Claimant) -> Result<UploadLease, String> {
+        let (source, stop) = stop::pair();
+        let lease = claimant.lease.clone();
+        // Nobody waits for its end but the holder, who has its handle.
+        let (exits, _) = crossbeam_channel::bounded(1);
+        let thread = worker::spawn("upload-lease", &exits, move || {
+            while !stop.wait(UPLOAD_TTL / 3) {
+                if let Err(error) = claimant.beat() {
+                    log::debug!("upload lease: {error}");
+                }
+            }
+            if let Some(Err(error)) = claimant.release() {
+                log::debug!("release the upload lease: {error}; it expires by itself");
+            }
+            Ok(())
+        })?;
+        Ok(UploadLease { lease, stop: Some(source), thread: Some(thread) })
     }
 
-    fn release(&mut self) {
-        if let (Some(revision), Some(kv)) = (self.lease.held(), &self.kv) {
-            self.lease.set(None);
-            let released = Claim { node_id: self.node_id, timestamp: 0 };
-            match kv.update(KEY, &released.encode(), revision) {
-                Ok(_) => log::info!("released the leader lease"),
-                Err(error) => log::warn!("release the leader lease: {error}; it expires by itself"),
-            }
+    /// The revision under which it was last renewed.
+    pub fn revision(&self) -> u64 {
+        self.lease.held().unwrap_or(0)
+    }
+
+    /// Asks the broker whether we hold it at this moment.
+    pub fn confirm(&self) -> Result<(), String> {
+        self.lease.confirm()
+    }
+}
+
+impl Drop for UploadLease {
+    fn drop(&mut self) {
+        self.stop.take();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
         }
     }
 }
@@ -241,7 +374,7 @@ mod tests {
 
     #[test]
     fn a_rival_waits_until_a_revision_is_old_as_seen_by_itself() {
-        let (ttl, start) = (Duration::from_secs(9), Instant::now());
+        let (ttl, start) = (Duration::from_secs(9), Duration::from_secs(100));
         let mut seen = Seen::default();
         assert!(!seen.expired(5, start, ttl));
         assert!(!seen.expired(5, start + Duration::from_secs(8), ttl));

@@ -12,18 +12,20 @@
 //! 4. [`replicator::Applier`] hands batches to [`db::Applier`], which asks [`fold`] what to do with each event and writes
 //!    rows and checkpoint in one transaction. An event of our own that comes back settles its log entries.
 //!
-//! Beside that road: [`lease`] elects the leader, [`snapshot`] makes snapshots and gives a node without a database one,
-//! [`storage`] is where they are kept, [`nats`] speaks to the broker (or runs it), [`daemon`] starts and stops everything.
+//! Beside that road: [`lease`] elects the leader and lets one node upload at a time, [`snapshot`] makes snapshots and gives a
+//! node without a database one, [`storage`] is where they are kept (one contract, [`storage::Backend`]; the rules common to
+//! all stores, [`storage::Store`]; NATS, S3 on [`http`], and what looks like a directory: WebDAV, SFTP, a disk), [`pack`]
+//! compresses and encrypts them, [`nats`] speaks to the broker (or runs it), [`daemon`] starts and stops everything.
 //!
 //! # Reading order
 //!
 //! `fold.rs` (the rules), `db/capture.rs`, `db/changelog.rs`, `db/apply.rs`, `replicator/`, `nats/connection.rs`,
-//! `daemon.rs`.
+//! `daemon.rs`; for snapshots `snapshot/mod.rs`, `storage/mod.rs`, `storage/store.rs`, then a store.
 //!
 //! # Threads
 //!
-//! `nats` (owns the socket), `publisher`, `applier`, `watch`, `lease`, `snapshot`, `signals`, and `nats-server` when we
-//! supervise our own. Each mutable thing has one owner. Channels are bounded; wake-ups are level-triggered. Stop is the
+//! `nats` (owns the socket), `publisher`, `applier`, `watch`, `lease`, `snapshot` (with `upload-lease` and, for S3,
+//! `s3-part` during an upload), `presence`, `health`, `signals`, and `nats-server` when we supervise our own. Each mutable thing has one owner. Channels are bounded; wake-ups are level-triggered. Stop is the
 //! disconnection of a channel ([`stop`]). A worker that ends, ends the daemon; a panic ends the process.
 //!
 //! # Invariants
@@ -34,6 +36,8 @@
 //! - A log entry goes when its event has come back, never before. Log ids are never used twice.
 //! - Nothing is published before a started node has consumed what the streams held.
 //! - A snapshot holds no row whose event is not in the stream, and knows its position.
+//! - The store holds a whole snapshot at every instant, and its position never goes back: uploads are exclusive, and a new
+//!   uploader makes it impossible to finish what an earlier one began before it begins itself.
 //!
 //! # What is deliberately absent
 //!
@@ -44,17 +48,23 @@
 mod child;
 pub mod cli;
 pub mod clock;
+mod commands;
 pub mod config;
 pub mod daemon;
 pub mod db;
+pub mod digest;
 pub mod event;
 pub mod files;
 pub mod fold;
 mod gotime;
+mod health;
+pub mod http;
 pub mod lease;
 pub mod limits;
 pub mod logger;
 pub mod nats;
+pub mod pack;
+mod presence;
 pub mod replicator;
 pub mod retry;
 pub mod secret;

@@ -77,14 +77,34 @@ pub const RETRY_MAX: Duration = Duration::from_secs(10);
 pub const OBJECT_CHUNK: usize = 128 << 10;
 /// Object chunks in flight.
 pub const OBJECT_WINDOW: usize = 4;
+/// Copying so many bytes is announced: it may take a while.
+pub const LONG_COPY: u64 = 256 << 20;
 /// Progress of a transfer is logged so often.
 pub const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 /// A transfer without any progress for so long has failed.
 pub const TRANSFER_STALL: Duration = Duration::from_secs(30);
+/// An HTTP server's answer, counted from the end of the request: completing a large upload takes its time.
+pub const HTTP_ANSWER: Duration = Duration::from_secs(120);
+/// An idle HTTP connection is not used again after so long: servers close theirs.
+pub const HTTP_IDLE: Duration = Duration::from_secs(4);
+/// Longest text that is read from an HTTP server, in bytes.
+pub const HTTP_TEXT: u64 = 1 << 20;
+/// Tries of one request or transfer of a snapshot.
+pub const STORE_TRIES: u32 = 5;
+/// Part of an S3 upload, at least.
+pub const S3_PART: u64 = 16 << 20;
 /// How long `-save-snapshot` and the scheduler wait until the changes inside a snapshot are published.
 pub const SETTLE_WAIT: Duration = Duration::from_secs(30);
 /// How long `-save-snapshot` waits for a snapshot that is being made.
 pub const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(120);
+/// How long the scheduler waits for the upload lease: longer than a dead holder keeps it.
+pub const UPLOAD_PATIENCE: Duration = Duration::from_secs(15);
+/// How often the leader looks whether a node asked for a snapshot.
+pub const ASKED_LOOK: Duration = Duration::from_secs(5);
+/// A daemon says so often that it is there.
+pub const PRESENCE_INTERVAL: Duration = Duration::from_secs(30);
+/// Who asks for health and then says or takes nothing for so long gets no answer.
+pub const HEALTH_ASKER: Duration = Duration::from_secs(2);
 /// Name of the snapshot in every store.
 pub const SNAPSHOT_NAME: &str = "snapshot.db";
 /// Prefix of every table and trigger of ours and of a Go node.

@@ -13,16 +13,35 @@ pub enum Format {
     Json,
 }
 
-/// Starts logging to standard output.
-pub fn start(format: Format, verbose: bool, node_id: u64) {
-    let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let level = if verbose { LevelFilter::Debug } else { LevelFilter::Info };
+/// Where lines go, and which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// A daemon's: to standard output.
+    Daemon,
+    /// A command's: to standard error, beside what it prints.
+    Command,
+    /// A command's that says nothing when all is well.
+    Quiet,
+}
+
+/// Starts logging.
+pub fn start(format: Format, verbose: bool, node_id: u64, output: Output) {
+    let (terminal, target) = match output {
+        Output::Daemon => (std::io::stdout().is_terminal(), env_logger::Target::Stdout),
+        _ => (std::io::stderr().is_terminal(), env_logger::Target::Stderr),
+    };
+    let colour = terminal && std::env::var_os("NO_COLOR").is_none();
+    let level = match output {
+        Output::Quiet => LevelFilter::Warn,
+        _ if verbose => LevelFilter::Debug,
+        _ => LevelFilter::Info,
+    };
     let mut builder = env_logger::Builder::new();
     builder.filter_level(level).filter_module("rustls", LevelFilter::Warn);
     if let Ok(filter) = std::env::var("RUST_LOG") {
         builder.parse_filters(&filter);
     }
-    builder.target(env_logger::Target::Stdout).format(move |out, record| {
+    builder.target(target).format(move |out, record| {
         let now = clock::unix_ms();
         match format {
             Format::Console => writeln!(out, "{}", console_line(now, record, colour)),

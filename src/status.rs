@@ -1,6 +1,8 @@
 //! What the workers show each other and the operator: counters and states, without locks that anyone waits for.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use crate::clock;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Shared by all workers.
@@ -19,7 +21,27 @@ pub struct Status {
     pub acked: Vec<AtomicU64>,
     /// The streams no longer hold what comes after our checkpoint: this node is not whole.
     pub gap: AtomicBool,
+    /// Tables that are captured.
+    pub tables: AtomicU64,
+    /// This node is the leader.
+    pub leader: AtomicBool,
+    /// The broker is connected.
+    pub connected: AtomicBool,
+    /// The address of another running daemon that has this node's `node_id`; empty: none was heard of.
+    pub namesake: Mutex<String>,
+    snapshot: Mutex<SnapshotState>,
     last_event_ms: AtomicU64,
+    published_ms: AtomicI64,
+    consumed_ms: AtomicI64,
+}
+
+/// How the last snapshot went.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotState {
+    /// When one was last stored by this node, Unix milliseconds; 0: never.
+    pub stored_ms: i64,
+    /// Why the last try failed; empty: it did not.
+    pub failure: String,
 }
 
 impl Status {
@@ -33,15 +55,56 @@ impl Status {
             applied: (0..shards).map(|_| AtomicU64::new(0)).collect(),
             acked: (0..shards).map(|_| AtomicU64::new(0)).collect(),
             gap: AtomicBool::new(false),
+            tables: AtomicU64::new(0),
+            leader: AtomicBool::new(false),
+            connected: AtomicBool::new(false),
+            namesake: Mutex::default(),
+            snapshot: Mutex::default(),
             last_event_ms: AtomicU64::new(0),
+            published_ms: AtomicI64::new(0),
+            consumed_ms: AtomicI64::new(0),
         }
     }
 
-    /// Adds to a counter, and notes that something happened.
-    pub fn count(&self, counter: &AtomicU64, events: usize) {
+    /// Notes that events were published and acknowledged.
+    pub fn count_published(&self, events: usize) {
+        self.count(&self.published, &self.published_ms, events);
+    }
+
+    /// Notes that events were consumed.
+    pub fn count_consumed(&self, events: usize) {
+        self.count(&self.consumed, &self.consumed_ms, events);
+    }
+
+    fn count(&self, counter: &AtomicU64, at: &AtomicI64, events: usize) {
         counter.fetch_add(events as u64, Relaxed);
+        at.store(clock::unix_ms(), Relaxed);
         let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last_event_ms.store(now, Relaxed);
+    }
+
+    /// How the last snapshot went.
+    pub fn snapshot(&self) -> SnapshotState {
+        self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes that a snapshot was stored, or why it was not.
+    pub fn note_snapshot(&self, result: Result<i64, &str>) {
+        let mut state = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
+        match result {
+            Ok(stored_ms) => *state = SnapshotState { stored_ms, failure: String::new() },
+            Err(why) => why.clone_into(&mut state.failure),
+        }
+    }
+
+    /// When an event was last published and last consumed, Unix milliseconds; 0: never.
+    pub fn last_events(&self) -> (i64, i64) {
+        (self.published_ms.load(Relaxed), self.consumed_ms.load(Relaxed))
+    }
+
+    /// Time since the start.
+    pub fn uptime(&self) -> Duration {
+        self.begun.elapsed()
     }
 
     /// Time since the last event in or out, or since the start.

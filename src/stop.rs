@@ -44,3 +44,8 @@ impl Stop {
         &self.0
     }
 }
+
+/// Waits without anything that could end the wait: for pauses of a few seconds inside one transfer.
+pub fn pause(duration: Duration) {
+    let _ = crossbeam_channel::after(duration).recv();
+}

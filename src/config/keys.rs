@@ -1,7 +1,7 @@
 //! Every key with its default, unit and bounds (compat.md 1k and our own).
 
 use super::reader::Reader;
-use super::{Config, JournalMode, Nats, ReplicationLog, Snapshot};
+use super::{Config, Health, JournalMode, Nats, ReplicationLog, Snapshot, stores};
 use crate::logger::Format;
 use crate::secret::Secret;
 use crate::{files, limits};
@@ -14,10 +14,6 @@ const YEAR_MS: u64 = 366 * 86_400_000;
 /// Keys whose capability is not in this version, each with the value that switches it off (or `None`: any use is refused).
 const LATER: &[(&str, Option<&str>)] = &[
     ("prometheus.enable", Some("false")),
-    ("health_check.enable", Some("false")),
-    ("snapshot.s3", None),
-    ("snapshot.webdav", None),
-    ("snapshot.sftp", None),
     ("sharding.ignore_tables", None),
     ("tables.include", None),
     ("tables.exclude", None),
@@ -73,16 +69,9 @@ fn refuse_later(reader: &mut Reader, name: &str) -> Vec<String> {
         }
     }
     // Settings of a capability that is switched off; known, so that no warning calls them unknown.
-    for key in [
-        "prometheus.bind",
-        "prometheus.namespace",
-        "prometheus.subsystem",
-        "health_check.bind",
-        "health_check.path",
-    ] {
+    for key in ["prometheus.bind", "prometheus.namespace", "prometheus.subsystem"] {
         reader.text(key, "");
     }
-    reader.boolean("health_check.detailed", true);
     let mut warnings = vec![];
     for (key, why) in [
         ("cleanup_interval", "a change-log row is removed as soon as its event has come back"),
@@ -136,9 +125,11 @@ fn read(reader: &mut Reader, flag_node_id: Option<u64>) -> Option<Config> {
     let verbose = reader.boolean("logging.verbose", false);
     let log = replication_log(reader);
     let nats = nats(reader);
-    let snapshot = snapshot(reader, &nats.stream_prefix);
-    let db_path = db_path?;
-    let seq_map_path = seq_map_path.unwrap_or_else(|| files::parent(&db_path).join("seq-map.cbor"));
+    let seq_map_path =
+        seq_map_path.or_else(|| db_path.as_deref().map(|path| files::parent(path).join("seq-map.cbor")));
+    let snapshot = snapshot(reader, &nats.stream_prefix, seq_map_path.as_deref());
+    let health = health(reader);
+    let (db_path, seq_map_path) = (db_path?, seq_map_path?);
     Some(Config {
         seq_map_path,
         db_path,
@@ -152,6 +143,7 @@ fn read(reader: &mut Reader, flag_node_id: Option<u64>) -> Option<Config> {
         log,
         snapshot,
         nats,
+        health,
         log_format,
         verbose,
     })
@@ -192,15 +184,7 @@ fn replication_log(reader: &mut Reader) -> ReplicationLog {
     }
 }
 
-fn snapshot(reader: &mut Reader, stream_prefix: &str) -> Snapshot {
-    let store = reader.text("snapshot.store", "nats");
-    match store.as_str() {
-        "nats" => {}
-        "s3" | "webdav" | "sftp" => reader.errors.push(later_key(&format!("snapshot.store = {store:?}"))),
-        other => {
-            reader.wrong("snapshot.store", format!("{other:?}"), "\"nats\", \"s3\", \"webdav\" or \"sftp\"")
-        }
-    }
+fn snapshot(reader: &mut Reader, stream_prefix: &str, seq_map_path: Option<&Path>) -> Snapshot {
     let leader_ttl = match reader.integer("snapshot.leader_ttl", 0, 0, 86_400_000) {
         0 => 30_000,
         short if short < 1_000 => {
@@ -216,14 +200,35 @@ fn snapshot(reader: &mut Reader, stream_prefix: &str) -> Snapshot {
         name(reader, "snapshot.nats.bucket", &bucket);
         bucket
     };
+    let packing = stores::packing(reader);
     Snapshot {
         enabled: reader.boolean("snapshot.enabled", true),
+        store: stores::store(reader, seq_map_path),
         interval: Duration::from_millis(reader.integer("snapshot.interval", 0, 0, YEAR_MS)),
         leader_ttl: Duration::from_millis(leader_ttl),
         temp_dir: reader.path("snapshot.temp_dir"),
         nats_replicas: reader.integer("snapshot.nats.replicas", 1, 0, 5),
         nats_bucket: bucket,
+        keep: reader.integer("snapshot.keep", 1, 1, 1000),
+        read_back: reader.boolean("snapshot.read_back", true),
+        packing,
     }
+}
+
+fn health(reader: &mut Reader) -> Health {
+    let health = Health {
+        enable: reader.boolean("health_check.enable", false),
+        bind: reader.text("health_check.bind", "0.0.0.0:8090"),
+        path: reader.text("health_check.path", "/health"),
+        detailed: reader.boolean("health_check.detailed", true),
+    };
+    if health.bind.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
+        reader.wrong("health_check.bind", format!("{:?}", health.bind), "host:port");
+    }
+    if !health.path.starts_with('/') {
+        reader.wrong("health_check.path", format!("{:?}", health.path), "a path that begins with /");
+    }
+    health
 }
 
 /// A name that NATS takes as one token of a subject.

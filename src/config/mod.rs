@@ -2,9 +2,12 @@
 
 mod keys;
 mod reader;
+mod stores;
 
 use crate::logger::Format;
+use crate::pack::Packing;
 use crate::secret::Secret;
+use crate::storage::{Keys, S3Options, SftpOptions, WebdavOptions};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -37,6 +40,8 @@ pub struct Config {
     pub snapshot: Snapshot,
     /// The broker.
     pub nats: Nats,
+    /// The health check.
+    pub health: Health,
     /// How lines look.
     pub log_format: Format,
     /// Debug lines as well.
@@ -78,10 +83,46 @@ pub struct Snapshot {
     pub leader_ttl: Duration,
     /// Directory of temporary files; beside the database unless set.
     pub temp_dir: Option<PathBuf>,
+    /// Where they are kept.
+    pub store: StoreKind,
     /// Copies of the bucket in a NATS cluster.
     pub nats_replicas: u64,
     /// The bucket of the NATS store.
     pub nats_bucket: String,
+    /// How many are kept, the current one included.
+    pub keep: u64,
+    /// Read an upload back before it becomes the snapshot, where the store checks no hash itself.
+    pub read_back: bool,
+    /// How the stored file is packed; the key also unpacks.
+    pub packing: Packing,
+}
+
+/// Where snapshots are kept.
+#[derive(Clone, Debug)]
+pub enum StoreKind {
+    /// NATS Object Store.
+    Nats,
+    /// S3; the key of the configuration, if it has one.
+    S3(S3Options, Option<Keys>),
+    /// WebDAV.
+    Webdav(WebdavOptions),
+    /// SFTP.
+    Sftp(SftpOptions),
+    /// A local directory.
+    File(PathBuf),
+}
+
+/// `[health_check]`.
+#[derive(Clone, Debug)]
+pub struct Health {
+    /// Answer at all.
+    pub enable: bool,
+    /// `host:port`.
+    pub bind: String,
+    /// Path of the URL.
+    pub path: String,
+    /// JSON; else only the status code.
+    pub detailed: bool,
 }
 
 /// `[nats]`, and the flags about the server that we start ourselves.

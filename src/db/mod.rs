@@ -26,7 +26,7 @@ pub use changelog::{Batch, Change, ChangeLog};
 pub use checkpoint::Checkpointer;
 pub use open::{check_file, prepare};
 pub use schema::{Column, Schema, Table};
-pub use snapshot::{Made, make, make_ready, set_positions, unsettled};
+pub use snapshot::{Inside, Made, Stamp, inspect, make, make_ready, set_positions, strip, unsettled};
 pub use state::{Origin, Position};
 pub use watch::watch;
 

@@ -4,12 +4,24 @@
 use super::{Error, capture, open, state};
 use crate::files::{self, Temporary};
 use crate::seqmap::SeqMap;
-use crate::{clock, limits};
+use crate::{clock, digest, limits};
 use rusqlite::{Connection, OptionalExtension};
+use std::fs::File;
 use std::path::Path;
 
 /// Free pages of a snapshot, in hundredths, from which it is packed once more.
 const SLACK_PERCENT: i64 = 10;
+
+/// Who makes a snapshot, and under which lease: stamped into it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stamp {
+    /// The node.
+    pub node: u64,
+    /// Unix milliseconds.
+    pub time_ms: i64,
+    /// Revision of the lease.
+    pub revision: u64,
+}
 
 /// A snapshot's file, removed when dropped.
 #[derive(Debug)]
@@ -20,12 +32,18 @@ pub struct Made {
     pub size: u64,
     /// Its position in each stream.
     pub positions: SeqMap,
+    /// Names the generation of the streams that the positions count in; empty when unknown.
+    pub streams: String,
+    /// Schema hash (compat.md 1h).
+    pub schema: String,
+    /// Digest of the file without its stamp: equal for an unchanged database.
+    pub content: String,
     /// Highest change-log id of a row that it holds and that was not published when it was read; 0: none.
     pub unsettled_up_to: i64,
 }
 
 /// Copies the database at `path` into a file in `temp_dir`: consistent, compact, with the rowids it has.
-pub fn make(path: &Path, temp_dir: &Path, node: u64) -> Result<Made, Error> {
+pub fn make(path: &Path, temp_dir: &Path, stamp: &Stamp) -> Result<Made, Error> {
     let disk = |error: std::io::Error| Error::Disk(format!("{}: {error}", temp_dir.display()));
     let stem = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let name = |part: &str| temp_dir.join(format!("{stem}.harmonylite-{part}"));
@@ -41,15 +59,18 @@ pub fn make(path: &Path, temp_dir: &Path, node: u64) -> Result<Made, Error> {
     let source = open::open(path)?;
     vacuum_into(&source, file.path())?;
     drop(source);
-    let (positions, unsettled_up_to, slack) = clean(file.path(), node)?;
-    if slack {
+    let cleaned = clean(file.path())?;
+    if cleaned.slack {
         let packed = Temporary::new(name("snapshot-packed"));
         vacuum_into(&Connection::open(file.path())?, packed.path())?;
         rollback_mode(&Connection::open(packed.path())?)?;
         file = packed;
     }
+    let content = File::open(file.path()).and_then(|mut file| digest::digest_of(&mut file)).map_err(disk)?.1;
+    put_stamp(file.path(), stamp, &cleaned.schema)?;
     let size = std::fs::metadata(file.path()).map_err(disk)?.len();
-    Ok(Made { file, size, positions, unsettled_up_to })
+    let Cleaned { positions, streams, schema, unsettled_up_to, .. } = cleaned;
+    Ok(Made { file, size, positions, streams, schema, content, unsettled_up_to })
 }
 
 fn vacuum_into(source: &Connection, target: &Path) -> Result<(), Error> {
@@ -68,26 +89,47 @@ fn rollback_mode(connection: &Connection) -> Result<(), Error> {
     }
 }
 
-/// Removes triggers and log, stamps the state table. Returns positions, highest unsettled id, whether it is worth packing.
-fn clean(path: &Path, node: u64) -> Result<(SeqMap, i64, bool), Error> {
+struct Cleaned {
+    positions: SeqMap,
+    streams: String,
+    schema: String,
+    unsettled_up_to: i64,
+    /// It is worth packing.
+    slack: bool,
+}
+
+/// The file is nobody's yet: no need to survive a crash.
+fn open_scratch(path: &Path) -> Result<Connection, Error> {
     let connection = Connection::open(path)?;
     rollback_mode(&connection)?;
-    // The file is nobody's yet: no need to survive a crash.
     connection.execute_batch(&format!(
         "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-{};",
         limits::PAGE_CACHE_KIB
     ))?;
-    let unsettled = highest_unsettled(&connection)?;
-    let schema = super::Schema::read(&connection)?;
+    Ok(connection)
+}
+
+/// Removes triggers and log.
+fn clean(path: &Path) -> Result<Cleaned, Error> {
+    let connection = open_scratch(path)?;
+    let unsettled_up_to = highest_unsettled(&connection)?;
+    let schema = super::Schema::read(&connection)?.hash;
     state::create(&connection)?;
     capture::drop_all(&connection, |name| name != state::TABLE && name != super::parked::TABLE)?;
-    state::set_meta(&connection, "snapshot_node", &node.to_string())?;
-    state::set_meta(&connection, "snapshot_time", &clock::rfc3339(clock::unix_ms()))?;
-    state::set_meta(&connection, "schema_hash", &schema.hash)?;
     let positions = state::positions(&connection)?;
+    let streams = state::generation(&connection)?;
     let pages: i64 = connection.query_row("PRAGMA page_count", [], |row| row.get(0))?;
     let free: i64 = connection.query_row("PRAGMA freelist_count", [], |row| row.get(0))?;
-    Ok((positions, unsettled, free * 100 > pages * SLACK_PERCENT))
+    let slack = free * 100 > pages * SLACK_PERCENT;
+    Ok(Cleaned { positions, streams, schema, unsettled_up_to, slack })
+}
+
+fn put_stamp(path: &Path, stamp: &Stamp, schema: &str) -> Result<(), Error> {
+    let connection = open_scratch(path)?;
+    state::set_meta(&connection, "snapshot_node", &stamp.node.to_string())?;
+    state::set_meta(&connection, "snapshot_time", &clock::rfc3339(stamp.time_ms))?;
+    state::set_meta(&connection, "snapshot_revision", &stamp.revision.to_string())?;
+    state::set_meta(&connection, "schema_hash", schema)
 }
 
 fn highest_unsettled(connection: &Connection) -> Result<i64, Error> {
@@ -108,11 +150,10 @@ pub fn unsettled(path: &Path, limit: i64) -> Result<bool, Error> {
     Ok(connection.query_row(&sql, [limit], |_| Ok(())).optional()?.is_some())
 }
 
-/// Checks a downloaded snapshot and makes it this node's: its own incarnation, nothing of the maker's. Returns the
-/// position that it holds in each stream; empty for a Go node's snapshot, which has none.
-pub fn make_ready(path: &Path) -> Result<SeqMap, Error> {
+/// Opens a downloaded file, if it is a database and passes SQLite's own check.
+fn open_checked(path: &Path, check: &str) -> Result<Connection, Error> {
     let mut header = [0; 16];
-    let mut file = std::fs::File::open(path).map_err(|e| Error::Disk(format!("{}: {e}", path.display())))?;
+    let mut file = File::open(path).map_err(|e| Error::Disk(format!("{}: {e}", path.display())))?;
     let read = std::io::Read::read_exact(&mut file, &mut header);
     if read.is_err() || &header != b"SQLite format 3\0" {
         return Err(Error::Corrupt("the snapshot is not an SQLite database".to_owned()));
@@ -120,10 +161,43 @@ pub fn make_ready(path: &Path) -> Result<SeqMap, Error> {
     drop(file);
     let connection = Connection::open(path)?;
     connection.execute_batch(&format!("PRAGMA cache_size=-{};", limits::PAGE_CACHE_KIB))?;
-    let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    let verdict: String = connection.query_row(&format!("PRAGMA {check}(1)"), [], |row| row.get(0))?;
     if verdict != "ok" {
         return Err(Error::Corrupt(format!("the snapshot is damaged: {verdict}")));
     }
+    Ok(connection)
+}
+
+/// What a downloaded snapshot says about itself, after SQLite's full check.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inside {
+    /// Positions; empty for a Go node's.
+    pub positions: SeqMap,
+    /// Schema hash of the tables that are there.
+    pub schema: String,
+    /// Number of tables of the application.
+    pub tables: usize,
+}
+
+/// Checks a downloaded snapshot thoroughly.
+pub fn inspect(path: &Path) -> Result<Inside, Error> {
+    let connection = open_checked(path, "integrity_check")?;
+    let schema = super::Schema::read(&connection)?;
+    let positions = if state::exists(&connection)? { state::positions(&connection)? } else { SeqMap::new() };
+    Ok(Inside { positions, tables: schema.tables.len(), schema: schema.hash })
+}
+
+/// Checks a downloaded snapshot thoroughly and leaves nothing of ours in it.
+pub fn strip(path: &Path) -> Result<(), Error> {
+    let connection = open_checked(path, "integrity_check")?;
+    capture::drop_all(&connection, |_| true)?;
+    rollback_mode(&connection)
+}
+
+/// Checks a downloaded snapshot and makes it this node's: its own incarnation, nothing of the maker's. Returns the
+/// position that it holds in each stream; empty for a Go node's snapshot, which has none.
+pub fn make_ready(path: &Path) -> Result<SeqMap, Error> {
+    let connection = open_checked(path, "quick_check")?;
     capture::drop_all(&connection, |name| name != state::TABLE && name != super::parked::TABLE)?;
     if !state::exists(&connection)? {
         return Ok(SeqMap::new());

@@ -159,3 +159,18 @@ pub fn forget_folded(connection: &Connection, stream: &str) -> Result<(), Error>
     connection.execute(&sql, [stream])?;
     Ok(())
 }
+
+/// Names the streams that the positions count in: changes when one of them is created anew. Empty: not known.
+pub fn generation(connection: &Connection) -> Result<String, Error> {
+    let sql = format!(
+        "SELECT name || '=' || value FROM {TABLE} WHERE kind = 'created' AND value <> '' ORDER BY name"
+    );
+    let mut statement = connection.prepare(&sql)?;
+    let lines: Vec<String> =
+        statement.query_map([], |row| row.get(0))?.collect::<Result<_, rusqlite::Error>>()?;
+    if lines.is_empty() {
+        return Ok(String::new());
+    }
+    let hash = ring::digest::digest(&ring::digest::SHA256, lines.join("\n").as_bytes());
+    Ok(data_encoding::HEXLOWER.encode(&hash.as_ref()[..4]))
+}

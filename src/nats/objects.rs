@@ -75,7 +75,7 @@ impl Objects {
     }
 
     /// Creates the bucket if it is missing (compat.md 1f).
-    fn ensure(&self) -> Result<(), Error> {
+    pub fn ensure(&self) -> Result<(), Error> {
         let config = json!({
             "name": self.stream(), "description": "Bucket to store snapshot",
             "subjects": [format!("$O.{}.C.>", self.bucket), format!("$O.{}.M.>", self.bucket)],
@@ -88,15 +88,101 @@ impl Objects {
 
     /// An object's description; `None` when it is missing or deleted.
     pub fn info(&self, name: &str) -> Result<Option<ObjectInfo>, Error> {
+        Ok(self.described(name)?.0)
+    }
+
+    /// An object's description, and the sequence of the message that wrote or deleted it (0: none did).
+    fn described(&self, name: &str) -> Result<(Option<ObjectInfo>, u64), Error> {
         let Some(stored) = self.js.last_message(&self.stream(), &self.meta_subject(name))? else {
-            return Ok(None);
+            return Ok((None, 0));
         };
         let info: ObjectInfo = serde_json::from_slice(&stored.data()?)
             .map_err(|error| Error::Permanent(format!("object {name}: unreadable description: {error}")))?;
-        Ok(if info.deleted { None } else { Some(info) })
+        Ok((if info.deleted { None } else { Some(info) }, stored.seq))
     }
 
-    /// Stores an object under a name; the old one stays until the last moment. `may_switch` is asked right before.
+    /// The last tokens of the bucket's subjects of one kind: `C` (chunks: nuids), `M` (descriptions: encoded names).
+    fn tokens(&self, kind: &str) -> Result<Vec<String>, Error> {
+        #[derive(Deserialize, Default)]
+        struct State {
+            #[serde(default)]
+            subjects: BTreeMap<String, u64>,
+        }
+        #[derive(Deserialize)]
+        struct Info {
+            state: State,
+        }
+        let filter = format!("$O.{}.{kind}.>", self.bucket);
+        let info: Info = match self
+            .js
+            .api(&format!("STREAM.INFO.{}", self.stream()), &json!({ "subjects_filter": filter }))
+        {
+            Ok(info) => info,
+            Err(Error::NotFound(_)) => return Ok(vec![]),
+            Err(error) => return Err(error),
+        };
+        let prefix = filter.len() - 1;
+        Ok(info
+            .state
+            .subjects
+            .keys()
+            .filter_map(|subject| subject.get(prefix..))
+            .map(str::to_owned)
+            .collect())
+    }
+
+    /// The descriptions of all objects.
+    pub fn list(&self) -> Result<Vec<ObjectInfo>, Error> {
+        let mut found = vec![];
+        for token in self.tokens("M")? {
+            let name = BASE64URL.decode(token.as_bytes()).ok().and_then(|name| String::from_utf8(name).ok());
+            if let Some(name) = name {
+                found.extend(self.info(&name)?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Gives an object a second name. Both share their chunks, which go with the last of them.
+    pub fn link(&self, info: &ObjectInfo, name: &str) -> Result<(), Error> {
+        let copy = ObjectInfo { name: name.to_owned(), ..info.clone() };
+        let body = serde_json::to_vec(&copy).map_err(|error| Error::Permanent(error.to_string()))?;
+        self.js.publish(&self.meta_subject(name), &[("Nats-Rollup", "sub")], &body).map(drop)
+    }
+
+    /// Deletes an object, leaving the mark by which other clients know; its chunks stay if another name has them too.
+    pub fn delete(&self, name: &str) -> Result<(), Error> {
+        let Some(info) = self.info(name)? else { return Ok(()) };
+        let nuid = info.nuid.clone();
+        let gone = ObjectInfo { deleted: true, size: 0, chunks: 0, digest: String::new(), ..info };
+        let body = serde_json::to_vec(&gone).map_err(|error| Error::Permanent(error.to_string()))?;
+        self.js.publish(&self.meta_subject(name), &[("Nats-Rollup", "sub")], &body)?;
+        self.forget_chunks(&nuid)
+    }
+
+    /// Removes chunks that no object has. Returns of how many unfinished objects.
+    pub fn sweep(&self) -> Result<usize, Error> {
+        let mut chunks = self.tokens("C")?;
+        if chunks.is_empty() {
+            return Ok(0);
+        }
+        let used: Vec<String> = self.list()?.into_iter().map(|info| info.nuid).collect();
+        chunks.retain(|nuid| !used.contains(nuid));
+        for nuid in &chunks {
+            self.js.purge(&self.stream(), &self.chunk_subject(nuid))?;
+        }
+        Ok(chunks.len())
+    }
+
+    fn forget_chunks(&self, nuid: &str) -> Result<(), Error> {
+        if self.list()?.iter().any(|info| info.nuid == nuid) {
+            return Ok(());
+        }
+        self.js.purge(&self.stream(), &self.chunk_subject(nuid))
+    }
+
+    /// Stores an object under a name; the old one stays until the last moment. `may_switch` is asked right before. If
+    /// somebody else stores under the name meanwhile, that one stays: a conflict.
     pub fn put(
         &self,
         name: &str,
@@ -106,7 +192,8 @@ impl Objects {
         may_switch: &mut dyn FnMut() -> Result<(), String>,
     ) -> Result<ObjectInfo, Error> {
         self.ensure()?;
-        let old = self.info(name)?;
+        let (old, old_seq) = self.described(name)?;
+        let old_seq = old_seq.to_string();
         let nuid = nuid();
         let stored = self.put_chunks(&nuid, source, progress).and_then(|(size, chunks, digest)| {
             let info = ObjectInfo {
@@ -123,7 +210,8 @@ impl Objects {
             };
             may_switch().map_err(Error::Conflict)?;
             let body = serde_json::to_vec(&info).map_err(|e| Error::Permanent(e.to_string()))?;
-            self.js.publish(&self.meta_subject(name), &[("Nats-Rollup", "sub")], &body)?;
+            let headers = [("Nats-Rollup", "sub"), ("Nats-Expected-Last-Subject-Sequence", old_seq.as_str())];
+            self.js.publish(&self.meta_subject(name), &headers, &body)?;
             Ok(info)
         });
         let leftover = match (&stored, &old) {
@@ -136,7 +224,7 @@ impl Objects {
             },
         };
         if let Some(leftover) = leftover
-            && let Err(error) = self.js.purge(&self.stream(), &self.chunk_subject(&leftover))
+            && let Err(error) = self.forget_chunks(&leftover)
         {
             log::warn!("remove chunks {leftover} of bucket {}: {error}", self.bucket);
         }

@@ -262,7 +262,7 @@ impl Applier {
                 }
             }
         }
-        self.status.count(&self.status.consumed, applied.events);
+        self.status.count_consumed(applied.events);
         self.status.rows.fetch_add(applied.rows as u64, Relaxed);
         self.file_stale = true;
         if let Some((_, wake)) = &self.publisher {

@@ -226,7 +226,7 @@ impl Publisher {
             }
             next = self.pipeline.acks().try_recv().ok();
         }
-        self.status.count(&self.status.published, count);
+        self.status.count_published(count);
         if !self.config.replicate {
             self.settle_acknowledged();
         }

@@ -1,13 +1,12 @@
 //! Snapshots in the NATS Object Store, readable by Go nodes (compat.md 1f).
 
-use super::{Error, Store, Stored};
+use super::{Backend, Error, Label, Stored, Upload, is_snapshot};
 use crate::nats::{self, JetStream, ObjectInfo, Objects};
-use crate::seqmap::SeqMap;
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::Write;
 
-/// Header of our objects: `<stream>=<sequence>` for each stream.
-const POSITION_HEADER: &str = "harmonylite-position";
+/// Headers of our objects: this and the key of a label's pair.
+const PREFIX: &str = "harmonylite-";
 
 /// The store in one bucket.
 pub struct NatsStore {
@@ -21,8 +20,14 @@ impl NatsStore {
         NatsStore { objects: Objects::new(js, bucket, replicas), bucket: bucket.to_owned() }
     }
 
-    fn info(&self, name: &str) -> Result<Option<ObjectInfo>, Error> {
-        Ok(self.objects.info(name)?)
+    /// The object that `stat` described, if it is still the same.
+    fn same(&self, wanted: &Stored) -> Result<ObjectInfo, Error> {
+        let info = self.objects.info(&wanted.name)?.ok_or(Error::NotFound)?;
+        if info.nuid == wanted.version {
+            Ok(info)
+        } else {
+            Err(Error::Transient("the snapshot was replaced meanwhile".to_owned()))
+        }
     }
 }
 
@@ -30,59 +35,74 @@ impl From<nats::Error> for Error {
     fn from(error: nats::Error) -> Error {
         match error {
             nats::Error::NotFound(_) => Error::NotFound,
-            nats::Error::Conflict(why) | nats::Error::Permanent(why) => Error::Permanent(why),
-            nats::Error::Transient(why) => Error::Transient(why),
+            nats::Error::Permanent(why) => Error::Permanent(why),
+            nats::Error::Conflict(why) | nats::Error::Transient(why) => Error::Transient(why),
         }
     }
 }
 
 fn stored(info: &ObjectInfo) -> Stored {
-    let lines = info.headers.get(POSITION_HEADER).into_iter().flatten();
-    let positions = lines
-        .filter_map(|line| line.rsplit_once('='))
-        .filter_map(|(s, n)| Some((s.to_owned(), n.parse().ok()?)))
-        .collect();
+    let lines = info.headers.iter().filter_map(|(name, lines)| Some((name.strip_prefix(PREFIX)?, lines)));
+    let pairs = lines.flat_map(|(key, lines)| lines.iter().map(move |line| (key, line.as_str())));
+    let label = Label { size: info.size, digest: info.digest.clone(), ..Label::from_pairs(pairs) };
     Stored {
         name: info.name.clone(),
         size: info.size,
-        digest: info.digest.clone(),
-        positions,
         version: info.nuid.clone(),
+        label,
+        other_labels: vec![],
     }
 }
 
-impl Store for NatsStore {
+impl Backend for NatsStore {
     fn describe(&self) -> String {
         format!("NATS bucket {}", self.bucket)
     }
 
+    fn prepare(&self) -> Result<(), Error> {
+        Ok(self.objects.ensure()?)
+    }
+
     fn stat(&self, name: &str) -> Result<Option<Stored>, Error> {
-        Ok(self.info(name)?.as_ref().map(stored))
+        Ok(self.objects.info(name)?.as_ref().map(stored))
     }
 
-    fn put(
-        &self,
-        name: &str,
-        positions: &SeqMap,
-        source: &mut dyn Read,
-        progress: &mut dyn FnMut(u64),
-        may_switch: &mut dyn FnMut() -> Result<(), String>,
-    ) -> Result<Stored, Error> {
-        let lines: Vec<String> = positions.iter().map(|(stream, seq)| format!("{stream}={seq}")).collect();
-        let headers = if lines.is_empty() {
-            BTreeMap::new()
-        } else {
-            BTreeMap::from([(POSITION_HEADER.to_owned(), lines)])
-        };
-        let info = self.objects.put(name, headers, source, progress, may_switch)?;
-        Ok(stored(&info))
+    fn list(&self) -> Result<Vec<Stored>, Error> {
+        Ok(self.objects.list()?.iter().filter(|info| is_snapshot(&info.name)).map(stored).collect())
     }
 
-    fn get(&self, wanted: &Stored, sink: &mut dyn Write, progress: &mut dyn FnMut(u64)) -> Result<(), Error> {
-        let info = self.info(&wanted.name)?.ok_or(Error::NotFound)?;
-        if info.nuid != wanted.version {
-            return Err(Error::Transient("the snapshot was replaced meanwhile".to_owned()));
+    fn put(&self, upload: &Upload<'_>) -> Result<(), Error> {
+        // Every chunk is acknowledged, and the description carries the digest.
+        let label = Label { verified: true, ..upload.label.clone() };
+        let headers: BTreeMap<String, Vec<String>> = label
+            .pairs()
+            .into_iter()
+            .filter(|(key, _)| !matches!(*key, "digest" | "size"))
+            .map(|(key, value)| (format!("{PREFIX}{key}"), vec![value]))
+            .collect();
+        let mut source = upload.piece(0, upload.label.size)?;
+        let mut may_switch = || (upload.may_switch)();
+        match self.objects.put(upload.name, headers, &mut source, &mut |_| {}, &mut may_switch) {
+            Ok(_) => Ok(()),
+            // Asked again, it would say the same.
+            Err(nats::Error::Conflict(why)) if (upload.may_switch)().is_err() => Err(Error::Permanent(why)),
+            Err(error) => Err(error.into()),
         }
-        Ok(self.objects.get(&info, sink, progress)?)
+    }
+
+    fn get(&self, stored: &Stored, sink: &mut dyn Write) -> Result<(), Error> {
+        Ok(self.objects.get(&self.same(stored)?, sink, &mut |_| {})?)
+    }
+
+    fn copy(&self, stored: &Stored, name: &str) -> Result<(), Error> {
+        Ok(self.objects.link(&self.same(stored)?, name)?)
+    }
+
+    fn remove(&self, name: &str) -> Result<(), Error> {
+        Ok(self.objects.delete(name)?)
+    }
+
+    fn sweep(&self) -> Result<usize, Error> {
+        Ok(self.objects.sweep()?)
     }
 }

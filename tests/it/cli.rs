@@ -169,7 +169,10 @@ fn an_unreachable_broker_fails_a_command_and_says_why() {
     let url = format!("nats://u:hunter2@127.0.0.1:{}", free_port());
     let node = Node::with_schema(&dir, 1, &url, "", "CREATE TABLE t(id INTEGER PRIMARY KEY)");
     let output = node.command(&["-save-snapshot"]);
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{text}");
-    assert!(text.contains("Connection refused") && !text.contains("hunter2"), "{text}");
+    assert!(
+        output.stdout.is_empty() && text.contains("Connection refused") && !text.contains("hunter2"),
+        "{text}"
+    );
 }

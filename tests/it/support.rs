@@ -159,6 +159,8 @@ pub struct Node {
     pub dir: PathBuf,
     pub config: PathBuf,
     pub database: PathBuf,
+    /// Environment of its processes.
+    pub variables: Vec<(String, String)>,
     child: Option<Child>,
 }
 
@@ -175,7 +177,7 @@ impl Node {
              replication_log.max_entries = 1000000\n{extra}\n"
         );
         std::fs::write(&config, text).unwrap();
-        Node { dir: path, config, database, child: None }
+        Node { dir: path, config, database, variables: vec![], child: None }
     }
 
     /// A node with a database made by `schema`.
@@ -200,7 +202,9 @@ impl Node {
     }
 
     pub fn command(&self, arguments: &[&str]) -> std::process::Output {
-        Command::new(PROGRAM).arg("-config").arg(&self.config).args(arguments).output().unwrap()
+        let mut command = Command::new(PROGRAM);
+        command.envs(self.variables.iter().cloned());
+        command.arg("-config").arg(&self.config).args(arguments).output().unwrap()
     }
 
     pub fn start(&mut self) {
@@ -211,6 +215,7 @@ impl Node {
         assert!(self.child.is_none());
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.join("log")).unwrap();
         let mut command = Command::new(PROGRAM);
+        command.envs(self.variables.iter().cloned());
         command.arg("-config").arg(&self.config).args(arguments).stdin(Stdio::null());
         self.child = Some(command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
     }
@@ -341,4 +346,14 @@ pub fn wait_equal(nodes: &mut [&mut Node], seconds: u64) -> String {
 /// One value of a query, as text.
 pub fn value(node: &Node, sql: &str) -> String {
     node.open().query_row(sql, [], |row| row.get_ref(0).map(|v| format!("{v:?}"))).unwrap()
+}
+
+pub fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|meta| std::os::unix::fs::MetadataExt::uid(&meta) == 0)
+}
+
+/// Says that a test was skipped; in CI nothing may be.
+pub fn skip(why: &str) {
+    assert!(std::env::var_os("CI").is_none(), "skipped in CI: {why}");
+    eprintln!("skipped: {why}");
 }

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&[&str]] = &[
     &["main"],
     &["cli"],
+    &["commands"],
     &["daemon"],
-    &["replicator", "snapshot", "lease"],
+    &["replicator", "snapshot", "lease", "presence", "health"],
     &["storage"],
     &["db", "nats"],
     &["config"],
@@ -69,11 +70,11 @@ fn nobody_reaches_up() {
                 vec![rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap().to_owned()]
             };
             for name in names.iter().filter(|name| **name != me && !name.is_empty()) {
-                // Values may use each other; the configuration checks URLs with the parser of the client.
+                // Values may use each other; the configuration checks URLs with the parsers of those who use them.
                 let allowed = layer(name) > layer(&me)
                     || layer(&me) >= LAYERS.len() - 1
                     || (me == "snapshot" && (name == "replicator" || name == "lease"))
-                    || (me == "config" && name == "nats");
+                    || (me == "config" && (name == "nats" || name == "storage"));
                 assert!(allowed, "{}: {me} uses {name}, which stands above or beside it", path.display());
             }
         }
@@ -84,8 +85,11 @@ fn nobody_reaches_up() {
 fn knowledge_has_one_home() {
     for (word, homes) in [
         ("rusqlite", &["db"][..]),
-        ("TcpStream", &["nats"]),
+        ("TcpStream", &["nats", "storage", "health"]),
         ("rustls::", &["nats"]),
+        ("ureq::", &["http"]),
+        ("ssh2::", &["storage"]),
+        ("roxmltree::", &["storage"]),
         ("ciborium::", &["seqmap", "lease"]),
         ("ciborium_ll", &["event"]),
         ("unsafe {", &["child"]),
@@ -151,18 +155,26 @@ fn each_dependency_has_its_reason() {
 #[test]
 fn the_readme_names_every_key_and_flag() {
     let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
-    let keys = std::fs::read_to_string(root().join("src/config/keys.rs")).unwrap();
+    let read = |name: &str| std::fs::read_to_string(root().join("src/config").join(name)).unwrap();
+    let keys = read("keys.rs") + &read("stores.rs");
     for call in ["boolean(\"", "integer(\"", "text(\"", "path(\"", "list(\"", "secret(\""] {
         for part in keys.split(call).skip(1) {
             let key = part.split('"').next().unwrap();
-            let later = ["prometheus.", "health_check."].iter().any(|prefix| key.starts_with(prefix));
-            assert!(later || readme.contains(&format!("`{key}`")), "README: no word of {key}");
+            assert!(
+                key.starts_with("prometheus.") || readme.contains(&format!("`{key}`")),
+                "README: no word of {key}"
+            );
         }
     }
     for flag in [
         "-config",
         "-node-id",
         "-save-snapshot",
+        "-list-snapshots",
+        "-verify-snapshot",
+        "-restore-snapshot",
+        "-json",
+        "-quiet",
         "-cleanup",
         "-cluster-addr",
         "-cluster-peers",

@@ -1,0 +1,164 @@
+//! The keys of the snapshot stores.
+
+use super::StoreKind;
+use super::reader::Reader;
+use crate::limits;
+use crate::pack::{Key, Packing};
+use crate::secret::Secret;
+use crate::storage::{Keys, S3Options, SftpOptions, Trust, WebdavOptions, directory_path};
+use std::path::{Path, PathBuf};
+
+/// The store that `snapshot.store` names. The keys of the others are read too, so that none of them is called unknown, but
+/// need not be complete.
+pub fn store(reader: &mut Reader, seq_map_path: Option<&Path>) -> StoreKind {
+    let kind = reader.text("snapshot.store", "nats");
+    let s3 = s3(reader, kind == "s3");
+    let webdav = webdav(reader, kind == "webdav");
+    let sftp = sftp(reader, kind == "sftp", seq_map_path);
+    let file = file(reader, kind == "file");
+    let found = match kind.as_str() {
+        "nats" => Some(StoreKind::Nats),
+        "s3" => Some(s3),
+        "webdav" => webdav,
+        "sftp" => sftp,
+        "file" => file,
+        other => {
+            let accepted = "\"nats\", \"s3\", \"webdav\", \"sftp\" or \"file\"";
+            reader.wrong("snapshot.store", format!("{other:?}"), accepted);
+            None
+        }
+    };
+    // What is missing has been noted as a mistake.
+    found.unwrap_or(StoreKind::Nats)
+}
+
+/// A file that must be readable.
+fn readable(reader: &mut Reader, key: &'static str) -> Option<PathBuf> {
+    let path = reader.path(key)?;
+    if let Err(error) = std::fs::File::open(&path) {
+        reader.wrong(key, format!("{path:?} ({error})"), "a file that can be read");
+    }
+    Some(path)
+}
+
+fn s3(reader: &mut Reader, wanted: bool) -> StoreKind {
+    let endpoint = reader.text("snapshot.s3.endpoint", "");
+    let bucket = reader.text("snapshot.s3.bucket", "");
+    let force_path_style = reader
+        .is_set("snapshot.s3.force_path_style")
+        .then(|| reader.boolean("snapshot.s3.force_path_style", true));
+    let options = S3Options {
+        use_ssl: reader.boolean("snapshot.s3.use_ssl", false),
+        path: reader.text("snapshot.s3.path", ""),
+        region: reader.text("snapshot.s3.region", ""),
+        force_path_style,
+        ca_file: readable(reader, "snapshot.s3.ca_file"),
+        part_size: limits::S3_PART,
+        endpoint,
+        bucket,
+    };
+    let id = reader.secret("snapshot.s3.access_key");
+    let secret = reader.secret("snapshot.s3.secret");
+    let token = Secret::new(reader.secret("snapshot.s3.session_token"));
+    if wanted {
+        let host = options.endpoint.split_once("://").map_or(options.endpoint.as_str(), |(_, host)| host);
+        let scheme = options.endpoint.split_once("://").map_or("http", |(scheme, _)| scheme);
+        let host = host.trim_end_matches('/');
+        if host.is_empty() || host.contains(['/', '@', ' ', '?']) || !matches!(scheme, "http" | "https") {
+            let shown = crate::secret::redact(&options.endpoint);
+            let accepted = "host[:port], or http:// or https:// and that";
+            reader.wrong("snapshot.s3.endpoint", format!("{shown:?}"), accepted);
+        }
+        let valid = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+        if options.bucket.is_empty() || !options.bucket.bytes().all(valid) {
+            let shown = format!("{:?}", options.bucket);
+            reader.wrong("snapshot.s3.bucket", shown, "a bucket's name: letters, digits, - . and _");
+        }
+        if id.is_empty() != secret.is_empty() {
+            reader.wrong(
+                "snapshot.s3.access_key",
+                "without snapshot.s3.secret, or the reverse",
+                "both or none",
+            );
+        }
+    }
+    let keys =
+        (!id.is_empty() && !secret.is_empty()).then(|| Keys { id, secret: Secret::new(secret), token });
+    StoreKind::S3(options, keys)
+}
+
+fn webdav(reader: &mut Reader, wanted: bool) -> Option<StoreKind> {
+    let url = reader.secret("snapshot.webdav.url");
+    let ca_file = readable(reader, "snapshot.webdav.ca_file");
+    if !wanted {
+        return None;
+    }
+    match WebdavOptions::parse(&url) {
+        Ok(options) => Some(StoreKind::Webdav(WebdavOptions { ca_file, ..options })),
+        Err(why) => {
+            let accepted = "https://host/path?dir=/directory&login=user&secret=password, with %xx for what is special in it";
+            reader.wrong("snapshot.webdav.url", format!("(hidden: {why})"), accepted);
+            None
+        }
+    }
+}
+
+fn sftp(reader: &mut Reader, wanted: bool, seq_map_path: Option<&Path>) -> Option<StoreKind> {
+    let url = reader.secret("snapshot.sftp.url");
+    let key_file = readable(reader, "snapshot.sftp.key_file");
+    let passphrase = Secret::new(reader.secret("snapshot.sftp.key_passphrase"));
+    let known_hosts = readable(reader, "snapshot.sftp.known_hosts");
+    let host_key = reader.text("snapshot.sftp.host_key", "");
+    if !wanted {
+        return None;
+    }
+    let trust = match (host_key.is_empty(), known_hosts) {
+        (false, _) => Trust::Fingerprint(host_key),
+        (true, Some(path)) => Trust::KnownHosts(path),
+        (true, None) => Trust::FirstUse(crate::files::parent(seq_map_path?).join("sftp-known-hosts")),
+    };
+    match SftpOptions::parse(&url, trust) {
+        Ok(options) => Some(StoreKind::Sftp(SftpOptions { key_file, passphrase, ..options })),
+        Err(why) => {
+            let accepted = "sftp://user[:password]@host[:port]/directory, with %xx for what is special in it";
+            reader.wrong("snapshot.sftp.url", format!("(hidden: {why})"), accepted);
+            None
+        }
+    }
+}
+
+fn file(reader: &mut Reader, wanted: bool) -> Option<StoreKind> {
+    let path = reader.text("snapshot.file.path", "");
+    if !wanted {
+        return None;
+    }
+    match directory_path(&path) {
+        Ok(path) => Some(StoreKind::File(path)),
+        Err(why) => {
+            let accepted = "an absolute path, or file:// and that";
+            reader.wrong("snapshot.file.path", format!("{path:?} ({why})"), accepted);
+            None
+        }
+    }
+}
+
+/// How stored files are packed. The key alone encrypts; reading works with any setting as long as the key is there.
+pub fn packing(reader: &mut Reader) -> Packing {
+    let zstd = match reader.text("snapshot.compression", "none").as_str() {
+        "none" => false,
+        "zstd" => true,
+        other => {
+            reader.wrong("snapshot.compression", format!("{other:?}"), "\"none\" or \"zstd\"");
+            false
+        }
+    };
+    let key = reader.path("snapshot.key_file").and_then(|path| match Key::read(&path) {
+        Ok(key) => Some(key),
+        Err(why) => {
+            let accepted = "a file with 64 hex digits, as \"openssl rand -hex 32\" makes it";
+            reader.wrong("snapshot.key_file", format!("{path:?} ({why})"), accepted);
+            None
+        }
+    });
+    Packing { zstd, key }
+}

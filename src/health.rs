@@ -1,0 +1,133 @@
+//! The health check: `GET <path>` answers 200, or 503 when the node does not work (compat.md 1i).
+//!
+//! `status` is `healthy`; `degraded` (200) when it replicates but a person should look: no snapshot could be stored, the
+//! node is not whole, another daemon has its `node_id`; `unhealthy` (503) without a connection to NATS.
+
+use crate::clock;
+use crate::config::Config;
+use crate::limits;
+use crate::status::Status;
+use crate::stop::Stop;
+use crate::worker;
+use crossbeam_channel::Sender;
+use serde_json::json;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+/// Longest request that is read, in bytes.
+const REQUEST_MAX: u64 = 16 << 10;
+
+/// Starts the thread that answers, if it is wanted.
+pub fn start(
+    config: &Config,
+    status: &Arc<Status>,
+    stop: &Stop,
+    exits: &Sender<worker::Exit>,
+) -> Result<(), String> {
+    if !config.health.enable {
+        return Ok(());
+    }
+    let bind = config.health.bind.clone();
+    let address = if bind.starts_with(':') { format!("0.0.0.0{bind}") } else { bind.clone() };
+    let failed = |error: std::io::Error| format!("health_check.bind {bind}: {error}");
+    let listener = TcpListener::bind(&address).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    log::info!("health check on http://{}{}", listener.local_addr().map_err(failed)?, config.health.path);
+    let (config, status, stop) = (config.clone(), status.clone(), stop.clone());
+    worker::spawn("health", exits, move || {
+        loop {
+            match listener.accept() {
+                // One at a time: a slow asker delays others, and nothing else.
+                Ok((stream, _)) => {
+                    if let Err(error) = answer(&stream, &config, &status) {
+                        log::debug!("health check: {error}");
+                    }
+                }
+                Err(_) if stop.wait(Duration::from_millis(50)) => return Ok(()),
+                Err(_) => {}
+            }
+            if stop.requested() {
+                return Ok(());
+            }
+        }
+    })
+    .map(drop)
+}
+
+fn answer(stream: &TcpStream, config: &Config, status: &Status) -> std::io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(limits::HEALTH_ASKER))?;
+    stream.set_write_timeout(Some(limits::HEALTH_ASKER))?;
+    let mut reader = BufReader::new(stream.take(REQUEST_MAX));
+    let mut line = String::new();
+    reader.read_line(&mut line)?;
+    let mut header = String::new();
+    while reader.read_line(&mut header)? > 2 {
+        header.clear();
+    }
+    let target = line.split_ascii_whitespace().nth(1).unwrap_or_default();
+    let path = target.split('?').next().unwrap_or_default();
+    let (code, body) = if path == config.health.path {
+        let (healthy, body) = report(config, status);
+        (if healthy { "200 OK" } else { "503 Service Unavailable" }, body)
+    } else {
+        ("404 Not Found", String::new())
+    };
+    let body = if config.health.detailed { body } else { String::new() };
+    let head_only = line.starts_with("HEAD ");
+    let mut stream = stream;
+    write!(
+        stream,
+        "HTTP/1.1 {code}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{}",
+        body.len(),
+        if head_only { "" } else { &body }
+    )
+}
+
+/// Whether the node works, and the answer's body.
+fn report(config: &Config, status: &Status) -> (bool, String) {
+    let connected = status.connected.load(Relaxed);
+    let snapshot = status.snapshot();
+    let namesake = status.namesake.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let gap = status.gap.load(Relaxed);
+    let mut problems = vec![];
+    if !connected {
+        problems.push("not connected to NATS".to_owned());
+    }
+    if gap {
+        problems.push("not whole: the streams no longer hold what comes next".to_owned());
+    }
+    if !snapshot.failure.is_empty() {
+        problems.push(format!("no snapshot: {}", crate::secret::redact(&snapshot.failure)));
+    }
+    if !namesake.is_empty() {
+        problems.push(format!("another daemon has this node_id, {namesake}"));
+    }
+    let word = match (connected, problems.is_empty()) {
+        (false, _) => "unhealthy",
+        (true, false) => "degraded",
+        (true, true) => "healthy",
+    };
+    let time = |ms: i64| if ms == 0 { "0001-01-01T00:00:00Z".to_owned() } else { clock::rfc3339(ms) };
+    let (published, consumed) = status.last_events();
+    let body = json!({
+        "status": word,
+        "node_id": config.node_id,
+        "uptime_seconds": status.uptime().as_secs(),
+        "db_connected": true,
+        "nats_connected": connected,
+        "cdc_installed": config.publish,
+        "tables_tracked": status.tables.load(Relaxed),
+        "last_replicated_event_timestamp": time(consumed),
+        "last_published_event_timestamp": time(published),
+        "version": env!("CARGO_PKG_VERSION"),
+        "problems": problems,
+        "snapshot_leader": status.leader.load(Relaxed),
+        "last_snapshot_timestamp": time(snapshot.stored_ms),
+    });
+    (connected, format!("{body}\n"))
+}

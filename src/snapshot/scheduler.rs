@@ -1,0 +1,191 @@
+//! When the leader makes a snapshot.
+
+use super::{OpenStore, Terms, lock, save, show_positions, wanted};
+use crate::config::Config;
+use crate::lease::{Lease, UploadLease};
+use crate::limits;
+use crate::nats::JetStream;
+use crate::retry::Backoff;
+use crate::status::Status;
+use crate::stop::Stop;
+use crate::storage::{Label, Stored};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The thread that makes snapshots while this node is the leader.
+pub struct Scheduler {
+    /// The configuration.
+    pub config: Config,
+    /// The broker.
+    pub js: JetStream,
+    /// Where the snapshots go.
+    pub open_store: OpenStore,
+    /// Asked before and after.
+    pub lease: Lease,
+    /// Positions and the time of the last event.
+    pub status: Arc<Status>,
+    /// Ends it.
+    pub stop: Stop,
+}
+
+/// What the scheduler knows.
+struct Known {
+    /// The stored snapshot; the outer `None`: not looked at yet.
+    stored: Option<Option<Label>>,
+    /// An upload that was not finished was found: what stands in the store is not known from outside.
+    unfinished: bool,
+    /// The interval counts from here.
+    interval_from: Instant,
+    /// The last request that was looked at is not older.
+    asked_at: Instant,
+    /// Requests up to this revision were served.
+    served: u64,
+}
+
+/// A reason to make one.
+struct Due {
+    reason: String,
+    serves: u64,
+}
+
+impl From<&str> for Due {
+    fn from(reason: &str) -> Due {
+        Due { reason: reason.to_owned(), serves: 0 }
+    }
+}
+
+impl Scheduler {
+    /// Looks once a second whether a snapshot is due.
+    pub fn run(self) -> Result<(), String> {
+        let now = Instant::now();
+        let mut known =
+            Known { stored: None, unfinished: false, interval_from: now, asked_at: now, served: 0 };
+        let mut backoff = Backoff::up_to(Duration::from_secs(300));
+        let mut not_before = Instant::now();
+        let mut said = String::new();
+        while !self.stop.wait(Duration::from_secs(1)) {
+            if self.lease.held().is_none() {
+                known.stored = None;
+                continue;
+            }
+            if Instant::now() < not_before {
+                continue;
+            }
+            match self.step(&mut known) {
+                Ok(()) => {
+                    backoff.reset();
+                    said.clear();
+                }
+                Err(_) if self.stop.requested() => break,
+                Err(why) => {
+                    // What others did meanwhile may be the reason.
+                    known.stored = None;
+                    let pause = backoff.pause().max(Duration::from_secs(1));
+                    if said != why {
+                        log::warn!("{why}; trying again, first in {} s", pause.as_secs());
+                    }
+                    self.status.note_snapshot(Err(&why));
+                    said = why;
+                    not_before = Instant::now() + pause;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn step(&self, known: &mut Known) -> Result<(), String> {
+        if known.stored.is_none() {
+            self.look(known)?;
+        }
+        let Some(due) = self.due(known)? else { return Ok(()) };
+        let store = (self.open_store)()?;
+        let terms = Terms { patience: Duration::ZERO, leader: Some(&self.lease), anew: due.serves > 0 };
+        let saved = save(&self.config, &self.js, &store, &self.stop, terms)?;
+        let Stored { name, size, label, .. } = saved.stored;
+        let positions = show_positions(&label.positions);
+        if saved.unchanged {
+            log::debug!(
+                "snapshot {name} ({}): the database has not changed, position {positions}",
+                due.reason
+            );
+        } else {
+            log::info!(
+                "stored snapshot {name} ({}): {size} bytes in {:.1} s in {}, position {positions}",
+                due.reason,
+                saved.took.as_secs_f64(),
+                store.describe()
+            );
+        }
+        self.status.note_snapshot(Ok(label.time_ms));
+        known.interval_from = Instant::now();
+        known.unfinished = false;
+        known.served = known.served.max(due.serves);
+        known.stored = Some(Some(label));
+        Ok(())
+    }
+
+    /// A new leader looks at what is there, and ends what its predecessor left unfinished.
+    fn look(&self, known: &mut Known) -> Result<(), String> {
+        let store = (self.open_store)()?;
+        let failed = |error| format!("look at {}: {error}", store.describe());
+        let _lock = lock(&self.config, Duration::ZERO, &self.stop)?;
+        let upload = UploadLease::acquire(
+            &self.js,
+            self.config.node_id,
+            self.config.log.replicas,
+            limits::UPLOAD_PATIENCE,
+            &self.stop,
+        )?;
+        known.unfinished |= store.prepare().map_err(failed)? > 0;
+        drop(upload);
+        let found = store.stat(limits::SNAPSHOT_NAME).map_err(failed)?;
+        known.stored = Some(found.map(|stored| stored.label));
+        Ok(())
+    }
+
+    /// Why a snapshot is due, if it is.
+    fn due(&self, known: &mut Known) -> Result<Option<Due>, String> {
+        let Some(Some(label)) = known.stored.clone() else { return Ok(Some("there was none".into())) };
+        if known.unfinished {
+            return Ok(Some("an upload was not finished".into()));
+        }
+        let mut farthest = 0;
+        for shard in 1..=self.config.log.shards {
+            let stream = self.config.stream(shard);
+            let stored = label.positions.get(&stream).copied().unwrap_or(0);
+            let applied = self.status.applied_seq(usize::try_from(shard - 1).unwrap_or(0));
+            farthest = farthest.max(applied.saturating_sub(stored));
+            // Behind the snapshot: either this node is, or the stream began anew.
+            if applied < stored && self.ends_before(&stream, stored)? {
+                return Ok(Some("the stream was created anew".into()));
+            }
+        }
+        // Early enough that the stream still holds everything behind the snapshot while the next one is made.
+        if farthest >= (self.config.log.max_entries / 2).max(1) {
+            return Ok(Some("the stream advanced".into()));
+        }
+        let interval = self.config.snapshot.interval;
+        if !interval.is_zero() && farthest > 0 && known.interval_from.elapsed() >= interval {
+            return Ok(Some("interval".into()));
+        }
+        self.asked_for(known, &label)
+    }
+
+    fn ends_before(&self, stream: &str, seq: u64) -> Result<bool, String> {
+        let info = self.js.stream(stream).map_err(|error| format!("stream {stream}: {error}"))?;
+        Ok(info.is_some_and(|info| info.state.last_seq < seq))
+    }
+
+    /// Whether a node asked for a snapshot that the stored one cannot serve.
+    fn asked_for(&self, known: &mut Known, label: &Label) -> Result<Option<Due>, String> {
+        if known.asked_at.elapsed() < limits::ASKED_LOOK {
+            return Ok(None);
+        }
+        known.asked_at = Instant::now();
+        let asked = wanted::asked(&self.js, self.config.log.replicas);
+        let asked = asked.map_err(|error| format!("look for requests of other nodes: {error}"))?;
+        Ok(asked.filter(|asked| asked.revision > known.served && !asked.is_served_by(label)).map(|asked| {
+            Due { reason: format!("node {} asked for one", asked.node_id), serves: asked.revision }
+        }))
+    }
+}

@@ -1,0 +1,112 @@
+//! Snapshots in a local directory: a mounted disk, a share, a test.
+
+use super::Error;
+use super::label;
+use super::tree::{Entry, Files, Source, Tree};
+use crate::files;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+/// The directory.
+pub struct Directory(PathBuf);
+
+impl Directory {
+    /// A store in the directory at `path`.
+    pub fn store(path: &Path, read_back: bool) -> Files<Directory> {
+        Files { tree: Directory(path.to_path_buf()), read_back }
+    }
+
+    fn failed(&self, name: &str, error: &io::Error) -> Error {
+        let text = format!("{}: {error}", self.0.join(name).display());
+        match error.kind() {
+            ErrorKind::NotFound => Error::NotFound,
+            ErrorKind::Interrupted | ErrorKind::TimedOut => Error::Transient(text),
+            _ => Error::Permanent(text),
+        }
+    }
+}
+
+impl Tree for Directory {
+    fn describe(&self) -> String {
+        format!("directory {}", self.0.display())
+    }
+
+    fn make_dirs(&self) -> Result<(), Error> {
+        fs::create_dir_all(&self.0)
+            .map_err(|error| Error::Permanent(format!("{}: {error}", self.0.display())))
+    }
+
+    fn list(&self) -> Result<Vec<Entry>, Error> {
+        let entries = match fs::read_dir(&self.0) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(vec![]),
+            Err(error) => return Err(self.failed("", &error)),
+        };
+        let mut found = vec![];
+        for entry in entries {
+            let entry = entry.map_err(|error| self.failed("", &error))?;
+            // Gone since it was listed: not there.
+            if let (Ok(meta), Ok(name)) = (entry.metadata(), entry.file_name().into_string())
+                && meta.is_file()
+            {
+                found.push(Entry { name, size: meta.len() });
+            }
+        }
+        Ok(found)
+    }
+
+    fn size(&self, name: &str) -> Result<Option<u64>, Error> {
+        match fs::metadata(self.0.join(name)) {
+            Ok(meta) => Ok(Some(meta.len())),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.failed(name, &error)),
+        }
+    }
+
+    fn write(&self, name: &str, source: Source<'_>) -> Result<(), Error> {
+        let mut file = File::create(self.0.join(name)).map_err(|error| self.failed(name, &error))?;
+        let mut source: Box<dyn io::Read + '_> = source.open()?;
+        label::pour(&mut source, &mut file)?;
+        file.sync_all().map_err(|error| self.failed(name, &error))
+    }
+
+    fn read(&self, name: &str, sink: &mut dyn Write) -> Result<(), Error> {
+        let mut file = File::open(self.0.join(name)).map_err(|error| self.failed(name, &error))?;
+        label::pour(&mut file, sink)
+    }
+
+    fn replaces(&self) -> Result<bool, Error> {
+        Ok(true)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> Result<(), Error> {
+        let target = self.0.join(to);
+        fs::rename(self.0.join(from), &target)
+            .and_then(|()| files::sync_dir(&target))
+            .map_err(|error| self.failed(from, &error))
+    }
+
+    fn copy(&self, from: &str, to: &str) -> Result<(), Error> {
+        let target = self.0.join(to);
+        fs::copy(self.0.join(from), &target)
+            .and_then(|_| File::open(&target)?.sync_all())
+            .map_err(|error| self.failed(from, &error))
+    }
+
+    fn remove(&self, name: &str) -> Result<(), Error> {
+        match fs::remove_file(self.0.join(name)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(self.failed(name, &error)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The directory that a configuration means: a path, or `file://` and a path.
+pub fn path_of(text: &str) -> Result<PathBuf, String> {
+    let path = match text.strip_prefix("file://") {
+        Some(rest) => crate::http::unescape(rest)?,
+        None => text.to_owned(),
+    };
+    if path.starts_with('/') { Ok(path.into()) } else { Err("not an absolute path".to_owned()) }
+}

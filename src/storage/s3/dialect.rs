@@ -1,0 +1,150 @@
+//! What S3 servers answer: errors and lists in XML, told apart by what the client can do.
+
+use crate::http::{Failure, Response};
+use crate::storage::Error;
+use roxmltree::Document;
+
+/// An answer that is no success.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Refusal {
+    /// HTTP status.
+    pub status: u16,
+    /// S3's code, such as `NoSuchKey`; empty when the body held none.
+    pub code: String,
+    /// Its words.
+    pub message: String,
+    /// The region that the server wants in the signature.
+    pub region: Option<String>,
+    /// The server's clock, Unix seconds.
+    pub time: Option<i64>,
+}
+
+impl Refusal {
+    /// Reads one.
+    pub fn read(response: Response) -> Refusal {
+        let status = response.status;
+        let header = response.header("x-amz-bucket-region").map(str::to_owned);
+        let time = response.header("date").and_then(http_date);
+        let text = response.text().unwrap_or_default();
+        let mut refusal = Refusal::parse(&text).unwrap_or_default();
+        refusal.status = status;
+        refusal.region = header.or(refusal.region);
+        refusal.time = time;
+        refusal
+    }
+
+    /// Reads an error document; `None` when it is another one.
+    pub fn parse(text: &str) -> Option<Refusal> {
+        let document = Document::parse(text.trim_start_matches('\u{feff}').trim()).ok()?;
+        let root = document.root_element();
+        (root.tag_name().name() == "Error").then(|| Refusal {
+            status: 200,
+            code: child(root, "Code").unwrap_or_default(),
+            message: child(root, "Message").unwrap_or_default(),
+            region: child(root, "Region").filter(|region| !region.is_empty()),
+            time: None,
+        })
+    }
+
+    /// The code, or what stands for it.
+    pub fn says(&self, codes: &[&str]) -> bool {
+        codes.contains(&self.code.as_str())
+    }
+
+    /// As an error of the store.
+    pub fn error(&self) -> Error {
+        let mut text = format!("http {}", self.status);
+        if !self.code.is_empty() {
+            text = format!("{text} {}", self.code);
+        }
+        if !self.message.is_empty() {
+            let message: String = self.message.chars().filter(|c| !c.is_control()).take(200).collect();
+            text = format!("{text} ({})", message.trim().trim_end_matches('.'));
+        }
+        let transient = matches!(self.status, 408 | 409 | 412 | 425 | 429 | 500..)
+            || self.says(&[
+                "SlowDown",
+                "RequestTimeout",
+                "InternalError",
+                "ServiceUnavailable",
+                "NoSuchUpload",
+            ]);
+        if transient { Error::Transient(text) } else { Error::Permanent(text) }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Error {
+        Error::Transient(failure.0)
+    }
+}
+
+fn child(node: roxmltree::Node<'_, '_>, name: &str) -> Option<String> {
+    let found = node.children().find(|child| child.tag_name().name() == name)?;
+    Some(found.text().unwrap_or_default().to_owned())
+}
+
+/// The texts of every `<item>`'s children named in `fields`; an item without one of them has an empty text there.
+pub fn items(text: &str, item: &str, fields: &[&str]) -> Result<Vec<Vec<String>>, Error> {
+    let document =
+        Document::parse(text).map_err(|error| Error::Transient(format!("unreadable list: {error}")))?;
+    let found = document.descendants().filter(|node| node.tag_name().name() == item);
+    Ok(found
+        .map(|node| fields.iter().map(|field| child(node, field).unwrap_or_default()).collect())
+        .collect())
+}
+
+/// One text of the document's root, such as `UploadId`.
+pub fn root_text(text: &str, name: &str) -> Option<String> {
+    let document = Document::parse(text).ok()?;
+    child(document.root_element(), name).filter(|found| !found.is_empty())
+}
+
+/// Escapes text for XML.
+pub fn xml_escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+/// `Tue, 24 Nov 2026 13:15:00 GMT` as Unix seconds.
+pub fn http_date(text: &str) -> Option<i64> {
+    let (_, rest) = text.split_once(", ")?;
+    let mut parts = rest.split([' ', ':', '-']);
+    let day: i64 = parts.next()?.parse().ok()?;
+    let month = parts.next()?;
+    let names = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let month = i64::try_from(names.iter().position(|name| *name == month)?).ok()? + 1;
+    let year: i64 = parts.next()?.parse().ok()?;
+    let mut clock = || parts.next()?.parse::<i64>().ok();
+    let (hour, minute, second) = (clock()?, clock()?, clock()?);
+    crate::clock::unix_seconds(year, month, day).map(|day| day + hour * 3600 + minute * 60 + second)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_told_apart() {
+        let text = "<?xml version=\"1.0\"?><Error><Code>AuthorizationHeaderMalformed</Code><Message>a &lt; b.\n</Message><Region>eu-1</Region></Error>";
+        let refusal = Refusal { status: 400, ..Refusal::parse(text).unwrap() };
+        assert_eq!(refusal.region.as_deref(), Some("eu-1"));
+        assert_eq!(refusal.error().to_string(), "http 400 AuthorizationHeaderMalformed (a < b)");
+        assert!(matches!(refusal.error(), Error::Permanent(_)));
+        for (status, transient) in
+            [(403, false), (404, false), (409, true), (412, true), (429, true), (503, true)]
+        {
+            let error = Refusal { status, ..Refusal::default() }.error();
+            assert_eq!(matches!(error, Error::Transient(_)), transient, "{status}");
+        }
+        assert_eq!(Refusal::parse("<html>"), None);
+        assert_eq!(Refusal::parse("<ListBucketResult/>"), None);
+    }
+
+    #[test]
+    fn lists_and_dates() {
+        let text = "<R xmlns=\"http://s3/\"><Contents><Key>a</Key><Size>1</Size></Contents><Contents><Key>b</Key></Contents></R>";
+        assert_eq!(items(text, "Contents", &["Key", "Size"]).unwrap(), [["a", "1"], ["b", ""]]);
+        assert_eq!(http_date("Tue, 24 Nov 2026 13:15:00 GMT"), Some(1_795_526_100));
+        assert_eq!(http_date("yesterday"), None);
+    }
+}

@@ -1,0 +1,301 @@
+//! Snapshots in S3 and what calls itself compatible: our own small client.
+//!
+//! Requests are signed with the hash of their body, carry `Content-Length` and `Content-MD5`, and no checksum headers or
+//! chunked encodings, which many servers refuse. A small file is one PUT where the server was seen to honour conditions,
+//! else (and every larger one) a multipart upload: its completion fails once a later uploader has aborted it.
+
+mod bucket;
+mod dialect;
+mod keys;
+mod multipart;
+mod sigv4;
+
+pub use bucket::S3Options;
+pub use keys::{Keys, find as find_keys};
+pub use sigv4::{Signable, canonical_request, sign, string_to_sign};
+
+use super::{Backend, Error, Label, Stored, Upload, is_snapshot, label};
+use crate::http::{Response, escape};
+use bucket::{Bucket, Call, Payload, Piece};
+use dialect::{Refusal, items, root_text};
+use std::io::Write;
+use std::sync::Mutex;
+
+/// User metadata of ours.
+const META: &str = "x-amz-meta-harmonylite-";
+
+/// The store.
+pub struct S3 {
+    bucket: Bucket,
+    /// Whether conditions on a PUT are honoured; `None`: not probed yet.
+    conditions: Mutex<Option<bool>>,
+}
+
+/// Rows of a list, or why there is none.
+type Listed = Result<Vec<Vec<String>>, Refusal>;
+impl S3 {
+    /// A store in a bucket; nothing is asked of the server yet. The error: the CA file cannot be used.
+    pub fn new(options: S3Options, keys: Option<Keys>) -> Result<S3, String> {
+        Ok(S3 { bucket: Bucket::new(options, keys)?, conditions: Mutex::new(None) })
+    }
+
+    /// What the bucket's absence means to a reader: no snapshot is not the same as no bucket.
+    fn missing(&self) -> Result<(), Error> {
+        match self.bucket.call(&Call::new("HEAD", None))? {
+            Ok(response) => {
+                response.finish();
+                Ok(())
+            }
+            Err(refusal) if refusal.status == 404 => {
+                Err(Error::Permanent(format!("there is no bucket {}", self.bucket.options.bucket)))
+            }
+            // Who may read objects may not be allowed to look at the bucket.
+            Err(refusal) if refusal.status == 403 => Ok(()),
+            Err(refusal) => Err(refusal.error()),
+        }
+    }
+
+    fn head(&self, name: &str) -> Result<Option<Response>, Error> {
+        let key = self.bucket.key(name);
+        match self.bucket.call(&Call::new("HEAD", Some(&key)))? {
+            Ok(response) => Ok(Some(response)),
+            Err(refusal) if refusal.status == 404 => self.missing().map(|()| None),
+            Err(refusal) => Err(refusal.error()),
+        }
+    }
+
+    /// The keys below our prefix, as rows of one text.
+    fn objects(&self) -> Result<Vec<Vec<String>>, Error> {
+        match self.pages(&[("list-type", "2")], "Contents", &["Key"])? {
+            Ok(rows) => Ok(rows),
+            Err(refusal) if refusal.status == 404 => self.missing().map(|()| vec![]),
+            Err(refusal) => Err(refusal.error()),
+        }
+    }
+
+    fn metadata<'a>(&self, mut call: Call<'a>, label: &Label) -> Call<'a> {
+        for (key, value) in label.pairs() {
+            call = call.header(&format!("{META}{key}"), value);
+        }
+        call.header("content-type", "application/vnd.sqlite3")
+    }
+
+    /// Whether PUTs with conditions do what they say here: a second creation must fail, a right tag must pass, a wrong one
+    /// must not. Servers that ignore conditions answer 200 to all of it.
+    fn conditions(&self) -> Result<bool, Error> {
+        let known = *self.conditions.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let key = self.bucket.key(&format!("snapshot-probe-{}", super::upload_id()));
+        let put = |name: &str, value: &str| {
+            let call = Call::new("PUT", Some(&key)).header(name, value).payload(Payload::Bytes(b"probe"));
+            self.bucket.call(&call).map(|answer| match answer {
+                Ok(response) => {
+                    let tag = response.header("etag").unwrap_or_default().to_owned();
+                    response.finish();
+                    (200, tag)
+                }
+                Err(refusal) => (refusal.status, String::new()),
+            })
+        };
+        let (first, tag) = put("if-none-match", "*")?;
+        let mut honoured = first == 200 && !tag.is_empty();
+        honoured = honoured && put("if-none-match", "*")?.0 == 412;
+        honoured = honoured && put("if-match", &tag)?.0 == 200;
+        honoured = honoured && put("if-match", "\"00000000000000000000000000000000\"")?.0 == 412;
+        self.delete(&key)?;
+        log::debug!(
+            "{}: conditional requests are {}",
+            self.describe(),
+            if honoured { "honoured" } else { "not honoured" }
+        );
+        *self.conditions.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(honoured);
+        Ok(honoured)
+    }
+
+    fn delete(&self, key: &str) -> Result<(), Error> {
+        match self.bucket.call(&Call::new("DELETE", Some(key)))? {
+            Ok(response) => {
+                response.finish();
+                Ok(())
+            }
+            Err(refusal) if refusal.status == 404 => Ok(()),
+            Err(refusal) => Err(refusal.error()),
+        }
+    }
+
+    /// The condition under which the present content, as it was when the upload began, may be replaced.
+    fn condition(&self, name: &str) -> Result<(&'static str, String), Error> {
+        Ok(match self.head(name)?.and_then(|head| head.header("etag").map(str::to_owned)) {
+            Some(tag) => ("if-match", tag),
+            None => ("if-none-match", "*".to_owned()),
+        })
+    }
+    /// All `item`s below our prefix, page by page.
+    fn pages(&self, list: &[(&str, &str)], item: &str, fields: &[&str]) -> Result<Listed, Error> {
+        let mut found = vec![];
+        let mut continuation = String::new();
+        loop {
+            let mut call =
+                Call::new("GET", None).query("prefix", format!("{}snapshot", self.bucket.prefix()));
+            for (name, value) in list {
+                call = call.query(name, *value);
+            }
+            if !continuation.is_empty() {
+                call = call.query("continuation-token", continuation.as_str());
+            }
+            let text = match self.bucket.call(&call)? {
+                Ok(response) => response.text()?,
+                Err(refusal) => return Ok(Err(refusal)),
+            };
+            found.extend(items(&text, item, fields)?);
+            match root_text(&text, "NextContinuationToken") {
+                Some(next) if next != continuation => continuation = next,
+                _ => return Ok(Ok(found)),
+            }
+        }
+    }
+}
+
+fn stored(name: &str, response: &Response) -> Stored {
+    let pairs = response.headers_after(META);
+    Stored {
+        name: name.to_owned(),
+        size: response.length().unwrap_or(0),
+        version: response.header("etag").unwrap_or_default().to_owned(),
+        label: Label::from_pairs(pairs.iter().map(|(key, value)| (key.as_str(), value.as_str()))),
+        other_labels: vec![],
+    }
+}
+
+impl Backend for S3 {
+    fn describe(&self) -> String {
+        self.bucket.describe()
+    }
+
+    fn prepare(&self) -> Result<(), Error> {
+        let refusal = match self.bucket.call(&Call::new("HEAD", None))? {
+            Ok(response) => {
+                response.finish();
+                return Ok(());
+            }
+            Err(refusal) => refusal,
+        };
+        match refusal.status {
+            404 => {}
+            // Not allowed to look; perhaps allowed to write.
+            403 if self.list().is_ok() => return Ok(()),
+            403 => {
+                // A HEAD has no body: ask again for the reason.
+                self.bucket
+                    .done(&Call::new("GET", None).query("list-type", "2").query("max-keys", "1"))?
+                    .finish();
+                return Ok(());
+            }
+            _ => return Err(refusal.error()),
+        }
+        let region = self.bucket.region();
+        let body = format!(
+            "<CreateBucketConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><LocationConstraint>{region}</LocationConstraint></CreateBucketConfiguration>"
+        );
+        let located = self.bucket.options.region.is_empty() && (region == "us-east-1" || region == "auto");
+        let payload = if located { Payload::Empty } else { Payload::Bytes(body.as_bytes()) };
+        match self.bucket.call(&Call::new("PUT", None).payload(payload))? {
+            Ok(response) => {
+                log::info!("{}: created the bucket", self.describe());
+                response.finish();
+                Ok(())
+            }
+            Err(refusal) if refusal.says(&["BucketAlreadyOwnedByYou", "BucketAlreadyExists"]) => Ok(()),
+            Err(refusal) => Err(refusal.error().at(format!("create bucket {}", self.bucket.options.bucket))),
+        }
+    }
+
+    fn stat(&self, name: &str) -> Result<Option<Stored>, Error> {
+        Ok(self.head(name)?.map(|response| stored(name, &response)))
+    }
+
+    fn list(&self) -> Result<Vec<Stored>, Error> {
+        let mut found = vec![];
+        for row in self.objects()? {
+            let name = row[0].strip_prefix(self.bucket.prefix()).unwrap_or_default();
+            if is_snapshot(name) {
+                found.extend(self.stat(name)?);
+            }
+        }
+        Ok(found)
+    }
+
+    fn put(&self, upload: &Upload<'_>) -> Result<(), Error> {
+        let conditions = self.conditions()?;
+        let condition = if conditions { Some(self.condition(upload.name)?) } else { None };
+        let Some((name, value)) =
+            condition.clone().filter(|_| upload.label.size <= self.bucket.options.part_size)
+        else {
+            return self.put_multipart(upload, condition);
+        };
+        let piece = Piece::of(upload, 0, upload.label.size)?;
+        upload.ask()?;
+        let key = self.bucket.key(upload.name);
+        let call = self.metadata(Call::new("PUT", Some(&key)), upload.label);
+        self.bucket.done(&call.header(name, value).payload(Payload::Piece(upload, &piece)))?.finish();
+        Ok(())
+    }
+
+    fn get(&self, stored: &Stored, sink: &mut dyn Write) -> Result<(), Error> {
+        let key = self.bucket.key(&stored.name);
+        let response = match self.bucket.call(&Call::new("GET", Some(&key)))? {
+            Ok(response) => response,
+            Err(refusal) if refusal.status == 404 => return self.missing().and(Err(Error::NotFound)),
+            Err(refusal) => return Err(refusal.error()),
+        };
+        label::pour(&mut response.reader(), sink)
+    }
+
+    fn copy(&self, stored: &Stored, name: &str) -> Result<(), Error> {
+        let source =
+            format!("/{}/{}", self.bucket.options.bucket, escape(&self.bucket.key(&stored.name), false));
+        let key = self.bucket.key(name);
+        let answer =
+            self.bucket.done(&Call::new("PUT", Some(&key)).header("x-amz-copy-source", source))?.text()?;
+        match Refusal::parse(&answer) {
+            Some(refusal) => Err(Refusal { status: 500, ..refusal }.error()),
+            None => Ok(()),
+        }
+    }
+
+    fn remove(&self, name: &str) -> Result<(), Error> {
+        self.delete(&self.bucket.key(name))
+    }
+
+    fn sweep(&self) -> Result<usize, Error> {
+        let uploads = match self.pages(&[("uploads", "")], "Upload", &["Key", "UploadId"])? {
+            Ok(uploads) => uploads,
+            // A server that cannot list them; one (rclone) for which no upload at all is an error.
+            Err(refusal) if refusal.status == 501 || refusal.says(&["NoSuchUpload"]) => vec![],
+            Err(refusal) => return Err(refusal.error()),
+        };
+        let mut swept = 0;
+        for row in uploads {
+            if row[0].strip_prefix(self.bucket.prefix()).is_some_and(is_snapshot) {
+                let abort = Call::new("DELETE", Some(&row[0])).query("uploadId", row[1].as_str());
+                match self.bucket.call(&abort)? {
+                    Ok(response) => response.finish(),
+                    Err(refusal) if refusal.status == 404 => {}
+                    Err(refusal) => return Err(refusal.error().at("abort an unfinished upload")),
+                }
+                swept += 1;
+            }
+        }
+        for row in self.objects()? {
+            if row[0]
+                .strip_prefix(self.bucket.prefix())
+                .is_some_and(|name| name.starts_with("snapshot-probe-"))
+            {
+                self.delete(&row[0])?;
+            }
+        }
+        Ok(swept)
+    }
+}

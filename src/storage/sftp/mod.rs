@@ -1,0 +1,373 @@
+//! Snapshots on an SSH server: `sftp://user[:password]@host[:port]/directory`.
+
+mod host_keys;
+mod rename;
+
+pub use host_keys::Trust;
+
+use super::tree::{Entry, Files, Source, Tree};
+use super::{Error, label};
+use crate::http::unescape;
+use crate::limits;
+use crate::secret::Secret;
+use rename::Renamed;
+use ssh2::{ErrorCode, HashType, MethodType, OpenFlags, OpenType, Session};
+use std::io::{self, BufReader, BufWriter, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+/// Bytes handed to the library at once: it sends them as many requests without waiting in between.
+const BURST: usize = 256 << 10;
+/// Status codes of the protocol.
+const NO_SUCH_FILE: i32 = 2;
+const PERMISSION_DENIED: i32 = 3;
+const UNSUPPORTED: i32 = 8;
+
+/// What the configuration says about SFTP.
+#[derive(Clone, Debug)]
+pub struct SftpOptions {
+    /// Host name or address.
+    pub host: String,
+    /// Port, 22 unless given.
+    pub port: u16,
+    /// User.
+    pub user: String,
+    /// Password; empty: none.
+    pub password: Secret,
+    /// Directory.
+    pub dir: String,
+    /// Private key.
+    pub key_file: Option<PathBuf>,
+    /// Its passphrase; empty: none.
+    pub passphrase: Secret,
+    /// What the server's key is compared with.
+    pub trust: Trust,
+}
+
+impl SftpOptions {
+    /// Reads the URL form. The error shows no secret.
+    pub fn parse(url: &str, trust: Trust) -> Result<SftpOptions, String> {
+        let rest = url.strip_prefix("sftp://").ok_or("no sftp:// in front")?;
+        let (authority, dir) = rest.split_once('/').unwrap_or((rest, ""));
+        let (login, address) = authority.rsplit_once('@').ok_or("no user")?;
+        let (user, password) = login.split_once(':').unwrap_or((login, ""));
+        let (host, port) = match address.strip_prefix('[').and_then(|v6| v6.split_once(']')) {
+            Some((host, port)) => (host, port.strip_prefix(':').unwrap_or("")),
+            None => address.split_once(':').unwrap_or((address, "")),
+        };
+        let port = if port.is_empty() { "22" } else { port };
+        let port = port.parse().ok().filter(|port| *port != 0).ok_or("no port that there is")?;
+        if user.is_empty() || host.is_empty() {
+            return Err("no user, or no host".to_owned());
+        }
+        let dir = unescape(dir)?;
+        let dir = format!("/{}", dir.trim_end_matches('/'));
+        Ok(SftpOptions {
+            host: host.to_owned(),
+            port,
+            user: unescape(user)?,
+            password: Secret::new(unescape(password)?),
+            dir,
+            key_file: None,
+            passphrase: Secret::default(),
+            trust,
+        })
+    }
+}
+
+/// The directory on the server. The connection is made when it is needed, and again when it broke.
+pub struct Sftp {
+    options: SftpOptions,
+    connection: Mutex<Option<Connection>>,
+}
+
+struct Connection {
+    session: Session,
+    sftp: ssh2::Sftp,
+}
+
+impl From<ssh2::Error> for Error {
+    fn from(error: ssh2::Error) -> Error {
+        let text = error.message().to_owned();
+        match error.code() {
+            ErrorCode::SFTP(NO_SUCH_FILE) => Error::NotFound,
+            ErrorCode::SFTP(PERMISSION_DENIED) => Error::Permanent("permission denied".to_owned()),
+            ErrorCode::SFTP(code) => Error::Permanent(format!("{text} (SFTP status {code})")),
+            ErrorCode::Session(_) => Error::Transient(text),
+        }
+    }
+}
+
+impl Sftp {
+    /// The store; nothing is asked of the server yet.
+    pub fn store(options: SftpOptions, read_back: bool) -> Files<Sftp> {
+        Files { tree: Sftp { options, connection: Mutex::new(None) }, read_back }
+    }
+
+    fn connect(&self) -> Result<Connection, Error> {
+        let SftpOptions { host, port, user, trust, .. } = &self.options;
+        let stream = connect(host, *port)?;
+        let mut session = Session::new()?;
+        session.set_timeout(u32::try_from(limits::TRANSFER_STALL.as_millis()).unwrap_or(u32::MAX));
+        let kinds = trust.kinds(host, *port).map_err(Error::Permanent)?;
+        if !kinds.is_empty() {
+            prefer(&session, &kinds)?;
+        }
+        session.set_tcp_stream(stream);
+        session.handshake().map_err(|error| Error::from(error).at("handshake"))?;
+        let key = session.host_key().map(|(key, _)| key.to_vec()).unwrap_or_default();
+        debug_assert!(session.host_key_hash(HashType::Sha256).is_some());
+        trust.check(host, *port, &key).map_err(Error::Permanent)?;
+        self.authenticate(&session).map_err(|why| match why {
+            Error::Transient(why) => Error::Transient(format!("log in as {user}: {why}")),
+            other => other,
+        })?;
+        let sftp = session.sftp().map_err(|error| Error::from(error).at("start SFTP"))?;
+        Ok(Connection { session, sftp })
+    }
+
+    fn authenticate(&self, session: &Session) -> Result<(), Error> {
+        let SftpOptions { user, password, key_file, passphrase, .. } = &self.options;
+        let (with, result) = if let Some(path) = key_file {
+            let phrase = (!passphrase.is_empty()).then(|| passphrase.expose());
+            std::fs::File::open(path).map_err(|e| Error::Permanent(format!("{}: {e}", path.display())))?;
+            (format!("key {}", path.display()), session.userauth_pubkey_file(user, None, path, phrase))
+        } else if !password.is_empty() {
+            ("password".to_owned(), session.userauth_password(user, password.expose()))
+        } else {
+            ("agent".to_owned(), session.userauth_agent(user))
+        };
+        match result {
+            Ok(()) if session.authenticated() => Ok(()),
+            // A dead connection is no refusal.
+            Err(error) if matches!(error.code(), ErrorCode::Session(-7 | -9 | -13 | -43)) => {
+                Err(error.into())
+            }
+            Err(error) => {
+                let hint =
+                    if error.message().contains("private key") { " (is its passphrase right?)" } else { "" };
+                Err(Error::Permanent(format!("log in as {user} by {with}: {}{hint}", error.message())))
+            }
+            Ok(()) => {
+                Err(Error::Permanent(format!("log in as {user} by {with}: the server wants more than that")))
+            }
+        }
+    }
+
+    /// Does something with the connection, and forgets it when it broke.
+    fn with<R>(&self, step: impl FnOnce(&Connection) -> Result<R, Error>) -> Result<R, Error> {
+        let mut held = self.connection.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let connection = match held.take() {
+            Some(connection) => connection,
+            None => self.connect()?,
+        };
+        let result = step(&connection);
+        if !matches!(result, Err(Error::Transient(_))) {
+            *held = Some(connection);
+        }
+        result
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        Path::new(&self.options.dir).join(name)
+    }
+
+    /// A channel that speaks SFTP without the library.
+    fn bare_channel(connection: &Connection) -> Result<ssh2::Channel, Error> {
+        let mut channel = connection.session.channel_session()?;
+        channel.subsystem("sftp")?;
+        Ok(channel)
+    }
+}
+
+/// Asks for the kinds of host keys that are known first; others may still be shown, and are then refused.
+fn prefer(session: &Session, kinds: &[String]) -> Result<(), Error> {
+    let mut names: Vec<&str> = vec![];
+    for kind in kinds {
+        if kind == "ssh-rsa" {
+            names.extend(["rsa-sha2-512", "rsa-sha2-256"]);
+        }
+        names.push(kind);
+    }
+    let supported = session.supported_algs(MethodType::HostKey)?;
+    names.retain(|name| supported.contains(name));
+    if names.is_empty() {
+        return Ok(());
+    }
+    Ok(session.method_pref(MethodType::HostKey, &names.join(","))?)
+}
+
+fn connect(host: &str, port: u16) -> Result<TcpStream, Error> {
+    let failed = |error: io::Error| Error::Transient(format!("connect to {host}:{port}: {error}"));
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "no address");
+    for address in (host, port).to_socket_addrs().map_err(failed)? {
+        match TcpStream::connect_timeout(&address, limits::CONNECT_TIMEOUT) {
+            Ok(stream) => {
+                stream.set_nodelay(true).map_err(failed)?;
+                return Ok(stream);
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(failed(last))
+}
+
+/// What went wrong on a stream of the library: its own error travels inside.
+fn stream_error(error: &io::Error) -> Error {
+    let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+    if full { Error::Permanent(error.to_string()) } else { Error::Transient(error.to_string()) }
+}
+
+impl Tree for Sftp {
+    fn describe(&self) -> String {
+        let SftpOptions { host, port, dir, .. } = &self.options;
+        format!("SFTP {host}:{port}{dir}")
+    }
+
+    fn make_dirs(&self) -> Result<(), Error> {
+        self.with(|connection| {
+            let dir = Path::new(&self.options.dir);
+            let mut levels: Vec<&Path> = dir.ancestors().filter(|path| path.parent().is_some()).collect();
+            levels.reverse();
+            for level in levels {
+                // Whether it was there or was just made: what counts is that it is there now.
+                let made = connection.sftp.mkdir(level, 0o755);
+                if connection.sftp.stat(level).is_err()
+                    && let Err(error) = made
+                {
+                    return Err(Error::from(error).at(format!("create directory {}", level.display())));
+                }
+            }
+            connection.sftp.stat(dir).map(drop).map_err(|error| Error::from(error).at(dir.display()))
+        })
+    }
+
+    fn list(&self) -> Result<Vec<Entry>, Error> {
+        self.with(|connection| {
+            let found = match connection.sftp.readdir(Path::new(&self.options.dir)).map_err(Error::from) {
+                Ok(found) => found,
+                Err(Error::NotFound) => return Ok(vec![]),
+                Err(error) => return Err(error),
+            };
+            let files = found.into_iter().filter(|(_, stat)| !stat.is_dir());
+            Ok(files
+                .filter_map(|(path, stat)| {
+                    let name = path.file_name()?.to_str()?.to_owned();
+                    Some(Entry { name, size: stat.size.unwrap_or(0) })
+                })
+                .collect())
+        })
+    }
+
+    fn size(&self, name: &str) -> Result<Option<u64>, Error> {
+        self.with(|connection| match connection.sftp.stat(&self.path(name)).map_err(Error::from) {
+            Ok(stat) => Ok(Some(stat.size.unwrap_or(0))),
+            Err(Error::NotFound) => Ok(None),
+            Err(error) => Err(error),
+        })
+    }
+
+    fn write(&self, name: &str, source: Source<'_>) -> Result<(), Error> {
+        self.with(|connection| {
+            let flags = OpenFlags::WRITE | OpenFlags::CREATE | OpenFlags::TRUNCATE;
+            let path = self.path(name);
+            let file = connection.sftp.open_mode(&path, flags, 0o600, OpenType::File);
+            let mut file =
+                BufWriter::with_capacity(BURST, file.map_err(|error| Error::from(error).at(name))?);
+            let mut source = BufReader::with_capacity(BURST, source.open()?);
+            io::copy(&mut source, &mut file).map_err(|error| stream_error(&error))?;
+            file.flush().map_err(|error| stream_error(&error))?;
+            let mut file = file.into_inner().map_err(|error| stream_error(error.error()))?;
+            match file.fsync() {
+                Ok(()) => {}
+                Err(error)
+                    if matches!(error.code(), ErrorCode::SFTP(UNSUPPORTED) | ErrorCode::Session(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+            Ok(file.close()?)
+        })
+    }
+
+    fn read(&self, name: &str, sink: &mut dyn Write) -> Result<(), Error> {
+        self.with(|connection| {
+            let file = connection.sftp.open(self.path(name))?;
+            label::pour(&mut BufReader::with_capacity(BURST, file), sink)
+        })
+    }
+
+    fn replaces(&self) -> Result<bool, Error> {
+        self.with(|connection| {
+            let mut channel = Sftp::bare_channel(connection)?;
+            let offers = rename::is_offered(&mut channel);
+            let _ = channel.close();
+            offers.map_err(|error| Error::Transient(format!("start SFTP: {error}")))
+        })
+    }
+
+    fn rename(&self, from: &str, to: &str) -> Result<(), Error> {
+        self.with(|connection| {
+            let text = |name: &str| self.path(name).to_string_lossy().into_owned();
+            let mut channel = Sftp::bare_channel(connection)?;
+            let renamed = rename::posix_rename(&mut channel, &text(from), &text(to))
+                .map_err(|error| Error::Transient(format!("posix-rename: {error}")))?;
+            let _ = channel.close();
+            match renamed {
+                Renamed::Yes => Ok(()),
+                Renamed::Missing => Err(Error::NotFound),
+                Renamed::Unknown => Ok(connection.sftp.rename(&self.path(from), &self.path(to), None)?),
+                Renamed::Refused(code) => {
+                    connection.sftp.lstat(&self.path(from))?;
+                    Err(Error::Permanent(format!("posix-rename: SFTP status {code}")))
+                }
+            }
+        })
+    }
+
+    fn copy(&self, from: &str, to: &str) -> Result<(), Error> {
+        self.with(|connection| {
+            let source = connection.sftp.open(self.path(from))?;
+            let flags = OpenFlags::WRITE | OpenFlags::CREATE | OpenFlags::TRUNCATE;
+            let target = connection.sftp.open_mode(self.path(to), flags, 0o600, OpenType::File)?;
+            let mut target = BufWriter::with_capacity(BURST, target);
+            let copied = io::copy(&mut BufReader::with_capacity(BURST, source), &mut target);
+            copied.and_then(|_| target.flush()).map_err(|error| stream_error(&error))
+        })
+    }
+
+    fn remove(&self, name: &str) -> Result<(), Error> {
+        self.with(|connection| match connection.sftp.unlink(&self.path(name)).map_err(Error::from) {
+            Err(Error::NotFound) | Ok(()) => Ok(()),
+            Err(error) => Err(error),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_url_form() {
+        let trust = Trust::FirstUse("/x".into());
+        let parse = |url: &str| SftpOptions::parse(url, trust.clone());
+        let options =
+            parse("sftp://backup-user:p%40ss:w@backup.example.com:2222/var/backups/harmony%20lite/").unwrap();
+        assert_eq!((options.host.as_str(), options.port), ("backup.example.com", 2222));
+        assert_eq!((options.user.as_str(), options.password.expose()), ("backup-user", "p@ss:w"));
+        assert_eq!(options.dir, "/var/backups/harmony lite");
+        let options = parse("sftp://u@[::1]").unwrap();
+        assert_eq!((options.host.as_str(), options.port, options.dir.as_str()), ("::1", 22, "/"));
+        for wrong in [
+            "",
+            "ssh://u@h/",
+            "sftp://h/d",
+            "sftp://u:secret@h:0/d",
+            "sftp://u:secret@h:x/d",
+            "sftp://:secret@h/d",
+        ] {
+            let why = parse(wrong).unwrap_err();
+            assert!(!why.contains("secret"), "{wrong}: {why}");
+        }
+    }
+}

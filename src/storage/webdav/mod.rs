@@ -1,0 +1,389 @@
+//! Snapshots on a WebDAV server: `https://host/root?dir=/d&login=u&secret=p`.
+//!
+//! Written for what servers have in common: `Content-Length` always, directories with a trailing slash, an absolute
+//! `Destination`, a name of its own for every upload and a MOVE. No trust in conditions.
+
+mod auth;
+
+use super::label;
+use super::tree::{Entry, Files, Source, Tree};
+use super::{Error, is_snapshot};
+use crate::http::{Body, Client, Request, Response, escape, unescape};
+use crate::secret::Secret;
+use auth::{Challenge, Login};
+use roxmltree::Document;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+/// What the configuration says about WebDAV.
+#[derive(Clone, Debug, Default)]
+pub struct WebdavOptions {
+    /// `https://host/root`, without a trailing slash.
+    pub root: String,
+    /// What else the URL's query holds; sent with every request.
+    pub query: String,
+    /// Components of the directory below the root.
+    pub dir: Vec<String>,
+    /// User and password.
+    pub user: String,
+    /// Password.
+    pub password: Secret,
+    /// Certificate authorities beside the system's.
+    pub ca_file: Option<PathBuf>,
+}
+
+impl WebdavOptions {
+    /// Reads the URL form. The error shows no secret.
+    pub fn parse(url: &str) -> Result<WebdavOptions, String> {
+        let (root, query) = url.split_once('?').unwrap_or((url, ""));
+        let host = root.strip_prefix("https://").or_else(|| root.strip_prefix("http://"));
+        let host = host.ok_or("no http:// or https:// in front")?.split('/').next().unwrap_or_default();
+        if host.is_empty() || host.contains('@') || host.contains(char::is_whitespace) {
+            return Err("no host, or user and password before it".to_owned());
+        }
+        let mut options =
+            WebdavOptions { root: root.trim_end_matches('/').to_owned(), ..WebdavOptions::default() };
+        let (mut login, mut secret, mut rest) = (None, None, vec![]);
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let decoded = || unescape(&value.replace('+', "%20")).map_err(|why| format!("{key}: {why}"));
+            match key {
+                "dir" => {
+                    let dir = decoded()?;
+                    options.dir = dir.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect();
+                    if options.dir.iter().any(|part| part == "." || part == "..") {
+                        return Err("dir: . and .. are no directories".to_owned());
+                    }
+                }
+                "login" => login = Some(decoded()?),
+                "secret" => secret = Some(decoded()?),
+                _ => rest.push(pair),
+            }
+        }
+        options.query = rest.join("&");
+        match (login, secret) {
+            (Some(login), Some(secret)) => {
+                (options.user, options.password) = (login, Secret::new(secret));
+                Ok(options)
+            }
+            _ => Err("login and secret are missing".to_owned()),
+        }
+    }
+}
+
+/// The directory on the server.
+pub struct Webdav {
+    client: Client,
+    options: WebdavOptions,
+    challenge: Mutex<Option<Challenge>>,
+    /// Whether MOVE replaces; `None`: not tried yet.
+    replaces: Mutex<Option<bool>>,
+}
+
+impl Webdav {
+    /// The store; nothing is asked of the server yet. The error: the CA file cannot be used.
+    pub fn store(options: WebdavOptions, read_back: bool) -> Result<Files<Webdav>, String> {
+        let client = Client::new(options.root.starts_with("https://"), options.ca_file.as_deref())?;
+        let tree = Webdav { client, options, challenge: Mutex::new(None), replaces: Mutex::new(None) };
+        Ok(Files { tree, read_back })
+    }
+
+    /// The URL of the first `levels` directories, with a trailing slash.
+    fn dir_url(&self, levels: usize) -> String {
+        let dirs: String =
+            self.options.dir[..levels].iter().map(|part| format!("{}/", escape(part, true))).collect();
+        format!("{}/{dirs}", self.options.root)
+    }
+
+    fn url(&self, name: &str) -> String {
+        format!("{}{}", self.dir_url(self.options.dir.len()), escape(name, true))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Challenge>> {
+        self.challenge.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// One request, authenticated as the server asks; a new challenge (the first one, or a nonce that became stale) is
+    /// answered once.
+    fn send(
+        &self,
+        method: &str,
+        url: &str,
+        headers: &[(&str, &str)],
+        source: Option<Source<'_>>,
+    ) -> Result<Response, Error> {
+        let mark = if self.options.query.is_empty() { "" } else { "?" };
+        let url = format!("{url}{mark}{}", self.options.query);
+        let after_scheme = url.find("://").map_or(0, |at| at + 3);
+        let uri = url[after_scheme..].find('/').map_or("/", |at| &url[after_scheme + at..]);
+        let login = Login { user: self.options.user.clone(), password: self.options.password.clone() };
+        let mut tried = None;
+        loop {
+            let mut all: Vec<(String, String)> =
+                headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            let mut nonce = None;
+            if let Some(challenge) = self.lock().as_mut() {
+                all.push(("authorization".to_owned(), challenge.answer(&login, method, uri)));
+                nonce = Some(challenge.clone());
+            }
+            let mut stream;
+            let body = match source {
+                None => Body::Empty,
+                Some(Source::Bytes(bytes)) => Body::Bytes(bytes),
+                Some(source) => {
+                    stream = source.open()?;
+                    Body::Stream(&mut stream, source.length())
+                }
+            };
+            let response = self.client.send(Request { method, url: &url, headers: all, body })?;
+            if response.status != 401 {
+                return Ok(response);
+            }
+            let offered = Challenge::choose(&response.header_all("www-authenticate"));
+            response.finish();
+            match offered {
+                // Asked again with the same: the password is wrong. A fresh nonce may be a stale one's successor: once.
+                Some(Challenge::Basic) if nonce == Some(Challenge::Basic) => return Err(refused()),
+                Some(_) if tried == Some(true) || (tried == Some(false) && nonce.is_none()) => {
+                    return Err(refused());
+                }
+                Some(challenge) => {
+                    tried = Some(nonce.is_some());
+                    *self.lock() = Some(challenge);
+                }
+                None => {
+                    return Err(Error::Permanent(
+                        "http 401 with no challenge that can be answered".to_owned(),
+                    ));
+                }
+            }
+        }
+    }
+
+    /// The entries of a directory by PROPFIND; `None` when it is not there.
+    fn propfind(&self, url: &str, depth: &str) -> Result<Option<Vec<Entry>>, Error> {
+        let body = b"<?xml version=\"1.0\"?><propfind xmlns=\"DAV:\"><prop><getcontentlength/><resourcetype/></prop></propfind>";
+        let headers = [("depth", depth), ("content-type", "application/xml")];
+        let response = self.send("PROPFIND", url, &headers, Some(Source::Bytes(body)))?;
+        match response.status {
+            200..=299 => entries(&response.text()?).map(Some),
+            404 => Ok(None),
+            _ => Err(status(response)),
+        }
+    }
+
+    /// A request that moves or copies.
+    fn transfer(&self, method: &str, from: &str, to: &str) -> Result<(), Error> {
+        let destination = self.url(to);
+        let headers = [("destination", destination.as_str()), ("overwrite", "T")];
+        let response = self.send(method, &self.url(from), &headers, None)?;
+        match response.status {
+            200..=299 => {
+                response.finish();
+                Ok(())
+            }
+            404 => Err(Error::NotFound),
+            _ => Err(status(response)),
+        }
+    }
+}
+
+fn refused() -> Error {
+    Error::Permanent("http 401: login or secret is wrong".to_owned())
+}
+
+/// A status as an error.
+fn status(response: Response) -> Error {
+    let status = response.status;
+    response.finish();
+    let text = match status {
+        403 => "http 403: not allowed".to_owned(),
+        409 => "http 409: the directory above is missing".to_owned(),
+        423 => "http 423: locked".to_owned(),
+        507 => "http 507: the server's disk is full".to_owned(),
+        _ => format!("http {status}"),
+    };
+    match status {
+        408 | 409 | 412 | 423 | 425 | 429 | 500 | 502..=504 => Error::Transient(text),
+        _ => Error::Permanent(text),
+    }
+}
+
+/// The files of a multistatus document.
+fn entries(text: &str) -> Result<Vec<Entry>, Error> {
+    let unreadable = |error: roxmltree::Error| Error::Transient(format!("unreadable list: {error}"));
+    let document = Document::parse(text).map_err(unreadable)?;
+    let dav = |name: &'static str| move |node: &roxmltree::Node<'_, '_>| node.has_tag_name(("DAV:", name));
+    let mut found = vec![];
+    for response in document.descendants().filter(dav("response")) {
+        let href = response.descendants().find(dav("href")).and_then(|node| node.text()).unwrap_or_default();
+        let collection = response.descendants().any(|node| dav("collection")(&node));
+        let size = response.descendants().find(dav("getcontentlength")).and_then(|node| node.text());
+        let last = href.trim().trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+        if let (false, Ok(name)) = (collection || href.trim().ends_with('/'), unescape(last)) {
+            let size = size.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+            found.push(Entry { name, size });
+        }
+    }
+    Ok(found)
+}
+
+impl Tree for Webdav {
+    fn describe(&self) -> String {
+        format!("WebDAV {}", self.dir_url(self.options.dir.len()))
+    }
+
+    fn make_dirs(&self) -> Result<(), Error> {
+        let all = self.options.dir.len();
+        let make = |levels: usize| {
+            self.send("MKCOL", &self.dir_url(levels), &[], None).map(|answer| {
+                let status = answer.status;
+                answer.finish();
+                status
+            })
+        };
+        // 405: it is there. 409, and nginx's 500 or 404: something above it is not.
+        if all == 0 || matches!(make(all)?, 200..=299 | 405) {
+            return Ok(());
+        }
+        let mut last = 0;
+        for levels in 1..=all {
+            last = make(levels)?;
+        }
+        match last {
+            200..=299 | 405 => Ok(()),
+            // Servers that let one create files but not look at directories.
+            301 | 403 if self.propfind(&self.dir_url(all), "0")?.is_some() => Ok(()),
+            status => Err(Error::Permanent(format!(
+                "create directory {}: http {status}",
+                self.options.dir.join("/")
+            ))),
+        }
+    }
+
+    fn list(&self) -> Result<Vec<Entry>, Error> {
+        match self.propfind(&self.dir_url(self.options.dir.len()), "1") {
+            Ok(found) => Ok(found.unwrap_or_default()),
+            // nginx without its extension: no lists. What lies under the usual name can be found without one.
+            Err(Error::Permanent(why)) if why == "http 405" => {
+                let name = crate::limits::SNAPSHOT_NAME;
+                let size = self.size(name)?;
+                Ok(size.map(|size| Entry { name: name.to_owned(), size }).into_iter().collect())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn size(&self, name: &str) -> Result<Option<u64>, Error> {
+        let response = self.send("HEAD", &self.url(name), &[], None)?;
+        match (response.status, response.length()) {
+            (200..=299, Some(length)) => Ok(Some(length)),
+            (200..=299, None) => {
+                let found = self.propfind(&self.url(name), "0")?.unwrap_or_default();
+                Ok(found.first().map(|entry| entry.size))
+            }
+            (404, _) => Ok(None),
+            _ => Err(status(response)),
+        }
+    }
+
+    fn write(&self, name: &str, source: Source<'_>) -> Result<(), Error> {
+        let kind = if is_snapshot(name) { "application/vnd.sqlite3" } else { "application/octet-stream" };
+        // The challenge comes before the body is sent, not after.
+        if self.lock().is_none() {
+            self.size(name)?;
+        }
+        let response = self.send("PUT", &self.url(name), &[("content-type", kind)], Some(source))?;
+        match response.status {
+            200..=299 => {
+                response.finish();
+                Ok(())
+            }
+            _ => Err(status(response)),
+        }
+    }
+
+    fn read(&self, name: &str, sink: &mut dyn Write) -> Result<(), Error> {
+        let response = self.send("GET", &self.url(name), &[], None)?;
+        match response.status {
+            200..=299 => label::pour(&mut response.reader(), sink),
+            404 => Err(Error::NotFound),
+            _ => Err(status(response)),
+        }
+    }
+
+    /// Tried once: servers made with a certain library delete the target before they find that there is nothing to move.
+    fn replaces(&self) -> Result<bool, Error> {
+        if let Some(known) = *self.replaces.lock().unwrap_or_else(std::sync::PoisonError::into_inner) {
+            return Ok(known);
+        }
+        let id = super::upload_id();
+        let (probe, missing) =
+            (format!("snapshot-probe.{id}.tmp"), format!("snapshot-probe.{id}-missing.tmp"));
+        self.write(&probe, Source::Bytes(b"probe"))?;
+        let moved = self.transfer("MOVE", &missing, &probe);
+        let survives = self.size(&probe)?.is_some();
+        self.remove(&probe)?;
+        let careful = survives && moved.is_err();
+        log::debug!("{}: MOVE {}", self.describe(), if careful { "replaces" } else { "deletes, then moves" });
+        *self.replaces.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(careful);
+        Ok(careful)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> Result<(), Error> {
+        self.transfer("MOVE", from, to)
+    }
+
+    fn copy(&self, from: &str, to: &str) -> Result<(), Error> {
+        self.transfer("COPY", from, to)
+    }
+
+    fn remove(&self, name: &str) -> Result<(), Error> {
+        let response = self.send("DELETE", &self.url(name), &[], None)?;
+        match response.status {
+            200..=299 | 404 => {
+                response.finish();
+                Ok(())
+            }
+            _ => Err(status(response)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_url_form() {
+        let options = WebdavOptions::parse(
+            "https://nas.example.com/webdav?dir=/harmonylite/my%20snapshots&login=us%40er&secret=p%26w&x=1",
+        );
+        let options = options.unwrap();
+        assert_eq!(options.root, "https://nas.example.com/webdav");
+        assert_eq!(options.dir, ["harmonylite", "my snapshots"]);
+        assert_eq!((options.user.as_str(), options.password.expose()), ("us@er", "p&w"));
+        assert_eq!(options.query, "x=1");
+        let store = Webdav::store(WebdavOptions { root: "http://h".into(), ..options }, true).unwrap();
+        assert_eq!(store.tree.url("a b"), "http://h/harmonylite/my%20snapshots/a%20b");
+        assert_eq!(WebdavOptions::parse("http://h/?login=a&secret=b").unwrap().dir, Vec::<String>::new());
+        for wrong in [
+            "",
+            "ftp://h?login=a&secret=b",
+            "https://?login=a&secret=b",
+            "https://h?login=a",
+            "https://h?dir=..&login=a&secret=b",
+        ] {
+            let why = WebdavOptions::parse(wrong).unwrap_err();
+            assert!(!why.is_empty() && !why.contains("=a"), "{wrong}: {why}");
+        }
+    }
+
+    #[test]
+    fn lists_of_several_servers() {
+        let apache = "<?xml version=\"1.0\"?><D:multistatus xmlns:D=\"DAV:\"><D:response><D:href>/d/</D:href><D:propstat><D:prop><D:resourcetype><D:collection/></D:resourcetype></D:prop></D:propstat></D:response><D:response xmlns:lp1=\"DAV:\"><D:href>/d/a%20b</D:href><D:propstat><D:prop><lp1:getcontentlength>12</lp1:getcontentlength><lp1:resourcetype/></D:prop></D:propstat></D:response></D:multistatus>";
+        assert_eq!(entries(apache).unwrap(), [Entry { name: "a b".into(), size: 12 }]);
+        assert!(entries("<html>").is_err());
+    }
+}

@@ -1,0 +1,115 @@
+//! A large database to and from every store: memory stays small, the same database comes back.
+
+use super::servers::{self, KEY, SECRET};
+use super::stores::{s3_config, sftp_config, webdav_config};
+use super::support::*;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// Resident memory that no process may exceed, in KiB: 32 MB.
+const PEAK_MAX: u64 = 31_250;
+
+/// Of the database: small in CI; `make bench` asks for more.
+fn megabytes() -> u64 {
+    std::env::var("HARMONYLITE_BENCH_MB").ok().and_then(|text| text.parse().ok()).unwrap_or(100)
+}
+
+/// Runs the program with arguments and watches its memory. Returns what it printed, its peak in KiB, and the time.
+fn watched(node: &Node, arguments: &[&str]) -> (String, u64, Duration) {
+    let begun = Instant::now();
+    let script = "\"$@\" & pid=$!; peak=0; while kill -0 $pid 2>/dev/null; do \
+                  now=$(sed -n 's/VmHWM:[^0-9]*\\([0-9]*\\).*/\\1/p' /proc/$pid/status 2>/dev/null); \
+                  [ -n \"$now\" ] && peak=$now; sleep 0.02; done; wait $pid; code=$?; echo peak $peak; exit $code";
+    let output = Command::new("bash")
+        .args(["-c", script, "-", PROGRAM, "-config"])
+        .arg(&node.config)
+        .args(arguments)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let peak = text.split("peak ").nth(1).unwrap().trim().parse().unwrap();
+    (text, peak, begun.elapsed())
+}
+
+/// Saves, verifies and restores.
+fn there_and_back(name: &str, dir: &Dir, nats: &Nats, config: &str) {
+    let (megabytes, other) = (megabytes(), Dir::new("large-too"));
+    let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB)";
+    let one = Node::with_schema(dir, 1, &nats.url(), config, schema);
+    one.sql(&format!(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {}) \
+         INSERT INTO t SELECT i, randomblob(3900) FROM n",
+        megabytes * 256
+    ));
+    one.sql("PRAGMA wal_checkpoint(TRUNCATE)");
+    let (text, peak, took) = watched(&one, &["-save-snapshot", "-json"]);
+    let saved: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    let speed = megabytes as f64 * 1.048_576 / took.as_secs_f64();
+    println!("{name}: saving {megabytes} MiB: {speed:.0} MB/s, {peak} KiB resident at the peak");
+    assert!(peak < PEAK_MAX, "{name}: {peak} KiB");
+    let (text, peak, _) = watched(&one, &["-verify-snapshot", "-json"]);
+    let verified: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    assert_eq!((&verified["ok"], &verified["digest"]), (&true.into(), &saved["digest"]));
+    assert!(peak < PEAK_MAX, "{name}: verifying: {peak} KiB");
+    let mut two = Node::new(&other, 2, &nats.url(), config);
+    let begun = Instant::now();
+    two.start();
+    wait_for("it is restored", 300, || {
+        two.assert_alive();
+        (two.count("caught up with") > 0).then_some(())
+    });
+    let peak = two.memory().1;
+    let speed = megabytes as f64 * 1.048_576 / begun.elapsed().as_secs_f64();
+    println!("{name}: restoring it: {speed:.0} MB/s, {peak} KiB resident at the peak");
+    assert!(peak < PEAK_MAX, "{name}: restoring: {peak} KiB");
+    let sum = "SELECT count(*) || '-' || sum(length(v)) || '-' || hex(max(v)) || hex(min(v)) FROM t";
+    assert_eq!(value(&one, sum), value(&two, sum), "{name}");
+}
+
+#[test]
+fn nats() {
+    let dir = Dir::new("large-nats");
+    let nats = Nats::start(&dir);
+    there_and_back("nats", &dir, &nats, "");
+}
+
+#[test]
+fn s3() {
+    let dir = Dir::new("large-s3");
+    let nats = Nats::start(&dir);
+    let server = servers::rclone(&dir, "s3", &["--auth-key", &format!("{KEY},{SECRET}")]);
+    let config = s3_config(&format!("127.0.0.1:{}", server.port), (KEY, SECRET), "backups", "x");
+    there_and_back("s3 (rclone)", &dir, &nats, &config);
+}
+
+#[test]
+fn webdav() {
+    let dir = Dir::new("large-webdav");
+    let nats = Nats::start(&dir);
+    let dav = servers::apache(&dir);
+    let config = webdav_config(&format!("http://127.0.0.1:{}", dav.digest), "/d");
+    there_and_back("webdav (Apache, digest)", &dir, &nats, &config);
+}
+
+#[test]
+fn sftp() {
+    let dir = Dir::new("large-sftp");
+    let nats = Nats::start(&dir);
+    let ssh = servers::openssh(&dir);
+    let config = sftp_config(&ssh, &ssh.user, &format!("{}/d", ssh.root.display()));
+    there_and_back("sftp (OpenSSH)", &dir, &nats, &(config + &format!("key_file = {:?}\n", ssh.key)));
+}
+
+#[test]
+fn packed_file() {
+    let dir = Dir::new("large-file");
+    let nats = Nats::start(&dir);
+    let key = dir.0.join("key");
+    std::fs::write(&key, "17".repeat(32)).unwrap();
+    let config = format!(
+        "[snapshot]\nstore = \"file\"\nfile.path = {:?}\ncompression = \"zstd\"\nkey_file = {key:?}\n",
+        dir.0.join("backups")
+    );
+    there_and_back("file (zstd, encrypted)", &dir, &nats, &config);
+}

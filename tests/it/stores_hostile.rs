@@ -1,0 +1,231 @@
+//! Stores that misbehave on purpose: every request of an upload fails once, in every way; answers lie.
+
+use super::proxy::{Act, Liar};
+use super::servers::{self, KEY, SECRET};
+use super::stores::{NAME, Place, boto, curl, fetch, file, open, s3_config, save, webdav_config};
+use super::support::*;
+use harmonylite::storage::{Error, Store};
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+/// A store behind a liar; `direct` reaches it without.
+struct Case {
+    dir: Dir,
+    liar: Liar,
+    place: Place,
+    direct: Place,
+    _servers: Vec<Box<dyn std::any::Any>>,
+}
+
+fn s3(name: &str, strict: bool) -> Case {
+    let dir = Dir::new(name);
+    let (server, id, secret) = if strict {
+        servers::moto(&dir)
+    } else {
+        let server = servers::rclone(&dir, "s3", &["--auth-key", &format!("{KEY},{SECRET}")]);
+        (server, KEY.to_owned(), SECRET.to_owned())
+    };
+    let port = server.port;
+    let liar = Liar::before(port);
+    let place = |port: u16| {
+        let endpoint = format!("http://127.0.0.1:{port}");
+        let witness = boto(&dir, &endpoint, (&id, &secret), "backups", "x/");
+        Place::new(name, s3_config(&endpoint, (&id, &secret), "backups", "x"), witness)
+    };
+    let (place, direct) = (place(liar.port()), place(port));
+    Case { dir, place, direct, liar, _servers: vec![Box::new(server)] }
+}
+
+fn webdav(name: &str, careless: bool) -> Case {
+    let dir = Dir::new(name);
+    let (port, server): (u16, Box<dyn std::any::Any>) = if careless {
+        let server = servers::rclone(&dir, "webdav", &["--user", servers::USER, "--pass", servers::PASSWORD]);
+        (server.port, Box::new(server))
+    } else {
+        let server = servers::apache(&dir);
+        (server.basic, Box::new(server))
+    };
+    let liar = Liar::before(port);
+    let place = |port: u16| {
+        let root = format!("http://127.0.0.1:{port}");
+        // MOVE and COPY name the server that is asked: through the liar too.
+        Place::new(name, webdav_config(&root, "/d"), curl(&dir, &format!("{root}/d"), &[]))
+    };
+    let (place, direct) = (place(liar.port()), place(port));
+    Case { dir, place, direct, liar, _servers: vec![server] }
+}
+
+/// What stands in the store is whole: it can be fetched, and is one of these.
+fn whole(case: &Case, what: &str, files: &[&PathBuf]) -> usize {
+    let bytes = fetch(&case.dir, &open(&case.dir, &case.direct), NAME);
+    let found = files.iter().position(|path| std::fs::read(path).unwrap() == bytes);
+    found.unwrap_or_else(|| {
+        panic!("{}: {what}: neither the old nor the new snapshot is there", case.place.name)
+    })
+}
+
+fn upload(store: &Store, made: &(PathBuf, harmonylite::storage::Label)) -> Result<(), Error> {
+    store.prepare()?;
+    save(store, made, 2).map(drop)
+}
+
+/// Every request, one after the other, goes wrong once: the upload succeeds all the same.
+fn each_request_fails_once(case: &Case) {
+    let mut position = 1;
+    let mut last = file(&case.dir, 17_000_000, 1, position);
+    let store = open(&case.dir, &case.place);
+    upload(&store, &last).unwrap();
+    let requests = case.liar.count();
+    assert!(requests > 8, "{requests}");
+    for act in [Act::Status(503), Act::CutBody(80), Act::LoseAnswer, Act::Status(429), Act::CutBody(0)] {
+        // Of what is alike, some are enough.
+        let step = if matches!(act, Act::Status(429) | Act::CutBody(0)) { 5 } else { 1 };
+        for at in (0..requests).step_by(step) {
+            position += 1;
+            // Some in several pieces, the others in one.
+            let size = if position % 4 == 0 { 17_000_000 } else { 50_000 };
+            let made = file(&case.dir, size, position, position);
+            case.liar.when(move |number, _, _| if number == at { act } else { Act::Forward });
+            let result = upload(&open(&case.dir, &case.place), &made);
+            case.liar.honest();
+            let what = format!("{act:?} at request {at}: {result:?}");
+            let found = whole(case, &what, &[&last.0, &made.0]);
+            assert!(result.is_ok() && found == 1, "{}: {what}: {found}", case.place.name);
+            let _ = std::fs::remove_file(&last.0);
+            last = made;
+        }
+    }
+    let store = open(&case.dir, &case.direct);
+    store.prepare().unwrap();
+    assert_eq!(store.prepare().unwrap(), 0);
+    assert_eq!(store.list().unwrap().len(), 2, "{}: one is current, one is kept", case.place.name);
+}
+
+/// The server says yes and does nothing, or refuses for good, or gives conditions' answers: nothing is lost, and success
+/// is said only when the new one is there.
+fn lies_and_refusals(case: &Case) {
+    let mut position = 10_000;
+    let mut last = file(&case.dir, 40_000, 1, position);
+    upload(&open(&case.dir, &case.direct), &last).unwrap();
+    for act in [
+        Act::Status(200),
+        Act::Status(201),
+        Act::Status(409),
+        Act::Status(412),
+        Act::Status(403),
+        Act::Status(507),
+    ] {
+        let until = if matches!(act, Act::Status(200 | 412)) { 20 } else { 1 };
+        for at in 0..until {
+            position += 1;
+            let made = file(&case.dir, 40_000, position, position);
+            case.liar.when(move |number, _, _| if number == at { act } else { Act::Forward });
+            let result = upload(&open(&case.dir, &case.place), &made);
+            case.liar.honest();
+            let what = format!("{act:?} at request {at}: {result:?}");
+            let found = whole(case, &what, &[&last.0, &made.0]);
+            assert!(found == 1 || result.is_err(), "{}: {what}: said to be stored", case.place.name);
+            if found == 1 {
+                let _ = std::fs::remove_file(&last.0);
+                last = made;
+            }
+        }
+        // For good: an error that says why, in bounded time, and the old one stays.
+        position += 1;
+        let made = file(&case.dir, 40_000, position, position);
+        case.liar.when(move |_, method, _| if method == "PUT" { act } else { Act::Forward });
+        let result = upload(&open(&case.dir, &case.place), &made);
+        case.liar.honest();
+        let text = result.unwrap_err().to_string();
+        assert!(!text.is_empty() && whole(case, &text, &[&last.0]) == 0, "{}: {text}", case.place.name);
+    }
+    // A rename or a completion that is answered and not done.
+    position += 1;
+    let made = file(&case.dir, 40_000, position, position);
+    case.liar.when(|_, method, path| {
+        let switches = method == "MOVE" || (method == "POST" && path.contains("uploadId"));
+        if switches { Act::Status(201) } else { Act::Forward }
+    });
+    let result = upload(&open(&case.dir, &case.place), &made);
+    case.liar.honest();
+    let found = whole(case, "the switch is not done", &[&last.0, &made.0]);
+    assert!(result.is_err() || found == 1, "{}: {result:?}: said to be stored", case.place.name);
+}
+
+/// Half an answer, a wrong bit, a wrong length: once, and the reader gets the right bytes; always, and it gets an error.
+fn readers_are_not_fooled(case: &Case) {
+    let made = file(&case.dir, 3_000_000, 77, 1_000_000);
+    let store = open(&case.dir, &case.direct);
+    upload(&store, &made).unwrap();
+    let right = std::fs::read(&made.0).unwrap();
+    for act in [Act::HalfAnswer, Act::FlipAnswer, Act::LieLength, Act::CutBody(0), Act::Status(503)] {
+        let store = open(&case.dir, &case.place);
+        let stored = store.stat(NAME).unwrap().unwrap();
+        for always in [false, true] {
+            let count = Arc::new(AtomicU64::new(0));
+            let seen = count.clone();
+            case.liar.when(move |_, method, _| {
+                let content = method == "GET" && (always || seen.fetch_add(1, SeqCst) == 0);
+                if content { act } else { Act::Forward }
+            });
+            let path = case.dir.0.join("read");
+            let result = store.fetch(&stored, &File::create(&path).unwrap(), &|_| {});
+            case.liar.honest();
+            match result {
+                Ok(_) => assert!(std::fs::read(&path).unwrap() == right, "{}: {act:?}", case.place.name),
+                Err(error) => assert!(always, "{}: {act:?}: {error}", case.place.name),
+            }
+        }
+    }
+    let found = store.stat(NAME).unwrap().unwrap();
+    case.liar.when(|_, method, _| if method == "HEAD" { Act::LieLength } else { Act::Forward });
+    let lied = open(&case.dir, &case.place).stat(NAME).unwrap().unwrap();
+    let path = case.dir.0.join("read");
+    let result = open(&case.dir, &case.place).fetch(&lied, &File::create(&path).unwrap(), &|_| {});
+    case.liar.honest();
+    assert!(result.is_err() || lied.size == found.size, "{}: a size that is not right", case.place.name);
+}
+
+fn all(case: &Case) {
+    let begun = std::time::Instant::now();
+    each_request_fails_once(case);
+    lies_and_refusals(case);
+    readers_are_not_fooled(case);
+    eprintln!("{}: {:.1} s", case.place.name, begun.elapsed().as_secs_f64());
+}
+
+#[test]
+fn s3_without_conditions() {
+    all(&s3("hostile-s3", false));
+}
+
+#[test]
+fn s3_with_conditions() {
+    all(&s3("hostile-s3-strict", true));
+}
+
+#[test]
+fn webdav_that_replaces() {
+    all(&webdav("hostile-webdav", false));
+}
+
+#[test]
+fn webdav_that_deletes_first() {
+    all(&webdav("hostile-webdav-careless", true));
+}
+
+#[test]
+fn silence_is_bounded() {
+    let case = webdav("hostile-silence", true);
+    let store = open(&case.dir, &case.place);
+    upload(&store, &file(&case.dir, 1000, 1, 1)).unwrap();
+    let stored = store.stat(NAME).unwrap().unwrap();
+    case.liar.when(|_, method, _| if method == "GET" { Act::Hang(200) } else { Act::Forward });
+    let begun = std::time::Instant::now();
+    let mut sink = vec![];
+    let error = store.backend().get(&stored, &mut sink).unwrap_err();
+    let took = begun.elapsed().as_secs();
+    assert!(matches!(error, Error::Transient(_)) && took < 130, "{error} after {took} s");
+}
