@@ -80,7 +80,7 @@ impl Broker {
     fn recover(&self, config: &Config) -> replicator::Recover {
         let open_store = self.store_opener(config);
         let (config, js) = (config.clone(), JetStream::new(self.connection.clone()));
-        let mut damaged = String::new();
+        let mut damaged = snapshot::Damaged::default();
         Box::new(move |database| snapshot::restore_live(&config, &js, &open_store()?, database, &mut damaged))
     }
 

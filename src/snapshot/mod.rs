@@ -8,7 +8,7 @@ mod scheduler;
 mod wanted;
 
 pub use inspect::{Verdict, list, restore_to, verify};
-pub use restore::{restore_live, restore_missing};
+pub use restore::{Damaged, restore_live, restore_missing};
 pub use scheduler::Scheduler;
 
 use crate::clock;
@@ -103,7 +103,8 @@ pub fn remove_leftovers(config: &Config, stop: &Stop) {
         let Ok(entries) = std::fs::read_dir(&dir) else { continue };
         for entry in entries.filter_map(Result::ok) {
             let name = entry.file_name();
-            let ours = name.to_str().is_some_and(|name| name.starts_with(&prefix) && !name.ends_with(".lock"));
+            let ours =
+                name.to_str().is_some_and(|name| name.starts_with(&prefix) && !name.ends_with(".lock"));
             if ours && std::fs::remove_file(entry.path()).is_ok() {
                 log::info!("removed {}, which an interrupted run had left", entry.path().display());
             }

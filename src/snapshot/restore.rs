@@ -14,6 +14,13 @@ use crate::stop::Stop;
 use crate::storage::{Store, Stored};
 use std::time::Instant;
 
+/// A snapshot that was found to be no good, so that it is not downloaded again: which one, and why.
+#[derive(Debug, Default)]
+pub struct Damaged {
+    identity: String,
+    why: String,
+}
+
 /// Why there is no restored database yet.
 enum Missing {
     /// Nobody but others can change that: it is said once.
@@ -34,7 +41,7 @@ pub fn restore_missing(config: &Config, connection: &Connection, stop: &Stop) ->
     let store = store(config, Some(connection), stop)?;
     let mut backoff = Backoff::default();
     let mut said = String::new();
-    let mut damaged = String::new();
+    let mut damaged = Damaged::default();
     loop {
         if config.db_path.exists() {
             return Ok(true);
@@ -54,12 +61,12 @@ pub fn restore_missing(config: &Config, connection: &Connection, stop: &Stop) ->
     }
 }
 
-/// One try. `damaged` is the digest of a snapshot that was found to be no good: it is not downloaded again.
+/// One try.
 fn try_restore(
     config: &Config,
     connection: &Connection,
     store: &Store,
-    damaged: &mut String,
+    damaged: &mut Damaged,
 ) -> Result<(), Missing> {
     connection.wait_up(limits::API_TIMEOUT).map_err(|error| format!("waiting for NATS ({error})"))?;
     if !config.snapshot.enabled {
@@ -103,7 +110,7 @@ fn download_fitting(
     js: &JetStream,
     store: &Store,
     stored: &Stored,
-    damaged: &mut String,
+    damaged: &mut Damaged,
 ) -> Result<Temporary, Missing> {
     let identity = format!("{} {}", stored.version, stored.label.digest);
     let bad = |why: &str| {
@@ -113,8 +120,8 @@ fn download_fitting(
             store.describe()
         ))
     };
-    if *damaged == identity {
-        return Err(bad("found before"));
+    if damaged.identity == identity {
+        return Err(bad(&damaged.why));
     }
     if !stored.label.positions.is_empty() {
         begin_behind(config, js, &stored.label.positions)?;
@@ -128,8 +135,9 @@ fn download_fitting(
     let positions = match checked {
         Ok(positions) => positions,
         Err(db::Error::Corrupt(why)) => {
-            *damaged = identity;
-            return Err(bad(&why));
+            let error = bad(&why);
+            *damaged = Damaged { identity, why };
+            return Err(error);
         }
         Err(error) => return Err(error.to_string().into()),
     };
@@ -160,7 +168,7 @@ pub fn restore_live(
     js: &JetStream,
     store: &Store,
     database: &mut db::Applier,
-    damaged: &mut String,
+    damaged: &mut Damaged,
 ) -> Result<(), String> {
     let found = store.stat(limits::SNAPSHOT_NAME);
     let found = found.map_err(|error| format!("look at {}: {error}", store.describe()))?;

@@ -168,7 +168,7 @@ impl Scheduler {
         if !interval.is_zero() && farthest > 0 && known.interval_from.elapsed() >= interval {
             return Ok(Some("interval".into()));
         }
-        self.asked_for(known, &label)
+        self.asked_for(known)
     }
 
     fn ends_before(&self, stream: &str, seq: u64) -> Result<bool, String> {
@@ -176,16 +176,26 @@ impl Scheduler {
         Ok(info.is_some_and(|info| info.state.last_seq < seq))
     }
 
-    /// Whether a node asked for a snapshot that the stored one cannot serve.
-    fn asked_for(&self, known: &mut Known, label: &Label) -> Result<Option<Due>, String> {
+    /// Whether a node asked for a snapshot that the stored one cannot serve. That one may be another node's, or a person's:
+    /// the store tells.
+    fn asked_for(&self, known: &mut Known) -> Result<Option<Due>, String> {
         if known.asked_at.elapsed() < limits::ASKED_LOOK {
             return Ok(None);
         }
         known.asked_at = Instant::now();
         let asked = wanted::asked(&self.js, self.config.log.replicas);
         let asked = asked.map_err(|error| format!("look for requests of other nodes: {error}"))?;
-        Ok(asked.filter(|asked| asked.revision > known.served && !asked.is_served_by(label)).map(|asked| {
-            Due { reason: format!("node {} asked for one", asked.node_id), serves: asked.revision }
-        }))
+        let Some(asked) = asked.filter(|asked| asked.revision > known.served) else { return Ok(None) };
+        let store = (self.open_store)()?;
+        let found = store.stat(limits::SNAPSHOT_NAME);
+        let found = found.map_err(|error| format!("look at {}: {error}", store.describe()))?;
+        let served = found.as_ref().is_some_and(|stored| asked.is_served_by(&stored.label));
+        known.stored = Some(found.map(|stored| stored.label));
+        if served {
+            known.served = asked.revision;
+            return Ok(None);
+        }
+        let reason = format!("node {} asked for one", asked.node_id);
+        Ok(Some(Due { reason, serves: asked.revision }))
     }
 }
