@@ -14,7 +14,7 @@ all: check test
 INSTALL := DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends
 # Packages to install where a program is missing, as program:package.
 TOOLS := faketime:faketime nats-server:nats-server sqlite3:sqlite3 openssl:openssl pgrep:procps curl:curl sftp:openssh-client \
-  sshd:openssh-server apache2:apache2 lighttpd:lighttpd nginx:nginx-light proftpd:proftpd-core radosgw:radosgw \
+  sshd:openssh-server apache2:apache2 lighttpd:lighttpd nginx:nginx-light proftpd:proftpd-core radosgw:radosgw tinyproxy:tinyproxy-bin \
   ceph-mon:ceph-mon ceph-osd:ceph-osd ceph:ceph-common
 # The same as file:package.
 MODULES := /usr/lib/lighttpd/mod_webdav.so:lighttpd-mod-webdav /usr/lib/proftpd/mod_sftp.so:proftpd-mod-crypto \

@@ -113,3 +113,69 @@ fn packed_file() {
     );
     there_and_back("file (zstd, encrypted)", &dir, &nats, &config);
 }
+
+/// An application with the system's own SQLite, writing all the time: the longest commit, in milliseconds, and the largest WAL.
+const WRITER: &str = r#"
+import os, sqlite3, sys, time
+db = sqlite3.connect(sys.argv[1], timeout=20, isolation_level=None)
+db.execute("PRAGMA journal_mode=WAL"); db.execute("PRAGMA synchronous=NORMAL")
+stop, worst, largest, count = sys.argv[2], 0, 0, 0
+while not os.path.exists(stop):
+    begun = time.monotonic()
+    db.execute("INSERT INTO t(v) VALUES(randomblob(1000))")
+    worst = max(worst, time.monotonic() - begun)
+    largest = max(largest, os.path.getsize(sys.argv[1] + "-wal"))
+    count += 1
+    time.sleep(0.005)
+print(count, worst * 1000, largest)
+"#;
+
+/// Writers are never kept waiting for a snapshot, and the WAL grows by what is written meanwhile and no more.
+#[test]
+fn writers_do_not_wait() {
+    let dir = Dir::new("large-writers");
+    let nats = Nats::start(&dir);
+    let mut node =
+        Node::with_schema(&dir, 1, &nats.url(), "", "CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB)");
+    node.sql(&format!(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {}) \
+         INSERT INTO t SELECT i, randomblob(3900) FROM n",
+        megabytes() * 256
+    ));
+    node.sql("PRAGMA wal_checkpoint(TRUNCATE)");
+    node.start_ready();
+    wait_for("the first snapshot", 120, || (node.count("stored snapshot") > 0).then_some(()));
+    let write = |during: &dyn Fn()| {
+        let stop = dir.0.join("stop");
+        let _ = std::fs::remove_file(&stop);
+        let mut writer = Command::new(servers::tool("python"));
+        writer.args(["-c", WRITER]).arg(&node.database).arg(&stop).stdout(std::process::Stdio::piped());
+        let writer = writer.spawn().unwrap();
+        pause(300);
+        during();
+        std::fs::write(&stop, "").unwrap();
+        let output = writer.wait_with_output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.split_whitespace().map(|number| number.parse().unwrap()).collect::<Vec<f64>>()
+    };
+    let alone = write(&|| pause(1_500));
+    let begun = Instant::now();
+    let beside = write(&|| {
+        for _ in 0..2 {
+            let output = node.command(&["-save-snapshot"]);
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+    });
+    let seconds = begun.elapsed().as_secs_f64();
+    println!(
+        "two snapshots of {} MiB in {seconds:.1} s beside a writer: its longest commit {:.0} ms ({:.0} ms alone), WAL up to {:.1} MB ({:.1} MB alone)",
+        megabytes(),
+        beside[1],
+        alone[1],
+        beside[2] / 1e6,
+        alone[2] / 1e6
+    );
+    assert!(beside[0] > 50.0 && beside[1] < 2_000.0, "{beside:?}");
+    // A row costs pages of its table, of the log and of the position, and is seen thrice: written, read back, settled.
+    assert!(beside[2] < alone[2].max(8e6) + beside[0] * 60_000.0, "{beside:?}");
+}

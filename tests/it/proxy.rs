@@ -49,7 +49,7 @@ struct Killing {
     victim: AtomicU32,
 }
 
-/// Forwards bytes; kills a process when so many went from the client to the server.
+/// Forwards bytes; when so many went from the client to the server, kills a process, or cuts one connection.
 pub struct Killer {
     listener: Listener,
     state: Arc<Killing>,
@@ -69,8 +69,13 @@ impl Killer {
                 let sent = state.sent.fetch_add(length as u64, SeqCst);
                 let left = state.limit.load(SeqCst).saturating_sub(sent);
                 if left <= length as u64 {
-                    let victim = state.victim.load(SeqCst).to_string();
-                    let _ = std::process::Command::new("kill").args(["-9", &victim]).status();
+                    match state.victim.load(SeqCst) {
+                        0 => state.limit.store(u64::MAX, SeqCst),
+                        victim => {
+                            let victim = victim.to_string();
+                            let _ = std::process::Command::new("kill").args(["-9", &victim]).status();
+                        }
+                    }
                 }
                 length.min(usize::try_from(left).unwrap_or(usize::MAX))
             });
@@ -86,6 +91,17 @@ impl Killer {
     pub fn arm(&self, victim: u32, limit: u64) {
         self.state.victim.store(victim, SeqCst);
         self.state.limit.store(limit, SeqCst);
+    }
+
+    /// Counts anew; the connection on which byte `limit` is sent is cut there, once.
+    pub fn cut(&self, limit: u64) {
+        self.reset();
+        self.arm(0, limit);
+    }
+
+    /// Whether a cut that was asked for has not happened.
+    pub fn is_armed(&self) -> bool {
+        self.state.limit.load(SeqCst) != u64::MAX
     }
 
     pub fn reset(&self) {
@@ -132,6 +148,8 @@ pub enum Act {
     LieLength,
     /// No answer, for so many seconds.
     Hang(u64),
+    /// Refused as S3 refuses what is not signed for this region; else forwarded.
+    OnlyRegion(&'static str),
 }
 
 /// Decides on the Nth request: number, method, path.
@@ -223,6 +241,19 @@ fn serve(client: TcpStream, target: u16, state: &Lying) -> io::Result<()> {
             Act::Status(status) => {
                 io::copy(&mut reader.by_ref().take(head.length), &mut io::sink())?;
                 write!(writer, "HTTP/1.1 {status} So\r\nContent-Length: 0\r\n\r\n")?;
+                continue;
+            }
+            Act::OnlyRegion(region) if !head.lines.contains(&format!("/{region}/s3/aws4_request")) => {
+                io::copy(&mut reader.by_ref().take(head.length), &mut io::sink())?;
+                let body = format!(
+                    "<?xml version=\"1.0\"?><Error><Code>AuthorizationHeaderMalformed</Code><Region>{region}</Region></Error>"
+                );
+                let (length, body) = (body.len(), if method == "HEAD" { "" } else { &body });
+                // As AWS does it: the header is there on a HEAD too.
+                write!(
+                    writer,
+                    "HTTP/1.1 400 Bad Request\r\nx-amz-bucket-region: {region}\r\nContent-Length: {length}\r\n\r\n{body}"
+                )?;
                 continue;
             }
             _ => {}

@@ -121,6 +121,21 @@ pub fn moto_with(dir: &Dir, open: u32) -> (Server, String, String) {
     (Server { port, children: vec![child] }, id.to_owned(), secret.to_owned())
 }
 
+/// A web proxy; the path of its log.
+pub fn proxy(dir: &Dir) -> (Server, PathBuf) {
+    let port = free_port();
+    let (config, log) = (dir.0.join("tinyproxy.conf"), dir.0.join("tinyproxy.log"));
+    let text = format!(
+        "Port {port}\nListen 127.0.0.1\nTimeout 60\nLogFile \"{}\"\nLogLevel Connect\nMaxClients 20\nUser root\nGroup root\n",
+        log.display()
+    );
+    let users = if is_root() { text } else { text.replace("User root\nGroup root\n", "") };
+    std::fs::write(&config, users).unwrap();
+    let child = spawn(Command::new(system("tinyproxy")).arg("-d").arg("-c").arg(&config), &dir.0);
+    listening(port, 20);
+    (Server { port, children: vec![child] }, log)
+}
+
 /// Runs a Python script with the test environment's packages.
 pub fn python(script: &str) -> String {
     run(tool("python"), &["-c", script])

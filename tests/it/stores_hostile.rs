@@ -1,6 +1,6 @@
 //! Stores that misbehave on purpose: every request of an upload fails once, in every way; answers lie.
 
-use super::proxy::{Act, Liar};
+use super::proxy::{Act, Killer, Liar};
 use super::servers::{self, KEY, SECRET};
 use super::stores::{NAME, Place, boto, curl, fetch, file, open, s3_config, save, webdav_config};
 use super::support::*;
@@ -228,4 +228,86 @@ fn silence_is_bounded() {
     let error = store.backend().get(&stored, &mut sink).unwrap_err();
     let took = begun.elapsed().as_secs();
     assert!(matches!(error, Error::Transient(_)) && took < 130, "{error} after {took} s");
+}
+
+/// One connection is cut, at many places of an upload: the upload succeeds all the same.
+fn connections_that_break(dir: &Dir, killer: &Killer, place: &Place, direct: &Place) {
+    let mut last = file(dir, 2_000_000, 1, 1);
+    upload(&open(dir, place), &last).unwrap();
+    killer.reset();
+    let mut position = 2;
+    last = file(dir, 2_000_000, 2, position);
+    upload(&open(dir, place), &last).unwrap();
+    let total = killer.sent();
+    assert!(total > 2_000_000, "{total}");
+    let mut cuts = 0;
+    for step in 0..=24_u64 {
+        position += 1;
+        let made = file(dir, 2_000_000, position, position);
+        // The small requests lie at both ends.
+        let limit = match step {
+            0..6 => 1 + step * 500,
+            6..19 => total * (step - 5) / 14,
+            _ => total - (25 - step) * 500,
+        };
+        let store = open(dir, place);
+        killer.cut(limit);
+        let result = upload(&store, &made);
+        cuts += u64::from(!killer.is_armed());
+        killer.reset();
+        let bytes = fetch(dir, &open(dir, direct), NAME);
+        let new = bytes == std::fs::read(&made.0).unwrap();
+        let old = bytes == std::fs::read(&last.0).unwrap();
+        assert!(new || old, "{}: cut at {limit}: neither the old nor the new snapshot", place.name);
+        assert!(new && result.is_ok(), "{}: cut at {limit} of {total}: {result:?}", place.name);
+        last = made;
+    }
+    assert!(cuts >= 23, "{}: only {cuts} connections were cut", place.name);
+    let store = open(dir, direct);
+    store.prepare().unwrap();
+    assert_eq!(store.prepare().unwrap(), 0);
+    assert_eq!(store.list().unwrap().len(), 2, "{}: one is current, one is kept", place.name);
+}
+
+#[test]
+fn sftp_connections_break() {
+    let dir = Dir::new("hostile-sftp");
+    let ssh = servers::openssh(&dir);
+    let killer = Killer::before(ssh.server.port);
+    let place = |port: u16| {
+        let url = format!("sftp://{}@127.0.0.1:{port}{}/d", ssh.user, ssh.root.display());
+        let config = format!(
+            "[snapshot]\nstore = \"sftp\"\n[snapshot.sftp]\nurl = {url:?}\nkey_file = {:?}\n",
+            ssh.key
+        );
+        Place::new("sftp", config, Box::new(|_| None))
+    };
+    connections_that_break(&dir, &killer, &place(killer.port()), &place(ssh.server.port));
+}
+
+#[test]
+fn nats_connections_break() {
+    let dir = Dir::new("hostile-nats");
+    let nats = Nats::start(&dir);
+    let killer = Killer::before(nats.port);
+    let place = |port: u16| Place {
+        nats: Some(format!("nats://127.0.0.1:{port}")),
+        ..Place::new("nats", "[snapshot]\nstore = \"nats\"\n".into(), Box::new(|_| None))
+    };
+    connections_that_break(&dir, &killer, &place(killer.port()), &place(nats.port));
+}
+
+/// A server that takes signatures for one region only: found out from its refusal.
+#[test]
+fn the_region_is_learned() {
+    let case = s3("hostile-region", false);
+    case.liar.when(|_, _, _| Act::OnlyRegion("eu-test-9"));
+    let made = file(&case.dir, 17_000_000, 1, 1);
+    upload(&open(&case.dir, &case.place), &made).unwrap();
+    whole(&case, "region", &[&made.0]);
+    // As configured, and wrong: it says what the server wants.
+    let config = format!("{}region = \"us-east-1\"\n", case.place.config);
+    let configured = Place::new("region", config, Box::new(|_| None));
+    let error = open(&case.dir, &configured).prepare().unwrap_err().to_string();
+    assert!(error.contains("eu-test-9"), "{error}");
 }

@@ -93,6 +93,33 @@ fn keys_from_the_environment_and_the_credentials_file() {
     assert!(output.status.success(), "{}", text(&output));
 }
 
+#[test]
+fn proxies_from_the_environment() {
+    let dir = Dir::new("proxies");
+    let nats = Nats::start(&dir);
+    let server = servers::rclone(&dir, "s3", &["--auth-key", &format!("{KEY},{SECRET}")]);
+    let (proxy, log) = servers::proxy(&dir);
+    let config = s3_config(&format!("http://127.0.0.1:{}", server.port), (KEY, SECRET), "backups", "");
+    let mut node = Node::with_schema(&dir, 1, &nats.url(), &config, "CREATE TABLE t(id INTEGER PRIMARY KEY)");
+    let passed =
+        || std::fs::read_to_string(&log).unwrap_or_default().matches("Request (file descriptor").count();
+    let before = passed();
+    let proxy_url = format!("http://127.0.0.1:{}", proxy.port);
+    node.variables = vec![("HTTP_PROXY".into(), proxy_url.clone())];
+    let output = node.command(&["-save-snapshot"]);
+    assert!(output.status.success(), "{}", text(&output));
+    let through = passed();
+    assert!(through > before, "nothing went through the proxy");
+    node.variables.push(("NO_PROXY".into(), "127.0.0.1".into()));
+    let output = node.command(&["-verify-snapshot"]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(passed(), through, "NO_PROXY was not heeded");
+    drop(proxy);
+    node.variables = vec![("HTTP_PROXY".into(), proxy_url)];
+    let output = node.command(&["-list-snapshots"]);
+    assert!(!output.status.success(), "without its proxy: {}", text(&output));
+}
+
 /// moto checks session tokens.
 #[test]
 fn temporary_credentials() {
@@ -308,6 +335,70 @@ fn an_unreachable_store_stops_nothing() {
     assert_eq!(one.count(PASSWORD) + two.count(PASSWORD), 0);
     one.assert_alive();
     two.assert_alive();
+}
+
+/// A daemon whose store does not work for a reason that only a person can mend: it says why once, in its log and by health,
+/// replicates all the same, and goes on by itself when it is mended.
+fn goes_on(dir: &Dir, id: u64, config: &str, why: &str, mend: impl FnOnce()) {
+    let (own, port) = (Dir::new("mended-nats"), free_port());
+    let nats = Nats::start(&own);
+    let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, v); INSERT INTO t VALUES(1, randomblob(3000000))";
+    let stream = format!(
+        "health_check.enable = true\nhealth_check.bind = \"127.0.0.1:{port}\"\n{}",
+        config.replace("[snapshot]\n", "[snapshot]\nleader_ttl = 1000\n")
+    );
+    let mut one = Node::with_schema(dir, id, &nats.url(), &stream, schema);
+    let quiet =
+        stream.replace("enable = true", "enable = false").replace("leader_ttl = 1000", "enabled = false");
+    let mut two =
+        Node::with_schema(dir, id + 1, &nats.url(), &quiet, "CREATE TABLE t(id INTEGER PRIMARY KEY, v)");
+    one.start_ready();
+    two.start_ready();
+    let problem = wait_for("health says degraded", 30, || {
+        let (status, body) = health(port);
+        (status == 200 && body["status"] == "degraded").then(|| body["problems"][0].to_string())
+    });
+    assert!(problem.contains("no snapshot") && problem.contains(why), "{problem}");
+    one.sql("INSERT INTO t VALUES(2, 'still here')");
+    wait_for("it replicates", 20, || {
+        (value(&two, "SELECT count(*) FROM t WHERE id = 2") == "Integer(1)").then_some(())
+    });
+    pause(3_000);
+    assert!((1..=3).contains(&one.count(why)), "said again and again:\n{}", one.log());
+    mend();
+    wait_for("a snapshot is stored", 90, || (one.count("stored snapshot") > 0).then_some(()));
+    wait_for("health says healthy", 10, || (health(port).1["status"] == "healthy").then_some(()));
+    for secret in [SECRET, PASSWORD] {
+        assert_eq!(one.count(secret), 0);
+    }
+}
+
+#[test]
+fn what_a_person_mends_while_it_runs() {
+    let dir = Dir::new("mended");
+    let ssh = servers::openssh(&dir);
+    let known = dir.0.join("known");
+    let base = ssh.root.parent().unwrap();
+    let key_of = |name: &str| {
+        let key = std::fs::read_to_string(base.join(name)).unwrap();
+        std::fs::write(&known, format!("[127.0.0.1]:{} {key}", ssh.server.port)).unwrap();
+    };
+    key_of("other.pub");
+    let config = sftp_config(&ssh, &ssh.user, &format!("{}/d", ssh.root.display()))
+        + &format!("key_file = {:?}\nknown_hosts = {known:?}\n", ssh.key);
+    goes_on(&dir, 1, &config, "not connecting", || key_of("host_ed25519.pub"));
+
+    let Some(small) = Small::mount(dir.0.join("small"), "4m") else {
+        return skip("no file system can be mounted");
+    };
+    let ballast = small.0.join("ballast");
+    std::fs::write(&ballast, vec![0; 2_000_000]).unwrap();
+    let config = format!("[snapshot]\nstore = \"file\"\nfile.path = {:?}\n", small.0.join("d"));
+    goes_on(&dir, 3, &config, "No space left", || std::fs::remove_file(&ballast).unwrap());
+    std::fs::remove_dir_all(small.0.join("d")).unwrap();
+    std::fs::write(&ballast, vec![0; 2_000_000]).unwrap();
+    let config = format!("snapshot.temp_dir = {:?}\n", small.0);
+    goes_on(&dir, 5, &config, "a snapshot needs up to", || std::fs::remove_file(&ballast).unwrap());
 }
 
 #[test]

@@ -61,6 +61,9 @@ impl Refusal {
             let message: String = self.message.chars().filter(|c| !c.is_control()).take(200).collect();
             text = format!("{text} ({})", message.trim().trim_end_matches('.'));
         }
+        if let (301 | 307 | 400, Some(region)) = (self.status, &self.region) {
+            text = format!("{text}: the bucket's region is {region} (snapshot.s3.region)");
+        }
         let transient = matches!(self.status, 408 | 409 | 412 | 425 | 429 | 500..)
             || self.says(&[
                 "SlowDown",
@@ -128,7 +131,10 @@ mod tests {
         let text = "<?xml version=\"1.0\"?><Error><Code>AuthorizationHeaderMalformed</Code><Message>a &lt; b.\n</Message><Region>eu-1</Region></Error>";
         let refusal = Refusal { status: 400, ..Refusal::parse(text).unwrap() };
         assert_eq!(refusal.region.as_deref(), Some("eu-1"));
-        assert_eq!(refusal.error().to_string(), "http 400 AuthorizationHeaderMalformed (a < b)");
+        assert_eq!(
+            refusal.error().to_string(),
+            "http 400 AuthorizationHeaderMalformed (a < b): the bucket's region is eu-1 (snapshot.s3.region)"
+        );
         assert!(matches!(refusal.error(), Error::Permanent(_)));
         for (status, transient) in
             [(403, false), (404, false), (409, true), (412, true), (429, true), (503, true)]

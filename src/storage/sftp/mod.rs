@@ -232,11 +232,13 @@ impl Tree for Sftp {
             levels.reverse();
             for level in levels {
                 // Whether it was there or was just made: what counts is that it is there now.
-                let made = connection.sftp.mkdir(level, 0o755);
-                if connection.sftp.stat(level).is_err()
-                    && let Err(error) = made
-                {
-                    return Err(Error::from(error).at(format!("create directory {}", level.display())));
+                let made = connection.sftp.mkdir(level, 0o755).map_err(Error::from);
+                match connection.sftp.stat(level).map_err(Error::from) {
+                    Ok(_) => {}
+                    Err(Error::NotFound | Error::Permanent(_)) => {
+                        made.map_err(|error| error.at(format!("create directory {}", level.display())))?;
+                    }
+                    Err(error) => return Err(error),
                 }
             }
             connection.sftp.stat(dir).map(drop).map_err(|error| Error::from(error).at(dir.display()))
