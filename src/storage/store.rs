@@ -96,7 +96,13 @@ impl Store {
         if keep > 1
             && let Some(current) = &current
         {
-            self.archive(current).map_err(|error| error.at("keep the last snapshot"))?;
+            match self.archive(current) {
+                // A new snapshot is worth more than a kept one.
+                Err(Error::Permanent(why)) => {
+                    log::warn!("{}: the last snapshot is not kept: {why}", self.describe());
+                }
+                result => result.map_err(|error| error.at("keep the last snapshot"))?,
+            }
         }
         let ask = || {
             may_switch()?;

@@ -135,3 +135,50 @@ fn a_first_join_behind_the_streams_waits_for_a_person() {
     assert_eq!(value(&three, "SELECT count(*) FROM own"), "Integer(1)");
     drop(two);
 }
+
+/// The file is an older one (a person put a copy back; a power cut took the last commits, as it may with synchronous=NORMAL):
+/// its log gives ids that were used before.
+#[test]
+fn an_older_copy_of_the_database() {
+    let dir = Dir::new("older");
+    let nats = Nats::start(&dir);
+    let (mut one, mut two) = nodes(&dir, &nats);
+    let write = |node: &Node, what: &str| {
+        for number in 0..20 {
+            node.sql(&format!("INSERT INTO own VALUES('{what}-{number}', 1)"));
+        }
+    };
+    for round in 0..2 {
+        write(&one, &format!("before-{round}"));
+        wait_equal(&mut [&mut one, &mut two], 20);
+        one.stop();
+        one.sql("PRAGMA wal_checkpoint(TRUNCATE)");
+        let copy = one.dir.join("copy.db");
+        std::fs::copy(&one.database, &copy).unwrap();
+        one.start_ready();
+        write(&one, &format!("lost here-{round}"));
+        wait_equal(&mut [&mut one, &mut two], 20);
+        if round == 1 {
+            one.kill9();
+        } else {
+            one.stop();
+        }
+        for suffix in ["", "-wal", "-shm"] {
+            let _ = std::fs::remove_file(format!("{}{suffix}", one.database.display()));
+        }
+        std::fs::copy(&copy, &one.database).unwrap();
+        if round == 0 {
+            // Written before the daemon learns that it is behind.
+            write(&one, &format!("early-{round}"));
+        }
+        one.start_ready();
+        write(&one, &format!("after-{round}"));
+        two.sql(&format!("INSERT INTO own VALUES('other-{round}', 1)"));
+        wait_equal(&mut [&mut one, &mut two], 30);
+        for what in ["before", "lost here", "after"] {
+            let sql = format!("SELECT count(*) FROM own WHERE k LIKE '{what}-{round}-%'");
+            assert_eq!(value(&two, &sql), "Integer(20)", "{what} {round}");
+        }
+    }
+    assert_eq!(value(&two, "SELECT count(*) FROM own WHERE k LIKE 'early-0-%'"), "Integer(20)");
+}
