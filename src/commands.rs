@@ -77,7 +77,7 @@ pub fn save(config: &Config, stop: &Stop, show: Show) -> Result<(), String> {
     }
     with_store(config, stop, true, |store, js| {
         let js = js.ok_or("no broker")?;
-        let terms = Terms { patience: limits::SNAPSHOT_PATIENCE, leader: None, anew: false };
+        let terms = Terms { patience: limits::SNAPSHOT_PATIENCE, leader: None, anew: false, status: None };
         let saved = snapshot::save(config, js, store, stop, terms)?;
         let seconds = saved.took.as_secs_f64();
         show.print(

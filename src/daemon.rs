@@ -7,17 +7,20 @@ use crate::nats::{Auth, Connection, JetStream, Options, Server, Url};
 use crate::replicator::{self, Applier, Publisher};
 use crate::retry::Backoff;
 use crate::seqmap::{self, SeqMap};
-use crate::snapshot;
+use crate::snapshot::{self, Recovery};
 use crate::status::Status;
 use crate::stop::{self, Stop, StopSource};
 use crate::{files, health, limits, presence, worker};
 use crossbeam_channel::{Receiver, Sender, bounded};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 /// Places in the queue of ended workers: more than there are workers.
 const WORKERS: usize = 32;
+/// How often a failed statement may look like damage where there is none.
+const UNFOUNDED_MAX: u32 = 3;
 
 /// A connection to the broker, and our own server if we run it. Stopped last: everybody else needs it.
 pub struct Broker {
@@ -80,7 +83,7 @@ impl Broker {
     fn recover(&self, config: &Config) -> replicator::Recover {
         let open_store = self.store_opener(config);
         let (config, js) = (config.clone(), JetStream::new(self.connection.clone()));
-        let mut damaged = snapshot::Damaged::default();
+        let mut damaged = snapshot::Damaged::new();
         Box::new(move |database| snapshot::restore_live(&config, &js, &open_store()?, database, &mut damaged))
     }
 
@@ -122,18 +125,91 @@ fn run_with(
     exits: &Sender<worker::Exit>,
     ended: &Receiver<worker::Exit>,
 ) -> Result<(), String> {
-    if !config.db_path.exists() && !snapshot::restore_missing(config, &broker.connection, stop)? {
-        return Ok(());
-    }
-    let Some(database) = open_database(config, stop)? else { return Ok(()) };
     let (source, token) = stop::pair();
-    let (applier_source, applier_token) = stop::pair();
     let status = Arc::new(Status::new(config.log.shards));
     presence::start(config, &broker.connection, &status, &token, exits)?;
     health::start(config, &status, &token, exits)?;
-    let lease = start_workers(config, broker, database, &status, &token, &applier_token, exits)?;
+    let result = sessions(config, stop, broker, &status, exits, ended);
+    source.stop();
+    result
+}
+
+/// One session after the other: the next one begins when the database was replaced, by somebody or by us.
+fn sessions(
+    config: &Config,
+    stop: &Stop,
+    broker: &Broker,
+    status: &Arc<Status>,
+    exits: &Sender<worker::Exit>,
+    ended: &Receiver<worker::Exit>,
+) -> Result<(), String> {
+    let path = &config.db_path;
+    let recovery = Recovery {
+        config,
+        connection: &broker.connection,
+        open_store: broker.store_opener(config),
+        status,
+        stop,
+    };
+    let mut unfounded = 0;
+    loop {
+        let Some(database) = get_database(config, &recovery, stop)? else { return Ok(()) };
+        status.open.store(true, Relaxed);
+        let end = session(config, broker, database, status, stop, exits, ended);
+        status.open.store(false, Relaxed);
+        match end? {
+            End::Stopped | End::Idle => return Ok(()),
+            End::Replaced => log::warn!("{}: is another file now: beginning anew", path.display()),
+            End::Damaged(why) => match db::damage(path, stop) {
+                Ok(Some(verdict)) => {
+                    if !recovery.damaged(&verdict) {
+                        return Ok(());
+                    }
+                }
+                // A statement failed, and all pages are right: a person should know if that goes on.
+                Ok(None) if unfounded < UNFOUNDED_MAX => {
+                    unfounded += 1;
+                    log::warn!("{}: {why}, and SQLite's check finds nothing: beginning anew", path.display());
+                }
+                Ok(None) => return Err(format!("{}: {why}", path.display())),
+                Err(error) => log::warn!("{}: check: {error}", path.display()),
+            },
+        }
+    }
+}
+
+/// The database, opened: restored when it is missing or damaged. `None`: stopped.
+fn get_database(config: &Config, recovery: &Recovery<'_>, stop: &Stop) -> Result<Option<Database>, String> {
+    loop {
+        if !config.db_path.exists() && !recovery.missing() {
+            return Ok(None);
+        }
+        match open_database(config, stop)? {
+            Opened::Database(database) => return Ok(Some(*database)),
+            Opened::Damaged(why) if recovery.damaged(&why) => {}
+            Opened::Damaged(_) | Opened::Stopped => return Ok(None),
+        }
+    }
+}
+
+/// All workers on one database, until something ends them.
+fn session(
+    config: &Config,
+    broker: &Broker,
+    database: Database,
+    status: &Arc<Status>,
+    stop: &Stop,
+    exits: &Sender<worker::Exit>,
+    ended: &Receiver<worker::Exit>,
+) -> Result<End, String> {
+    let (source, token) = stop::pair();
+    let (applier_source, applier_token) = stop::pair();
+    status.gap.store(false, Relaxed);
+    status.take_damage();
+    let file = database.file;
+    let lease = start_workers(config, broker, database, status, &token, &applier_token, exits)?;
     let mut gone = vec![];
-    let result = supervise(config, broker, stop, &status, ended, &mut gone);
+    let result = supervise(config, broker, stop, status, file, ended, &mut gone);
     if matches!(result, Ok(End::Idle)) {
         last_snapshot(config, broker, &lease, stop);
     }
@@ -143,33 +219,48 @@ fn run_with(
     let expected = [
         ("publisher", config.publish),
         ("watch", config.publish),
+        ("check", true),
         ("lease", config.publish && config.snapshot.enabled),
         ("snapshot", config.publish && config.snapshot.enabled),
     ];
-    let running =
-        expected.iter().filter(|(name, started)| *started && !gone.contains(name)).map(|(name, _)| *name);
-    wait_for(running.collect(), ended, until);
+    let started = expected.iter().filter(|(_, started)| *started).map(|(name, _)| *name).collect();
+    let mut left = wait_for(started, &mut gone, ended, until);
     // Last, so that what the publisher sent can still come back.
     applier_source.stop();
-    let applies = config.replicate && !gone.contains(&"applier");
-    wait_for(if applies { vec!["applier"] } else { vec![] }, ended, until);
-    result.map(drop)
+    left.extend(wait_for(if config.replicate { vec!["applier"] } else { vec![] }, &mut gone, ended, until));
+    match &result {
+        Ok(End::Damaged(_) | End::Replaced) if !left.is_empty() => {
+            Err(format!("{} did not end in time to open the database anew", left.join(", ")))
+        }
+        _ => result,
+    }
 }
 
 /// The database, opened and made fit, and what is known about its positions.
 struct Database {
+    file: Option<files::Identity>,
     capture: Option<ChangeLog>,
     applier: Option<db::Applier>,
     taken_over: SeqMap,
 }
 
-/// Opens the database; while the application holds a lock, again and again. `None`: stopped.
-fn open_database(config: &Config, stop: &Stop) -> Result<Option<Database>, String> {
+/// What came of opening the database.
+enum Opened {
+    Database(Box<Database>),
+    Damaged(String),
+    Stopped,
+}
+
+/// Opens the database; while the application holds a lock, again and again.
+fn open_database(config: &Config, stop: &Stop) -> Result<Opened, String> {
     let mut backoff = Backoff::up_to(Duration::from_secs(1));
     let mut said = false;
     loop {
         match try_open(config) {
-            Ok(database) => return Ok(Some(database)),
+            Ok(database) => return Ok(Opened::Database(Box::new(database))),
+            Err(db::Error::Corrupt(why)) => return Ok(Opened::Damaged(why)),
+            // It was removed a moment ago.
+            Err(_) if !config.db_path.exists() => {}
             Err(db::Error::Busy) => {
                 if !said {
                     log::warn!("{}: locked by the application; waiting", config.db_path.display());
@@ -179,16 +270,29 @@ fn open_database(config: &Config, stop: &Stop) -> Result<Option<Database>, Strin
             Err(error) => return Err(format!("{}: {error}", config.db_path.display())),
         }
         if backoff.wait(stop) {
-            return Ok(None);
+            return Ok(Opened::Stopped);
         }
     }
 }
 
 fn try_open(config: &Config) -> Result<Database, db::Error> {
     let path = &config.db_path;
+    let file = files::identity(path);
     db::check_file(path)?;
     db::prepare(path, config.journal_mode)?;
     db::Applier::ensure_state(path, config.publish)?;
+    if let seqmap::Found::Map(reached) = seqmap::read(&config.seq_map_path)
+        && db::rename_older_copy(path, &reached)?
+    {
+        log::warn!(
+            "{}: is behind {}: an older copy, or it lost its last commits. What it had published comes back; it publishes \
+             under a new name from now on",
+            path.display(),
+            config.seq_map_path.display()
+        );
+        // Said once: the map is written anew from the database.
+        let _ = std::fs::remove_file(&config.seq_map_path);
+    }
     let capture = if config.publish {
         let (log, done) = ChangeLog::open(path, config.node_id)?;
         replicator::report(&done);
@@ -209,7 +313,7 @@ fn try_open(config: &Config) -> Result<Database, db::Error> {
         None => false,
     };
     let taken_over = if unknown { read_seq_map(config) } else { SeqMap::new() };
-    Ok(Database { capture, applier, taken_over })
+    Ok(Database { file, capture, applier, taken_over })
 }
 
 /// A database that does not know its positions (a Go node's, say) has them in the sequence map.
@@ -244,6 +348,13 @@ fn start_workers(
     // The applier says at most one Start, and one Rewind for each change of a stream; a second Rewind adds nothing.
     let (commands, obeyed) = bounded(4);
     let obeyed = if config.replicate { obeyed } else { crossbeam_channel::never() };
+    {
+        let (path, status, stop) = (config.db_path.clone(), status.clone(), token.clone());
+        worker::spawn("check", exits, move || {
+            check(&path, &status, &stop);
+            Ok(())
+        })?;
+    }
     if let Some(log) = database.capture {
         status.tables.store(log.table_names().len() as u64, Relaxed);
         let publisher =
@@ -302,6 +413,18 @@ fn start_workers(
     Ok(lease)
 }
 
+/// Looks once, beside the others, whether all pages of the database can be read: nobody may touch a damaged one for weeks.
+fn check(path: &Path, status: &Status, stop: &Stop) {
+    if stop.wait(limits::CHECK_AFTER) {
+        return;
+    }
+    match db::damage(path, stop) {
+        Ok(Some(why)) => status.note_damage(&why),
+        Ok(None) => {}
+        Err(error) => log::debug!("{}: check: {error}", path.display()),
+    }
+}
+
 /// `replicate = false`: no applier looks after the streams.
 fn create_streams_in_background(
     config: &Config,
@@ -330,10 +453,14 @@ fn create_streams_in_background(
     .map(drop)
 }
 
-/// Why the daemon ends without an error.
+/// Why a session ends without an error.
 enum End {
     Stopped,
     Idle,
+    /// The database's file was removed, or is another one.
+    Replaced,
+    /// A worker found it damaged.
+    Damaged(String),
 }
 
 /// Waits for stop, for the end of any worker, or for the sleep timeout; a summary line a minute when something happened.
@@ -342,23 +469,39 @@ fn supervise(
     broker: &Broker,
     stop: &Stop,
     status: &Status,
+    file: Option<files::Identity>,
     ended: &Receiver<worker::Exit>,
     gone: &mut Vec<&'static str>,
 ) -> Result<End, String> {
     let mut summary = Summary::default();
+    let mut others = 0;
     loop {
         crossbeam_channel::select! {
             recv(stop.receiver()) -> _ => return Ok(End::Stopped),
             recv(ended) -> exit => {
                 let exit = exit.map_err(|_| "all workers ended".to_owned())?;
                 gone.push(exit.name);
+                if exit.name == "check" && exit.result.is_ok() {
+                    continue;
+                }
+                let damage = status.take_damage();
                 return match exit.result {
+                    _ if !damage.is_empty() => Ok(End::Damaged(damage)),
                     Ok(()) if stop.requested() => Ok(End::Stopped),
                     Ok(()) => Err(format!("worker {} ended by itself", exit.name)),
                     Err(why) => Err(why),
                 };
             }
             default(Duration::from_secs(1)) => {}
+        }
+        let damage = status.take_damage();
+        if !damage.is_empty() {
+            return Ok(End::Damaged(damage));
+        }
+        // Twice, for a file that is renamed over another one is not there for a moment on some file systems.
+        others = if files::identity(&config.db_path) == file { 0 } else { others + 1 };
+        if others > 1 {
+            return Ok(End::Replaced);
         }
         summary.maybe(status);
         status.connected.store(broker.connection.is_up(), Relaxed);
@@ -408,7 +551,8 @@ fn last_snapshot(config: &Config, broker: &Broker, lease: &Lease, stop: &Stop) {
         return;
     }
     let js = JetStream::new(broker.connection.clone());
-    let terms = snapshot::Terms { patience: limits::SETTLE_WAIT, leader: Some(lease), anew: false };
+    let terms =
+        snapshot::Terms { patience: limits::SETTLE_WAIT, leader: Some(lease), anew: false, status: None };
     let saved = snapshot::store(config, Some(&broker.connection), stop)
         .and_then(|store| snapshot::save(config, &js, &store, stop, terms));
     match saved {
@@ -420,13 +564,22 @@ fn last_snapshot(config: &Config, broker: &Broker, lease: &Lease, stop: &Stop) {
     }
 }
 
-/// Waits until the named workers have ended, within a bound. The broker's own threads end later.
-fn wait_for(mut running: Vec<&str>, ended: &Receiver<worker::Exit>, until: Instant) {
+/// Waits until the named workers have ended (those in `gone` have), within a bound; returns those that have not. The
+/// broker's own threads end later.
+fn wait_for(
+    mut running: Vec<&'static str>,
+    gone: &mut Vec<&'static str>,
+    ended: &Receiver<worker::Exit>,
+    until: Instant,
+) -> Vec<&'static str> {
+    running.retain(|name| !gone.contains(name));
     while !running.is_empty() {
-        let Ok(exit) = ended.recv_deadline(until) else { return };
+        let Ok(exit) = ended.recv_deadline(until) else { break };
+        gone.push(exit.name);
         running.retain(|name| *name != exit.name);
         if let Err(why) = exit.result {
             log::warn!("{}: {why}", exit.name);
         }
     }
+    running
 }

@@ -271,3 +271,37 @@ fn log_ids_are_never_used_twice() {
     drop(peer);
     std::fs::remove_dir_all(dir).unwrap();
 }
+
+#[test]
+fn a_file_that_is_no_database_is_replaced() {
+    let dir = std::env::temp_dir().join(format!("harmonylite-replace-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let (path, with) = (dir.join("a.db"), dir.join("b.db"));
+    for size in [0, 1, 511, 512, 4096, 100_000] {
+        for page_size in [512, 4096, 65536] {
+            let _ = std::fs::remove_file(&with);
+            std::fs::write(&path, "x".repeat(size)).unwrap();
+            let source = Connection::open(&with).unwrap();
+            source
+                .execute_batch(&format!(
+                    "PRAGMA page_size={page_size}; CREATE TABLE t(a); INSERT INTO t VALUES(1)"
+                ))
+                .unwrap();
+            drop(source);
+            let (_source, stop) = crate::stop::pair();
+            assert!(
+                replace(&path, &with, &stop).unwrap_or_else(|error| panic!("{size} {page_size}: {error}"))
+            );
+            let found: String = Connection::open(&path)
+                .unwrap()
+                .query_row(
+                    "SELECT a || (SELECT integrity_check FROM pragma_integrity_check) FROM t",
+                    [],
+                    |row| row.get(0),
+                )
+                .unwrap();
+            assert_eq!(found, "1ok");
+        }
+    }
+    std::fs::remove_dir_all(&dir).unwrap();
+}

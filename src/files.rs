@@ -1,7 +1,7 @@
 //! Files written so that a crash at any moment leaves the old one or the new one.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 /// `path` with `suffix` appended to its last component: `data.db` and `-wal` give `data.db-wal`.
@@ -49,6 +49,45 @@ pub fn publish_new(temporary: &Path, path: &Path) -> io::Result<()> {
         Err(errno) => return Err(errno.into()),
     }
     sync_dir(path)
+}
+
+/// Which file a name stands for: device and inode.
+pub type Identity = (u64, u64);
+
+/// The file that `path` names now; `None`: none. Opens nothing.
+pub fn identity(path: &Path) -> Option<Identity> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
+}
+
+/// A file beside `path` with its name, `infix` and anything behind it, that has the same content.
+pub fn find_copy(path: &Path, infix: &str) -> io::Result<Option<PathBuf>> {
+    let prefix = beside(path, infix).file_name().unwrap_or_default().to_os_string();
+    for entry in std::fs::read_dir(parent(path))? {
+        let entry = entry?;
+        let named = entry.file_name().as_encoded_bytes().starts_with(prefix.as_encoded_bytes());
+        if named && same_content(path, &entry.path())? {
+            return Ok(Some(entry.path()));
+        }
+    }
+    Ok(None)
+}
+
+fn same_content(one: &Path, other: &Path) -> io::Result<bool> {
+    let (mut one, mut other) = (File::open(one)?, File::open(other)?);
+    if one.metadata()?.len() != other.metadata()?.len() {
+        return Ok(false);
+    }
+    let (mut left, mut right) = (vec![0; 64 << 10], vec![0; 64 << 10]);
+    loop {
+        let count = one.read(&mut left)?;
+        if count == 0 {
+            return Ok(true);
+        }
+        if other.read_exact(&mut right[..count]).is_err() || left[..count] != right[..count] {
+            return Ok(false);
+        }
+    }
 }
 
 /// An advisory lock on a file of our own, released when dropped or when the process dies.

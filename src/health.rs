@@ -1,7 +1,7 @@
 //! The health check: `GET <path>` answers 200, or 503 when the node does not work (compat.md 1i).
 //!
 //! `status` is `healthy`; `degraded` (200) when it replicates but a person should look: no snapshot could be stored, the
-//! node is not whole, another daemon has its `node_id`; `unhealthy` (503) without a connection to NATS.
+//! node is not whole, another daemon has its `node_id`; `unhealthy` (503) without a connection to NATS or without a database.
 
 use crate::clock;
 use crate::config::Config;
@@ -98,8 +98,13 @@ fn report(config: &Config, status: &Status) -> (bool, String) {
     if !connected {
         problems.push("not connected to NATS".to_owned());
     }
-    if gap {
+    let (open, missing) = (status.open.load(Relaxed), status.missing());
+    if !missing.is_empty() {
+        problems.push(format!("not whole: {}", crate::secret::redact(&missing)));
+    } else if gap {
         problems.push("not whole: the streams no longer hold what comes next".to_owned());
+    } else if !open {
+        problems.push("the database is not open".to_owned());
     }
     if !snapshot.failure.is_empty() {
         problems.push(format!("no snapshot: {}", crate::secret::redact(&snapshot.failure)));
@@ -107,7 +112,8 @@ fn report(config: &Config, status: &Status) -> (bool, String) {
     if !namesake.is_empty() {
         problems.push(format!("another daemon has this node_id, {namesake}"));
     }
-    let word = match (connected, problems.is_empty()) {
+    let working = connected && open;
+    let word = match (working, problems.is_empty()) {
         (false, _) => "unhealthy",
         (true, false) => "degraded",
         (true, true) => "healthy",
@@ -118,7 +124,7 @@ fn report(config: &Config, status: &Status) -> (bool, String) {
         "status": word,
         "node_id": config.node_id,
         "uptime_seconds": status.uptime().as_secs(),
-        "db_connected": true,
+        "db_connected": open,
         "nats_connected": connected,
         "cdc_installed": config.publish,
         "tables_tracked": status.tables.load(Relaxed),
@@ -129,5 +135,5 @@ fn report(config: &Config, status: &Status) -> (bool, String) {
         "snapshot_leader": status.leader.load(Relaxed),
         "last_snapshot_timestamp": time(snapshot.stored_ms),
     });
-    (connected, format!("{body}\n"))
+    (working, format!("{body}\n"))
 }

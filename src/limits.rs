@@ -109,3 +109,6 @@ pub const HEALTH_ASKER: Duration = Duration::from_secs(2);
 pub const SNAPSHOT_NAME: &str = "snapshot.db";
 /// Prefix of every table and trigger of ours and of a Go node.
 pub const PREFIX: &str = "__harmonylite__";
+
+/// After the start, the time until all pages of the database are checked once.
+pub const CHECK_AFTER: Duration = Duration::from_secs(2);

@@ -29,6 +29,10 @@ pub struct Status {
     pub connected: AtomicBool,
     /// The address of another running daemon that has this node's `node_id`; empty: none was heard of.
     pub namesake: Mutex<String>,
+    /// The database is open.
+    pub open: AtomicBool,
+    missing: Mutex<String>,
+    damage: Mutex<String>,
     snapshot: Mutex<SnapshotState>,
     last_event_ms: AtomicU64,
     published_ms: AtomicI64,
@@ -59,6 +63,9 @@ impl Status {
             leader: AtomicBool::new(false),
             connected: AtomicBool::new(false),
             namesake: Mutex::default(),
+            open: AtomicBool::new(false),
+            missing: Mutex::default(),
+            damage: Mutex::default(),
             snapshot: Mutex::default(),
             last_event_ms: AtomicU64::new(0),
             published_ms: AtomicI64::new(0),
@@ -81,6 +88,26 @@ impl Status {
         at.store(clock::unix_ms(), Relaxed);
         let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last_event_ms.store(now, Relaxed);
+    }
+
+    /// What the node waits for before it is whole; empty: nothing.
+    pub fn missing(&self) -> String {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes what is missing; empty: nothing is any more.
+    pub fn set_missing(&self, what: &str) {
+        what.clone_into(&mut self.missing.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Notes that a worker found the database damaged: the daemon sees to it.
+    pub fn note_damage(&self, why: &str) {
+        why.clone_into(&mut self.damage.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// What was noted, once; empty: nothing.
+    pub fn take_damage(&self) -> String {
+        std::mem::take(&mut self.damage.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// How the last snapshot went.

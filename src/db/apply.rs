@@ -39,6 +39,8 @@ pub struct Applied {
     pub settled: usize,
     /// Log entries made, which the publisher should look at.
     pub touched: usize,
+    /// This database publishes under a new name from now on: it turned out to be an older copy.
+    pub renamed: bool,
 }
 
 /// The connection that applies.
@@ -225,6 +227,27 @@ impl Applier {
         }
     }
 
+    /// Takes over a change that another copy of this database had logged: the row is as the event says, and logged.
+    pub fn adopt(&mut self, event: &Event) -> Result<Applied, Error> {
+        self.in_transaction(|applier| {
+            let mut applied = Applied::default();
+            applier.begin_batch(&mut applied)?;
+            applier.fold_image(event, &mut applied)?;
+            let misfit = || Error::Mismatch(format!("table {}: no such table, or no key", event.table));
+            let table = applier.schema.tables.get(&event.table).cloned().ok_or_else(misfit)?;
+            let values = key_values(&table, event).ok_or_else(misfit)?;
+            let key = canonical(&table, &values);
+            if let Some(touched) = &mut applier.touched
+                && !touched.holds(&applier.connection, &key, i64::MAX)?
+            {
+                touched.touch(&applier.connection, &table, &values, &key)?;
+                applied.touched += 1;
+            }
+            applier.end_batch()?;
+            Ok(applied)
+        })
+    }
+
     /// Reads the schema again if it changed, and applies parked events that fit now.
     fn follow_schema(&mut self, applied: &mut Applied) -> Result<(), Error> {
         let version = schema::version(&self.connection)?;
@@ -321,6 +344,28 @@ impl Applier {
         Ok(())
     }
 
+    /// Whether an event of ours, seen for the first time, is one that our log does not know: an older copy of the database
+    /// was put back, or a power cut took commits that had been published. Its log gives ids again that others have folded.
+    fn is_older_copy(&self, key: &[u8], order: Option<Order>) -> Result<bool, Error> {
+        match (&self.touched, order) {
+            (Some(touched), Some(order)) if order.id > order.folded => {
+                Ok(order.id > touched.highest() || !touched.holds(&self.connection, key, order.id)?)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// A new name to publish under, whose ids nobody has seen.
+    pub(super) fn rename(&mut self) -> Result<(), Error> {
+        log::warn!(
+            "this database has published more than it knows: it is an older copy, or lost its last commits. What it had \
+             published comes back; it publishes under a new name from now on"
+        );
+        state::new_incarnation(&self.connection)?;
+        self.origin = Some(state::origin(&self.connection, self.node)?);
+        Ok(())
+    }
+
     fn folded_id(&mut self, stream: &str, origin: &Origin) -> Result<i64, Error> {
         let mark = (stream.to_owned(), origin.clone());
         if let Some(id) = self.folded.get(&mark) {
@@ -336,7 +381,7 @@ impl Applier {
         &mut self,
         event: &Event,
         order: Option<Order>,
-        own: bool,
+        mut own: bool,
         applied: &mut Applied,
     ) -> Result<Outcome, Error> {
         let Some(table) = self.schema.tables.get(&event.table).cloned() else {
@@ -351,6 +396,11 @@ impl Applier {
             return Ok(Outcome::Done);
         };
         let key = canonical(&table, &values);
+        if own && self.is_older_copy(&key, order)? {
+            self.rename()?;
+            applied.renamed = true;
+            own = false;
+        }
         let mut facts = Facts { order, own, tombstone: event.kind == Kind::Delete, ..Facts::default() };
         if let Some(touched) = &self.touched
             && !touched.is_empty(&self.connection)?

@@ -48,6 +48,21 @@ pub fn ensure_state(connection: &mut Connection) -> Result<(), Error> {
     Ok(())
 }
 
+/// Gives the database a new name to publish under, if it stands behind a position that it had reached before: it is an
+/// older copy, whose log gives ids again that others have folded.
+pub fn rename_older_copy(path: &Path, reached: &crate::seqmap::SeqMap) -> Result<bool, Error> {
+    let mut connection = open::open(path)?;
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let positions = state::positions(&transaction)?;
+    let behind = |(stream, seq): (&String, &u64)| reached.get(stream).is_some_and(|reached| reached > seq);
+    let older = positions.iter().any(behind);
+    if older {
+        state::new_incarnation(&transaction)?;
+    }
+    transaction.commit()?;
+    Ok(older)
+}
+
 /// Installs capture, or brings it in step with the schema. One transaction: no write of the application falls between.
 pub fn install(connection: &mut Connection) -> Result<(Schema, Capture), Error> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;

@@ -48,6 +48,32 @@ impl ChangeLog {
         Ok((log, done))
     }
 
+    /// Opens the log of a damaged database as far as it can be read, and changes nothing; `None`: there is no log.
+    pub fn open_damaged(path: &Path, node: u64) -> Result<Option<ChangeLog>, Error> {
+        let connection = open::open(path)?;
+        if !state::has_table(&connection, LOG)? {
+            return Ok(None);
+        }
+        let schema = capture::read_numbered(&connection)?;
+        let mut log =
+            ChangeLog { connection, node, schema: Schema::default(), tables: HashMap::new(), cursor: 0 };
+        log.take_schema(schema);
+        Ok(Some(log))
+    }
+
+    /// Leaves out the next entry; false when it cannot be told which that is.
+    pub fn skip(&mut self) -> bool {
+        let sql = format!("SELECT min(id) FROM {LOG} WHERE id > ?1");
+        let next = self.connection.query_row(&sql, [self.cursor], |row| row.get::<_, Option<i64>>(0));
+        match next {
+            Ok(Some(id)) => {
+                self.cursor = id;
+                true
+            }
+            _ => false,
+        }
+    }
+
     fn take_schema(&mut self, schema: Schema) {
         self.tables = schema.tables.values().map(|table| (table.id, table.clone())).collect();
         self.schema = schema;

@@ -59,12 +59,15 @@ impl Applier {
     fn settle_what_the_snapshot_folded(&mut self) -> Result<usize, Error> {
         let origin = state::origin(&self.connection, self.node)?;
         let sql = format!(
-            "SELECT coalesce(min(coalesce(f.value, 0)), 0) FROM snap.{0} AS s LEFT JOIN snap.{0} AS f \
+            "SELECT coalesce(min(coalesce(f.value, 0)), 0), coalesce(max(f.value), 0) FROM snap.{0} AS s LEFT JOIN snap.{0} AS f \
              ON f.kind = 'folded' AND f.name = s.name || ' ' || ?1 WHERE s.kind = 'seq'",
             state::TABLE
         );
-        let folded: i64 = self.connection.query_row(&sql, [origin.to_string()], |row| row.get(0))?;
+        let (folded, highest): (i64, i64) =
+            self.connection.query_row(&sql, [origin.to_string()], |row| Ok((row.get(0)?, row.get(1)?)))?;
         match &mut self.touched {
+            // An older copy: its ids mean something else.
+            Some(touched) if highest > touched.highest() => self.rename().map(|()| 0),
             Some(touched) => touched.settle_all(&self.connection, folded),
             None => Ok(0),
         }

@@ -61,6 +61,11 @@ impl Touched {
         Ok(())
     }
 
+    /// The highest id that the log has held.
+    pub fn highest(&self) -> i64 {
+        self.mirrored
+    }
+
     /// Whether nothing at all is touched: saves the look-ups.
     pub fn is_empty(&self, connection: &Connection) -> Result<bool, Error> {
         let sql = format!("SELECT 1 FROM {MIRROR} LIMIT 1");

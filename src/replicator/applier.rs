@@ -41,6 +41,8 @@ pub struct Applier {
     backoff: Backoff,
     rebuild_at: Instant,
     last_complaint: String,
+    /// The publisher is to be told to publish again what has not come back.
+    owes_rewind: bool,
     /// An event without our message id was seen.
     go_nodes_seen: bool,
 }
@@ -106,6 +108,7 @@ impl Applier {
             backoff: Backoff::up_to(Duration::from_secs(2)),
             rebuild_at: Instant::now(),
             last_complaint: String::new(),
+            owes_rewind: false,
             go_nodes_seen: false,
         })
     }
@@ -137,6 +140,7 @@ impl Applier {
                 self.apply()?;
             }
             self.start_publisher_when_caught_up();
+            self.pay_rewind();
             self.write_file(false);
         }
         self.write_file(true);
@@ -248,9 +252,15 @@ impl Applier {
                 self.stop.wait(pause);
                 return Ok(());
             }
-            Err(error) => return Err(format!("apply changes: {error}")),
+            Err(error) => {
+                if let db::Error::Corrupt(why) = &error {
+                    self.status.note_damage(why);
+                }
+                return Err(format!("apply changes: {error}"));
+            }
         };
         self.last_complaint.clear();
+        self.owes_rewind |= applied.renamed;
         for incoming in self.waiting.drain(..applied.events) {
             self.waiting_bytes -= incoming.payload.len();
             if let Some(at) = self.shards.iter().position(|shard| shard.stream == incoming.stream) {
@@ -345,9 +355,7 @@ impl Applier {
                 );
                 let fresh = position.seq == 0;
                 self.remember(at, &position, fresh)?;
-                if let Some((commands, _)) = &self.publisher {
-                    let _ = commands.try_send(Command::Rewind);
-                }
+                self.owes_rewind = true;
                 position
             }
         };
@@ -382,6 +390,7 @@ impl Applier {
         self.shards.iter_mut().for_each(|shard| shard.consumer = None);
         match recover(&mut self.database) {
             Ok(()) => {
+                self.status.set_missing("");
                 log::info!("{gap}: restored from a snapshot");
                 for shard in &mut self.shards {
                     match self.database.position(&shard.stream) {
@@ -390,6 +399,7 @@ impl Applier {
                     }
                 }
                 self.rebuild_at = Instant::now();
+                self.owes_rewind = true;
                 self.file_stale = true;
                 for (slot, shard) in self.status.applied.iter().zip(&self.shards) {
                     slot.store(shard.position.as_ref().map_or(0, |position| position.seq), Relaxed);
@@ -398,7 +408,10 @@ impl Applier {
                     let _ = wake.try_send(());
                 }
             }
-            Err(why) => self.complain(format!("{gap}: {why}; trying again")),
+            Err(why) => {
+                self.status.set_missing(&format!("{gap}: {why}"));
+                self.complain(format!("{gap}: {why}; trying again"));
+            }
         }
     }
 
@@ -430,6 +443,16 @@ impl Applier {
         log::info!("caught up with {}", if self.shards.len() == 1 { "the stream" } else { "all streams" });
         if let Some((commands, _)) = &self.publisher {
             let _ = commands.try_send(Command::Start);
+        }
+    }
+
+    fn pay_rewind(&mut self) {
+        if self.owes_rewind
+            && let Some((commands, wake)) = &self.publisher
+            && commands.try_send(Command::Rewind).is_ok()
+        {
+            let _ = wake.try_send(());
+            self.owes_rewind = false;
         }
     }
 

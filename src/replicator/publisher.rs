@@ -107,7 +107,7 @@ impl Publisher {
         while !self.stop.requested() {
             if look {
                 self.more = true;
-                look = !self.pass().map_err(|error| error.to_string())?;
+                look = !self.pass().map_err(|error| self.failed(&error))?;
             }
             let timeout =
                 if look { Duration::from_millis(50) } else { self.pipeline.next_tick().min(AUDIT_INTERVAL) };
@@ -129,7 +129,7 @@ impl Publisher {
                 default(timeout) => {}
             }
             self.pipeline.tick();
-            look |= self.audit().map_err(|error| error.to_string())?;
+            look |= self.audit().map_err(|error| self.failed(&error))?;
         }
         self.drain();
         Ok(())
@@ -137,17 +137,37 @@ impl Publisher {
 
     fn obey(&mut self, command: Command) -> bool {
         match command {
-            Command::Start => self.started = true,
+            Command::Start => {
+                self.started = true;
+                self.reload_origin();
+            }
             Command::Rewind => self.rewind(),
         }
         true
     }
 
+    /// The applier may have found that the database is an older copy, which publishes under a new name.
+    fn reload_origin(&mut self) {
+        match self.log.origin() {
+            Ok(origin) => self.origin = origin,
+            // What goes out under the old name does not come back, and the audit leads here again.
+            Err(error) => log::debug!("read the incarnation: {error}"),
+        }
+    }
+
     fn rewind(&mut self) {
+        self.reload_origin();
         self.pending.clear();
         self.attempt += 1;
         self.refused = 0;
         self.log.rewind();
+    }
+
+    fn failed(&self, error: &db::Error) -> String {
+        if let db::Error::Corrupt(why) = error {
+            self.status.note_damage(why);
+        }
+        error.to_string()
     }
 
     /// Reads the log and sends, as far as there is room. True when nothing is left to do now.

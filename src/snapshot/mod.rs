@@ -1,5 +1,5 @@
-//! Snapshots: how one is made and stored ([`save`]), when one is due ([`Scheduler`]), how a node without a database or far
-//! behind the streams gets it back ([`restore_missing`], [`restore_live`]), and what a person can do with them ([`list`],
+//! Snapshots: how one is made and stored ([`save`]), when one is due ([`Scheduler`]), how a node whose database is
+//! missing, damaged or far behind the streams gets it back ([`Recovery`], [`restore_live`]), and what a person can do with them ([`list`],
 //! [`verify`], [`restore_to`]).
 
 mod inspect;
@@ -8,7 +8,7 @@ mod scheduler;
 mod wanted;
 
 pub use inspect::{Verdict, list, restore_to, verify};
-pub use restore::{Damaged, restore_live, restore_missing};
+pub use restore::{Damaged, Recovery, restore_live};
 pub use scheduler::Scheduler;
 
 use crate::clock;
@@ -20,6 +20,7 @@ use crate::lease::{Lease, UploadLease};
 use crate::limits;
 use crate::nats::{Connection, JetStream};
 use crate::seqmap::SeqMap;
+use crate::status::Status;
 use crate::stop::Stop;
 use crate::storage::{self, Backend, Directory, Label, NatsStore, Patience, S3, Sftp, Store, Stored, Webdav};
 use std::sync::Mutex;
@@ -132,6 +133,8 @@ pub struct Terms<'a> {
     pub leader: Option<&'a Lease>,
     /// Even if the store has the very same.
     pub anew: bool,
+    /// Is told when the database turns out to be damaged.
+    pub status: Option<&'a Status>,
 }
 
 /// Makes a snapshot of the database and stores it, unless the store has the very same already.
@@ -142,7 +145,7 @@ pub fn save(
     stop: &Stop,
     terms: Terms<'_>,
 ) -> Result<Saved, String> {
-    let Terms { patience, leader, anew } = terms;
+    let Terms { patience, leader, anew, status } = terms;
     let begun = Instant::now();
     let _lock = lock(config, patience, stop)?;
     let upload = UploadLease::acquire(
@@ -160,8 +163,12 @@ pub fn save(
     if size >= limits::LONG_COPY {
         log::info!("making a snapshot of {} MB in {}", size / 1_000_000, temp_dir.display());
     }
-    let made =
-        db::make(&config.db_path, &temp_dir, &stamp).map_err(|error| format!("make snapshot: {error}"))?;
+    let made = db::make(&config.db_path, &temp_dir, &stamp).map_err(|error| {
+        if let (db::Error::Corrupt(why), Some(status)) = (&error, status) {
+            status.note_damage(why);
+        }
+        format!("make snapshot: {error}")
+    })?;
     wait_until_settled(config, &made, stop)?;
     let mut label = Label {
         content: made.content.clone(),

@@ -99,7 +99,12 @@ impl Scheduler {
         }
         let Some(due) = self.due(known)? else { return Ok(()) };
         let store = (self.open_store)()?;
-        let terms = Terms { patience: Duration::ZERO, leader: Some(&self.lease), anew: due.serves > 0 };
+        let terms = Terms {
+            patience: Duration::ZERO,
+            leader: Some(&self.lease),
+            anew: due.serves > 0,
+            status: Some(&self.status),
+        };
         let saved = save(&self.config, &self.js, &store, &self.stop, terms)?;
         let Stored { name, size, label, .. } = saved.stored;
         let positions = show_positions(&label.positions);

@@ -13,6 +13,7 @@
 
 mod cli;
 mod crash;
+mod damage;
 mod golden;
 mod hostile;
 mod large;

@@ -168,8 +168,12 @@ fn an_older_copy_of_the_database() {
         }
         std::fs::copy(&copy, &one.database).unwrap();
         if round == 0 {
-            // Written before the daemon learns that it is behind.
+            // Written before the daemon learns that it is behind; keys that it had written before among them.
             write(&one, &format!("early-{round}"));
+            one.sql("UPDATE own SET v = 'early' WHERE k LIKE 'before-0-%'");
+        } else {
+            // Without the sequence map it must find out from the stream.
+            std::fs::remove_file(one.dir.join("seq-map.cbor")).unwrap();
         }
         one.start_ready();
         write(&one, &format!("after-{round}"));
@@ -181,4 +185,6 @@ fn an_older_copy_of_the_database() {
         }
     }
     assert_eq!(value(&two, "SELECT count(*) FROM own WHERE k LIKE 'early-0-%'"), "Integer(20)");
+    assert_eq!(value(&two, "SELECT count(*) FROM own WHERE v = 'early'"), "Integer(20)");
+    assert_eq!(one.count("older copy"), 2, "{}", one.log());
 }

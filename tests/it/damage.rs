@@ -1,0 +1,269 @@
+//! A database that is damaged, gone, or another one: recovered without anybody's help, at start and while running.
+
+use super::support::*;
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+const SCHEMA: &str =
+    "CREATE TABLE t(id INTEGER PRIMARY KEY, v, pad); CREATE TABLE own(k TEXT PRIMARY KEY, v)";
+
+/// Two nodes with a few hundred rows, all published, and a snapshot of them.
+fn two(dir: &Dir, nats: &Nats) -> (Node, Node) {
+    let config = "snapshot.leader_ttl = 1000\n";
+    let mut one = Node::with_schema(dir, 1, &nats.url(), config, SCHEMA);
+    let mut two = Node::with_schema(dir, 2, &nats.url(), config, SCHEMA);
+    one.start_ready();
+    two.start_ready();
+    let rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 800) \
+                INSERT INTO t SELECT i, 'v' || i, zeroblob(500) FROM n";
+    one.sql(rows);
+    wait_equal(&mut [&mut one, &mut two], 20);
+    assert!(one.command(&["-save-snapshot"]).status.success());
+    one.sql("INSERT INTO own VALUES('behind the snapshot', 1)");
+    wait_equal(&mut [&mut one, &mut two], 20);
+    (one, two)
+}
+
+fn aside(node: &Node, what: &str) -> Vec<PathBuf> {
+    let prefix = format!("app.db.{what}-");
+    let entries = std::fs::read_dir(&node.dir).unwrap().map(|entry| entry.unwrap().path());
+    let ours = |path: &PathBuf| {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        name.starts_with(&prefix) && !name.ends_with("-wal") && !name.ends_with("-shm")
+    };
+    entries.filter(ours).collect()
+}
+
+/// Garbage from `at` on.
+fn spoil(path: &Path, at: u64, length: usize) {
+    let mut file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.seek(SeekFrom::Start(at)).unwrap();
+    file.write_all(&vec![0xa5; length]).unwrap();
+}
+
+fn checkpointed(node: &Node) {
+    node.sql("PRAGMA wal_checkpoint(TRUNCATE)");
+}
+
+/// Page that a table's tree begins on.
+fn root_page(node: &Node, table: &str) -> u64 {
+    let text = value(node, &format!("SELECT rootpage FROM sqlite_schema WHERE name = '{table}'"));
+    text.trim_start_matches("Integer(").trim_end_matches(')').parse().unwrap()
+}
+
+fn recovered(one: &mut Node, two: &mut Node, aside_expected: usize) {
+    wait_for("it is recovered", 30, || {
+        one.assert_alive();
+        (one.count("unpublished changes of the damaged one were carried over") > 0).then_some(())
+    });
+    wait_equal(&mut [one, two], 30);
+    one.sql("INSERT INTO own VALUES('after', 1)");
+    two.sql("INSERT INTO own VALUES('after, too', 1)");
+    wait_equal(&mut [one, two], 20);
+    assert_eq!(value(one, "PRAGMA integrity_check"), "Text([111, 107])");
+    assert_eq!(aside(one, "damaged").len(), aside_expected, "{}", one.log());
+}
+
+#[test]
+fn found_at_start() {
+    type Spoil = fn(&Node);
+    let cases: [(&str, Spoil); 5] = [
+        ("header", |node| spoil(&node.database, 0, 100)),
+        ("all of page 1", |node| spoil(&node.database, 0, 4096)),
+        ("half of it is missing", |node| {
+            let file = std::fs::OpenOptions::new().write(true).open(&node.database).unwrap();
+            file.set_len(file.metadata().unwrap().len() / 2 / 4096 * 4096 + 100).unwrap();
+        }),
+        ("text", |node| std::fs::write(&node.database, "this is no database\n".repeat(1000)).unwrap()),
+        ("the schema", |node| spoil(&node.database, 100, 3000)),
+    ];
+    let dir = Dir::new("damage");
+    for (what, spoil) in cases {
+        let nats = Nats::start(&dir);
+        let (mut one, mut two) = two(&dir, &nats);
+        one.stop();
+        checkpointed(&one);
+        let kept = one.dir.join("before");
+        spoil(&one);
+        std::fs::copy(&one.database, &kept).unwrap();
+        one.start();
+        recovered(&mut one, &mut two, 1);
+        assert!(
+            std::fs::read(&aside(&one, "damaged")[0]).unwrap() == std::fs::read(&kept).unwrap(),
+            "{what}"
+        );
+        drop((one, two, nats));
+        for entry in std::fs::read_dir(&dir.0).unwrap() {
+            std::fs::remove_dir_all(entry.unwrap().path()).unwrap();
+        }
+    }
+}
+
+/// A page that nobody reads at the start: found by a look at all of them. What was written and not published is carried over.
+#[test]
+fn found_by_the_check() {
+    let dir = Dir::new("damaged-page");
+    let nats = Nats::start(&dir);
+    let (mut one, mut two) = two(&dir, &nats);
+    one.stop();
+    one.sql(
+        "INSERT INTO own VALUES('not published', 1), ('nor this', 2); UPDATE t SET v = 'mine' WHERE id = 1",
+    );
+    checkpointed(&one);
+    // A leaf in the middle of the table, not the first one.
+    let pages = "SELECT min(pageno) FROM (SELECT pageno FROM dbstat WHERE name = 't' AND pagetype = 'leaf' ORDER BY path LIMIT 10 OFFSET 30)";
+    let page: u64 = match rusqlite::Connection::open(&one.database)
+        .unwrap()
+        .query_row(pages, [], |row| row.get::<_, i64>(0))
+    {
+        Ok(page) => page.unsigned_abs(),
+        Err(_) => root_page(&one, "t") + 40,
+    };
+    spoil(&one.database, (page - 1) * 4096, 4096);
+    one.start();
+    recovered(&mut one, &mut two, 1);
+    assert_eq!(
+        value(&two, "SELECT count(*) FROM own WHERE k LIKE '%publish%' OR k LIKE 'nor%'"),
+        "Integer(2)"
+    );
+    assert_eq!(value(&two, "SELECT v FROM t WHERE id = 1"), "Text([109, 105, 110, 101])");
+}
+
+/// Under a daemon that runs and an application that has it open: no restart, and the application goes on with its
+/// connection.
+#[test]
+fn found_while_running() {
+    let dir = Dir::new("damaged-live");
+    let nats = Nats::start(&dir);
+    let (mut one, mut two) = two(&dir, &nats);
+    let pid = one.pid();
+    let application = one.open();
+    let page = root_page(&one, "own");
+    checkpointed(&one);
+    spoil(&one.database, (page - 1) * 4096, 4096);
+    // The next event for that table cannot be applied.
+    two.sql("INSERT INTO own VALUES('from the other', 1)");
+    recovered(&mut one, &mut two, 1);
+    assert_eq!(one.pid(), pid);
+    application.execute("INSERT INTO own VALUES('same connection', 1)", []).unwrap();
+    wait_equal(&mut [&mut one, &mut two], 20);
+}
+
+/// Frames of the WAL that are wrong: SQLite ends its WAL there, and what was behind comes back from the stream.
+#[test]
+fn a_torn_wal() {
+    let dir = Dir::new("torn-wal");
+    let nats = Nats::start(&dir);
+    let (mut one, mut two) = two(&dir, &nats);
+    for round in 0..3_u64 {
+        // A reader keeps the WAL from being reset, and the application from removing it at the end.
+        let reader = one.open();
+        reader.execute_batch("BEGIN; SELECT count(*) FROM t").unwrap();
+        for number in 0..30 {
+            one.sql(&format!("INSERT INTO own VALUES('wal {round} {number}', zeroblob(2000))"));
+        }
+        wait_equal(&mut [&mut one, &mut two], 20);
+        one.kill9();
+        std::mem::forget(reader);
+        let wal = one.dir.join("app.db-wal");
+        let copy = one.dir.join("copy.db-wal");
+        std::fs::copy(&wal, &copy).unwrap();
+        std::fs::copy(&one.database, one.dir.join("copy.db")).unwrap();
+        let length = std::fs::metadata(&copy).unwrap().len();
+        assert!(length > 60_000, "{length}");
+        spoil(&copy, length * (round + 1) / 4, 5000);
+        // As after a power cut: nobody has it open.
+        for suffix in ["", "-wal", "-shm"] {
+            let _ = std::fs::remove_file(format!("{}{suffix}", one.database.display()));
+        }
+        std::fs::rename(one.dir.join("copy.db"), &one.database).unwrap();
+        std::fs::rename(&copy, &wal).unwrap();
+        one.start_ready();
+        one.sql(&format!("INSERT INTO own VALUES('after {round}', 1)"));
+        wait_equal(&mut [&mut one, &mut two], 30);
+        assert_eq!(
+            value(&one, &format!("SELECT count(*) FROM own WHERE k LIKE 'wal {round} %'")),
+            "Integer(30)"
+        );
+    }
+}
+
+/// The manual procedure as documented, which leaves a WAL behind; the sequence map alone gone; all of it gone while it runs.
+#[test]
+fn files_that_are_missing() {
+    let dir = Dir::new("missing");
+    let nats = Nats::start(&dir);
+    let (mut one, mut two) = two(&dir, &nats);
+    let map = one.dir.join("seq-map.cbor");
+    // A WAL of the old database, not empty, as a killed application leaves it.
+    one.kill9();
+    let reader = one.open();
+    reader.execute_batch("BEGIN; SELECT count(*) FROM t").unwrap();
+    one.sql("UPDATE t SET v = 'lost'");
+    std::mem::forget(reader);
+    let (wal, copy) = (one.dir.join("app.db-wal"), one.dir.join("wal"));
+    std::fs::copy(&wal, &copy).unwrap();
+    std::fs::remove_file(&one.database).unwrap();
+    let _ = std::fs::remove_file(one.dir.join("app.db-shm"));
+    std::fs::rename(&copy, &wal).unwrap();
+    one.start_ready();
+    wait_equal(&mut [&mut one, &mut two], 20);
+    assert_eq!(value(&one, "SELECT count(*) FROM t WHERE v = 'lost'"), "Integer(0)");
+    assert_eq!(one.count("belongs to a database that is gone"), 1);
+
+    one.stop();
+    std::fs::remove_file(&map).unwrap();
+    one.start_ready();
+    two.sql("INSERT INTO own VALUES('without a map', 1)");
+    wait_equal(&mut [&mut one, &mut two], 20);
+    assert!(map.exists());
+
+    one.stop();
+    std::fs::remove_file(&one.database).unwrap();
+    std::fs::remove_file(&map).unwrap();
+    one.start_ready();
+    wait_equal(&mut [&mut one, &mut two], 20);
+
+    let before = one.count("caught up with");
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(format!("{}{suffix}", one.database.display()));
+    }
+    wait_for("it begins anew", 30, || {
+        one.assert_alive();
+        (one.count("caught up with") > before).then_some(())
+    });
+    wait_equal(&mut [&mut one, &mut two], 20);
+    one.sql("INSERT INTO own VALUES('anew', 1)");
+    wait_equal(&mut [&mut one, &mut two], 20);
+}
+
+/// No snapshot: it says so once, keeps one copy however often it is started, and recovers when there is one.
+#[test]
+fn damaged_and_no_snapshot() {
+    let dir = Dir::new("damaged-none");
+    let nats = Nats::start(&dir);
+    let root = dir.0.join("backups");
+    let config = format!("[snapshot]\nstore = \"file\"\nfile.path = {root:?}\nleader_ttl = 1000\n");
+    let mut one = Node::with_schema(&dir, 1, &nats.url(), &config, SCHEMA);
+    let mut two = Node::with_schema(&dir, 2, &nats.url(), &config, SCHEMA);
+    one.start_ready();
+    two.start_ready();
+    one.sql("INSERT INTO t VALUES(1, 'x', 'y')");
+    wait_equal(&mut [&mut one, &mut two], 20);
+    two.stop();
+    one.stop();
+    checkpointed(&one);
+    std::fs::remove_dir_all(&root).unwrap();
+    spoil(&one.database, 0, 4096);
+    for _ in 0..4 {
+        one.start();
+        pause(700);
+        one.assert_alive();
+        assert_eq!(one.stop(), 0);
+    }
+    assert_eq!(one.count("waiting for a snapshot in directory"), 4, "{}", one.log());
+    assert_eq!(aside(&one, "damaged").len(), 1);
+    one.start();
+    two.start_ready();
+    recovered(&mut one, &mut two, 1);
+}
