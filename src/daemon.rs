@@ -87,6 +87,14 @@ impl Broker {
         Box::new(move |database| snapshot::restore_live(&config, &js, &open_store()?, database, &mut damaged))
     }
 
+    /// How a database that never followed the streams joins.
+    fn join(&self, config: &Config, stop: &Stop) -> replicator::Recover {
+        let open_store = self.store_opener(config);
+        let (config, js, stop) = (config.clone(), JetStream::new(self.connection.clone()), stop.clone());
+        let mut joining = snapshot::Joining::default();
+        Box::new(move |database| joining.try_join(&config, &js, open_store(), database, &stop).map(drop))
+    }
+
     /// Closes the connection, stops the server.
     pub fn stop(self) {
         drop(self.connection);
@@ -385,7 +393,10 @@ fn start_workers(
             status.clone(),
             applier_token.clone(),
         )?;
-        let applier = applier.recovering(config.snapshot.enabled.then(|| broker.recover(config)));
+        let snapshots = config.snapshot.enabled;
+        let applier = applier
+            .recovering(snapshots.then(|| broker.recover(config)))
+            .joining(snapshots.then(|| broker.join(config, token)));
         worker::spawn("applier", exits, move || applier.run())?;
     }
     if !(config.snapshot.enabled && config.publish) {

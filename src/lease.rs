@@ -263,16 +263,19 @@ impl Keeper {
     }
 
     /// Waits for the next heartbeat: a holder a third of the lease's life, a rival less, so that a released lease is taken
-    /// soon. A holder that is not whole any more does not wait. True: stop.
+    /// soon. True: stop.
     fn rest(&self, leader: bool) -> bool {
         let heartbeat = self.claimant.ttl / 3;
         let until = Instant::now() + if leader { heartbeat } else { heartbeat.min(RIVAL_LOOK) };
+        let whole = !self.status.gap.load(Relaxed);
         loop {
-            let left = until.saturating_duration_since(Instant::now()).min(Duration::from_millis(500));
+            let step = if whole { 500 } else { 50 };
+            let left = until.saturating_duration_since(Instant::now()).min(Duration::from_millis(step));
             if self.stop.wait(left) {
                 return true;
             }
-            if left.is_zero() || (leader && self.status.gap.load(Relaxed)) {
+            // Who becomes whole, or is not any more, has something to do.
+            if left.is_zero() || whole == self.status.gap.load(Relaxed) {
                 return false;
             }
         }

@@ -112,3 +112,8 @@ pub const PREFIX: &str = "__harmonylite__";
 
 /// After the start, the time until all pages of the database are checked once.
 pub const CHECK_AFTER: Duration = Duration::from_secs(2);
+
+/// How long a node that joins waits for the founder's first snapshot.
+pub const FIRST_SNAPSHOT: Duration = Duration::from_secs(60);
+/// How long a node that joins waits for a store that cannot be reached.
+pub const STORE_ABSENT: Duration = Duration::from_secs(10);

@@ -1,7 +1,7 @@
 //! Every key with its default, unit and bounds (compat.md 1k and our own).
 
 use super::reader::Reader;
-use super::{Config, Health, JournalMode, Nats, ReplicationLog, Snapshot, stores};
+use super::{Config, Health, Join, JournalMode, Nats, ReplicationLog, Snapshot, stores};
 use crate::logger::Format;
 use crate::secret::Secret;
 use crate::{files, limits};
@@ -114,6 +114,14 @@ fn read(reader: &mut Reader, flag_node_id: Option<u64>) -> Option<Config> {
             JournalMode::Refuse
         }
     };
+    let join = match reader.text("join", "merge").as_str() {
+        "merge" => Join::Merge,
+        "replace" => Join::Replace,
+        other => {
+            reader.wrong("join", format!("{other:?}"), "\"merge\" or \"replace\"");
+            Join::Merge
+        }
+    };
     let log_format = match reader.text("logging.format", "console").as_str() {
         "console" => Format::Console,
         "json" => Format::Json,
@@ -140,6 +148,7 @@ fn read(reader: &mut Reader, flag_node_id: Option<u64>) -> Option<Config> {
         sleep_timeout,
         polling_interval,
         journal_mode,
+        join,
         log,
         snapshot,
         nats,

@@ -34,6 +34,8 @@ pub struct Config {
     pub polling_interval: Duration,
     /// What to do with a database that is not in WAL mode.
     pub journal_mode: JournalMode,
+    /// What becomes of rows that only this node has when it joins.
+    pub join: Join,
     /// The change streams.
     pub log: ReplicationLog,
     /// Snapshots.
@@ -55,6 +57,25 @@ pub enum JournalMode {
     Switch,
     /// Refuse to start.
     Refuse,
+}
+
+/// What becomes of a database's own rows at its first join.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Join {
+    /// They are published.
+    Merge,
+    /// They are removed.
+    Replace,
+}
+
+impl Join {
+    /// As the configuration says it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Join::Merge => "merge",
+            Join::Replace => "replace",
+        }
+    }
 }
 
 /// `[replication_log]`.

@@ -1,56 +1,214 @@
 //! Bringing a live database to the state of a snapshot, under an application that keeps its connection open: every row
 //! that differs is folded like an event, in one transaction. So the application sees the old state or the new one, rows that
 //! it wrote and that are not published yet stay and are still published, and tables that are not replicated are left alone.
+//!
+//! What differs is found before, without a lock: whatever the application writes meanwhile is in the change log, and nobody
+//! else writes. So it is kept waiting for the differences alone, not for the comparison.
 
 use super::apply::{Applied, Applier, canonical};
-use super::{Error, Schema, Table, parked, quote, state};
+use super::{Error, Schema, Table, capture, open, parked, quote, state};
 use crate::event::{Event, Kind};
+use crate::limits;
 use crate::value::Value;
-use rusqlite::params_from_iter;
-use std::path::Path;
+use rusqlite::Connection;
+use std::path::{Path, PathBuf};
+
+/// Keys of rows that differ, in the snapshot's file: `kind` 0 for rows that only the database has, 1 for rows that are
+/// missing there, 2 for those with other values.
+const DIFFERENT: &str = "__harmonylite__different";
+
+/// What becomes of rows that the snapshot does not have and the log does not name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extra {
+    /// They were deleted elsewhere, or are not wanted: they go.
+    Remove,
+    /// Nobody else has ever seen them: they stay, and are published.
+    Publish,
+}
+
+/// A snapshot and how it differs from a database.
+#[derive(Debug)]
+pub struct Comparison {
+    snapshot: PathBuf,
+    /// Rows that only the database has.
+    pub extra: u64,
+    /// Rows that only the snapshot has.
+    pub missing: u64,
+    /// Rows that both have, with other values.
+    pub changed: u64,
+}
+
+/// Compares the database with a snapshot that was checked and made ready, row by row, in value and type.
+pub fn compare(database: &Path, snapshot: &Path) -> Result<Comparison, Error> {
+    let connection = open::open(database)?;
+    attach(&connection, snapshot)?;
+    connection.execute_batch(&format!(
+        "PRAGMA snap.journal_mode=OFF; PRAGMA snap.synchronous=OFF; PRAGMA snap.cache_size=-{};
+         DROP TABLE IF EXISTS snap.{DIFFERENT}",
+        limits::PAGE_CACHE_KIB
+    ))?;
+    let schema = capture::read_numbered(&connection)?;
+    check_same_schema(&connection, &schema)?;
+    let width = schema.tables.values().map(|table| table.key.len()).max().unwrap_or(1);
+    let columns: String = (1..=width).map(|n| format!(", k{n}")).collect();
+    connection.execute_batch(&format!(
+        "CREATE TABLE snap.{DIFFERENT}(id INTEGER PRIMARY KEY, tbl TEXT, kind INTEGER{columns});"
+    ))?;
+    let mut counts = [0; 3];
+    for table in schema.tables.values() {
+        for (kind, count) in counts.iter_mut().enumerate() {
+            *count += note(&connection, table, kind)? as u64;
+        }
+    }
+    let [extra, missing, changed] = counts;
+    Ok(Comparison { snapshot: snapshot.to_path_buf(), extra, missing, changed })
+}
+
+fn attach(connection: &Connection, snapshot: &Path) -> Result<(), Error> {
+    let path = snapshot
+        .to_str()
+        .ok_or_else(|| Error::Other(format!("{snapshot:?}: SQLite needs a path in UTF-8")))?;
+    connection.execute("ATTACH ?1 AS snap", [path])?;
+    Ok(())
+}
+
+/// Notes the keys of a table's rows that differ in one way; returns how many.
+fn note(connection: &Connection, table: &Table, kind: usize) -> Result<usize, Error> {
+    let key: Vec<String> = table.key.iter().map(|(name, _)| quote(name)).collect();
+    let same_key = key.iter().map(|name| format!("a.{name} IS b.{name}")).collect::<Vec<_>>().join(" AND ");
+    let (from, other) = if kind == 0 { ("main", "snap") } else { ("snap", "main") };
+    let exists = format!("EXISTS (SELECT 1 FROM {other}.{0} AS b WHERE {same_key}", quote(&table.name));
+    let values: Vec<String> = table
+        .stored()
+        .map(|column| quote(&column.name))
+        .map(|name| format!("a.{name} IS b.{name} COLLATE BINARY AND typeof(a.{name}) IS typeof(b.{name})"))
+        .collect();
+    let condition = match kind {
+        2 => format!("{exists}) AND NOT {exists} AND {})", values.join(" AND ")),
+        _ => format!("NOT {exists})"),
+    };
+    let places: String = (1..=key.len()).map(|n| format!(", k{n}")).collect();
+    let keys: String = key.iter().map(|name| format!(", a.{name}")).collect();
+    let sql = format!(
+        "INSERT INTO snap.{DIFFERENT}(tbl, kind{places}) SELECT ?1, {kind}{keys} FROM {from}.{} AS a WHERE {condition}",
+        quote(&table.name)
+    );
+    Ok(connection.execute(&sql, [&table.name])?)
+}
+
+fn check_same_schema(connection: &Connection, ours: &Schema) -> Result<(), Error> {
+    let sql = format!("SELECT value FROM snap.{} WHERE kind = 'meta' AND name = 'schema_hash'", state::TABLE);
+    let theirs: String = connection.query_row(&sql, [], |row| row.get(0))?;
+    if theirs == ours.hash {
+        return Ok(());
+    }
+    Err(Error::Mismatch(format!(
+        "the snapshot's schema ({}) is not this database's ({}): run the same migrations on all nodes",
+        &theirs[..12.min(theirs.len())],
+        &ours.hash[..12]
+    )))
+}
+
+impl Comparison {
+    /// The keys of a table's rows of some kinds, or (with `columns`) the snapshot's rows under them, one after the other.
+    /// Another connection than the one that writes: writing does not disturb the reading.
+    fn each(
+        &self,
+        table: &Table,
+        kinds: &str,
+        columns: Option<&[String]>,
+        mut step: impl FnMut(Vec<Value>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let reader = Connection::open(&self.snapshot)?;
+        let key = table.key.iter().enumerate();
+        let sql = match columns {
+            None => {
+                let key: Vec<String> = key.map(|(at, _)| format!("k{}", at + 1)).collect();
+                format!(
+                    "SELECT {} FROM {DIFFERENT} WHERE tbl = ?1 AND kind IN ({kinds}) ORDER BY id",
+                    key.join(", ")
+                )
+            }
+            Some(columns) => {
+                let same: Vec<String> =
+                    key.map(|(at, (name, _))| format!("s.{} IS d.k{}", quote(name), at + 1)).collect();
+                let columns: Vec<String> = columns.iter().map(|name| format!("s.{}", quote(name))).collect();
+                format!(
+                    "SELECT {} FROM {DIFFERENT} AS d CROSS JOIN {} AS s ON {} WHERE d.tbl = ?1 AND d.kind IN ({kinds}) ORDER BY d.id",
+                    columns.join(", "),
+                    quote(&table.name),
+                    same.join(" AND ")
+                )
+            }
+        };
+        let mut statement = reader.prepare(&sql)?;
+        let width = statement.column_count();
+        let mut rows = statement.query([&table.name])?;
+        while let Some(row) = rows.next()? {
+            step((0..width).map(|at| row.get(at)).collect::<Result<_, _>>()?)?;
+        }
+        Ok(())
+    }
+}
 
 impl Applier {
-    /// Takes over the state and the positions of a snapshot that was checked and made ready.
-    pub fn reconcile(&mut self, snapshot: &Path) -> Result<Applied, Error> {
-        let path = snapshot
-            .to_str()
-            .ok_or_else(|| Error::Other(format!("{snapshot:?}: SQLite needs a path in UTF-8")))?;
-        self.connection.execute("ATTACH ?1 AS snap", [path])?;
-        let result = self.in_transaction(|applier| applier.reconcile_attached());
+    /// Takes over the state and the positions of a snapshot, as compared.
+    pub fn reconcile(&mut self, with: &Comparison, extra: Extra) -> Result<Applied, Error> {
+        attach(&self.connection, &with.snapshot)?;
+        let result = self.in_transaction(|applier| applier.reconcile_attached(with, extra));
         // A leftover would only be in the way of the next try, which attaches under the same name.
         self.connection.execute_batch("DETACH snap")?;
         result
     }
 
-    fn reconcile_attached(&mut self) -> Result<Applied, Error> {
+    fn reconcile_attached(&mut self, with: &Comparison, extra: Extra) -> Result<Applied, Error> {
         let mut applied = Applied::default();
         self.begin_batch(&mut applied)?;
-        self.check_same_schema()?;
+        // The application may have changed it since.
+        check_same_schema(&self.connection, &self.schema)?;
         applied.settled = self.settle_what_the_snapshot_folded()?;
-        for table in self.schema.tables.values().cloned().collect::<Vec<_>>() {
-            self.remove_extra(&table, &mut applied)?;
+        let tables: Vec<_> = self.schema.tables.values().cloned().collect();
+        for table in &tables {
+            with.each(table, "0", None, |key| self.treat_extra(table, &key, extra, &mut applied))?;
         }
-        for table in self.schema.tables.values().cloned().collect::<Vec<_>>() {
-            self.write_different(&table, &mut applied)?;
+        for table in &tables {
+            let mut names: Vec<String> = table.stored().map(|column| column.name.clone()).collect();
+            if table.by_rowid {
+                names.insert(0, "rowid".to_owned());
+            }
+            with.each(table, "1, 2", Some(&names), |values| {
+                let row = names.iter().cloned().zip(values).collect();
+                let (table, schema_hash) = (table.name.clone(), None);
+                let event = Event { node: 0, id: 0, kind: Kind::Insert, table, row, schema_hash };
+                self.fold_image(&event, &mut applied)
+            })?;
         }
         self.take_state()?;
         self.end_batch()?;
         Ok(applied)
     }
 
-    fn check_same_schema(&self) -> Result<(), Error> {
-        let sql =
-            format!("SELECT value FROM snap.{} WHERE kind = 'meta' AND name = 'schema_hash'", state::TABLE);
-        let theirs: String = self.connection.query_row(&sql, [], |row| row.get(0))?;
-        let ours: &Schema = &self.schema;
-        if theirs == ours.hash {
+    fn treat_extra(
+        &mut self,
+        table: &Table,
+        values: &[Value],
+        extra: Extra,
+        applied: &mut Applied,
+    ) -> Result<(), Error> {
+        let key = canonical(table, values);
+        if self.is_touched(&key)? {
             return Ok(());
         }
-        Err(Error::Mismatch(format!(
-            "the snapshot's schema ({}) is not this database's ({}): run the same migrations on all nodes",
-            &theirs[..12.min(theirs.len())],
-            &ours.hash[..12]
-        )))
+        match (extra, &mut self.touched) {
+            (Extra::Publish, Some(touched)) => {
+                touched.touch(&self.connection, table, values, &key)?;
+                applied.touched += 1;
+            }
+            // Who publishes nothing keeps them to itself.
+            (Extra::Publish, None) => {}
+            (Extra::Remove, _) => applied.rows += self.delete(table, values)?,
+        }
+        Ok(())
     }
 
     /// Changes of ours that came back before the snapshot's position are in its state: they are settled, for their events
@@ -71,79 +229,6 @@ impl Applier {
             Some(touched) => touched.settle_all(&self.connection, folded),
             None => Ok(0),
         }
-    }
-
-    /// Rows that the snapshot does not have go, unless they are touched.
-    fn remove_extra(&mut self, table: &Table, applied: &mut Applied) -> Result<(), Error> {
-        let key: Vec<String> = table.key.iter().map(|(name, _)| quote(name)).collect();
-        let same: Vec<String> = key.iter().map(|name| format!("s.{name} IS m.{name}")).collect();
-        let sql = format!(
-            "SELECT {} FROM main.{1} AS m WHERE NOT EXISTS (SELECT 1 FROM snap.{1} AS s WHERE {2})",
-            key.iter().map(|name| format!("m.{name}")).collect::<Vec<_>>().join(", "),
-            quote(&table.name),
-            same.join(" AND ")
-        );
-        let extra: Vec<Vec<Value>> = {
-            let mut statement = self.connection.prepare(&sql)?;
-            let rows = statement.query_map([], |row| (0..key.len()).map(|at| row.get(at)).collect())?;
-            rows.collect::<Result<_, _>>()?
-        };
-        for values in extra {
-            if !self.is_touched(&canonical(table, &values))? {
-                applied.rows += self.delete(table, &values)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Rows of the snapshot that are missing here or hold other values are folded as images.
-    fn write_different(&mut self, table: &Table, applied: &mut Applied) -> Result<(), Error> {
-        let mut names: Vec<String> = table.stored().map(|column| column.name.clone()).collect();
-        if table.by_rowid {
-            names.insert(0, "rowid".to_owned());
-        }
-        let columns = names.iter().map(|name| quote(name)).collect::<Vec<_>>().join(", ");
-        let key_at: Vec<usize> =
-            table.key.iter().map(|(key, _)| names.iter().position(|name| name == key).unwrap_or(0)).collect();
-        let ours = format!("SELECT {columns} FROM main.{} WHERE {}", quote(&table.name), table.key_filter());
-        // Another connection reads the snapshot, so that writing here does not disturb the reading.
-        let reader = rusqlite::Connection::open(self.attached_path()?)?;
-        let mut theirs = reader.prepare(&format!("SELECT {columns} FROM {}", quote(&table.name)))?;
-        let mut rows = theirs.query([])?;
-        while let Some(row) = rows.next()? {
-            let values: Vec<Value> = (0..names.len()).map(|at| row.get(at)).collect::<Result<_, _>>()?;
-            let key = key_at.iter().map(|at| &values[*at]);
-            let equal = {
-                let mut statement = self.connection.prepare_cached(&ours)?;
-                let mut found = statement.query(params_from_iter(key))?;
-                match found.next()? {
-                    Some(here) => {
-                        let here: Vec<Value> =
-                            (0..names.len()).map(|at| here.get(at)).collect::<Result<_, _>>()?;
-                        here == values
-                    }
-                    None => false,
-                }
-            };
-            if !equal {
-                let row = names.iter().cloned().zip(values).collect();
-                let event = Event {
-                    node: 0,
-                    id: 0,
-                    kind: Kind::Insert,
-                    table: table.name.clone(),
-                    row,
-                    schema_hash: None,
-                };
-                self.fold_image(&event, applied)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn attached_path(&self) -> Result<String, Error> {
-        let sql = "SELECT file FROM pragma_database_list WHERE name = 'snap'";
-        Ok(self.connection.query_row(sql, [], |row| row.get(0))?)
     }
 
     /// Positions, what was folded from whom, and events that wait for a schema: as in the snapshot.

@@ -73,6 +73,11 @@ pub fn make(path: &Path, temp_dir: &Path, stamp: &Stamp) -> Result<Made, Error> 
     Ok(Made { file, size, positions, streams, schema, content, unsettled_up_to })
 }
 
+/// Copies the database at `path` as it is into a new file: one consistent read.
+pub fn copy(path: &Path, target: &Path) -> Result<(), Error> {
+    vacuum_into(&open::open(path)?, target)
+}
+
 fn vacuum_into(source: &Connection, target: &Path) -> Result<(), Error> {
     let text =
         target.to_str().ok_or_else(|| Error::Other(format!("{target:?}: SQLite needs a path in UTF-8")))?;

@@ -18,6 +18,8 @@ pub struct Item {
     pub seq: u64,
     /// Messages of the stream that were waiting behind it.
     pub pending: u64,
+    /// When the server stored it, Unix milliseconds by its clock.
+    pub time_ms: i64,
     /// The message.
     pub message: Message,
 }
@@ -142,11 +144,10 @@ impl Consumer {
         self.delivered = numbers.consumer;
         self.last_seq = numbers.stream;
         self.credit = self.credit.saturating_sub(1);
-        match self.pull() {
-            Ok(()) => Step::Item(Item { seq: numbers.stream, pending: numbers.pending, message }),
-            // The message is good; the silence that follows leads to a new consumer.
-            Err(_) => Step::Item(Item { seq: numbers.stream, pending: numbers.pending, message }),
-        }
+        // The message is good; if asking for more failed, the silence that follows leads to a new consumer.
+        let _ = self.pull();
+        let AckSubject { stream: seq, pending, time_ms, .. } = numbers;
+        Step::Item(Item { seq, pending, time_ms, message })
     }
 
     fn on_heartbeat(&mut self, message: &Message) -> Step {
@@ -201,6 +202,7 @@ fn nanoseconds(duration: std::time::Duration) -> u64 {
 struct AckSubject {
     stream: u64,
     consumer: u64,
+    time_ms: i64,
     pending: u64,
 }
 
@@ -214,11 +216,12 @@ impl AckSubject {
             11.. => 7,
             _ => return None,
         };
-        let number = |at: usize| parts[at].parse().ok();
+        let number = |at: usize| parts[at].parse::<u64>().ok();
         (parts[0] == "$JS" && parts[1] == "ACK").then(|| {
             Some(AckSubject {
                 stream: number(from)?,
                 consumer: number(from + 1)?,
+                time_ms: i64::try_from(number(from + 2)? / 1_000_000).ok()?,
                 pending: number(from + 3)?,
             })
         })?
@@ -233,6 +236,7 @@ mod tests {
     fn acknowledgement_subjects_old_and_new() {
         let old = AckSubject::parse("$JS.ACK.S.C.1.42.7.1700000000000000000.5").unwrap();
         assert_eq!((old.stream, old.consumer, old.pending), (42, 7, 5));
+        assert_eq!(old.time_ms, 1_700_000_000_000);
         let new = AckSubject::parse("$JS.ACK._.ABC.S.C.1.42.7.1700000000000000000.5").unwrap();
         assert_eq!((new.stream, new.consumer, new.pending), (42, 7, 5));
         let token = AckSubject::parse("$JS.ACK.hub.ABC.S.C.1.42.7.1700000000000000000.5.tok").unwrap();

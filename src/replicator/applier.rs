@@ -32,6 +32,9 @@ pub struct Applier {
     /// The publisher's, if there is one.
     publisher: Option<(Sender<Command>, Sender<()>)>,
     recover: Option<Recover>,
+    join: Option<Recover>,
+    /// The database follows the streams, or goes on as it is.
+    joined: bool,
     status: Arc<Status>,
     stop: Stop,
     started: bool,
@@ -99,6 +102,8 @@ impl Applier {
             waiting_bytes: 0,
             publisher,
             recover: None,
+            join: None,
+            joined: true,
             status,
             stop,
             started: false,
@@ -116,6 +121,15 @@ impl Applier {
     /// Lets it get over gaps in the streams by itself.
     pub fn recovering(self, recover: Option<Recover>) -> Applier {
         Applier { recover, ..self }
+    }
+
+    /// Lets it join first, if its database never followed the streams.
+    pub fn joining(self, join: Option<Recover>) -> Applier {
+        let followed = self.shards.iter().any(|shard| shard.position.is_some());
+        let joined = followed || join.is_none();
+        // Who is not whole makes no snapshots.
+        self.status.gap.store(!joined, Relaxed);
+        Applier { join, joined, ..self }
     }
 
     /// Applies until stop.
@@ -303,6 +317,10 @@ impl Applier {
         if missing.is_empty() || self.rebuild_at > Instant::now() || !self.js.connection().is_up() {
             return;
         }
+        if !self.joined && !self.try_join() {
+            self.rebuild_at = Instant::now() + self.backoff.pause().min(Duration::from_secs(1));
+            return;
+        }
         let mut gap = false;
         for at in missing {
             // What was read and not applied would come again.
@@ -376,15 +394,18 @@ impl Applier {
         let gap = format!(
             "stream {stream} no longer holds messages {first} to {last}, which this node has not seen"
         );
-        // A database that never followed the streams may hold rows that nobody else has: no snapshot replaces it unasked.
-        let followed = self.shards.iter().any(|shard| shard.position.is_some());
-        let Some(recover) = self.recover.as_mut().filter(|_| followed) else {
+        let Some(recover) = self.recover.as_mut() else {
             self.complain(format!(
-                "{gap}: it is not whole. Stop it, remove its database and sequence map and start it again: it restores a \
-                 snapshot"
+                "{gap}: it is not whole, and snapshots are disabled. Stop it, give it the database of another node and start \
+                 it again"
             ));
             return;
         };
+        // A database that never followed the streams may hold rows that nobody else has: it joins.
+        if self.shards.iter().all(|shard| shard.position.is_none()) {
+            self.joined = false;
+            return;
+        }
         self.waiting.clear();
         self.waiting_bytes = 0;
         self.shards.iter_mut().for_each(|shard| shard.consumer = None);
@@ -392,26 +413,45 @@ impl Applier {
             Ok(()) => {
                 self.status.set_missing("");
                 log::info!("{gap}: restored from a snapshot");
-                for shard in &mut self.shards {
-                    match self.database.position(&shard.stream) {
-                        Ok(position) => shard.position = position,
-                        Err(error) => log::warn!("read the position in {}: {error}", shard.stream),
-                    }
-                }
-                self.rebuild_at = Instant::now();
-                self.owes_rewind = true;
-                self.file_stale = true;
-                for (slot, shard) in self.status.applied.iter().zip(&self.shards) {
-                    slot.store(shard.position.as_ref().map_or(0, |position| position.seq), Relaxed);
-                }
-                if let Some((_, wake)) = &self.publisher {
-                    let _ = wake.try_send(());
-                }
+                self.take_positions();
             }
             Err(why) => {
                 self.status.set_missing(&format!("{gap}: {why}"));
                 self.complain(format!("{gap}: {why}; trying again"));
             }
+        }
+    }
+
+    /// True when it has joined.
+    fn try_join(&mut self) -> bool {
+        let Some(join) = self.join.as_mut() else { return true };
+        if let Err(why) = join(&mut self.database) {
+            self.status.set_missing(&format!("joining: {why}"));
+            self.complain(format!("joining: {why}"));
+            return false;
+        }
+        self.joined = true;
+        self.status.set_missing("");
+        self.take_positions();
+        true
+    }
+
+    /// Positions that a snapshot brought.
+    fn take_positions(&mut self) {
+        for (at, shard) in self.shards.iter_mut().enumerate() {
+            match self.database.position(&shard.stream) {
+                Ok(position) => shard.position = position,
+                Err(error) => log::warn!("read the position in {}: {error}", shard.stream),
+            }
+            if let Some(slot) = self.status.applied.get(at) {
+                slot.store(shard.position.as_ref().map_or(0, |position| position.seq), Relaxed);
+            }
+        }
+        self.rebuild_at = Instant::now();
+        self.owes_rewind = true;
+        self.file_stale = true;
+        if let Some((_, wake)) = &self.publisher {
+            let _ = wake.try_send(());
         }
     }
 

@@ -2,8 +2,10 @@
 
 mod applier;
 mod publisher;
+mod replay;
 mod streams;
 
 pub use applier::{Applier, Recover};
 pub use publisher::{Command, Publisher, report};
+pub use replay::{Until, replay};
 pub use streams::{Judgement, ensure, ensure_all, judge};

@@ -3,11 +3,13 @@
 //! [`verify`], [`restore_to`]).
 
 mod inspect;
+mod join;
 mod restore;
 mod scheduler;
 mod wanted;
 
 pub use inspect::{Verdict, list, restore_to, verify};
+pub use join::{Joined, Joining, claim};
 pub use restore::{Damaged, Recovery, restore_live};
 pub use scheduler::Scheduler;
 

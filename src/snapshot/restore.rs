@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 pub type Damaged = BTreeMap<String, String>;
 
 /// Why there is no restored database yet.
-enum Missing {
+pub enum Missing {
     /// Nobody but others can change that: it is said once.
     Waiting(String),
     /// A try failed.
@@ -213,13 +213,19 @@ pub fn set_aside(path: &Path, what: &str) -> Result<PathBuf, String> {
 }
 
 /// A snapshot that serves: downloaded, checked, and made this node's.
-struct Found {
+pub struct Found {
     file: Temporary,
-    name: String,
+    /// For messages.
+    pub name: String,
     size: u64,
 }
 
 impl Found {
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
     fn told(&self, took: Duration) -> String {
         format!("{} bytes in {:.1} s", self.size, took.as_secs_f64())
     }
@@ -227,7 +233,7 @@ impl Found {
 
 /// Finds a snapshot that serves: the newest one, or an older one that is kept. `None`: there is none at all. The error is
 /// about the newest.
-fn find(
+pub fn find(
     config: &Config,
     js: &JetStream,
     store: &Store,
@@ -339,7 +345,9 @@ pub fn restore_live(
         }
         Err(Missing::Waiting(why) | Missing::Failed(why)) => return Err(why),
     };
-    let applied = database.reconcile(found.file.path()).map_err(|error| error.to_string())?;
+    let applied = db::compare(&config.db_path, found.file.path())
+        .and_then(|comparison| database.reconcile(&comparison, db::Extra::Remove))
+        .map_err(|error| error.to_string())?;
     log::info!(
         "brought the database to the state of {}: {} rows written or deleted, {:.1} s",
         found.name,

@@ -1,6 +1,6 @@
 //! When the leader makes a snapshot.
 
-use super::{OpenStore, Terms, lock, save, show_positions, wanted};
+use super::{OpenStore, Terms, claim, lock, save, show_positions, wanted};
 use crate::config::Config;
 use crate::lease::{Lease, UploadLease};
 use crate::limits;
@@ -55,7 +55,7 @@ impl From<&str> for Due {
 }
 
 impl Scheduler {
-    /// Looks once a second whether a snapshot is due.
+    /// Looks again and again whether a snapshot is due.
     pub fn run(self) -> Result<(), String> {
         let now = Instant::now();
         let mut known =
@@ -63,7 +63,7 @@ impl Scheduler {
         let mut backoff = Backoff::up_to(Duration::from_secs(300));
         let mut not_before = Instant::now();
         let mut said = String::new();
-        while !self.stop.wait(Duration::from_secs(1)) {
+        while !self.stop.wait(Duration::from_millis(250)) {
             if self.lease.held().is_none() {
                 known.stored = None;
                 continue;
@@ -145,7 +145,8 @@ impl Scheduler {
         drop(upload);
         let found = store.stat(limits::SNAPSHOT_NAME).map_err(failed)?;
         known.stored = Some(found.map(|stored| stored.label));
-        Ok(())
+        // A cluster that is older than this key, or whose broker was wiped, has members: who comes now joins them.
+        claim(&self.config, &self.js).map(drop)
     }
 
     /// Why a snapshot is due, if it is.

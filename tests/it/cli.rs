@@ -56,18 +56,6 @@ fn help_and_version() {
 }
 
 #[test]
-fn a_file_that_is_no_database() {
-    let dir = Dir::new("nodb");
-    let nats = Nats::start(&dir);
-    let mut node = Node::new(&dir, 1, &nats.url(), "");
-    std::fs::write(&node.database, vec![b'x'; 8192]).unwrap();
-    node.start();
-    assert_eq!(node.wait_exit(10), 1);
-    assert!(node.log().contains("app.db: file is not a database"), "{}", node.log());
-    assert_eq!(std::fs::read(&node.database).unwrap(), vec![b'x'; 8192]);
-}
-
-#[test]
 fn json_logs_are_objects_and_hold_no_secret() {
     let dir = Dir::new("json");
     let nats = Nats::start(&dir);

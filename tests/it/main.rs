@@ -16,6 +16,7 @@ mod crash;
 mod damage;
 mod golden;
 mod hostile;
+mod join;
 mod large;
 mod nats_client;
 mod proxy;

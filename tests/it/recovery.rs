@@ -121,21 +121,6 @@ fn killed_again_and_again_while_it_restores() {
     check(one, two);
 }
 
-/// Nobody has told this node's rows to anyone: they are not replaced unasked.
-#[test]
-fn a_first_join_behind_the_streams_waits_for_a_person() {
-    let dir = Dir::new("firstjoin");
-    let nats = Nats::start(&dir);
-    let (one, two) = nodes(&dir, &nats);
-    run_away(&one);
-    let mut three = Node::with_schema(&dir, 3, &nats.url(), "", SCHEMA);
-    three.sql("INSERT INTO own VALUES('local', 1)");
-    three.start();
-    wait_for("it says so", 20, || (three.count("it is not whole") == 1).then_some(()));
-    assert_eq!(value(&three, "SELECT count(*) FROM own"), "Integer(1)");
-    drop(two);
-}
-
 /// The file is an older one (a person put a copy back; a power cut took the last commits, as it may with synchronous=NORMAL):
 /// its log gives ids that were used before.
 #[test]
