@@ -3,7 +3,7 @@
 use crate::commands::{self, Show};
 use crate::config::{self, Config};
 use crate::logger::{self, Output};
-use crate::{daemon, db, limits, stop, storage, worker};
+use crate::{daemon, db, limits, snapshot, stop, storage, worker};
 use lexopt::{Arg, Parser, ValueExt};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -21,6 +21,9 @@ Usage: harmonylite -config FILE [flags]       (flags take one dash or two)
   -verify-snapshot [N]  download snapshot N (snapshot.db unless given), check it, say whether it is good
   -restore-snapshot N -to FILE
                         get snapshot N as a plain database file
+  -restore-at WHEN -to FILE
+                        the database as it was at a time (2026-11-24T15:00:00Z) or position (1234; stream=1234,...),
+                        from a kept snapshot and the streams
   -json                 with these: one JSON document instead of text
   -quiet                with these: nothing when all is well
   -cleanup              remove everything of harmonylite from the database, and exit
@@ -41,6 +44,7 @@ enum Command {
     ListSnapshots,
     VerifySnapshot,
     RestoreSnapshot,
+    RestoreAt,
     Cleanup,
     Version,
     Help,
@@ -55,7 +59,7 @@ struct Flags {
     cluster_peers: Vec<String>,
     leaf_servers: Vec<String>,
     show: Show,
-    /// The snapshot that is meant.
+    /// The snapshot or the moment that is meant.
     name: String,
     /// `-to`.
     to: Option<PathBuf>,
@@ -125,6 +129,9 @@ fn configuration(flags: &Flags) -> Result<(Config, Vec<String>), Vec<String>> {
                 .to_owned(),
         ]);
     }
+    if flags.command == Command::RestoreAt {
+        snapshot::parse_when(&config, &flags.name).map_err(|why| vec![format!("-restore-at {why}")])?;
+    }
     Ok((config, warnings))
 }
 
@@ -140,6 +147,10 @@ fn execute(flags: &Flags, config: &Config) -> Result<(), String> {
         Command::RestoreSnapshot => {
             let target = flags.to.as_deref().ok_or("-restore-snapshot needs -to FILE")?;
             commands::restore(config, &stop, show, name, target)
+        }
+        Command::RestoreAt => {
+            let target = flags.to.as_deref().ok_or("-restore-at needs -to FILE")?;
+            commands::restore_at(config, &stop, show, name, target)
         }
         _ => {
             log::info!("harmonylite {}, node {}", env!("CARGO_PKG_VERSION"), config.node_id);
@@ -216,6 +227,10 @@ fn parse(arguments: Vec<OsString>) -> Result<Flags, String> {
                 command = Some(Command::RestoreSnapshot);
                 flags.name = snapshot_name(text(&mut parser, "restore-snapshot")?)?;
             }
+            Arg::Long("restore-at") => {
+                command = Some(Command::RestoreAt);
+                flags.name = text(&mut parser, "restore-at")?;
+            }
             Arg::Long("to") => flags.to = Some(value(&mut parser, "to")?.into()),
             Arg::Long("json") => flags.show.json = on(&mut parser)?,
             Arg::Long("quiet") => flags.show.quiet = on(&mut parser)?,
@@ -230,15 +245,15 @@ fn parse(arguments: Vec<OsString>) -> Result<Flags, String> {
         if let Some(command) = command {
             let first = matches!(flags.command, Command::Daemon) || flags.command == command;
             if !first && !matches!(command, Command::Help | Command::Version) {
-                return Err("only one of -save-snapshot, -list-snapshots, -verify-snapshot, -restore-snapshot and -cleanup \
-                     can be done at a time"
+                return Err("only one of -save-snapshot, -list-snapshots, -verify-snapshot, -restore-snapshot, -restore-at and \
+                     -cleanup can be done at a time"
                     .to_owned());
             }
             flags.command = command;
         }
     }
-    if flags.to.is_some() != (flags.command == Command::RestoreSnapshot) {
-        return Err("-restore-snapshot NAME and -to FILE belong together".to_owned());
+    if flags.to.is_some() != matches!(flags.command, Command::RestoreSnapshot | Command::RestoreAt) {
+        return Err("-restore-snapshot NAME or -restore-at WHEN, and -to FILE belong together".to_owned());
     }
     if flags.command == Command::Daemon && flags.show != Show::default() {
         return Err("-json and -quiet are for commands, such as -save-snapshot".to_owned());
@@ -351,10 +366,13 @@ mod tests {
             (&["-node-id", "x"], "-node-id x: accepted is a number"),
             (
                 &["-cleanup", "-save-snapshot"],
-                "only one of -save-snapshot, -list-snapshots, -verify-snapshot, -restore-snapshot and -cleanup can be done at a time",
+                "only one of -save-snapshot, -list-snapshots, -verify-snapshot, -restore-snapshot, -restore-at and -cleanup can be done at a time",
             ),
-            (&["-to", "x"], "-restore-snapshot NAME and -to FILE belong together"),
-            (&["-restore-snapshot", "snapshot.db"], "-restore-snapshot NAME and -to FILE belong together"),
+            (&["-to", "x"], "-restore-snapshot NAME or -restore-at WHEN, and -to FILE belong together"),
+            (
+                &["-restore-snapshot", "snapshot.db"],
+                "-restore-snapshot NAME or -restore-at WHEN, and -to FILE belong together",
+            ),
             (&["-quiet"], "-json and -quiet are for commands, such as -save-snapshot"),
             (
                 &["-verify-snapshot", "../x"],

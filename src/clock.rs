@@ -66,6 +66,36 @@ pub fn rfc3339(ms: i64) -> String {
     format!("{}.{:03}Z", date_time(ms.div_euclid(1000), 'T'), ms.rem_euclid(1000))
 }
 
+/// Reads RFC 3339, with a space or `T`, with or without a fraction and a zone (none: UTC), as Unix milliseconds.
+pub fn parse(text: &str) -> Option<i64> {
+    let (date, rest) = text.trim().split_once(['T', 't', ' '])?;
+    let mut parts = date.split('-').map(|part| part.parse::<i64>().ok());
+    let day = unix_seconds(parts.next()??, parts.next()??, parts.next()??)?;
+    if parts.next().is_some() {
+        return None;
+    }
+    let (time, zone) = match rest.find(['Z', 'z', '+', '-']) {
+        Some(at) => rest.split_at(at),
+        None => (rest, ""),
+    };
+    let clock = |text: &str| -> Option<i64> {
+        let mut parts = text.split(':').map(|part| part.parse::<u32>().ok().map(i64::from));
+        let (hour, minute, second) = (parts.next()??, parts.next()??, parts.next().unwrap_or(Some(0))?);
+        let valid = hour < 24 && minute < 60 && second < 61 && parts.next().is_none();
+        valid.then_some(hour * 3600 + minute * 60 + second)
+    };
+    let (whole, fraction) = time.split_once('.').unwrap_or((time, "0"));
+    let digits = fraction.bytes().all(|byte| byte.is_ascii_digit()) && !fraction.is_empty();
+    let millis: i64 = digits.then(|| format!("{fraction:0<3}")[..3].parse().ok())??;
+    let offset = match zone.as_bytes().first() {
+        None => 0,
+        Some(b'Z' | b'z') if zone.len() == 1 => 0,
+        Some(sign @ (b'+' | b'-')) => clock(&zone[1..])? * if *sign == b'+' { 1 } else { -1 },
+        _ => return None,
+    };
+    Some((day + clock(whole)? - offset) * 1000 + millis)
+}
+
 /// Unix milliseconds for people: `2024-07-01 12:00:00`.
 pub fn console(ms: i64) -> String {
     date_time(ms.div_euclid(1000), ' ')
@@ -88,6 +118,21 @@ mod tests {
             assert_eq!(unix_seconds(year, month, day), Some(days * 86_400).filter(|_| year >= 0));
         }
         assert_eq!(unix_seconds(2024, 13, 1), None);
+        for (text, ms) in [
+            ("2026-11-24T13:15:00Z", Some(1_795_526_100_000)),
+            ("2026-11-24 13:15:00", Some(1_795_526_100_000)),
+            ("2026-11-24T13:15", Some(1_795_526_100_000)),
+            ("2026-11-24T15:15:00.25+02:00", Some(1_795_526_100_250)),
+            ("2026-11-24T08:15:00.123456789-05:00", Some(1_795_526_100_123)),
+            ("2026-11-24", None),
+            ("2026-13-24T00:00:00Z", None),
+            ("2026-11-24T25:00:00Z", None),
+            ("2026-11-24T13:15:00Zulu", None),
+            ("yesterday at noon", None),
+        ] {
+            assert_eq!(parse(text), ms, "{text}");
+        }
+        assert_eq!(parse(&rfc3339(951_782_400_007)), Some(951_782_400_007));
         assert_eq!(console(4_107_542_399_000), "2100-02-28 23:59:59");
     }
 }

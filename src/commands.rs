@@ -52,14 +52,20 @@ fn with_store(
     needs_broker: bool,
     step: impl FnOnce(&Store, Option<&JetStream>) -> Result<(), String>,
 ) -> Result<(), String> {
-    if !needs_broker && snapshot::is_apart_from_nats(config) {
+    let apart = !needs_broker && snapshot::is_apart_from_nats(config);
+    // Where NATS only knows more about what is in the store, it is asked for a moment.
+    let useful = !config.snapshot.verify_interval.is_zero() && !config.nats.urls.is_empty();
+    if apart && !useful {
         return step(&snapshot::store(config, None, stop)?, None);
     }
     let (exits, _ended) = crossbeam_channel::bounded(8);
     let broker = Broker::start(config, stop, &exits)?;
-    let result = broker
-        .connection
-        .wait_up(Duration::from_secs(15))
+    let up = broker.connection.wait_up(if apart { limits::PROOF_LOOK } else { Duration::from_secs(15) });
+    if apart && up.is_err() {
+        broker.stop();
+        return step(&snapshot::store(config, None, stop)?, None);
+    }
+    let result = up
         .map_err(|error| error.to_string())
         .and_then(|()| snapshot::store(config, Some(&broker.connection), stop))
         .and_then(|store| step(&store, Some(&JetStream::new(broker.connection.clone()))));
@@ -105,12 +111,25 @@ pub fn save(config: &Config, stop: &Stop, show: Show) -> Result<(), String> {
 
 /// `-list-snapshots`.
 pub fn list(config: &Config, stop: &Stop, show: Show) -> Result<(), String> {
-    with_store(config, stop, false, |store, _| {
-        let found = snapshot::list(store)?;
+    with_store(config, stop, false, |store, js| {
+        let (found, proof) = snapshot::list_proven(config, js, store)?;
+        let proven = |stored: &Stored| {
+            let proof = proof.as_ref().filter(|proof| proof.digest == stored.label.digest);
+            proof.map(|proof| proof.time_ms)
+        };
         // Asked for a list, quiet or not, one gets the list.
         Show { quiet: false, ..show }.print(
-            || table(store, &found),
-            || json!({ "store": store.describe(), "snapshots": found.iter().map(describe).collect::<Vec<_>>() }),
+            || table(store, &found, proven),
+            || {
+                let with_proof = |stored: &Stored| {
+                    let mut value = describe(stored);
+                    value["proven"] = proven(stored).map_or(Value::Null, |ms| clock::rfc3339(ms).into());
+                    value
+                };
+                let last = proof.as_ref().map_or(Value::Null, |proof| clock::rfc3339(proof.time_ms).into());
+                let snapshots: Vec<Value> = found.iter().map(with_proof).collect();
+                json!({ "store": store.describe(), "snapshots": snapshots, "last_proven": last })
+            },
         );
         Ok(())
     })
@@ -178,6 +197,33 @@ pub fn restore(config: &Config, stop: &Stop, show: Show, name: &str, target: &Pa
     })
 }
 
+/// `-restore-at TIME|POSITION -to FILE`.
+pub fn restore_at(config: &Config, stop: &Stop, show: Show, when: &str, target: &Path) -> Result<(), String> {
+    let until = snapshot::parse_when(config, when)?;
+    with_store(config, stop, true, |store, js| {
+        let js = js.ok_or("no broker")?;
+        let restored = snapshot::restore_at(config, js, store, &until, target, stop)?;
+        show.print(
+            || {
+                format!(
+                    "restored {} as of {when}: snapshot {} and {} messages behind it, position {}",
+                    target.display(),
+                    restored.from.name,
+                    restored.messages,
+                    show_positions(&restored.positions)
+                )
+            },
+            || {
+                json!({
+                    "file": target.display().to_string(), "from": describe(&restored.from),
+                    "messages": restored.messages, "position": restored.positions,
+                })
+            },
+        );
+        Ok(())
+    })
+}
+
 /// A snapshot as JSON; what is not known is null.
 fn describe(stored: &Stored) -> Value {
     let Label { digest, positions, schema, node, time_ms, encoding, verified, .. } = &stored.label;
@@ -198,7 +244,7 @@ fn describe(stored: &Stored) -> Value {
 }
 
 /// Columns as wide as their widest text.
-fn table(store: &Store, found: &[Stored]) -> String {
+fn table(store: &Store, found: &[Stored], proven: impl Fn(&Stored) -> Option<i64>) -> String {
     if found.is_empty() {
         return format!("{}: no snapshots", store.describe());
     }
@@ -214,7 +260,11 @@ fn table(store: &Store, found: &[Stored]) -> String {
             or_dash(!positions.is_empty(), show_positions(positions)),
             or_dash(!schema.is_empty(), schema.chars().take(12).collect()),
             or_dash(*node > 0, node.to_string()),
-            (if *verified { "at upload" } else { "no" }).to_owned(),
+            match (proven(stored), verified) {
+                (Some(ms), _) => format!("restored on trial {} ago", age(clock::unix_ms() - ms)),
+                (None, true) => "at upload".to_owned(),
+                (None, false) => "no".to_owned(),
+            },
         ]
     }));
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);

@@ -109,6 +109,9 @@ fn report(config: &Config, status: &Status) -> (bool, String) {
     if !snapshot.failure.is_empty() {
         problems.push(format!("no snapshot: {}", crate::secret::redact(&snapshot.failure)));
     }
+    if !snapshot.unproven.is_empty() {
+        problems.push(format!("restore not proven: {}", crate::secret::redact(&snapshot.unproven)));
+    }
     if !namesake.is_empty() {
         problems.push(format!("another daemon has this node_id, {namesake}"));
     }
@@ -134,6 +137,7 @@ fn report(config: &Config, status: &Status) -> (bool, String) {
         "problems": problems,
         "snapshot_leader": status.leader.load(Relaxed),
         "last_snapshot_timestamp": time(snapshot.stored_ms),
+        "last_proven_restore_timestamp": time(snapshot.proven_ms),
     });
     (working, format!("{body}\n"))
 }

@@ -117,3 +117,8 @@ pub const CHECK_AFTER: Duration = Duration::from_secs(2);
 pub const FIRST_SNAPSHOT: Duration = Duration::from_secs(60);
 /// How long a node that joins waits for a store that cannot be reached.
 pub const STORE_ABSENT: Duration = Duration::from_secs(10);
+
+/// After a proof that failed, the time until the next one, at most.
+pub const PROVE_AGAIN: Duration = Duration::from_secs(600);
+/// How long a list of snapshots waits for NATS to learn which was proven.
+pub const PROOF_LOOK: Duration = Duration::from_secs(3);

@@ -46,6 +46,10 @@ pub struct SnapshotState {
     pub stored_ms: i64,
     /// Why the last try failed; empty: it did not.
     pub failure: String,
+    /// When a restore was last proven by this node, Unix milliseconds; 0: never.
+    pub proven_ms: i64,
+    /// Why the last proof failed; empty: it did not.
+    pub unproven: String,
 }
 
 impl Status {
@@ -119,8 +123,23 @@ impl Status {
     pub fn note_snapshot(&self, result: Result<i64, &str>) {
         let mut state = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
         match result {
-            Ok(stored_ms) => *state = SnapshotState { stored_ms, failure: String::new() },
+            Ok(stored_ms) => {
+                state.stored_ms = stored_ms;
+                state.failure.clear();
+            }
             Err(why) => why.clone_into(&mut state.failure),
+        }
+    }
+
+    /// Notes that a restore was proven, or what spoke against it.
+    pub fn note_proof(&self, result: Result<i64, &str>) {
+        let mut state = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
+        match result {
+            Ok(proven_ms) => {
+                state.proven_ms = proven_ms;
+                state.unproven.clear();
+            }
+            Err(why) => why.clone_into(&mut state.unproven),
         }
     }
 

@@ -214,6 +214,7 @@ fn snapshot(reader: &mut Reader, stream_prefix: &str, seq_map_path: Option<&Path
         enabled: reader.boolean("snapshot.enabled", true),
         store: stores::store(reader, seq_map_path),
         interval: Duration::from_millis(reader.integer("snapshot.interval", 0, 0, YEAR_MS)),
+        verify_interval: Duration::from_millis(reader.integer("snapshot.verify_interval", 0, 0, YEAR_MS)),
         leader_ttl: Duration::from_millis(leader_ttl),
         temp_dir: reader.path("snapshot.temp_dir"),
         nats_replicas: reader.integer("snapshot.nats.replicas", 1, 0, 5),

@@ -100,6 +100,8 @@ pub struct Snapshot {
     pub enabled: bool,
     /// Time between snapshots; zero: none by time.
     pub interval: Duration,
+    /// How often the leader restores the newest one on trial; zero: never.
+    pub verify_interval: Duration,
     /// Life of the leader's lease.
     pub leader_ttl: Duration,
     /// Directory of temporary files; beside the database unless set.

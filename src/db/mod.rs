@@ -29,7 +29,9 @@ pub use open::{check_file, prepare};
 pub use reconcile::{Comparison, Extra, compare};
 pub use replace::{Salvaged, damage, replace, salvage};
 pub use schema::{Column, Schema, Table};
-pub use snapshot::{Inside, Made, Stamp, copy, inspect, make, make_ready, set_positions, strip, unsettled};
+pub use snapshot::{
+    Inside, Made, Stamp, copy, inspect, make, make_ready, positions_of, set_positions, strip, unsettled,
+};
 pub use state::{Origin, Position};
 pub use watch::watch;
 

@@ -151,6 +151,24 @@ impl Comparison {
     }
 }
 
+impl Comparison {
+    /// How many of the differences are not changes of the database's own that are still on their way.
+    pub fn unexplained(&self, database: &Path, node: u64) -> Result<u64, Error> {
+        let mut rows = 0;
+        Applier::open(database, node)?.in_transaction(|applier| {
+            applier.begin_batch(&mut Applied::default())?;
+            for table in applier.schema.tables.values() {
+                self.each(table, "0, 1, 2", None, |key| {
+                    rows += u64::from(!applier.is_touched(&canonical(table, &key))?);
+                    Ok(())
+                })?;
+            }
+            Ok(Applied::default())
+        })?;
+        Ok(rows)
+    }
+}
+
 impl Applier {
     /// Takes over the state and the positions of a snapshot, as compared.
     pub fn reconcile(&mut self, with: &Comparison, extra: Extra) -> Result<Applied, Error> {

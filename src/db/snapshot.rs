@@ -192,6 +192,12 @@ pub fn inspect(path: &Path) -> Result<Inside, Error> {
     Ok(Inside { positions, tables: schema.tables.len(), schema: schema.hash })
 }
 
+/// Where a file stands in the streams.
+pub fn positions_of(path: &Path) -> Result<SeqMap, Error> {
+    let connection = Connection::open(path)?;
+    if state::exists(&connection)? { state::positions(&connection) } else { Ok(SeqMap::new()) }
+}
+
 /// Checks a downloaded snapshot thoroughly and leaves nothing of ours in it.
 pub fn strip(path: &Path) -> Result<(), Error> {
     let connection = open_checked(path, "integrity_check")?;

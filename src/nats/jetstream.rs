@@ -146,6 +146,23 @@ impl JetStream {
         }
     }
 
+    /// When the server stored a message (RFC 3339); `None`: the stream does not hold it.
+    pub fn message_time(&self, stream: &str, seq: u64) -> Result<Option<String>, Error> {
+        #[derive(Deserialize)]
+        struct Answer {
+            message: Time,
+        }
+        #[derive(Deserialize)]
+        struct Time {
+            time: String,
+        }
+        match self.api::<Answer>(&format!("STREAM.MSG.GET.{stream}"), &json!({ "seq": seq })) {
+            Ok(answer) => Ok(Some(answer.message.time)),
+            Err(Error::NotFound(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Removes the messages of a subject.
     pub fn purge(&self, stream: &str, subject: &str) -> Result<(), Error> {
         self.api::<Value>(&format!("STREAM.PURGE.{stream}"), &json!({ "filter": subject })).map(drop)

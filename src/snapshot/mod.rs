@@ -2,14 +2,18 @@
 //! missing, damaged or far behind the streams gets it back ([`Recovery`], [`restore_live`]), and what a person can do with them ([`list`],
 //! [`verify`], [`restore_to`]).
 
+mod at;
 mod inspect;
 mod join;
+mod proof;
 mod restore;
 mod scheduler;
 mod wanted;
 
+pub use at::{Restored, parse_when, restore_at};
 pub use inspect::{Verdict, list, restore_to, verify};
 pub use join::{Joined, Joining, claim};
+pub use proof::{Proof, list_proven, prove};
 pub use restore::{Damaged, Recovery, restore_live};
 pub use scheduler::Scheduler;
 

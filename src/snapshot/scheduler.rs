@@ -1,14 +1,14 @@
 //! When the leader makes a snapshot.
 
-use super::{OpenStore, Terms, claim, lock, save, show_positions, wanted};
+use super::{OpenStore, Terms, claim, lock, proof, save, show_positions, wanted};
 use crate::config::Config;
 use crate::lease::{Lease, UploadLease};
-use crate::limits;
 use crate::nats::JetStream;
 use crate::retry::Backoff;
 use crate::status::Status;
 use crate::stop::Stop;
 use crate::storage::{Label, Stored};
+use crate::{clock, limits};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -40,6 +40,8 @@ struct Known {
     asked_at: Instant,
     /// Requests up to this revision were served.
     served: u64,
+    /// When the next restore on trial is due; `None`: not looked yet.
+    prove_at: Option<Instant>,
 }
 
 /// A reason to make one.
@@ -58,8 +60,14 @@ impl Scheduler {
     /// Looks again and again whether a snapshot is due.
     pub fn run(self) -> Result<(), String> {
         let now = Instant::now();
-        let mut known =
-            Known { stored: None, unfinished: false, interval_from: now, asked_at: now, served: 0 };
+        let mut known = Known {
+            stored: None,
+            unfinished: false,
+            interval_from: now,
+            asked_at: now,
+            served: 0,
+            prove_at: None,
+        };
         let mut backoff = Backoff::up_to(Duration::from_secs(300));
         let mut not_before = Instant::now();
         let mut said = String::new();
@@ -75,6 +83,7 @@ impl Scheduler {
                 Ok(()) => {
                     backoff.reset();
                     said.clear();
+                    self.prove_when_due(&mut known);
                 }
                 Err(_) if self.stop.requested() => break,
                 Err(why) => {
@@ -127,6 +136,48 @@ impl Scheduler {
         known.served = known.served.max(due.serves);
         known.stored = Some(Some(label));
         Ok(())
+    }
+
+    /// Restores the newest snapshot on trial, as often as configured, whoever the leader was the last time.
+    fn prove_when_due(&self, known: &mut Known) {
+        let interval = self.config.snapshot.verify_interval;
+        if interval.is_zero() || known.prove_at.is_some_and(|at| Instant::now() < at) {
+            return;
+        }
+        if known.prove_at.is_none()
+            && let Ok(Some(last)) = proof::told(&self.config, &self.js)
+        {
+            let ago = u64::try_from(clock::unix_ms() - last.time_ms).unwrap_or(0);
+            let left = interval.saturating_sub(Duration::from_millis(ago));
+            known.prove_at = Some(Instant::now() + left);
+            if !left.is_zero() {
+                self.status.note_proof(Ok(last.time_ms));
+                return;
+            }
+        }
+        let begun = Instant::now();
+        let proved =
+            (self.open_store)().and_then(|store| proof::prove(&self.config, &self.js, &store, &self.stop));
+        match proved {
+            Ok(proof) => {
+                log::info!(
+                    "proved that a restore works: snapshot and {} messages behind it give the live database, {:.1} s",
+                    proof.messages,
+                    begun.elapsed().as_secs_f64()
+                );
+                self.status.note_proof(Ok(proof.time_ms));
+                if let Err(error) = proof::tell(&self.config, &self.js, &proof) {
+                    log::debug!("tell of the proof: {error}");
+                }
+                known.prove_at = Some(Instant::now() + interval);
+            }
+            Err(_) if self.stop.requested() => {}
+            Err(why) => {
+                log::error!("restore not proven: {why}");
+                self.status.note_proof(Err(&why));
+                known.prove_at = Some(Instant::now() + interval.min(limits::PROVE_AGAIN));
+            }
+        }
     }
 
     /// A new leader looks at what is there, and ends what its predecessor left unfinished.

@@ -19,6 +19,7 @@ mod hostile;
 mod join;
 mod large;
 mod nats_client;
+mod proof;
 mod proxy;
 mod publishers;
 mod real_data;

@@ -1,0 +1,140 @@
+//! The database as it was at a moment, and restores on trial.
+
+use super::support::*;
+use std::path::PathBuf;
+use std::process::Output;
+
+const SCHEMA: &str =
+    "CREATE TABLE t(id INTEGER PRIMARY KEY, v); CREATE TABLE k(a TEXT PRIMARY KEY, b) WITHOUT ROWID";
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&[output.stdout.clone(), output.stderr.clone()].concat()).into_owned()
+}
+
+fn at(node: &Node, when: &str, name: &str) -> (Output, PathBuf) {
+    let target = node.dir.join(name);
+    let output = node.command(&["-restore-at", when, "-to", target.to_str().unwrap()]);
+    (output, target)
+}
+
+fn now() -> String {
+    let output = std::process::Command::new("date").args(["-u", "+%Y-%m-%dT%H:%M:%S.%3NZ"]).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+#[test]
+fn as_it_was() {
+    let dir = Dir::new("at");
+    let nats = Nats::start(&dir);
+    let config = "snapshot.keep = 3\nsnapshot.leader_ttl = 1000\n";
+    let mut one = Node::with_schema(&dir, 1, &nats.url(), config, SCHEMA);
+    let mut two = Node::with_schema(&dir, 2, &nats.url(), config, SCHEMA);
+    one.start_ready();
+    two.start_ready();
+    wait_for("the first snapshot", 20, || {
+        (one.count("stored snapshot") + two.count("stored snapshot") > 0).then_some(())
+    });
+    let mut moments = vec![];
+    for round in 0..8 {
+        one.sql(&format!(
+            "INSERT INTO t VALUES({round}, 'v{round}'); UPDATE t SET v = v || '+' WHERE id % 2 = {round} % 2"
+        ));
+        two.sql(&format!(
+            "INSERT INTO k VALUES('k{round}', {round}.5); DELETE FROM k WHERE a = 'k{}'",
+            round - 3
+        ));
+        let state = wait_equal(&mut [&mut one, &mut two], 20);
+        let seq = nats.client().stream_info("harmonylite-changes-c-1").unwrap().state.last_seq;
+        pause(60);
+        moments.push((now(), seq, state));
+        pause(60);
+        if round == 2 || round == 5 {
+            assert!(one.command(&["-save-snapshot"]).status.success());
+        }
+    }
+    for (number, (time, seq, state)) in moments.iter().enumerate() {
+        let (output, file) = at(&one, time, &format!("time-{number}.db"));
+        assert!(output.status.success(), "{}", text(&output));
+        assert_eq!(contents(&file), *state, "at {time}: {}", text(&output));
+        let (output, file) = at(&two, &seq.to_string(), &format!("seq-{number}.db"));
+        assert!(output.status.success(), "{}", text(&output));
+        assert_eq!(contents(&file), *state, "at {seq}");
+        let long = format!("harmonylite-changes-c-1={seq}");
+        let (output, file) = at(&two, &long, &format!("long-{number}.db"));
+        assert!(output.status.success() && contents(&file) == *state, "{}", text(&output));
+    }
+    // Nothing of ours, and not over a file that is there.
+    let file = one.dir.join("time-7.db");
+    let ours = rusqlite::Connection::open(&file).unwrap().query_row(
+        "SELECT count(*) FROM sqlite_schema WHERE name LIKE '%harmonylite%'",
+        [],
+        |row| row.get::<_, i64>(0),
+    );
+    assert_eq!(ours.unwrap(), 0);
+    let (output, _) = at(&one, &now(), "time-7.db");
+    assert!(!output.status.success() && text(&output).contains("is not overwritten"), "{}", text(&output));
+    for (when, code, why) in [
+        ("2020-01-01T00:00:00Z", 1, "no kept snapshot is old enough"),
+        ("999999", 1, "ends at"),
+        ("yesterday", 2, "accepted is a time"),
+        ("other-1=5", 2, "no stream of this cluster"),
+    ] {
+        let (output, file) = at(&one, when, "never.db");
+        assert_eq!(output.status.code(), Some(code), "{}", text(&output));
+        assert!(text(&output).contains(why) && !file.exists(), "{}", text(&output));
+    }
+}
+
+#[test]
+fn restores_on_trial() {
+    let dir = Dir::new("proof");
+    let nats = Nats::start(&dir);
+    let port = free_port();
+    let config = format!(
+        "health_check.enable = true\nhealth_check.bind = \"127.0.0.1:{port}\"\n[snapshot]\nleader_ttl = 1000\nverify_interval = 1500\n"
+    );
+    let mut one = Node::with_schema(&dir, 1, &nats.url(), &config, SCHEMA);
+    let mut two =
+        Node::with_schema(&dir, 2, &nats.url(), &config.replace("enable = true", "enable = false"), SCHEMA);
+    one.start_ready();
+    two.start_ready();
+    // Both write all the time, the same rows too.
+    let proved = |one: &Node| one.count("proved that a restore works");
+    let before = proved(&one);
+    for number in 0..400 {
+        one.sql(&format!("INSERT OR REPLACE INTO t VALUES({}, 'one {number}')", number % 50));
+        two.sql(&format!(
+            "INSERT OR REPLACE INTO t VALUES({}, 'two {number}'); INSERT INTO k VALUES('{number}', 1)",
+            number % 50
+        ));
+        pause(5);
+    }
+    wait_for("proofs", 30, || (proved(&one) >= before + 3).then_some(()));
+    assert_eq!(one.count("restore not proven"), 0, "{}", one.log());
+    let output = two.command(&["-list-snapshots"]);
+    assert!(text(&output).contains("restored on trial "), "{}", text(&output));
+    let health = || {
+        let output = std::process::Command::new("curl")
+            .args(["-s", &format!("http://127.0.0.1:{port}/health")])
+            .output();
+        serde_json::from_slice::<serde_json::Value>(&output.unwrap().stdout).unwrap()
+    };
+    let shown = health();
+    assert_eq!(shown["status"], "healthy", "{shown}");
+    assert!(shown["last_proven_restore_timestamp"].as_str().unwrap().starts_with("20"), "{shown}");
+    // A row that was written past the triggers: no restore would bring it.
+    let connection = one.open();
+    connection.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false).unwrap();
+    connection.execute("UPDATE k SET b = 'changed' WHERE a = '7'", []).unwrap();
+    wait_for("it is found", 30, || (one.count("1 rows differ from the live database") > 0).then_some(()));
+    wait_for("health says so", 10, || (health()["status"] == "degraded").then_some(()));
+    let left = |name: &str| name.contains("harmonylite-proof");
+    wait_for("no scratch file stays", 10, || {
+        let entries = std::fs::read_dir(&one.dir).unwrap();
+        entries
+            .filter(|entry| left(&entry.as_ref().unwrap().file_name().to_string_lossy()))
+            .count()
+            .eq(&0)
+            .then_some(())
+    });
+}
