@@ -1,7 +1,8 @@
 //! The commands that do one thing and end: what they print is here.
 
+use crate::broker::Broker;
 use crate::config::Config;
-use crate::daemon::{self, Broker};
+use crate::daemon;
 use crate::nats::JetStream;
 use crate::snapshot::{self, Terms, show_positions};
 use crate::stop::Stop;

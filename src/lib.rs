@@ -17,6 +17,11 @@
 //! all stores, [`storage::Store`]; NATS, S3 on [`http`], and what looks like a directory: WebDAV, SFTP, a disk), [`pack`]
 //! compresses and encrypts them, [`nats`] speaks to the broker (or runs it), [`daemon`] starts and stops everything.
 //!
+//! Back to a whole database lead four roads, all from a snapshot that was checked first: none there ([`snapshot::Recovery`]
+//! renames one into place), a damaged one (set aside, then replaced through SQLite's backup interface, [`db::replace`]), one
+//! that fell behind the streams and one that joins with rows of its own ([`snapshot::Joining`]; both are compared without a
+//! lock, [`db::compare`], and folded in one transaction, [`db::Applier::reconcile`]).
+//!
 //! # Reading order
 //!
 //! `fold.rs` (the rules), `db/capture.rs`, `db/changelog.rs`, `db/apply.rs`, `replicator/`, `nats/connection.rs`,
@@ -24,8 +29,10 @@
 //!
 //! # Threads
 //!
-//! `nats` (owns the socket), `publisher`, `applier`, `watch`, `lease`, `snapshot` (with `upload-lease` and, for S3,
-//! `s3-part` during an upload), `presence`, `health`, `signals`, and `nats-server` when we supervise our own. Each mutable thing has one owner. Channels are bounded; wake-ups are level-triggered. Stop is the
+//! `nats` (owns the socket), `publisher`, `applier`, `watch`, `check` (reads all pages once), `lease`, `snapshot` (with
+//! `upload-lease` and, for S3, `s3-part` during an upload), `presence`, `health`, `signals`, and `nats-server` when we
+//! supervise our own. Those that work on the database are one session; a replaced or damaged database ends it, and the next
+//! one begins. Each mutable thing has one owner. Channels are bounded; wake-ups are level-triggered. Stop is the
 //! disconnection of a channel ([`stop`]). A worker that ends, ends the daemon; a panic ends the process.
 //!
 //! # Invariants
@@ -33,7 +40,8 @@
 //! - After a node has consumed a stream up to n, every row that its log does not hold equals S(n), the fold of the stream's
 //!   first n events. So with empty logs and equal positions all nodes are equal.
 //! - Rows and checkpoint change in one transaction. The database is the truth; the sequence-map file only shows it.
-//! - A log entry goes when its event has come back, never before. Log ids are never used twice.
+//! - A log entry goes when its event has come back, never before. Log ids are never used twice under
+//!   one name: a database that turns out to be an older copy publishes under a new one.
 //! - Nothing is published before a started node has consumed what the streams held.
 //! - A snapshot holds no row whose event is not in the stream, and knows its position.
 //! - The store holds a whole snapshot at every instant, and its position never goes back: uploads are exclusive, and a new
@@ -45,6 +53,7 @@
 //! connections, no file of a live database opened but by SQLite. No clock of one machine compared with another's. A test
 //! (`tests/it/tidy.rs`) keeps the layers apart.
 
+pub mod broker;
 mod child;
 pub mod cli;
 pub mod clock;

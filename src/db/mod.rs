@@ -20,6 +20,7 @@ mod state;
 mod takeover;
 mod touched;
 mod watch;
+mod write;
 
 pub use apply::{Applied, Applier, Incoming};
 pub use capture::{Capture, cleanup, rename_older_copy};
