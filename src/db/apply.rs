@@ -124,6 +124,11 @@ impl Applier {
         Ok(())
     }
 
+    /// Whether the database came from a snapshot.
+    pub fn is_restored(&self) -> Result<bool, Error> {
+        Ok(state::meta(&self.connection, state::RESTORED)?.is_some())
+    }
+
     /// All positions.
     pub fn positions(&self) -> Result<SeqMap, Error> {
         state::positions(&self.connection)

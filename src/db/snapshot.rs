@@ -210,15 +210,16 @@ pub fn strip(path: &Path) -> Result<(), Error> {
 pub fn make_ready(path: &Path) -> Result<SeqMap, Error> {
     let connection = open_checked(path, "quick_check")?;
     capture::drop_all(&connection, |name| name != state::TABLE && name != super::parked::TABLE)?;
-    if !state::exists(&connection)? {
-        return Ok(SeqMap::new());
-    }
+    let known = state::exists(&connection)?;
+    state::create(&connection)?;
+    super::parked::create(&connection)?;
     connection.execute(
         &format!("DELETE FROM {} WHERE kind = 'meta' AND name <> 'schema_hash'", state::TABLE),
         [],
     )?;
     state::new_incarnation(&connection)?;
-    state::positions(&connection)
+    state::set_meta(&connection, state::RESTORED, "1")?;
+    if known { state::positions(&connection) } else { Ok(SeqMap::new()) }
 }
 
 /// Writes positions into a snapshot's file that [`make_ready`] has checked.

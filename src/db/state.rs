@@ -9,6 +9,9 @@ use std::fmt;
 /// Name of the table.
 pub const TABLE: &str = "__harmonylite__state";
 
+/// The text that a database has which came from a snapshot: the cluster's rows are in it, and it has none of its own.
+pub const RESTORED: &str = "restored";
+
 /// Who published an event: a node and an incarnation of its database.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Origin {

@@ -125,7 +125,8 @@ impl Applier {
 
     /// Lets it join first, if its database never followed the streams.
     pub fn joining(self, join: Option<Recover>) -> Applier {
-        let followed = self.shards.iter().any(|shard| shard.position.is_some());
+        let followed = self.shards.iter().any(|shard| shard.position.is_some())
+            || self.database.is_restored().unwrap_or(false);
         let joined = followed || join.is_none();
         // Who is not whole makes no snapshots.
         self.status.gap.store(!joined, Relaxed);

@@ -25,6 +25,7 @@ mod publishers;
 mod real_data;
 mod recovery;
 mod replicate;
+mod restore_live;
 mod servers;
 mod signatures;
 mod snapshot_commands;

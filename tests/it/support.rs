@@ -261,8 +261,9 @@ impl Node {
     }
 
     pub fn wait_exit(&mut self, seconds: u64) -> i32 {
-        let mut child = self.child.take().unwrap();
+        let child = self.child.as_mut().unwrap();
         let status = wait_for("the node ends", seconds, || child.try_wait().unwrap());
+        self.child = None;
         status.code().unwrap_or(-1)
     }
 
