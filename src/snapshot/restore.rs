@@ -264,7 +264,14 @@ pub fn find(
             }
         }
     }
-    first.map_or(Ok(None), Err)
+    match first {
+        Some(why) => Err(why),
+        None => {
+            // Somebody may have removed it, and the leader not know.
+            ask(config, js, &SeqMap::new(), "");
+            Ok(None)
+        }
+    }
 }
 
 /// Downloads a snapshot, checks it and makes it this node's, with a position in every stream. Where the store knows its
@@ -276,9 +283,9 @@ fn download_fitting(
     stored: &Stored,
     damaged: &mut Damaged,
 ) -> Result<Found, Missing> {
-    let identity = format!("{} {} {}", stored.name, stored.version, stored.label.digest);
+    let identity = format!("{} {}", stored.name, stored.identity());
     let bad = |why: &str| {
-        ask(config, js, &SeqMap::new(), &stored.label.digest);
+        ask(config, js, &SeqMap::new(), &stored.identity());
         let which = if stored.name == limits::SNAPSHOT_NAME { "" } else { stored.name.as_str() };
         let space = if which.is_empty() { "" } else { " " };
         Missing::Waiting(format!(

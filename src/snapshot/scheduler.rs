@@ -246,7 +246,7 @@ impl Scheduler {
         let store = (self.open_store)()?;
         let found = store.stat(limits::SNAPSHOT_NAME);
         let found = found.map_err(|error| format!("look at {}: {error}", store.describe()))?;
-        let served = found.as_ref().is_some_and(|stored| asked.is_served_by(&stored.label));
+        let served = found.as_ref().is_some_and(|stored| asked.is_served_by(stored));
         known.stored = Some(found.map(|stored| stored.label));
         if served {
             known.served = asked.revision;

@@ -1,14 +1,15 @@
 //! A node that found the stored snapshot too old asks for a fresh one: by a key beside the leases, which a leader sees even
 //! if there is none at the moment.
 
+use crate::clock;
 use crate::lease;
 use crate::nats::{Error, JetStream, Kv};
 use crate::seqmap::SeqMap;
-use crate::storage::Label;
+use crate::storage::Stored;
 use serde_json::json;
 
-/// The key. Its value: `{"node_id": 3, "positions": {"<stream>": 120}, "instead_of": "<digest>"}`: the lowest positions
-/// that are of use, and a snapshot that is not.
+/// The key. Its value: `{"node_id": 3, "positions": {"<stream>": 120}, "instead_of": "<identity>", "minute": 29925435}`: the
+/// lowest positions that are of use, a snapshot that is not, and when it was asked, so that a later request is another one.
 const KEY: &str = "snapshot-wanted";
 
 /// What a node asked for.
@@ -20,24 +21,27 @@ pub struct Wanted {
     pub node_id: u64,
     /// Positions from which the streams go on without a gap.
     pub positions: SeqMap,
-    /// Digest of a snapshot that is of no use; empty: any other reason.
+    /// [`Stored::identity`] of a snapshot that is of no use; empty: any other reason.
     pub instead_of: String,
 }
 
 impl Wanted {
     /// Whether a snapshot serves.
-    pub fn is_served_by(&self, label: &Label) -> bool {
-        let reaches =
-            |(stream, seq): (&String, &u64)| label.positions.get(stream).is_some_and(|have| have >= seq);
-        (self.instead_of.is_empty() || self.instead_of != label.digest) && self.positions.iter().all(reaches)
+    pub fn is_served_by(&self, stored: &Stored) -> bool {
+        let reaches = |(stream, seq): (&String, &u64)| {
+            stored.label.positions.get(stream).is_some_and(|have| have >= seq)
+        };
+        (self.instead_of.is_empty() || self.instead_of != stored.identity())
+            && self.positions.iter().all(reaches)
     }
 }
 
-/// Asks; false when the same was asked already.
+/// Asks; false when the same was asked within this minute.
 pub fn ask(js: &JetStream, replicas: u64, wanted: &Wanted) -> Result<bool, Error> {
     let kv = Kv::open(js, lease::BUCKET, replicas)?;
     let value = json!({
         "node_id": wanted.node_id, "positions": wanted.positions, "instead_of": wanted.instead_of,
+        "minute": clock::unix_ms() / 60_000,
     });
     let value = value.to_string().into_bytes();
     let entry = kv.get(KEY)?;
@@ -70,17 +74,29 @@ pub fn asked(js: &JetStream, replicas: u64) -> Result<Option<Wanted>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::Label;
 
     #[test]
     fn what_serves() {
         let map =
             |pairs: &[(&str, u64)]| -> SeqMap { pairs.iter().map(|(n, s)| ((*n).to_owned(), *s)).collect() };
-        let label =
-            |pairs: &[(&str, u64)]| Label { positions: map(pairs), digest: "x".into(), ..Label::default() };
+        let label = |pairs: &[(&str, u64)]| Stored {
+            name: "snapshot.db".into(),
+            size: 1,
+            version: "v".into(),
+            label: Label { positions: map(pairs), digest: "x".into(), ..Label::default() },
+            other_labels: vec![],
+        };
         let wanted = Wanted { positions: map(&[("a", 5), ("b", 0)]), ..Wanted::default() };
         assert!(wanted.is_served_by(&label(&[("a", 5), ("b", 1)])));
         assert!(!wanted.is_served_by(&label(&[("a", 4), ("b", 1)])));
         assert!(!wanted.is_served_by(&label(&[("a", 9)])));
         assert!(!Wanted { instead_of: "x".into(), ..Wanted::default() }.is_served_by(&label(&[])));
+        // A Go node's has no digest, and is told by its size.
+        let theirs = Stored { label: Label::default(), ..label(&[]) };
+        let instead = Wanted { instead_of: theirs.identity(), ..Wanted::default() };
+        assert!(
+            !instead.is_served_by(&theirs) && instead.is_served_by(&Stored { size: 2, ..theirs.clone() })
+        );
     }
 }

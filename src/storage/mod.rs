@@ -73,6 +73,17 @@ pub struct Stored {
     pub other_labels: Vec<Label>,
 }
 
+impl Stored {
+    /// Tells this content from others under the same name: by its digest, or (a Go node's has none) by what is seen of it.
+    pub fn identity(&self) -> String {
+        if self.label.digest.is_empty() {
+            format!("{} {} {} bytes", self.name, self.version, self.size)
+        } else {
+            self.label.digest.clone()
+        }
+    }
+}
+
 /// What is to be stored.
 pub struct Upload<'a> {
     /// Its name.

@@ -14,6 +14,7 @@
 mod cli;
 mod crash;
 mod damage;
+mod disasters;
 mod golden;
 mod hostile;
 mod join;

@@ -1,0 +1,242 @@
+//! What is left when much is gone: snapshots without streams, streams without snapshots, one node of all, a full disk.
+
+use super::servers::{self, KEY, SECRET};
+use super::stores::{s3_config, sftp_config, webdav_config};
+use super::support::*;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+const SCHEMA: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v, pad)";
+
+fn fill(node: &Node, from: u64, count: u64) {
+    node.sql(&format!(
+        "WITH RECURSIVE n(i) AS (SELECT {from} UNION ALL SELECT i + 1 FROM n WHERE i < {}) INSERT INTO t SELECT i, 'v' || i, hex(zeroblob(200)) FROM n",
+        from + count - 1
+    ));
+}
+
+fn rows(node: &Node) -> String {
+    value(node, "SELECT count(*) FROM t")
+}
+
+/// Two snapshots, the newer one spoilt in a way of its own on every store: a node without a database says so and takes the
+/// older one; the leader makes another.
+fn an_older_one_serves(dir: &Dir, config: &str, spoil: &dyn Fn(&Nats, &str)) {
+    let nats = Nats::start(dir);
+    let config = config.replace("[snapshot]\n", "[snapshot]\nkeep = 2\nleader_ttl = 1000\n");
+    let mut one = Node::with_schema(dir, 1, &nats.url(), &config, SCHEMA);
+    one.start_ready();
+    fill(&one, 1, 300);
+    wait_for("all came back", 20, || (one.unsettled() == 0).then_some(()));
+    assert!(one.command(&["-save-snapshot", "-quiet"]).status.success());
+    for way in ["flipped", "cut"] {
+        fill(&one, if way == "cut" { 1_000 } else { 2_000 }, 50);
+        wait_for("all came back", 20, || (one.unsettled() == 0).then_some(()));
+        assert!(one.command(&["-save-snapshot", "-quiet"]).status.success());
+        let state = contents(&one.database);
+        one.stop();
+        spoil(&nats, way);
+        let other = Dir::new("older-too");
+        let mut two = Node::new(&other, 2, &nats.url(), &config);
+        two.start();
+        wait_for("it is whole", 40, || {
+            two.assert_alive();
+            (two.count("caught up with") > 0).then_some(())
+        });
+        assert!(two.count("is damaged") >= 1 && two.count("; using snapshot-") == 1, "{way}: {}", two.log());
+        assert_eq!(contents(&two.database), state, "{way}");
+        // It was asked for another, and the only node that is left makes it.
+        wait_for("a good one is there again", 40, || {
+            let output = two.command(&["-verify-snapshot", "-quiet"]);
+            output.status.success().then_some(())
+        });
+        two.stop();
+        one.start_ready();
+        wait_equal(&mut [&mut one], 20);
+    }
+}
+
+/// Half of a file, or all of it with a wrong bit.
+fn spoil_file(path: &Path, way: &str) {
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let length = file.metadata().unwrap().len();
+    if way == "cut" {
+        return file.set_len(length / 2).unwrap();
+    }
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, length / 2).unwrap();
+    file.write_all_at(&[byte[0] ^ 4], length / 2).unwrap();
+}
+
+/// In NATS every chunk lies in a message of its own: another object takes its place.
+#[test]
+fn an_older_one_serves_nats() {
+    let dir = Dir::new("older-nats");
+    an_older_one_serves(&dir, "[snapshot]\n", &|nats, way| {
+        let store = nats.client().object_store("harmonylite-changes-snapshot-store").unwrap();
+        let mut bytes = vec![];
+        std::io::Read::read_to_end(&mut store.get("snapshot.db").unwrap(), &mut bytes).unwrap();
+        if way == "cut" {
+            bytes.truncate(bytes.len() / 2);
+        } else {
+            // A page's header: SQLite's check finds it.
+            bytes[4096 * 3..4096 * 3 + 8].fill(0xff);
+        }
+        store.put("snapshot.db", &mut bytes.as_slice()).unwrap();
+    });
+}
+
+#[test]
+fn an_older_one_serves_s3() {
+    let dir = Dir::new("older-s3");
+    let server = servers::rclone(&dir, "s3", &["--auth-key", &format!("{KEY},{SECRET}")]);
+    let endpoint = format!("127.0.0.1:{}", server.port);
+    let config = s3_config(&endpoint, (KEY, SECRET), "backups", "x");
+    // With its metadata: as if the server's disk had failed.
+    an_older_one_serves(&dir, &config, &|_, way| {
+        servers::python(&format!(
+            "import boto3\nc = boto3.client('s3', endpoint_url='http://{endpoint}', region_name='us-east-1', aws_access_key_id='{KEY}', aws_secret_access_key='{SECRET}')\n\
+             o = c.get_object(Bucket='backups', Key='x/snapshot.db')\nb = bytearray(o['Body'].read())\n\
+             if '{way}' == 'cut': b = b[:len(b) // 2]\nelse: b[len(b) // 2] ^= 4\n\
+             c.put_object(Bucket='backups', Key='x/snapshot.db', Body=bytes(b), Metadata=o['Metadata'])\n"
+        ));
+    });
+}
+
+#[test]
+fn an_older_one_serves_webdav() {
+    let dir = Dir::new("older-webdav");
+    let dav = servers::apache(&dir);
+    let config = webdav_config(&format!("http://127.0.0.1:{}", dav.basic), "/d");
+    an_older_one_serves(&dir, &config, &|_, way| spoil_file(&dir.0.join("apache/www/d/snapshot.db"), way));
+}
+
+#[test]
+fn an_older_one_serves_sftp() {
+    let dir = Dir::new("older-sftp");
+    let ssh = servers::openssh(&dir);
+    let config = sftp_config(&ssh, &ssh.user, &format!("{}/d", ssh.root.display()))
+        + &format!("key_file = {:?}\n", ssh.key);
+    an_older_one_serves(&dir, &config, &|_, way| spoil_file(&ssh.root.join("d/snapshot.db"), way));
+}
+
+fn file_store(dir: &Dir) -> (PathBuf, String) {
+    let root = dir.0.join("backups");
+    (root.clone(), format!("[snapshot]\nstore = \"file\"\nfile.path = {root:?}\nleader_ttl = 1000\n"))
+}
+
+#[test]
+fn an_older_one_serves_file() {
+    let dir = Dir::new("older-file");
+    let config = file_store(&dir).1.replace("leader_ttl = 1000\n", "");
+    an_older_one_serves(&dir, &config, &|_, way| spoil_file(&dir.0.join("backups/snapshot.db"), way));
+}
+
+/// The broker lost everything, all nodes but one lost their databases, snapshots are there: whole again from them, and the
+/// node that kept its database publishes what the others lack.
+#[test]
+fn streams_gone_and_nodes_gone() {
+    let dir = Dir::new("streams-gone");
+    let mut nats = Nats::start(&dir);
+    let (_, config) = file_store(&dir);
+    let mut nodes: Vec<Node> =
+        (1..=3).map(|id| Node::with_schema(&dir, id, &nats.url(), &config, SCHEMA)).collect();
+    nodes.iter_mut().for_each(Node::start_ready);
+    fill(&nodes[0], 1, 300);
+    wait_equal(&mut nodes.iter_mut().collect::<Vec<_>>(), 20);
+    assert!(nodes[0].command(&["-save-snapshot", "-quiet"]).status.success());
+    nodes.iter_mut().for_each(|node| assert_eq!(node.stop(), 0));
+    nats.kill();
+    nats.wipe();
+    nats.restart();
+    for node in &nodes[1..] {
+        for suffix in ["", "-wal", "-shm"] {
+            let _ = std::fs::remove_file(format!("{}{suffix}", node.database.display()));
+        }
+    }
+    // First those that have nothing: from the snapshot alone.
+    for node in &mut nodes[1..] {
+        node.start_ready();
+        assert_eq!(rows(node), "Integer(300)");
+    }
+    nodes[1].sql("INSERT INTO t VALUES(5000, 'new', 1)");
+    nodes[0].sql("INSERT INTO t VALUES(6000, 'kept', 1)");
+    nodes[0].start_ready();
+    let text = wait_equal(&mut nodes.iter_mut().collect::<Vec<_>>(), 30);
+    assert!(text.contains("== t (302 rows)"), "{text}");
+}
+
+/// Snapshots removed behind the leader's back, more than once: a node without a database asks, and gets one.
+#[test]
+fn snapshots_gone_and_streams_whole() {
+    let dir = Dir::new("snapshots-gone");
+    let nats = Nats::start(&dir);
+    let (root, config) = file_store(&dir);
+    let mut one = Node::with_schema(&dir, 1, &nats.url(), &config, SCHEMA);
+    one.start_ready();
+    fill(&one, 1, 300);
+    wait_for("all came back", 20, || (one.unsettled() == 0).then_some(()));
+    wait_for("a snapshot", 20, || root.join("snapshot.db").exists().then_some(()));
+    std::fs::remove_dir_all(&root).unwrap();
+    let mut two = Node::new(&dir, 2, &nats.url(), &config);
+    two.start_ready();
+    wait_equal(&mut [&mut one, &mut two], 20);
+    assert_eq!(two.count("waiting for a snapshot"), 1, "said once: {}", two.log());
+}
+
+/// No room for the database: said with the number of bytes, nothing left behind, no fast loop; whole when there is room.
+#[test]
+fn full_disk() {
+    let dir = Dir::new("full-disk");
+    let small = dir.0.join("node-2");
+    std::fs::create_dir_all(&small).unwrap();
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=6m", "tmpfs"])
+        .arg(&small)
+        .status();
+    if !mounted.is_ok_and(|status| status.success()) {
+        return skip("no file system can be mounted");
+    }
+    struct Mounted(PathBuf);
+    impl Drop for Mounted {
+        fn drop(&mut self) {
+            let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+        }
+    }
+    let nats = Nats::start(&dir);
+    let mut one = Node::with_schema(&dir, 1, &nats.url(), "snapshot.leader_ttl = 1000\n", SCHEMA);
+    one.sql("INSERT INTO t VALUES(1, 'x', randomblob(1500000))");
+    one.start_ready();
+    wait_for("a snapshot", 20, || (one.count("stored snapshot") > 0).then_some(()));
+    let _mounted = Mounted(small.clone());
+    let ballast = small.join("ballast");
+    let squeeze = |bytes: usize| std::fs::write(&ballast, vec![1; bytes]).unwrap();
+    squeeze(5_000_000);
+    let mut two = Node::new(&dir, 2, &nats.url(), "");
+    two.start();
+    wait_for("it says what it needs", 20, || {
+        (two.count("bytes, ") > 0 && two.count("are free") > 0).then_some(())
+    });
+    pause(3_000);
+    assert_eq!(two.count("are free"), 1, "said once: {}", two.log());
+    assert!(!two.database.exists());
+    std::fs::remove_file(&ballast).unwrap();
+    wait_for("it is whole", 30, || (two.count("caught up with") > 0).then_some(()));
+    wait_equal(&mut [&mut one, &mut two], 20);
+    // Damaged, and no room to keep the damaged one: it stays as it is.
+    two.stop();
+    two.sql("PRAGMA wal_checkpoint(TRUNCATE)");
+    std::fs::OpenOptions::new().write(true).open(&two.database).unwrap().write_all_at(&[7; 4096], 0).unwrap();
+    let damaged = std::fs::read(&two.database).unwrap();
+    squeeze(3_800_000);
+    let before = two.count("are free");
+    two.start();
+    wait_for("it says what it needs", 20, || (two.count("are free") > before).then_some(()));
+    pause(1_500);
+    assert_eq!(two.count("are free"), before + 1, "{}", two.log());
+    assert!(std::fs::read(&two.database).unwrap() == damaged);
+    std::fs::remove_file(&ballast).unwrap();
+    wait_for("it is recovered", 30, || (two.count("were carried over") > 0).then_some(()));
+    wait_equal(&mut [&mut one, &mut two], 20);
+    drop(two);
+}
