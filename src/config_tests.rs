@@ -118,7 +118,8 @@ const MISTAKES: &[(&str, &str)] = &[
         "[snapshot.nats]\nbucket = \"a b\"",
         "FILE: snapshot.nats.bucket = \"a b\": accepted is letters, digits, - and _",
     ),
-    ("[prometheus]\nenable = true", "FILE: prometheus.enable = true: this version does not have"),
+    ("[prometheus]\nbind = \"x\"", "FILE: prometheus.bind = \"x\": accepted is host:port"),
+    ("[prometheus]\nnamespace = \"a-b\"", "FILE: prometheus.namespace = \"a-b\": accepted is letters"),
     ("[health_check]\nbind = \"x\"", "FILE: health_check.bind = \"x\": accepted is host:port"),
     ("[nats]\nurls = \"nats://a:b@c\"", "FILE: nats.urls = \"nats://***@c\": accepted is a list of texts"),
     (

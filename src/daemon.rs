@@ -11,7 +11,7 @@ use crate::seqmap::{self, SeqMap};
 use crate::snapshot::{self, Recovery};
 use crate::status::Status;
 use crate::stop::{self, Stop};
-use crate::{files, health, limits, presence, worker};
+use crate::{files, health, limits, metrics, presence, worker};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::path::Path;
 use std::sync::Arc;
@@ -55,6 +55,7 @@ fn run_with(
     let status = Arc::new(Status::new(config.log.shards));
     presence::start(config, &broker.connection, &status, &token, exits)?;
     health::start(config, &status, &token, exits)?;
+    metrics::start(config, &status, &token, exits)?;
     let result = sessions(config, stop, broker, &status, exits, ended);
     source.stop();
     result

@@ -5,21 +5,14 @@
 
 use crate::clock;
 use crate::config::Config;
-use crate::limits;
+use crate::responder::{self, Reply};
 use crate::status::Status;
 use crate::stop::Stop;
 use crate::worker;
 use crossbeam_channel::Sender;
 use serde_json::json;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
-
-/// Longest request that is read, in bytes.
-const REQUEST_MAX: u64 = 16 << 10;
+use std::sync::{Arc, PoisonError};
 
 /// Starts the thread that answers, if it is wanted.
 pub fn start(
@@ -31,61 +24,18 @@ pub fn start(
     if !config.health.enable {
         return Ok(());
     }
+    let (config, status) = (config.clone(), status.clone());
     let bind = config.health.bind.clone();
-    let address = if bind.starts_with(':') { format!("0.0.0.0{bind}") } else { bind.clone() };
-    let failed = |error: std::io::Error| format!("health_check.bind {bind}: {error}");
-    let listener = TcpListener::bind(&address).map_err(failed)?;
-    listener.set_nonblocking(true).map_err(failed)?;
-    log::info!("health check on http://{}{}", listener.local_addr().map_err(failed)?, config.health.path);
-    let (config, status, stop) = (config.clone(), status.clone(), stop.clone());
-    worker::spawn("health", exits, move || {
-        loop {
-            match listener.accept() {
-                // One at a time: a slow asker delays others, and nothing else.
-                Ok((stream, _)) => {
-                    if let Err(error) = answer(&stream, &config, &status) {
-                        log::debug!("health check: {error}");
-                    }
-                }
-                Err(_) if stop.wait(Duration::from_millis(50)) => return Ok(()),
-                Err(_) => {}
-            }
-            if stop.requested() {
-                return Ok(());
-            }
-        }
+    responder::start("health", "health_check.bind", &bind, stop, exits, move |path| {
+        let (code, body) = if path == config.health.path {
+            let (healthy, body) = report(&config, &status);
+            (if healthy { "200 OK" } else { "503 Service Unavailable" }, body)
+        } else {
+            ("404 Not Found", String::new())
+        };
+        let body = if config.health.detailed { body } else { String::new() };
+        Reply { status: code, kind: "application/json", body }
     })
-    .map(drop)
-}
-
-fn answer(stream: &TcpStream, config: &Config, status: &Status) -> std::io::Result<()> {
-    stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(limits::HEALTH_ASKER))?;
-    stream.set_write_timeout(Some(limits::HEALTH_ASKER))?;
-    let mut reader = BufReader::new(stream.take(REQUEST_MAX));
-    let mut line = String::new();
-    reader.read_line(&mut line)?;
-    let mut header = String::new();
-    while reader.read_line(&mut header)? > 2 {
-        header.clear();
-    }
-    let target = line.split_ascii_whitespace().nth(1).unwrap_or_default();
-    let path = target.split('?').next().unwrap_or_default();
-    let (code, body) = if path == config.health.path {
-        let (healthy, body) = report(config, status);
-        (if healthy { "200 OK" } else { "503 Service Unavailable" }, body)
-    } else {
-        ("404 Not Found", String::new())
-    };
-    let body = if config.health.detailed { body } else { String::new() };
-    let head_only = line.starts_with("HEAD ");
-    let mut stream = stream;
-    write!(
-        stream,
-        "HTTP/1.1 {code}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{}",
-        body.len(),
-        if head_only { "" } else { &body }
-    )
 }
 
 /// Whether the node works, and the answer's body.

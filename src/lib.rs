@@ -30,7 +30,7 @@
 //! # Threads
 //!
 //! `nats` (owns the socket), `publisher`, `applier`, `watch`, `check` (reads all pages once), `lease`, `snapshot` (with
-//! `upload-lease` and, for S3, `s3-part` during an upload), `presence`, `health`, `signals`, and `nats-server` when we
+//! `upload-lease` and, for S3, `s3-part` during an upload), `presence`, `health`, `metrics`, `signals`, and `nats-server` when we
 //! supervise our own. Those that work on the database are one session; a replaced or damaged database ends it, and the next
 //! one begins. Each mutable thing has one owner. Channels are bounded; wake-ups are level-triggered. Stop is the
 //! disconnection of a channel ([`stop`]). A worker that ends, ends the daemon; a panic ends the process.
@@ -71,10 +71,12 @@ pub mod http;
 pub mod lease;
 pub mod limits;
 pub mod logger;
+mod metrics;
 pub mod nats;
 pub mod pack;
 mod presence;
 pub mod replicator;
+mod responder;
 pub mod retry;
 pub mod secret;
 pub mod seqmap;

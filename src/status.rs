@@ -19,6 +19,8 @@ pub struct Status {
     pub applied: Vec<AtomicU64>,
     /// Highest sequence at which an event of ours was stored, by shard.
     pub acked: Vec<AtomicU64>,
+    /// Captured changes that have not come back, as last counted.
+    pub pending: AtomicU64,
     /// The streams no longer hold what comes after our checkpoint: this node is not whole.
     pub gap: AtomicBool,
     /// Tables that are captured.
@@ -62,6 +64,7 @@ impl Status {
             rows: AtomicU64::new(0),
             applied: (0..shards).map(|_| AtomicU64::new(0)).collect(),
             acked: (0..shards).map(|_| AtomicU64::new(0)).collect(),
+            pending: AtomicU64::new(0),
             gap: AtomicBool::new(false),
             tables: AtomicU64::new(0),
             leader: AtomicBool::new(false),

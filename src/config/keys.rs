@@ -1,7 +1,7 @@
 //! Every key with its default, unit and bounds (compat.md 1k and our own).
 
 use super::reader::Reader;
-use super::{Config, Health, Join, JournalMode, Nats, ReplicationLog, Snapshot, stores};
+use super::{Config, Health, Join, JournalMode, Nats, Prometheus, ReplicationLog, Snapshot, stores};
 use crate::logger::Format;
 use crate::secret::Secret;
 use crate::{files, limits};
@@ -12,12 +12,8 @@ use std::time::Duration;
 const YEAR_MS: u64 = 366 * 86_400_000;
 
 /// Keys whose capability is not in this version, each with the value that switches it off (or `None`: any use is refused).
-const LATER: &[(&str, Option<&str>)] = &[
-    ("prometheus.enable", Some("false")),
-    ("sharding.ignore_tables", None),
-    ("tables.include", None),
-    ("tables.exclude", None),
-];
+const LATER: &[(&str, Option<&str>)] =
+    &[("sharding.ignore_tables", None), ("tables.include", None), ("tables.exclude", None)];
 
 /// The line that refuses a key or flag whose capability comes with a later version.
 pub fn later_key(what: &str) -> String {
@@ -68,10 +64,6 @@ fn refuse_later(reader: &mut Reader, name: &str) -> Vec<String> {
             }
         }
     }
-    // Settings of a capability that is switched off; known, so that no warning calls them unknown.
-    for key in ["prometheus.bind", "prometheus.namespace", "prometheus.subsystem"] {
-        reader.text(key, "");
-    }
     let mut warnings = vec![];
     for (key, why) in [
         ("cleanup_interval", "a change-log row is removed as soon as its event has come back"),
@@ -114,14 +106,7 @@ fn read(reader: &mut Reader, flag_node_id: Option<u64>) -> Option<Config> {
             JournalMode::Refuse
         }
     };
-    let join = match reader.text("join", "merge").as_str() {
-        "merge" => Join::Merge,
-        "replace" => Join::Replace,
-        other => {
-            reader.wrong("join", format!("{other:?}"), "\"merge\" or \"replace\"");
-            Join::Merge
-        }
-    };
+    let join = join(reader);
     let log_format = match reader.text("logging.format", "console").as_str() {
         "console" => Format::Console,
         "json" => Format::Json,
@@ -137,6 +122,7 @@ fn read(reader: &mut Reader, flag_node_id: Option<u64>) -> Option<Config> {
         seq_map_path.or_else(|| db_path.as_deref().map(|path| files::parent(path).join("seq-map.cbor")));
     let snapshot = snapshot(reader, &nats.stream_prefix, seq_map_path.as_deref());
     let health = health(reader);
+    let prometheus = prometheus(reader);
     let (db_path, seq_map_path) = (db_path?, seq_map_path?);
     Some(Config {
         seq_map_path,
@@ -153,9 +139,21 @@ fn read(reader: &mut Reader, flag_node_id: Option<u64>) -> Option<Config> {
         snapshot,
         nats,
         health,
+        prometheus,
         log_format,
         verbose,
     })
+}
+
+fn join(reader: &mut Reader) -> Join {
+    match reader.text("join", "merge").as_str() {
+        "merge" => Join::Merge,
+        "replace" => Join::Replace,
+        other => {
+            reader.wrong("join", format!("{other:?}"), "\"merge\" or \"replace\"");
+            Join::Merge
+        }
+    }
 }
 
 fn required_db_path(reader: &mut Reader) -> Option<PathBuf> {
@@ -232,13 +230,37 @@ fn health(reader: &mut Reader) -> Health {
         path: reader.text("health_check.path", "/health"),
         detailed: reader.boolean("health_check.detailed", true),
     };
-    if health.bind.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
-        reader.wrong("health_check.bind", format!("{:?}", health.bind), "host:port");
-    }
+    listens(reader, "health_check.bind", &health.bind);
     if !health.path.starts_with('/') {
         reader.wrong("health_check.path", format!("{:?}", health.path), "a path that begins with /");
     }
     health
+}
+
+fn prometheus(reader: &mut Reader) -> Prometheus {
+    let prometheus = Prometheus {
+        enable: reader.boolean("prometheus.enable", false),
+        bind: reader.text("prometheus.bind", ":3010"),
+        namespace: reader.text("prometheus.namespace", "harmonylite"),
+        subsystem: reader.text("prometheus.subsystem", ""),
+    };
+    listens(reader, "prometheus.bind", &prometheus.bind);
+    for (key, part) in
+        [("prometheus.namespace", &prometheus.namespace), ("prometheus.subsystem", &prometheus.subsystem)]
+    {
+        let valid = part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+            && !part.starts_with(|first: char| first.is_ascii_digit());
+        if !valid {
+            reader.wrong(key, format!("{part:?}"), "letters, digits and _, no digit first");
+        }
+    }
+    prometheus
+}
+
+fn listens(reader: &mut Reader, key: &str, bind: &str) {
+    if bind.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
+        reader.wrong(key, format!("{bind:?}"), "host:port");
+    }
 }
 
 /// A name that NATS takes as one token of a subject.

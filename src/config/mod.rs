@@ -44,6 +44,8 @@ pub struct Config {
     pub nats: Nats,
     /// The health check.
     pub health: Health,
+    /// The metrics.
+    pub prometheus: Prometheus,
     /// How lines look.
     pub log_format: Format,
     /// Debug lines as well.
@@ -133,6 +135,19 @@ pub enum StoreKind {
     Sftp(SftpOptions),
     /// A local directory.
     File(PathBuf),
+}
+
+/// `[prometheus]`.
+#[derive(Clone, Debug)]
+pub struct Prometheus {
+    /// Answer at all.
+    pub enable: bool,
+    /// `host:port`.
+    pub bind: String,
+    /// First part of the names.
+    pub namespace: String,
+    /// Second part; empty: none.
+    pub subsystem: String,
 }
 
 /// `[health_check]`.

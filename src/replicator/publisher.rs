@@ -286,10 +286,17 @@ impl Publisher {
 
     /// Entries that were published, acknowledged and consumed, and are still there, were lost on the way: again.
     fn audit(&mut self) -> Result<bool, db::Error> {
-        if self.last_audit.elapsed() < AUDIT_INTERVAL || !self.started {
+        if self.last_audit.elapsed() < AUDIT_INTERVAL {
             return Ok(false);
         }
         self.last_audit = Instant::now();
+        let counted = self.log.unsettled();
+        if let Ok((published, waiting)) = counted {
+            self.status.pending.store((published + waiting).unsigned_abs(), Relaxed);
+        }
+        if !self.started {
+            return Ok(false);
+        }
         if self.refused > 0 && self.pipeline.max_payload() > self.refused_at {
             log::info!("the server takes larger messages now: trying again what was too large");
             self.rewind();
@@ -300,7 +307,7 @@ impl Publisher {
             self.stuck = 0;
             return Ok(false);
         }
-        let Ok((published, _)) = self.log.unsettled() else { return Ok(false) };
+        let Ok((published, _)) = counted else { return Ok(false) };
         let hopeless = self.refused > 0 && published == self.left_over;
         let again = published > 0 && self.stuck > 0 && !hopeless;
         if again {

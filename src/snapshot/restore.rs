@@ -300,7 +300,11 @@ fn download_fitting(
         begin_behind(config, js, &stored.label.positions)?;
     }
     let file = Temporary::new(files::beside(&config.db_path, ".harmonylite-download"));
-    let checked = match fetch(config, store, stored, &file) {
+    let begun = Instant::now();
+    let fetched = fetch(config, store, stored, &file);
+    log::debug!("download: {:.2} s", begun.elapsed().as_secs_f64());
+    let begun = Instant::now();
+    let checked = match fetched {
         Ok(_) => db::make_ready(file.path()),
         Err(Fault::Snapshot(why)) => Err(db::Error::Corrupt(why)),
         Err(Fault::Other(why)) => return Err(why.into()),
@@ -314,6 +318,7 @@ fn download_fitting(
         }
         Err(error) => return Err(error.to_string().into()),
     };
+    log::debug!("check: {:.2} s", begun.elapsed().as_secs_f64());
     let begin = begin_behind(config, js, &positions)?;
     db::set_positions(file.path(), &begin).map_err(|error| error.to_string())?;
     let name = format!("snapshot {} of {}", stored.name, store.describe());

@@ -240,3 +240,55 @@ fn full_disk() {
     wait_equal(&mut [&mut one, &mut two], 20);
     drop(two);
 }
+
+/// The store is down when a node comes back that the streams ran away from: it says so in its log and by health, goes on
+/// capturing, and recovers when the store is back.
+#[test]
+fn the_store_is_down_when_it_is_needed() {
+    let dir = Dir::new("store-down");
+    let nats = Nats::start(&dir);
+    let (store, port) = (free_port(), free_port());
+    let login = ["--user", servers::USER, "--pass", servers::PASSWORD];
+    let mut server = Some(servers::rclone_at(&dir, "webdav", store, &login));
+    let config = webdav_config(&format!("http://127.0.0.1:{store}"), "/d");
+    let config = config.replace("[snapshot]\n", "[snapshot]\nleader_ttl = 1000\n");
+    let node = |id: u64, more: &str| {
+        let node = Node::new(&dir, id, &nats.url(), &format!("{more}{config}"));
+        let text = std::fs::read_to_string(&node.config).unwrap().replace("1000000", "100");
+        std::fs::write(&node.config, text).unwrap();
+        node.sql(SCHEMA);
+        node
+    };
+    let mut one = node(1, "");
+    let mut two = node(2, &format!("health_check.enable = true\nhealth_check.bind = \"127.0.0.1:{port}\"\n"));
+    one.start_ready();
+    two.start_ready();
+    fill(&one, 1, 50);
+    wait_equal(&mut [&mut one, &mut two], 20);
+    two.stop();
+    fill(&one, 1_000, 900);
+    wait_for("all is published", 20, || (one.unsettled() == 0).then_some(()));
+    drop(server.take());
+    two.start();
+    fill(&two, 50_000, 40);
+    let health = || {
+        let url = format!("http://127.0.0.1:{port}/health");
+        let output = std::process::Command::new("curl").args(["-s", &url]).output().unwrap();
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap_or_default()
+    };
+    let shown = wait_for("health tells", 30, || {
+        let shown = health();
+        shown["problems"].to_string().contains("Connection refused").then_some(shown)
+    });
+    assert_eq!(shown["status"], "degraded", "{shown}");
+    assert!(shown["problems"].to_string().contains("no longer holds messages"), "{shown}");
+    pause(3_000);
+    assert!(two.count("no longer holds messages") <= 2, "{}", two.log());
+    fill(&two, 60_000, 40);
+    server = Some(servers::rclone_at(&dir, "webdav", store, &login));
+    wait_for("it is whole", 40, || (two.count("brought the database to the state of") > 0).then_some(()));
+    let text = wait_equal(&mut [&mut one, &mut two], 40);
+    assert!(text.contains("== t (1030 rows)"), "{}", text.lines().next().unwrap());
+    wait_for("health is well", 20, || (health()["status"] == "healthy").then_some(()));
+    drop(server);
+}

@@ -89,9 +89,10 @@ fn as_it_was() {
 fn restores_on_trial() {
     let dir = Dir::new("proof");
     let nats = Nats::start(&dir);
-    let port = free_port();
+    let (port, metrics) = (free_port(), free_port());
     let config = format!(
-        "health_check.enable = true\nhealth_check.bind = \"127.0.0.1:{port}\"\n[snapshot]\nleader_ttl = 1000\nverify_interval = 1500\n"
+        "health_check.enable = true\nhealth_check.bind = \"127.0.0.1:{port}\"\nprometheus.enable = true\n\
+         prometheus.bind = \"127.0.0.1:{metrics}\"\nprometheus.subsystem = \"edge\"\n[snapshot]\nleader_ttl = 1000\nverify_interval = 1500\n"
     );
     let mut one = Node::with_schema(&dir, 1, &nats.url(), &config, SCHEMA);
     let mut two =
@@ -113,15 +114,26 @@ fn restores_on_trial() {
     assert_eq!(one.count("restore not proven"), 0, "{}", one.log());
     let output = two.command(&["-list-snapshots"]);
     assert!(text(&output).contains("restored on trial "), "{}", text(&output));
-    let health = || {
-        let output = std::process::Command::new("curl")
-            .args(["-s", &format!("http://127.0.0.1:{port}/health")])
-            .output();
-        serde_json::from_slice::<serde_json::Value>(&output.unwrap().stdout).unwrap()
+    let get = |port: u16, path: &str| {
+        let url = format!("http://127.0.0.1:{port}{path}");
+        let output = std::process::Command::new("curl").args(["-s", &url]).output();
+        String::from_utf8(output.unwrap().stdout).unwrap()
     };
+    let health = || serde_json::from_str::<serde_json::Value>(&get(port, "/health")).unwrap();
     let shown = health();
     assert_eq!(shown["status"], "healthy", "{shown}");
     assert!(shown["last_proven_restore_timestamp"].as_str().unwrap().starts_with("20"), "{shown}");
+    let shown = get(metrics, "/metrics");
+    let metric = |name: &str| -> i64 {
+        let line =
+            shown.lines().find(|line| line.starts_with(&format!("harmonylite_edge_{name}{{node_id=\"1\"")));
+        line.unwrap_or_else(|| panic!("no {name}: {shown}")).rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    assert!(metric("restore_proven_timestamp_seconds") > 1_700_000_000 && metric("published") >= 400);
+    assert_eq!((metric("connected"), metric("whole"), metric("restore_unproven")), (1, 1, 0));
+    assert!(
+        metric("applied_sequence") >= 1_000 && shown.contains("# TYPE harmonylite_edge_published counter")
+    );
     // A row that was written past the triggers: no restore would bring it.
     let connection = one.open();
     connection.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false).unwrap();
