@@ -66,11 +66,13 @@ impl Broker {
     }
 
     /// How the applier gets over a gap in the streams.
-    pub fn recover(&self, config: &Config) -> replicator::Recover {
+    pub fn recover(&self, config: &Config, stop: &Stop) -> replicator::Recover {
         let open_store = self.store_opener(config);
-        let (config, js) = (config.clone(), JetStream::new(self.connection.clone()));
-        let mut damaged = snapshot::Damaged::new();
-        Box::new(move |database| snapshot::restore_live(&config, &js, &open_store()?, database, &mut damaged))
+        let (config, js, stop) = (config.clone(), JetStream::new(self.connection.clone()), stop.clone());
+        let mut search = snapshot::Search::default();
+        Box::new(move |database| {
+            snapshot::restore_live(&config, &js, &open_store()?, database, &mut search, &stop)
+        })
     }
 
     /// How a database that never followed the streams joins.

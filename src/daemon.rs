@@ -79,41 +79,84 @@ fn sessions(
         stop,
     };
     let mut unfounded = 0;
+    let mut pauses = Pauses::default();
     loop {
-        let Some(database) = get_database(config, &recovery, stop)? else { return Ok(()) };
+        let Some(database) = get_database(config, &recovery, &mut pauses, stop)? else { return Ok(()) };
         status.open.store(true, Relaxed);
         let end = session(config, broker, database, status, stop, exits, ended);
         status.open.store(false, Relaxed);
         match end? {
             End::Stopped | End::Idle => return Ok(()),
             End::Replaced => log::warn!("{}: is another file now: beginning anew", path.display()),
-            End::Damaged(why) => match db::damage(path, stop) {
-                Ok(Some(verdict)) => {
-                    if !recovery.damaged(&verdict) {
-                        return Ok(());
+            End::Damaged(why) => {
+                let verdict = match db::damage(path, db::Look::Everything, stop) {
+                    Ok(Some(verdict)) => verdict,
+                    // A statement failed, and all is right: it may have been the moment. If that goes on, it was not.
+                    Ok(None) if unfounded < UNFOUNDED_MAX => {
+                        unfounded += 1;
+                        log::warn!(
+                            "{}: {why}, and SQLite's check finds nothing: beginning anew",
+                            path.display()
+                        );
+                        continue;
                     }
+                    Ok(None) => why,
+                    Err(error) => {
+                        log::warn!("{}: check: {error}", path.display());
+                        continue;
+                    }
+                };
+                unfounded = 0;
+                if pauses.wait(stop) || !recovery.damaged(&verdict) {
+                    return Ok(());
                 }
-                // A statement failed, and all pages are right: a person should know if that goes on.
-                Ok(None) if unfounded < UNFOUNDED_MAX => {
-                    unfounded += 1;
-                    log::warn!("{}: {why}, and SQLite's check finds nothing: beginning anew", path.display());
-                }
-                Ok(None) => return Err(format!("{}: {why}", path.display())),
-                Err(error) => log::warn!("{}: check: {error}", path.display()),
-            },
+            }
         }
     }
 }
 
+/// A disk that fails damages the next database too: recovering it again and again would fill it with copies.
+#[derive(Default)]
+struct Pauses {
+    last: Option<Instant>,
+    next: Duration,
+}
+
+impl Pauses {
+    /// No pause for the first recovery in a while, growing ones for those that follow. True: stopped.
+    fn wait(&mut self, stop: &Stop) -> bool {
+        let again = self.last.is_some_and(|last| last.elapsed() < limits::RECOVERED_FOR_GOOD);
+        self.next = if again {
+            (self.next * 2).clamp(limits::RECOVERY_PAUSE, limits::RECOVERED_FOR_GOOD)
+        } else {
+            Duration::ZERO
+        };
+        if again {
+            log::error!(
+                "damaged again: a disk or memory may be failing; recovering in {} s",
+                self.next.as_secs()
+            );
+        }
+        let stopped = stop.wait(self.next);
+        self.last = Some(Instant::now());
+        stopped
+    }
+}
+
 /// The database, opened: restored when it is missing or damaged. `None`: stopped.
-fn get_database(config: &Config, recovery: &Recovery<'_>, stop: &Stop) -> Result<Option<Database>, String> {
+fn get_database(
+    config: &Config,
+    recovery: &Recovery<'_>,
+    pauses: &mut Pauses,
+    stop: &Stop,
+) -> Result<Option<Database>, String> {
     loop {
         if !config.db_path.exists() && !recovery.missing() {
             return Ok(None);
         }
         match open_database(config, stop)? {
             Opened::Database(database) => return Ok(Some(*database)),
-            Opened::Damaged(why) if recovery.damaged(&why) => {}
+            Opened::Damaged(why) if !pauses.wait(stop) && recovery.damaged(&why) => {}
             Opened::Damaged(_) | Opened::Stopped => return Ok(None),
         }
     }
@@ -204,7 +247,6 @@ fn open_database(config: &Config, stop: &Stop) -> Result<Opened, String> {
 
 fn try_open(config: &Config) -> Result<Database, db::Error> {
     let path = &config.db_path;
-    let file = files::identity(path);
     db::check_file(path)?;
     db::prepare(path, config.journal_mode)?;
     db::Applier::ensure_state(path, config.publish)?;
@@ -240,6 +282,8 @@ fn try_open(config: &Config) -> Result<Database, db::Error> {
         None => false,
     };
     let taken_over = if unknown { read_seq_map(config) } else { SeqMap::new() };
+    // Opening for writing may have given it another inode (overlay file systems).
+    let file = files::identity(path);
     Ok(Database { file, capture, applier, taken_over })
 }
 
@@ -314,7 +358,7 @@ fn start_workers(
         )?;
         let snapshots = config.snapshot.enabled;
         let applier = applier
-            .recovering(snapshots.then(|| broker.recover(config)))
+            .recovering(snapshots.then(|| broker.recover(config, token)))
             .joining(snapshots.then(|| broker.join(config, token)));
         worker::spawn("applier", exits, move || applier.run())?;
     }
@@ -348,7 +392,7 @@ fn check(path: &Path, status: &Status, stop: &Stop) {
     if stop.wait(limits::CHECK_AFTER) {
         return;
     }
-    match db::damage(path, stop) {
+    match db::damage(path, db::Look::Pages, stop) {
         Ok(Some(why)) => status.note_damage(&why),
         Ok(None) => {}
         Err(error) => log::debug!("{}: check: {error}", path.display()),

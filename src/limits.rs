@@ -122,3 +122,19 @@ pub const STORE_ABSENT: Duration = Duration::from_secs(10);
 pub const PROVE_AGAIN: Duration = Duration::from_secs(600);
 /// How long a list of snapshots waits for NATS to learn which was proven.
 pub const PROOF_LOOK: Duration = Duration::from_secs(3);
+
+/// The pause before a database that was just recovered is recovered again; it doubles.
+pub const RECOVERY_PAUSE: Duration = Duration::from_secs(5);
+/// After so long without damage, the next one is a new one; also the longest pause.
+pub const RECOVERED_FOR_GOOD: Duration = Duration::from_secs(3600);
+
+/// A snapshot that was downloaded and did not serve is not downloaded again before; the pauses double up to this.
+pub const DOWNLOAD_AGAIN_MAX: Duration = Duration::from_secs(300);
+/// After asking for another snapshot than a damaged one, the time until that is asked again; it doubles.
+pub const ASK_AGAIN: Duration = Duration::from_secs(60);
+/// The longest such time.
+pub const ASK_AGAIN_MAX: Duration = Duration::from_secs(3600);
+/// The longest pause between two looks for a snapshot, of a node that fell behind the streams or joins.
+pub const RECOVERY_LOOK_MAX: Duration = Duration::from_secs(5);
+/// A transfer that brings fewer bytes than this in `TRANSFER_STALL` has stalled, however often one of them comes.
+pub const TRANSFER_LEAST: u64 = 1 << 10;

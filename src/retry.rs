@@ -7,6 +7,7 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Backoff {
     next: Duration,
+    first: Duration,
     max: Duration,
 }
 
@@ -19,7 +20,12 @@ impl Default for Backoff {
 impl Backoff {
     /// Pauses that double from the first to `max`.
     pub fn up_to(max: Duration) -> Self {
-        Backoff { next: limits::RETRY_FIRST.min(max), max }
+        Backoff::between(limits::RETRY_FIRST.min(max), max)
+    }
+
+    /// Pauses that double from `first` to `max`.
+    pub fn between(first: Duration, max: Duration) -> Self {
+        Backoff { next: first, first, max }
     }
 
     /// The next pause: half of it certain, half random.
@@ -37,7 +43,7 @@ impl Backoff {
 
     /// Begins again with the first pause.
     pub fn reset(&mut self) {
-        self.next = limits::RETRY_FIRST.min(self.max);
+        self.next = self.first;
     }
 }
 

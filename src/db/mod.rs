@@ -27,11 +27,12 @@ pub use capture::{Capture, cleanup, rename_older_copy};
 pub use changelog::{Batch, Change, ChangeLog};
 pub use checkpoint::Checkpointer;
 pub use open::{check_file, prepare};
-pub use reconcile::{Comparison, Extra, compare};
-pub use replace::{Salvaged, damage, replace, salvage};
+pub use reconcile::{Comparison, Extra, compare, mismatch as schema_mismatch};
+pub use replace::{Look, Salvaged, damage, replace, salvage};
 pub use schema::{Column, Schema, Table};
 pub use snapshot::{
-    Inside, Made, Stamp, copy, inspect, make, make_ready, positions_of, set_positions, strip, unsettled,
+    Inside, Made, Ready, Stamp, copy, inspect, make, make_ready, positions_of, schema_hash, set_positions,
+    strip, unsettled,
 };
 pub use state::{Origin, Position};
 pub use watch::watch;

@@ -36,6 +36,8 @@ pub struct Comparison {
     pub missing: u64,
     /// Rows that both have, with other values.
     pub changed: u64,
+    /// The database's own rows may have UNIQUE values that the snapshot's rows have too.
+    pub may_collide: bool,
 }
 
 /// Compares the database with a snapshot that was checked and made ready, row by row, in value and type.
@@ -54,14 +56,17 @@ pub fn compare(database: &Path, snapshot: &Path) -> Result<Comparison, Error> {
     connection.execute_batch(&format!(
         "CREATE TABLE snap.{DIFFERENT}(id INTEGER PRIMARY KEY, tbl TEXT, kind INTEGER{columns});"
     ))?;
-    let mut counts = [0; 3];
+    let snapshot = snapshot.to_path_buf();
+    let mut found = Comparison { snapshot, extra: 0, missing: 0, changed: 0, may_collide: false };
     for table in schema.tables.values() {
-        for (kind, count) in counts.iter_mut().enumerate() {
-            *count += note(&connection, table, kind)? as u64;
-        }
+        let [extra, missing, changed] =
+            [note(&connection, table, 0)?, note(&connection, table, 1)?, note(&connection, table, 2)?];
+        found.extra += extra as u64;
+        found.missing += missing as u64;
+        found.changed += changed as u64;
+        found.may_collide |= extra > 0 && missing + changed > 0 && !table.unique.is_empty();
     }
-    let [extra, missing, changed] = counts;
-    Ok(Comparison { snapshot: snapshot.to_path_buf(), extra, missing, changed })
+    Ok(found)
 }
 
 fn attach(connection: &Connection, snapshot: &Path) -> Result<(), Error> {
@@ -102,11 +107,17 @@ fn check_same_schema(connection: &Connection, ours: &Schema) -> Result<(), Error
     if theirs == ours.hash {
         return Ok(());
     }
-    Err(Error::Mismatch(format!(
+    Err(Error::Mismatch(mismatch(&theirs, &ours.hash)))
+}
+
+/// What is said of two schema hashes that differ.
+pub fn mismatch(theirs: &str, ours: &str) -> String {
+    let short = |hash: &str| hash.chars().take(12).collect::<String>();
+    format!(
         "the snapshot's schema ({}) is not this database's ({}): run the same migrations on all nodes",
-        &theirs[..12.min(theirs.len())],
-        &ours.hash[..12]
-    )))
+        short(theirs),
+        short(ours)
+    )
 }
 
 impl Comparison {
@@ -186,8 +197,13 @@ impl Applier {
         check_same_schema(&self.connection, &self.schema)?;
         applied.settled = self.settle_what_the_snapshot_folded()?;
         let tables: Vec<_> = self.schema.tables.values().cloned().collect();
-        for table in &tables {
-            with.each(table, "0", None, |key| self.treat_extra(table, &key, extra, &mut applied))?;
+        let treat = |applier: &mut Applier, applied: &mut Applied| {
+            tables.iter().try_for_each(|table| {
+                with.each(table, "0", None, |key| applier.treat_extra(table, &key, extra, applied))
+            })
+        };
+        if extra == Extra::Remove {
+            treat(self, &mut applied)?;
         }
         for table in &tables {
             let mut names: Vec<String> = table.stored().map(|column| column.name.clone()).collect();
@@ -201,9 +217,18 @@ impl Applier {
                 self.fold_image(&event, &mut applied)
             })?;
         }
+        // Only now: the snapshot's rows have taken the UNIQUE values that they have.
+        if extra == Extra::Publish {
+            treat(self, &mut applied)?;
+        }
         self.take_state()?;
         self.end_batch()?;
         Ok(applied)
+    }
+
+    fn is_there(&self, table: &Table, key: &[Value]) -> Result<bool, Error> {
+        let sql = format!("SELECT 1 FROM main.{} WHERE {}", quote(&table.name), table.key_filter());
+        Ok(self.connection.prepare_cached(&sql)?.exists(rusqlite::params_from_iter(key))?)
     }
 
     fn treat_extra(
@@ -214,7 +239,7 @@ impl Applier {
         applied: &mut Applied,
     ) -> Result<(), Error> {
         let key = canonical(table, values);
-        if self.is_touched(&key)? {
+        if self.is_touched(&key)? || !self.is_there(table, values)? {
             return Ok(());
         }
         match (extra, &mut self.touched) {

@@ -24,13 +24,26 @@ pub struct Salvaged {
     pub unreadable: usize,
 }
 
+/// How closely to look for damage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Whether every page can be read.
+    Pages,
+    /// Whether indexes agree with their tables, too: takes several times as long.
+    Everything,
+}
+
 /// Whether the database is damaged: why. Reads all of it, unless stopped (`None` then).
-pub fn damage(path: &Path, stop: &Stop) -> Result<Option<String>, Error> {
+pub fn damage(path: &Path, look: Look, stop: &Stop) -> Result<Option<String>, Error> {
     let verdict = open::check_file(path).and_then(|()| {
         let mut connection = open::open(path)?;
         let stop = stop.clone();
         connection.progress_handler(10_000, Some(move || stop.requested()))?;
-        Ok(connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0))?)
+        let check = match look {
+            Look::Pages => "quick_check",
+            Look::Everything => "integrity_check",
+        };
+        Ok(connection.query_row(&format!("PRAGMA {check}(1)"), [], |row| row.get::<_, String>(0))?)
     });
     match verdict {
         Ok(verdict) if verdict == "ok" => Ok(None),

@@ -114,13 +114,15 @@ fn open_scratch(path: &Path) -> Result<Connection, Error> {
     Ok(connection)
 }
 
-/// Removes triggers and log.
+/// Removes triggers and log; of our tables the state stays, and events that wait for a schema if there are any.
 fn clean(path: &Path) -> Result<Cleaned, Error> {
     let connection = open_scratch(path)?;
     let unsettled_up_to = highest_unsettled(&connection)?;
     let schema = super::Schema::read(&connection)?.hash;
     state::create(&connection)?;
-    capture::drop_all(&connection, |name| name != state::TABLE && name != super::parked::TABLE)?;
+    let parked = state::has_table(&connection, super::parked::TABLE)?
+        && !super::parked::tables(&connection)?.is_empty();
+    capture::drop_all(&connection, |name| name != state::TABLE && !(parked && name == super::parked::TABLE))?;
     let positions = state::positions(&connection)?;
     let streams = state::generation(&connection)?;
     let pages: i64 = connection.query_row("PRAGMA page_count", [], |row| row.get(0))?;
@@ -205,21 +207,39 @@ pub fn strip(path: &Path) -> Result<(), Error> {
     rollback_mode(&connection)
 }
 
-/// Checks a downloaded snapshot and makes it this node's: its own incarnation, nothing of the maker's. Returns the
-/// position that it holds in each stream; empty for a Go node's snapshot, which has none.
-pub fn make_ready(path: &Path) -> Result<SeqMap, Error> {
+/// A downloaded snapshot that may become this node's database.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ready {
+    /// The position that it holds in each stream; empty for a Go node's, which has none.
+    pub positions: SeqMap,
+    /// The hash of its schema.
+    pub schema: String,
+}
+
+/// Checks a downloaded snapshot and makes it this node's: its own incarnation, nothing of the maker's.
+pub fn make_ready(path: &Path) -> Result<Ready, Error> {
     let connection = open_checked(path, "quick_check")?;
+    let schema = super::Schema::read(&connection)?.hash;
     capture::drop_all(&connection, |name| name != state::TABLE && name != super::parked::TABLE)?;
     let known = state::exists(&connection)?;
     state::create(&connection)?;
     super::parked::create(&connection)?;
-    connection.execute(
-        &format!("DELETE FROM {} WHERE kind = 'meta' AND name <> 'schema_hash'", state::TABLE),
-        [],
-    )?;
+    if let Some(stamped) = state::meta(&connection, "schema_hash")?
+        && stamped != schema
+    {
+        return Err(Error::Corrupt(format!("its schema has the hash {schema}, its maker says {stamped}")));
+    }
+    connection.execute(&format!("DELETE FROM {} WHERE kind = 'meta'", state::TABLE), [])?;
+    state::set_meta(&connection, "schema_hash", &schema)?;
     state::new_incarnation(&connection)?;
     state::set_meta(&connection, state::RESTORED, "1")?;
-    if known { state::positions(&connection) } else { Ok(SeqMap::new()) }
+    let positions = if known { state::positions(&connection)? } else { SeqMap::new() };
+    Ok(Ready { positions, schema })
+}
+
+/// The hash of the schema of the database at `path` (compat.md 1h).
+pub fn schema_hash(path: &Path) -> Result<String, Error> {
+    Ok(super::Schema::read(&open::open(path)?)?.hash)
 }
 
 /// Writes positions into a snapshot's file that [`make_ready`] has checked.

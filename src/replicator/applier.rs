@@ -42,6 +42,8 @@ pub struct Applier {
     file_written: Instant,
     file_stale: bool,
     backoff: Backoff,
+    /// Of looks for a snapshot.
+    recovery_pauses: Backoff,
     rebuild_at: Instant,
     last_complaint: String,
     /// The publisher is to be told to publish again what has not come back.
@@ -111,6 +113,7 @@ impl Applier {
             file_written: Instant::now(),
             file_stale: true,
             backoff: Backoff::up_to(Duration::from_secs(2)),
+            recovery_pauses: Backoff::up_to(limits::RECOVERY_LOOK_MAX),
             rebuild_at: Instant::now(),
             last_complaint: String::new(),
             owes_rewind: false,
@@ -319,7 +322,7 @@ impl Applier {
             return;
         }
         if !self.joined && !self.try_join() {
-            self.rebuild_at = Instant::now() + self.backoff.pause().min(Duration::from_secs(1));
+            self.rebuild_at = Instant::now() + self.recovery_pauses.pause();
             return;
         }
         let mut gap = false;
@@ -344,10 +347,12 @@ impl Applier {
         }
         self.status.gap.store(gap, Relaxed);
         if gap {
-            self.rebuild_at = Instant::now() + self.backoff.pause().max(Duration::from_millis(200));
+            self.rebuild_at = Instant::now() + self.recovery_pauses.pause();
         } else {
             self.backoff.reset();
+            self.recovery_pauses.reset();
             self.last_complaint.clear();
+            self.status.set_missing("");
         }
     }
 
@@ -481,6 +486,8 @@ impl Applier {
             return;
         }
         self.started = true;
+        // It begins with all that the log holds.
+        self.owes_rewind = false;
         log::info!("caught up with {}", if self.shards.len() == 1 { "the stream" } else { "all streams" });
         if let Some((commands, _)) = &self.publisher {
             let _ = commands.try_send(Command::Start);

@@ -5,7 +5,8 @@
 //! and what it holds beyond that is treated by rule: `join = "merge"` publishes it, `"replace"` takes it out. In both cases
 //! a copy of the database is kept before any value is lost.
 
-use super::restore::{Damaged, Missing, find};
+use super::restore::patiently;
+use super::search::{Found, Missing, Places, Search};
 use super::{room, show_positions};
 use crate::config::{Config, Join};
 use crate::files;
@@ -33,12 +34,12 @@ pub enum Joined {
 /// A node that joins.
 pub struct Joining {
     begun: Instant,
-    damaged: Damaged,
+    search: Search,
 }
 
 impl Default for Joining {
     fn default() -> Self {
-        Joining { begun: Instant::now(), damaged: Damaged::new() }
+        Joining { begun: Instant::now(), search: Search::default() }
     }
 }
 
@@ -53,8 +54,9 @@ impl Joining {
         stop: &Stop,
     ) -> Result<Joined, String> {
         let begun = Instant::now();
+        let schema = db::schema_hash(&config.db_path).map_err(|error| error.to_string())?;
         let found = match &store {
-            Ok(store) => find(config, js, store, &mut self.damaged),
+            Ok(store) => self.search.find(Places { config, js, store, schema: Some(&schema) }),
             Err(why) => Err(Missing::Failed(why.clone())),
         };
         let found = match found {
@@ -65,33 +67,21 @@ impl Joining {
             // A store that cannot be reached stops nobody for long.
             Err(Missing::Failed(why)) => return self.without(config, js, &why, limits::STORE_ABSENT),
         };
-        // What the streams hold behind the snapshot is the cluster's too: who was last to write a row wins there, not here.
-        replicator::replay(config, js, found.path(), &Until::End, stop)?;
-        let failed = |error: db::Error| error.to_string();
-        let comparison = db::compare(&config.db_path, found.path()).map_err(failed)?;
-        let (extra, lost) = match config.join {
-            Join::Merge => (db::Extra::Publish, comparison.changed),
-            Join::Replace => (db::Extra::Remove, comparison.changed + comparison.extra),
-        };
-        let kept =
-            if lost > 0 { format!("; as it was: {}", keep_copy(config)?.display()) } else { String::new() };
-        let applied = database.reconcile(&comparison, extra).map_err(failed)?;
-        let positions = database.positions().map_err(failed)?;
-        log::info!(
-            "joined with {} (join = \"{}\") in {:.1} s: {} rows came, {} had other values, {} were only here{}{kept}; position {}",
-            found.name,
-            config.join.name(),
-            begun.elapsed().as_secs_f64(),
-            comparison.missing,
-            comparison.changed,
-            comparison.extra,
-            match config.join {
-                Join::Merge => format!(" ({} of them are published)", applied.touched),
-                Join::Replace => " and were removed".to_owned(),
-            },
-            show_positions(&positions)
-        );
-        Ok(Joined::Snapshot)
+        match join_with(config, js, &found, database, stop) {
+            Ok(told) => {
+                log::info!(
+                    "joined with {} (join = \"{}\") in {:.1} s: {told}",
+                    found.name,
+                    config.join.name(),
+                    begun.elapsed().as_secs_f64()
+                );
+                Ok(Joined::Snapshot)
+            }
+            Err(why) => {
+                self.search.failed(&found, &why);
+                Err(why)
+            }
+        }
     }
 
     /// No snapshot can be had: the founder goes on, others wait for its first one, but not for ever.
@@ -118,6 +108,39 @@ impl Joining {
             _ => Ok(Joined::AsItIs),
         }
     }
+}
+
+/// Brings the database to the state of a snapshot and of what the streams hold behind it; returns what that meant for its
+/// rows.
+fn join_with(
+    config: &Config,
+    js: &JetStream,
+    found: &Found,
+    database: &mut db::Applier,
+    stop: &Stop,
+) -> Result<String, String> {
+    // What the streams hold behind the snapshot is the cluster's too: who was last to write a row wins there, not here.
+    replicator::replay(config, js, found.path(), &Until::End, stop)?;
+    let failed = |error: db::Error| error.to_string();
+    let comparison = db::compare(&config.db_path, found.path()).map_err(failed)?;
+    let (extra, loses) = match config.join {
+        Join::Merge => (db::Extra::Publish, comparison.changed > 0 || comparison.may_collide),
+        Join::Replace => (db::Extra::Remove, comparison.changed + comparison.extra > 0),
+    };
+    let kept = if loses { format!("; as it was: {}", keep_copy(config)?.display()) } else { String::new() };
+    let applied = patiently(stop, || database.reconcile(&comparison, extra)).map_err(failed)?;
+    let positions = database.positions().map_err(failed)?;
+    Ok(format!(
+        "{} rows came, {} had other values, {} were only here{}{kept}; position {}",
+        comparison.missing,
+        comparison.changed,
+        comparison.extra,
+        match config.join {
+            Join::Merge => format!(" ({} of them are published)", applied.touched),
+            Join::Replace => " and were removed".to_owned(),
+        },
+        show_positions(&positions)
+    ))
 }
 
 /// Makes sure that the cluster has a founder: a member of it is as good as the first one.

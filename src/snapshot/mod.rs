@@ -8,14 +8,16 @@ mod join;
 mod proof;
 mod restore;
 mod scheduler;
+mod search;
 mod wanted;
 
 pub use at::{Restored, parse_when, restore_at};
 pub use inspect::{Verdict, list, restore_to, verify};
 pub use join::{Joined, Joining, claim};
 pub use proof::{Proof, list_proven, prove};
-pub use restore::{Damaged, Recovery, restore_live};
+pub use restore::{Recovery, restore_live};
 pub use scheduler::Scheduler;
+pub use search::Search;
 
 use crate::clock;
 use crate::config::{Config, StoreKind};

@@ -1,40 +1,21 @@
-//! Getting the database back from a snapshot: for a node that has none, and for one that fell behind the streams.
+//! Getting the database back from a snapshot: for a node that has none, whose database is damaged, or that fell behind the
+//! streams.
 
-use super::inspect::{Fault, fetch};
-use super::{OpenStore, wanted};
+use super::OpenStore;
+use super::search::{Found, Missing, Places, Search};
 use crate::clock;
 use crate::config::Config;
 use crate::db;
 use crate::files::{self, Temporary};
 use crate::limits;
 use crate::nats::{Connection, JetStream};
-use crate::replicator;
 use crate::retry::Backoff;
-use crate::seqmap::SeqMap;
 use crate::status::Status;
 use crate::stop::Stop;
-use crate::storage::{Store, Stored};
-use std::collections::BTreeMap;
+use crate::storage::Store;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
-
-/// Snapshots that were found to be no good, so that they are not downloaded again: which, and why.
-pub type Damaged = BTreeMap<String, String>;
-
-/// Why there is no restored database yet.
-pub enum Missing {
-    /// Nobody but others can change that: it is said once.
-    Waiting(String),
-    /// A try failed.
-    Failed(String),
-}
-
-impl From<String> for Missing {
-    fn from(why: String) -> Missing {
-        Missing::Failed(why)
-    }
-}
+use std::time::Instant;
 
 /// What a node that waits for its database works with.
 pub struct Recovery<'a> {
@@ -56,13 +37,13 @@ impl Recovery<'_> {
     fn until_done<R>(
         &self,
         what: &str,
-        mut step: impl FnMut(&mut Damaged) -> Result<R, Missing>,
+        mut step: impl FnMut(&mut Search) -> Result<R, Missing>,
     ) -> Option<R> {
         let mut backoff = Backoff::default();
-        let mut damaged = Damaged::new();
+        let mut search = Search::default();
         let mut said = String::new();
         loop {
-            let why = match step(&mut damaged) {
+            let why = match step(&mut search) {
                 Ok(done) => {
                     self.status.set_missing("");
                     return Some(done);
@@ -86,20 +67,19 @@ impl Recovery<'_> {
     /// Returns false when stopped.
     pub fn missing(&self) -> bool {
         let what = format!("{}: no such file", self.config.db_path.display());
-        let done = self.until_done(&what, |damaged| {
+        let done = self.until_done(&what, |search| {
             if self.config.db_path.exists() {
                 return Ok(());
             }
-            self.try_missing(damaged)
+            let found = self.find(search, "the application to create it")?;
+            noted(search, &found, |found| self.put_in_place(found))
         });
         done.is_some()
     }
 
-    /// One try.
-    fn try_missing(&self, damaged: &mut Damaged) -> Result<(), Missing> {
+    /// Gives the snapshot the database's name.
+    fn put_in_place(&self, found: &Found) -> Result<(), String> {
         let path = &self.config.db_path;
-        let begun = Instant::now();
-        let found = self.find(damaged, "waiting for the application to create it")?;
         // SQLite would replay a WAL or journal of the lost database into the new one.
         for suffix in ["-wal", "-shm", "-journal"] {
             let stray = files::beside(path, suffix);
@@ -114,28 +94,30 @@ impl Recovery<'_> {
                 );
             }
         }
-        match files::publish_new(found.file.path(), path) {
+        match files::publish_new(found.path(), path) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),
-            Err(error) => return Err(format!("{}: {error}", path.display()).into()),
+            Err(error) => return Err(format!("{}: {error}", path.display())),
         }
         // A sequence map of the lost database would say more than the restored one holds.
         let _ = std::fs::remove_file(&self.config.seq_map_path);
-        log::info!("restored {} from {}: {}", path.display(), found.name, found.told(begun.elapsed()));
+        log::info!("restored {} from {}: {}", path.display(), found.name, found.told());
         Ok(())
     }
 
-    fn find(&self, damaged: &mut Damaged, without: &str) -> Result<Found, Missing> {
+    /// `who` could help otherwise.
+    fn find(&self, search: &mut Search, who: &str) -> Result<Found, Missing> {
         if !self.config.snapshot.enabled {
-            return Err(Missing::Waiting(format!("snapshots are disabled: {without}")));
+            return Err(Missing::Waiting(format!("snapshots are disabled: waiting for {who}")));
         }
         self.connection
             .wait_up(limits::API_TIMEOUT)
             .map_err(|error| format!("waiting for NATS ({error})"))?;
         let store = (self.open_store)()?;
         let js = JetStream::new(self.connection.clone());
-        find(self.config, &js, &store, damaged)?.ok_or_else(|| {
-            Missing::Waiting(format!("waiting for a snapshot in {}, or {without}", store.describe()))
+        let places = Places { config: self.config, js: &js, store: &store, schema: None };
+        search.find(places)?.ok_or_else(|| {
+            Missing::Waiting(format!("waiting for a snapshot in {}, or for {who}", store.describe()))
         })
     }
 
@@ -146,26 +128,26 @@ impl Recovery<'_> {
         let what = format!("{}: damaged ({why})", path.display());
         log::error!("{what}: recovering it");
         let mut kept = None;
-        let done = self.until_done(&what, |damaged| {
+        let done = self.until_done(&what, |search| {
             if kept.is_none() {
                 kept = Some(set_aside(path, "damaged")?);
             }
-            self.try_damaged(damaged)
+            let found = self.find(search, "a person")?;
+            noted(search, &found, |found| self.replace_damaged(found))
         });
         done.unwrap_or(false)
     }
 
-    fn try_damaged(&self, damaged: &mut Damaged) -> Result<bool, Missing> {
+    /// False when stopped.
+    fn replace_damaged(&self, found: &Found) -> Result<bool, String> {
         let path = &self.config.db_path;
-        let begun = Instant::now();
-        let found = self.find(damaged, "for a person")?;
-        let failed = |error: db::Error| Missing::Failed(format!("{}: {error}", path.display()));
+        let failed = |error: db::Error| format!("{}: {error}", path.display());
         let saved = if self.config.publish {
-            db::salvage(path, found.file.path(), self.config.node_id).map_err(failed)?
+            db::salvage(path, found.path(), self.config.node_id).map_err(failed)?
         } else {
             db::Salvaged::default()
         };
-        if !db::replace(path, found.file.path(), self.stop).map_err(failed)? {
+        if !db::replace(path, found.path(), self.stop).map_err(failed)? {
             return Ok(false);
         }
         let _ = std::fs::remove_file(&self.config.seq_map_path);
@@ -177,7 +159,7 @@ impl Recovery<'_> {
             "restored {} from {}: {}; {} unpublished changes of the damaged one were carried over{unreadable}",
             path.display(),
             found.name,
-            found.told(begun.elapsed()),
+            found.told(),
             saved.changes
         );
         Ok(true)
@@ -192,7 +174,7 @@ pub fn set_aside(path: &Path, what: &str) -> Result<PathBuf, String> {
         log::info!("{} is the same: no other copy is made", same.display());
         return Ok(same);
     }
-    let companions = ["", "-wal", "-shm"];
+    let companions = ["", "-wal", "-shm", "-journal"];
     let size =
         companions.iter().map(|suffix| std::fs::metadata(files::beside(path, suffix)).map_or(0, |m| m.len()));
     super::room(&files::parent(path), size.sum())?;
@@ -212,132 +194,16 @@ pub fn set_aside(path: &Path, what: &str) -> Result<PathBuf, String> {
     Ok(name)
 }
 
-/// A snapshot that serves: downloaded, checked, and made this node's.
-pub struct Found {
-    file: Temporary,
-    /// For messages.
-    pub name: String,
-    size: u64,
-}
-
-impl Found {
-    /// Where it lies.
-    pub fn path(&self) -> &Path {
-        self.file.path()
-    }
-
-    fn told(&self, took: Duration) -> String {
-        format!("{} bytes in {:.1} s", self.size, took.as_secs_f64())
-    }
-}
-
-/// Finds a snapshot that serves: the newest one, or an older one that is kept. `None`: there is none at all. The error is
-/// about the newest.
-pub fn find(
-    config: &Config,
-    js: &JetStream,
-    store: &Store,
-    damaged: &mut Damaged,
-) -> Result<Option<Found>, Missing> {
-    let looked = |error| format!("look at {}: {error}", store.describe());
-    let mut first = None;
-    if let Some(stored) = store.stat(limits::SNAPSHOT_NAME).map_err(looked)? {
-        match download_fitting(config, js, store, &stored, damaged) {
-            Ok(found) => return Ok(Some(found)),
-            Err(Missing::Failed(why)) => return Err(Missing::Failed(why)),
-            Err(why) => first = Some(why),
-        }
-    }
-    let older = store.list().map_err(looked)?;
-    for stored in older.iter().filter(|stored| stored.name != limits::SNAPSHOT_NAME) {
-        match download_fitting(config, js, store, stored, damaged) {
-            Ok(found) => {
-                if let Some(Missing::Waiting(why)) = first {
-                    log::warn!("{why}; using {}", stored.name);
-                }
-                return Ok(Some(found));
-            }
-            Err(Missing::Failed(why)) => return Err(Missing::Failed(why)),
-            Err(Missing::Waiting(why)) => {
-                log::debug!("{}: {why}", stored.name);
-                first.get_or_insert(Missing::Waiting(why));
-            }
-        }
-    }
-    match first {
-        Some(why) => Err(why),
-        None => {
-            // Somebody may have removed it, and the leader not know.
-            ask(config, js, &SeqMap::new(), "");
-            Ok(None)
-        }
-    }
-}
-
-/// Downloads a snapshot, checks it and makes it this node's, with a position in every stream. Where the store knows its
-/// position, one that is too old is not downloaded. For one that is too old or damaged, the leader is asked for another.
-fn download_fitting(
-    config: &Config,
-    js: &JetStream,
-    store: &Store,
-    stored: &Stored,
-    damaged: &mut Damaged,
-) -> Result<Found, Missing> {
-    let identity = format!("{} {}", stored.name, stored.identity());
-    let bad = |why: &str| {
-        ask(config, js, &SeqMap::new(), &stored.identity());
-        let which = if stored.name == limits::SNAPSHOT_NAME { "" } else { stored.name.as_str() };
-        let space = if which.is_empty() { "" } else { " " };
-        Missing::Waiting(format!(
-            "the snapshot{space}{which} in {} is damaged ({why}): waiting for another",
-            store.describe()
-        ))
-    };
-    if let Some(why) = damaged.get(&identity) {
-        return Err(bad(why));
-    }
-    if !stored.label.positions.is_empty() {
-        begin_behind(config, js, &stored.label.positions)?;
-    }
-    let file = Temporary::new(files::beside(&config.db_path, ".harmonylite-download"));
-    let begun = Instant::now();
-    let fetched = fetch(config, store, stored, &file);
-    log::debug!("download: {:.2} s", begun.elapsed().as_secs_f64());
-    let begun = Instant::now();
-    let checked = match fetched {
-        Ok(_) => db::make_ready(file.path()),
-        Err(Fault::Snapshot(why)) => Err(db::Error::Corrupt(why)),
-        Err(Fault::Other(why)) => return Err(why.into()),
-    };
-    let positions = match checked {
-        Ok(positions) => positions,
-        Err(db::Error::Corrupt(why)) => {
-            let error = bad(&why);
-            damaged.insert(identity, why);
-            return Err(error);
-        }
-        Err(error) => return Err(error.to_string().into()),
-    };
-    log::debug!("check: {:.2} s", begun.elapsed().as_secs_f64());
-    let begin = begin_behind(config, js, &positions)?;
-    db::set_positions(file.path(), &begin).map_err(|error| error.to_string())?;
-    let name = format!("snapshot {} of {}", stored.name, store.describe());
-    Ok(Found { file, name, size: stored.size })
-}
-
-/// Asks the leader for a snapshot that serves; that it could not be asked changes nothing for us.
-fn ask(config: &Config, js: &JetStream, positions: &SeqMap, instead_of: &str) {
-    let wanted = wanted::Wanted {
-        node_id: config.node_id,
-        positions: positions.clone(),
-        instead_of: instead_of.to_owned(),
-        revision: 0,
-    };
-    match wanted::ask(js, config.log.replicas, &wanted) {
-        Ok(true) => log::info!("asked the leader for a fresh snapshot"),
-        Ok(false) => {}
-        Err(error) => log::debug!("ask for a fresh snapshot: {error}"),
-    }
+/// Uses what was found; why that failed is remembered.
+fn noted<R>(
+    search: &mut Search,
+    found: &Found,
+    step: impl FnOnce(&Found) -> Result<R, String>,
+) -> Result<R, Missing> {
+    step(found).map_err(|why| {
+        search.failed(found, &why);
+        Missing::Failed(why)
+    })
 }
 
 /// Brings a database that fell behind the streams to the state of a stored snapshot, under a live application. The error
@@ -347,19 +213,22 @@ pub fn restore_live(
     js: &JetStream,
     store: &Store,
     database: &mut db::Applier,
-    damaged: &mut Damaged,
+    search: &mut Search,
+    stop: &Stop,
 ) -> Result<(), String> {
     let begun = Instant::now();
-    let found = match find(config, js, store, damaged) {
-        Ok(Some(found)) => found,
-        Ok(None) => {
-            return Err(format!("this node is not whole and waits for a snapshot in {}", store.describe()));
-        }
-        Err(Missing::Waiting(why) | Missing::Failed(why)) => return Err(why),
-    };
-    let applied = db::compare(&config.db_path, found.file.path())
-        .and_then(|comparison| database.reconcile(&comparison, db::Extra::Remove))
-        .map_err(|error| error.to_string())?;
+    let schema = db::schema_hash(&config.db_path).map_err(|error| error.to_string())?;
+    let places = Places { config, js, store, schema: Some(&schema) };
+    let found = search.find(places).map_err(Missing::why)?;
+    let found = found
+        .ok_or_else(|| format!("this node is not whole and waits for a snapshot in {}", store.describe()))?;
+    let applied = noted(search, &found, |found| {
+        db::compare(&config.db_path, found.path())
+            .and_then(|comparison| patiently(stop, || database.reconcile(&comparison, db::Extra::Remove)))
+            .map_err(|error| error.to_string())
+    });
+    let applied = applied.map_err(Missing::why)?;
+    *search = Search::default();
     log::info!(
         "brought the database to the state of {}: {} rows written or deleted, {:.1} s",
         found.name,
@@ -369,42 +238,18 @@ pub fn restore_live(
     Ok(())
 }
 
-/// Positions of streams that a snapshot does not know (a Go node's knows none): they are replayed from their first
-/// message. An error when the streams no longer hold what comes after the snapshot: a fresh one is asked for.
-fn begin_behind(
-    config: &Config,
-    js: &JetStream,
-    positions: &SeqMap,
-) -> Result<Vec<(String, db::Position)>, Missing> {
-    let mut begin = vec![];
-    let mut needed = SeqMap::new();
-    let mut too_old = None;
-    for shard in 1..=config.log.shards {
-        let name = config.stream(shard);
-        let info = match js.stream(&name) {
-            Ok(Some(info)) => info,
-            Ok(None) => continue,
-            Err(error) => return Err(format!("stream {name}: {error}").into()),
-        };
-        needed.insert(name.clone(), info.state.first_seq.saturating_sub(1));
-        let Some(seq) = positions.get(&name) else {
-            let seq = info.state.first_seq.saturating_sub(1);
-            begin.push((name, db::Position { seq, created: info.created }));
-            continue;
-        };
-        let position = db::Position { seq: *seq, created: String::new() };
-        if let replicator::Judgement::Gap(first, last) = replicator::judge(Some(&position), &info) {
-            too_old = Some(format!(
-                "the snapshot in the store is too old (messages {first} to {last} of stream {name} are gone): waiting for a \
-                 fresh one; -save-snapshot on a healthy node makes it"
-            ));
-        }
-    }
-    match too_old {
-        None => Ok(begin),
-        Some(why) => {
-            ask(config, js, &needed, "");
-            Err(Missing::Waiting(why))
+/// Tries again while the application holds the lock: what was downloaded and compared is not to be thrown away for that.
+pub fn patiently<R>(stop: &Stop, mut step: impl FnMut() -> Result<R, db::Error>) -> Result<R, db::Error> {
+    let mut said = false;
+    loop {
+        match step() {
+            Err(db::Error::Busy) if !stop.requested() => {
+                if !said {
+                    log::warn!("the application holds the lock on the database: waiting to restore it");
+                    said = true;
+                }
+            }
+            other => return other,
         }
     }
 }

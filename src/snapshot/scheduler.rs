@@ -196,6 +196,11 @@ impl Scheduler {
         drop(upload);
         let found = store.stat(limits::SNAPSHOT_NAME).map_err(failed)?;
         known.stored = Some(found.map(|stored| stored.label));
+        // The interval goes on over restarts and changes of leader; a maker's clock that is ahead of ours tells nothing.
+        let made_ms = known.stored.iter().flatten().map(|label| label.time_ms).next().unwrap_or(0);
+        let age = u64::try_from(clock::unix_ms() - made_ms).map_or(Duration::ZERO, Duration::from_millis);
+        known.interval_from =
+            Instant::now().checked_sub(age.min(self.config.snapshot.interval)).unwrap_or(known.interval_from);
         // A cluster that is older than this key, or whose broker was wiped, has members: who comes now joins them.
         claim(&self.config, &self.js).map(drop)
     }

@@ -267,3 +267,110 @@ fn damaged_and_no_snapshot() {
     two.start_ready();
     recovered(&mut one, &mut two, 1);
 }
+
+/// An index that does not know all rows of its table: every page can be read, and a statement fails. The check that looks at
+/// indexes too finds out why.
+#[test]
+fn an_index_that_lost_rows() {
+    let dir = Dir::new("damaged-index");
+    let nats = Nats::start(&dir);
+    let (mut one, mut two) = two(&dir, &nats);
+    for node in [&one, &two] {
+        node.sql("CREATE INDEX tv ON t(v)");
+    }
+    let pid = one.pid();
+    // As if the index had not been there while a row was changed.
+    let tamper = |sql: &str| {
+        let connection = one.open();
+        let version: i64 = connection.query_row("PRAGMA schema_version", [], |row| row.get(0)).unwrap();
+        let sql = format!(
+            "PRAGMA writable_schema=ON; BEGIN IMMEDIATE; {sql}; PRAGMA schema_version={}; COMMIT",
+            version + 1
+        );
+        connection.execute_batch(&sql).unwrap();
+    };
+    let entry =
+        one.open().query_row("SELECT rootpage, sql FROM sqlite_schema WHERE name = 'tv'", [], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?))
+        });
+    let (root, text) = entry.unwrap();
+    tamper("DELETE FROM sqlite_schema WHERE name = 'tv'");
+    one.sql("UPDATE t SET v = 'unknown to the index' WHERE id = 5");
+    tamper(&format!("INSERT INTO sqlite_schema VALUES('index', 'tv', 't', {root}, '{text}')"));
+    assert_eq!(value(&one, "PRAGMA quick_check"), "Text([111, 107])");
+    wait_for("the change arrives", 20, || {
+        (value(&two, "SELECT count(*) FROM t WHERE v = 'unknown to the index'") == "Integer(1)").then_some(())
+    });
+    two.sql("UPDATE t SET v = 'changed again' WHERE id = 5");
+    recovered(&mut one, &mut two, 1);
+    assert!(one.log().contains("missing from index tv"), "{}", one.log());
+    assert_eq!(one.pid(), pid);
+}
+
+/// An application with a rollback journal and its own SQLite, which goes on trying.
+const ROLLBACK_APPLICATION: &str = r#"
+import sqlite3, sys, time
+db = sqlite3.connect(sys.argv[1], timeout=10, isolation_level=None)
+assert db.execute("PRAGMA journal_mode=DELETE").fetchone()[0] == "delete"
+print("open", flush=True)
+sys.stdin.readline()
+until, damaged = time.time() + 30, 0
+while time.time() < until:
+    try:
+        db.execute("INSERT INTO own VALUES('rollback application', 1)")
+        print("wrote after", damaged, db.execute("PRAGMA journal_mode").fetchone()[0])
+        sys.exit(0)
+    except sqlite3.DatabaseError as error:
+        assert any(word in str(error) for word in ("not a database", "malformed", "locked", "no such table")), error
+        damaged += 1
+        time.sleep(0.02)
+sys.exit("never")
+"#;
+
+/// Rollback journals: one that a killed application left is rolled back; a damaged database of an application that has one
+/// open is replaced under it, and is in WAL mode afterwards.
+#[test]
+fn rollback_journals() {
+    use std::process::{Command, Stdio};
+    let dir = Dir::new("rollback-journal");
+    let nats = Nats::start(&dir);
+    let (mut one, mut two) = two(&dir, &nats);
+    one.stop();
+    let journal = one.dir.join("app.db-journal");
+    let copies = [one.dir.join("copy.db"), one.dir.join("copy.journal")];
+    {
+        let connection = rusqlite::Connection::open(&one.database).unwrap();
+        connection.execute_batch("PRAGMA journal_mode=DELETE; PRAGMA cache_size=5; BEGIN").unwrap();
+        connection.execute("UPDATE t SET v = 'never committed', pad = zeroblob(700)", []).unwrap();
+        assert!(std::fs::metadata(&journal).unwrap().len() > 100_000);
+        std::fs::copy(&one.database, &copies[0]).unwrap();
+        std::fs::copy(&journal, &copies[1]).unwrap();
+    }
+    std::fs::rename(&copies[0], &one.database).unwrap();
+    std::fs::rename(&copies[1], &journal).unwrap();
+    one.start_ready();
+    one.sql("INSERT INTO own VALUES('after the hot journal', 1)");
+    let text = wait_equal(&mut [&mut one, &mut two], 20);
+    assert!(!text.contains("never committed"));
+    assert_eq!(aside(&one, "damaged").len(), 0);
+
+    one.stop();
+    let mut application = Command::new(super::servers::tool("python"))
+        .args(["-c", ROLLBACK_APPLICATION])
+        .arg(&one.database)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_for("the application has switched", 10, || (!one.dir.join("app.db-wal").exists()).then_some(()));
+    pause(200);
+    spoil(&one.database, 0, 4096);
+    std::io::Write::write_all(application.stdin.as_mut().unwrap(), b"go\n").unwrap();
+    pause(200);
+    one.start();
+    let output = application.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    recovered(&mut one, &mut two, 1);
+    assert_eq!(value(&two, "SELECT count(*) FROM own WHERE k LIKE 'rollback%'"), "Integer(1)");
+    assert_eq!(value(&one, "PRAGMA journal_mode"), "Text([119, 97, 108])");
+}

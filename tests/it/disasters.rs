@@ -1,5 +1,6 @@
 //! What is left when much is gone: snapshots without streams, streams without snapshots, one node of all, a full disk.
 
+use super::proxy::Slow;
 use super::servers::{self, KEY, SECRET};
 use super::stores::{s3_config, sftp_config, webdav_config};
 use super::support::*;
@@ -241,6 +242,26 @@ fn full_disk() {
     drop(two);
 }
 
+/// Two nodes whose stream keeps a hundred messages; the second one tells its health on a port.
+fn forgetful(dir: &Dir, nats: &Nats, config: &str, of_two: &str, port: u16) -> (Node, Node) {
+    let node = |id: u64, more: &str, config: &str| {
+        let config = config.replace("[snapshot]\n", "[snapshot]\nleader_ttl = 1000\n");
+        let node = Node::new(dir, id, &nats.url(), &format!("{more}{config}"));
+        let text = std::fs::read_to_string(&node.config).unwrap().replace("1000000", "100");
+        std::fs::write(&node.config, text).unwrap();
+        node.sql(SCHEMA);
+        node
+    };
+    let health = format!("health_check.enable = true\nhealth_check.bind = \"127.0.0.1:{port}\"\n");
+    (node(1, "", config), node(2, &health, of_two))
+}
+
+fn health(port: u16) -> serde_json::Value {
+    let url = format!("http://127.0.0.1:{port}/health");
+    let output = std::process::Command::new("curl").args(["-s", &url]).output().unwrap();
+    serde_json::from_slice(&output.stdout).unwrap_or_default()
+}
+
 /// The store is down when a node comes back that the streams ran away from: it says so in its log and by health, goes on
 /// capturing, and recovers when the store is back.
 #[test]
@@ -251,16 +272,7 @@ fn the_store_is_down_when_it_is_needed() {
     let login = ["--user", servers::USER, "--pass", servers::PASSWORD];
     let mut server = Some(servers::rclone_at(&dir, "webdav", store, &login));
     let config = webdav_config(&format!("http://127.0.0.1:{store}"), "/d");
-    let config = config.replace("[snapshot]\n", "[snapshot]\nleader_ttl = 1000\n");
-    let node = |id: u64, more: &str| {
-        let node = Node::new(&dir, id, &nats.url(), &format!("{more}{config}"));
-        let text = std::fs::read_to_string(&node.config).unwrap().replace("1000000", "100");
-        std::fs::write(&node.config, text).unwrap();
-        node.sql(SCHEMA);
-        node
-    };
-    let mut one = node(1, "");
-    let mut two = node(2, &format!("health_check.enable = true\nhealth_check.bind = \"127.0.0.1:{port}\"\n"));
+    let (mut one, mut two) = forgetful(&dir, &nats, &config, &config, port);
     one.start_ready();
     two.start_ready();
     fill(&one, 1, 50);
@@ -271,11 +283,7 @@ fn the_store_is_down_when_it_is_needed() {
     drop(server.take());
     two.start();
     fill(&two, 50_000, 40);
-    let health = || {
-        let url = format!("http://127.0.0.1:{port}/health");
-        let output = std::process::Command::new("curl").args(["-s", &url]).output().unwrap();
-        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap_or_default()
-    };
+    let health = || health(port);
     let shown = wait_for("health tells", 30, || {
         let shown = health();
         shown["problems"].to_string().contains("Connection refused").then_some(shown)
@@ -291,4 +299,41 @@ fn the_store_is_down_when_it_is_needed() {
     assert!(text.contains("== t (1030 rows)"), "{}", text.lines().next().unwrap());
     wait_for("health is well", 20, || (health()["status"] == "healthy").then_some(()));
     drop(server);
+}
+
+/// A store behind a slow line: while a node that fell behind downloads, its application writes on, health says that it is not
+/// whole, and afterwards everything is everywhere.
+#[test]
+fn the_store_is_slow() {
+    let dir = Dir::new("store-slow");
+    let nats = Nats::start(&dir);
+    let port = free_port();
+    let login = ["--user", servers::USER, "--pass", servers::PASSWORD];
+    let server = servers::rclone(&dir, "webdav", &login);
+    let slow = Slow::before(server.port, 300_000);
+    let config = |port: u16| webdav_config(&format!("http://127.0.0.1:{port}"), "/d");
+    let (mut one, mut two) = forgetful(&dir, &nats, &config(server.port), &config(slow.port()), port);
+    one.start_ready();
+    two.start_ready();
+    one.sql("INSERT INTO t VALUES(1, 'a', randomblob(500000)), (2, 'b', randomblob(500000)), (3, 'c', randomblob(500000))");
+    wait_equal(&mut [&mut one, &mut two], 20);
+    // Who makes the snapshots is not slow.
+    two.stop();
+    fill(&one, 1_000, 900);
+    wait_for("all is published", 20, || (one.unsettled() == 0).then_some(()));
+    assert!(one.command(&["-save-snapshot", "-quiet"]).status.success());
+    two.start();
+    let begun = std::time::Instant::now();
+    wait_for("health tells", 20, || (health(port)["status"] == "degraded").then_some(()));
+    let mut written = 0;
+    while two.count("brought the database to the state of") == 0 {
+        fill(&two, 50_000 + written, 1);
+        written += 1;
+        pause(50);
+        assert!(begun.elapsed().as_secs() < 60, "{}", two.log());
+    }
+    assert!(begun.elapsed().as_secs() >= 4 && written >= 40, "{written} in {:?}", begun.elapsed());
+    let text = wait_equal(&mut [&mut one, &mut two], 40);
+    assert!(text.contains(&format!("== t ({} rows)", 903 + written)), "{}", text.lines().next().unwrap());
+    wait_for("health is well", 20, || (health(port)["status"] == "healthy").then_some(()));
 }

@@ -223,12 +223,8 @@ fn cleanup_removes_what_a_go_node_left() {
     assert_eq!(contents(&node.database), before);
 }
 
-/// The object store as the Go node filled it: our reader takes it as it is.
-#[test]
-fn a_snapshot_of_a_go_node_is_restored() {
-    let dir = Dir::new("gosnapshot");
-    let nats = Nats::start(&dir);
-    let client = nats.client();
+/// The object store as a Go node filled it.
+fn go_store(client: &nats::jetstream::JetStream) {
     let store = json("object-store.json");
     client
         .add_stream(nats::jetstream::StreamConfig {
@@ -241,6 +237,15 @@ fn a_snapshot_of_a_go_node_is_restored() {
         let payload = std::fs::read(golden(entry["file"].as_str().unwrap())).unwrap();
         client.publish(entry["subject"].as_str().unwrap(), payload).unwrap();
     }
+}
+
+/// Our reader takes it as it is.
+#[test]
+fn a_snapshot_of_a_go_node_is_restored() {
+    let dir = Dir::new("gosnapshot");
+    let nats = Nats::start(&dir);
+    let client = nats.client();
+    go_store(&client);
     go_stream(&client, 20);
     let mut node = Node::new(&dir, 9, &nats.url(), "snapshot.nats.bucket = \"harmonylite-snapshots\"");
     node.start_ready();
@@ -248,4 +253,28 @@ fn a_snapshot_of_a_go_node_is_restored() {
     let copy = dir.0.join("expected.db");
     std::fs::copy(golden("snapshot.db"), &copy).unwrap();
     assert_eq!(contents(&node.database), contents(&copy));
+}
+
+/// A database with rows of its own comes to a cluster whose only snapshot is a Go node's, which does not say where it stands:
+/// the streams hold everything, so it serves.
+#[test]
+fn a_node_joins_by_a_go_nodes_snapshot() {
+    let dir = Dir::new("gojoin");
+    let nats = Nats::start(&dir);
+    let client = nats.client();
+    go_store(&client);
+    go_stream(&client, 20);
+    let mut node = Node::new(&dir, 9, &nats.url(), "snapshot.nats.bucket = \"harmonylite-snapshots\"");
+    let schema = std::fs::read_to_string(golden("schema.sql")).unwrap();
+    node.sql(&format!("{schema}; INSERT INTO Books VALUES(4000, 'only here', 'somebody', 2026)"));
+    node.start_ready();
+    assert_eq!(node.count("joined with snapshot"), 1, "{}", node.log());
+    let copy = dir.0.join("expected.db");
+    std::fs::copy(golden("snapshot.db"), &copy).unwrap();
+    let expected = rusqlite::Connection::open(&copy).unwrap();
+    expected.execute("INSERT INTO Books VALUES(4000, 'only here', 'somebody', 2026)", []).unwrap();
+    assert_eq!(contents(&node.database), contents(&copy));
+    wait_for("its own row is published", 20, || (node.unsettled() == 0).then_some(()));
+    // Two of the Go node's, and ours, once.
+    assert_eq!(client.stream_info("harmonylite-changes-c-1").unwrap().state.messages, 3);
 }

@@ -138,3 +138,29 @@ fn nobody_waits_for_what_cannot_come() {
     one.sql("INSERT INTO t VALUES(1, 1)");
     wait_equal(&mut [&mut one, &mut two], 20);
 }
+
+/// UNIQUE values that both sides gave to different rows: the cluster's stays, the other is kept in the copy.
+#[test]
+fn unique_values_of_the_cluster_stay() {
+    let dir = Dir::new("join-unique");
+    let nats = Nats::start(&dir);
+    let schema = "CREATE TABLE u(id INTEGER PRIMARY KEY, name UNIQUE, v)";
+    let make = |id: u64, rows: &str| {
+        Node::with_schema(&dir, id, &nats.url(), "snapshot.leader_ttl = 1000\n", &format!("{schema};{rows}"))
+    };
+    let mut one = make(1, "INSERT INTO u VALUES(1, 'anna', 'cluster'), (2, 'berta', 'cluster')");
+    one.start_ready();
+    let mut two =
+        make(2, "INSERT INTO u VALUES(7, 'anna', 'mine'), (8, 'carla', 'mine'), (2, 'dora', 'mine')");
+    two.start_ready();
+    let text = wait_equal(&mut [&mut one, &mut two], 20);
+    assert!(text.contains("== u (3 rows)"), "{text}");
+    let names = "SELECT group_concat(id || name || v) FROM (SELECT * FROM u ORDER BY id)";
+    let found = one.open().query_row(names, [], |row| row.get::<_, String>(0)).unwrap();
+    assert_eq!(found, "1annacluster,2bertacluster,8carlamine");
+    let copy = rusqlite::Connection::open(&kept(&two)[0]).unwrap();
+    assert_eq!(
+        copy.query_row("SELECT v FROM u WHERE id = 7", [], |row| row.get::<_, String>(0)).unwrap(),
+        "mine"
+    );
+}

@@ -27,6 +27,7 @@ mod real_data;
 mod recovery;
 mod replicate;
 mod restore_live;
+mod scenarios;
 mod servers;
 mod signatures;
 mod snapshot_commands;

@@ -130,6 +130,28 @@ fn forward(mut from: TcpStream, mut to: TcpStream, allow: impl Fn(usize) -> usiz
     let _ = from.shutdown(Shutdown::Both);
 }
 
+/// A slow line: so many bytes a second in each direction of each connection.
+pub struct Slow(Listener);
+
+impl Slow {
+    pub fn before(target: u16, rate: u64) -> Slow {
+        Slow(Listener::start(move |client| {
+            let Ok(server) = TcpStream::connect(("127.0.0.1", target)) else { return };
+            let (back_from, back_to) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+            let late = move |length: usize| {
+                pause(length as u64 * 1000 / rate);
+                length
+            };
+            std::thread::spawn(move || forward(back_from, back_to, late));
+            forward(client, server, late);
+        }))
+    }
+
+    pub fn port(&self) -> u16 {
+        self.0.port
+    }
+}
+
 /// What is done with an HTTP request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
@@ -148,6 +170,10 @@ pub enum Act {
     LieLength,
     /// No answer, for so many seconds.
     Hang(u64),
+    /// The answer comes a byte a second.
+    Drip,
+    /// The answer's body does.
+    DripBody,
     /// Refused as S3 refuses what is not signed for this region; else forwarded.
     OnlyRegion(&'static str),
 }
@@ -300,7 +326,18 @@ fn answer(client: &mut TcpStream, server: TcpStream, method: &str, act: Act) -> 
         _ => {}
     }
     let mut whole = (lines.join("\r\n") + "\r\n\r\n").into_bytes();
+    if act == Act::DripBody {
+        client.write_all(&whole)?;
+        whole.clear();
+    }
     whole.append(&mut body);
+    if matches!(act, Act::Drip | Act::DripBody) {
+        for byte in whole {
+            client.write_all(&[byte])?;
+            pause(1_000);
+        }
+        return Ok(());
+    }
     client.write_all(&whole)?;
     if matches!(act, Act::HalfAnswer | Act::LieLength) {
         client.shutdown(Shutdown::Both)?;

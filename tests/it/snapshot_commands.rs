@@ -185,6 +185,10 @@ fn packed_snapshots() {
     });
     let output = three.command(&["-verify-snapshot"]);
     assert!(!output.status.success() && text(&output).contains("has no key"), "{}", text(&output));
+    // Another one would be of no more use: the leader is not asked for it.
+    pause(6_000);
+    assert_eq!(one.count("(node 3 asked for one)"), 0, "{}", one.log());
+    assert_eq!(three.count("this node has no key"), 1, "said once: {}", three.log());
 }
 
 /// What a crash left beside the database is gone at the next start.
