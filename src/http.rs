@@ -8,6 +8,7 @@ use std::fmt;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 use ureq::http;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
@@ -168,7 +169,7 @@ impl Response {
     /// A short body as text; what is beyond a megabyte is an error.
     pub fn text(mut self) -> Result<String, Failure> {
         let mut bytes = Vec::new();
-        let mut reader = self.body.as_reader().take(limits::HTTP_TEXT + 1);
+        let mut reader = Moving::new(self.body.as_reader()).take(limits::HTTP_TEXT + 1);
         reader.read_to_end(&mut bytes).map_err(|error| Failure(format!("answer: {error}")))?;
         if bytes.len() as u64 > limits::HTTP_TEXT {
             return Err(Failure(format!("answer: longer than {} bytes", limits::HTTP_TEXT)));
@@ -183,13 +184,35 @@ impl Response {
 
     /// The body as a stream.
     pub fn reader(self) -> impl Read {
-        struct Reader(ureq::BodyReader<'static>);
-        impl Read for Reader {
-            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-                self.0.read(buffer)
+        Moving::new(self.body.into_reader())
+    }
+}
+
+/// A body that must go on coming: a byte now and then keeps a connection from being silent, and a transfer from ending.
+struct Moving<R> {
+    body: R,
+    since: Instant,
+    bytes: u64,
+}
+
+impl<R> Moving<R> {
+    fn new(body: R) -> Moving<R> {
+        Moving { body, since: Instant::now(), bytes: 0 }
+    }
+}
+
+impl<R: Read> Read for Moving<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.body.read(buffer)?;
+        self.bytes += count as u64;
+        if self.since.elapsed() > limits::TRANSFER_STALL {
+            if self.bytes < limits::TRANSFER_LEAST && count > 0 {
+                let text = format!("only {} bytes in {} s", self.bytes, limits::TRANSFER_STALL.as_secs());
+                return Err(io::Error::new(io::ErrorKind::TimedOut, text));
             }
+            (self.since, self.bytes) = (Instant::now(), 0);
         }
-        Reader(self.body.into_reader())
+        Ok(count)
     }
 }
 

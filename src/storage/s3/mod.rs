@@ -21,6 +21,11 @@ use dialect::{Refusal, items, root_text};
 use std::io::Write;
 use std::sync::Mutex;
 
+/// Rows of a full page of unfinished uploads.
+const PAGE: usize = 1000;
+/// So many pages of them are swept before an upload.
+const SWEEP_PAGES: usize = 20;
+
 /// User metadata of ours.
 const META: &str = "x-amz-meta-harmonylite-";
 
@@ -123,6 +128,29 @@ impl S3 {
             Err(refusal) if refusal.status == 404 => Ok(()),
             Err(refusal) => Err(refusal.error()),
         }
+    }
+
+    /// Aborts the unfinished uploads of a page of them; returns how many there were.
+    fn abort_uploads(&self) -> Result<usize, Error> {
+        let uploads = match self.pages(&[("uploads", "")], "Upload", &["Key", "UploadId"])? {
+            Ok(uploads) => uploads,
+            // A server that cannot list them; one (rclone) for which no upload at all is an error.
+            Err(refusal) if refusal.status == 501 || refusal.says(&["NoSuchUpload"]) => vec![],
+            Err(refusal) => return Err(refusal.error()),
+        };
+        let mut aborted = 0;
+        for row in uploads {
+            if row[0].strip_prefix(self.bucket.prefix()).is_some_and(is_snapshot) {
+                let abort = Call::new("DELETE", Some(&row[0])).query("uploadId", row[1].as_str());
+                match self.bucket.call(&abort)? {
+                    Ok(response) => response.finish(),
+                    Err(refusal) if refusal.status == 404 => {}
+                    Err(refusal) => return Err(refusal.error().at("abort an unfinished upload")),
+                }
+                aborted += 1;
+            }
+        }
+        Ok(aborted)
     }
 
     /// The condition under which the present content, as it was when the upload began, may be replaced.
@@ -270,22 +298,13 @@ impl Backend for S3 {
     }
 
     fn sweep(&self) -> Result<usize, Error> {
-        let uploads = match self.pages(&[("uploads", "")], "Upload", &["Key", "UploadId"])? {
-            Ok(uploads) => uploads,
-            // A server that cannot list them; one (rclone) for which no upload at all is an error.
-            Err(refusal) if refusal.status == 501 || refusal.says(&["NoSuchUpload"]) => vec![],
-            Err(refusal) => return Err(refusal.error()),
-        };
         let mut swept = 0;
-        for row in uploads {
-            if row[0].strip_prefix(self.bucket.prefix()).is_some_and(is_snapshot) {
-                let abort = Call::new("DELETE", Some(&row[0])).query("uploadId", row[1].as_str());
-                match self.bucket.call(&abort)? {
-                    Ok(response) => response.finish(),
-                    Err(refusal) if refusal.status == 404 => {}
-                    Err(refusal) => return Err(refusal.error().at("abort an unfinished upload")),
-                }
-                swept += 1;
+        // A full page may have another one behind it.
+        for _ in 0..SWEEP_PAGES {
+            let aborted = self.abort_uploads()?;
+            swept += aborted;
+            if aborted < PAGE {
+                break;
             }
         }
         for row in self.objects()? {
