@@ -120,7 +120,12 @@ pub fn list(config: &Config, stop: &Stop, show: Show) -> Result<(), String> {
         };
         // Asked for a list, quiet or not, one gets the list.
         Show { quiet: false, ..show }.print(
-            || table(store, &found, proven),
+            || {
+                let last = proof.as_ref().map_or(String::new(), |proof| {
+                    format!("\nlast restore on trial: {} ago", age(clock::unix_ms() - proof.time_ms))
+                });
+                table(store, &found, proven) + &last
+            },
             || {
                 let with_proof = |stored: &Stored| {
                     let mut value = describe(stored);

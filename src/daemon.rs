@@ -107,7 +107,7 @@ fn sessions(
                     }
                 };
                 unfounded = 0;
-                if pauses.wait(stop) || !recovery.damaged(&verdict) {
+                if pauses.wait(status, stop) || !recovery.damaged(&verdict) {
                     return Ok(());
                 }
             }
@@ -124,7 +124,7 @@ struct Pauses {
 
 impl Pauses {
     /// No pause for the first recovery in a while, growing ones for those that follow. True: stopped.
-    fn wait(&mut self, stop: &Stop) -> bool {
+    fn wait(&mut self, status: &Status, stop: &Stop) -> bool {
         let again = self.last.is_some_and(|last| last.elapsed() < limits::RECOVERED_FOR_GOOD);
         self.next = if again {
             (self.next * 2).clamp(limits::RECOVERY_PAUSE, limits::RECOVERED_FOR_GOOD)
@@ -132,10 +132,12 @@ impl Pauses {
             Duration::ZERO
         };
         if again {
-            log::error!(
+            let text = format!(
                 "damaged again: a disk or memory may be failing; recovering in {} s",
                 self.next.as_secs()
             );
+            log::error!("{text}");
+            status.set_missing(&text);
         }
         let stopped = stop.wait(self.next);
         self.last = Some(Instant::now());
@@ -156,7 +158,7 @@ fn get_database(
         }
         match open_database(config, stop)? {
             Opened::Database(database) => return Ok(Some(*database)),
-            Opened::Damaged(why) if !pauses.wait(stop) && recovery.damaged(&why) => {}
+            Opened::Damaged(why) if !pauses.wait(recovery.status, stop) && recovery.damaged(&why) => {}
             Opened::Damaged(_) | Opened::Stopped => return Ok(None),
         }
     }

@@ -147,6 +147,19 @@ fn found_while_running() {
     assert_eq!(one.pid(), pid);
     application.execute("INSERT INTO own VALUES('same connection', 1)", []).unwrap();
     wait_equal(&mut [&mut one, &mut two], 20);
+    // Again, at once: it pauses first.
+    checkpointed(&one);
+    spoil(&one.database, (root_page(&one, "own") - 1) * 4096, 4096);
+    two.sql("INSERT INTO own VALUES('once more', 1)");
+    wait_for("it pauses", 20, || (one.count("damaged again") == 1).then_some(()));
+    let begun = std::time::Instant::now();
+    wait_for("it is recovered again", 30, || {
+        one.assert_alive();
+        (one.count("unpublished changes of the damaged one were carried over") == 2).then_some(())
+    });
+    assert!(begun.elapsed().as_secs() >= 4);
+    wait_equal(&mut [&mut one, &mut two], 30);
+    assert_eq!((one.pid(), aside(&one, "damaged").len()), (pid, 2));
 }
 
 /// Frames of the WAL that are wrong: SQLite ends its WAL there, and what was behind comes back from the stream.

@@ -114,6 +114,7 @@ fn restores_on_trial() {
     assert_eq!(one.count("restore not proven"), 0, "{}", one.log());
     let output = two.command(&["-list-snapshots"]);
     assert!(text(&output).contains("restored on trial "), "{}", text(&output));
+    assert!(text(&output).contains("last restore on trial: "), "{}", text(&output));
     let get = |port: u16, path: &str| {
         let url = format!("http://127.0.0.1:{port}{path}");
         let output = std::process::Command::new("curl").args(["-s", &url]).output();

@@ -85,7 +85,16 @@ fn leaders(nodes: &[Node]) -> Vec<usize> {
 }
 
 #[test]
-fn nobody_undoes_another_ones_upload() {
+fn two_publishers() {
+    nobody_undoes_another_ones_upload(2, 4);
+}
+
+#[test]
+fn three_publishers() {
+    nobody_undoes_another_ones_upload(3, 8);
+}
+
+fn nobody_undoes_another_ones_upload(count: u64, rounds: usize) {
     let dir = Dir::new("publishers");
     let nats = Nats::start(&dir);
     let root = dir.0.join("backups");
@@ -94,9 +103,10 @@ fn nobody_undoes_another_ones_upload() {
     );
     let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY AUTOINCREMENT, v, pad)";
     let mut nodes: Vec<Node> =
-        (1..=3).map(|id| Node::with_schema(&dir, id, &nats.url(), &config, schema)).collect();
-    with_clock(&mut nodes[1], "+1h");
-    with_clock(&mut nodes[2], "-1h");
+        (1..=count).map(|id| Node::with_schema(&dir, id, &nats.url(), &config, schema)).collect();
+    for (node, offset) in nodes[1..].iter_mut().zip(["+1h", "-1h"]) {
+        with_clock(node, offset);
+    }
     nodes.iter_mut().for_each(Node::start_ready);
     let (over, looks) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let watching = watcher(&dir, &root, &over, &looks);
@@ -118,7 +128,7 @@ fn nobody_undoes_another_ones_upload() {
         })
     };
     wait_for("a first snapshot", 30, || described(&root));
-    for round in 0..8 {
+    for round in 0..rounds {
         let leader = lead(&nodes);
         let before = count_leaders(&nodes);
         let begun = Instant::now();

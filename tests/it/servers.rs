@@ -9,6 +9,10 @@ pub const PASSWORD: &str = "s3cr3t-pass";
 pub const KEY: &str = "AKHARMONYLITE";
 pub const SECRET: &str = "sEcReTsEcReTsEcReT";
 
+/// Somebody else's, where a server has two users.
+pub const OTHER_KEY: &str = "AKSOMEBODYELSE";
+pub const OTHER_SECRET: &str = "tHeIrStHeIrS";
+
 /// Processes that end with it.
 pub struct Server {
     pub port: u16,
@@ -192,6 +196,8 @@ pub fn ceph(dir: &Dir) -> Server {
     });
     let user = ["-n", "client.rgw.a", "user", "create", "--uid", "t", "--display-name", "t"];
     with("radosgw-admin", &[&user[..], &["--access-key", KEY, "--secret", SECRET]].concat());
+    let other = ["-n", "client.rgw.a", "user", "create", "--uid", "other", "--display-name", "other"];
+    with("radosgw-admin", &[&other[..], &["--access-key", OTHER_KEY, "--secret", OTHER_SECRET]].concat());
     children.push(daemon("radosgw", &["-n", "client.rgw.a"]));
     listening(port, 90);
     Server { port, children }
@@ -415,6 +421,40 @@ pub fn openssh(dir: &Dir) -> Ssh {
     let fingerprints =
         ["host_ed25519.pub", "host_rsa.pub"].map(|name| fingerprint(&base.join(name))).to_vec();
     Ssh { server: Server { port, children: vec![child] }, user, key: base.join("id"), root, fingerprints }
+}
+
+/// A server that takes a password only as the answer to a question (keyboard-interactive), as many NAS devices do.
+const ASKING: &str = r#"
+import asyncio, asyncssh, sys
+port, key, root, user, password = sys.argv[1:6]
+class Server(asyncssh.SSHServer):
+    def begin_auth(self, username): return True
+    def password_auth_supported(self): return False
+    def public_key_auth_supported(self): return False
+    def kbdint_auth_supported(self): return True
+    def get_kbdint_challenge(self, username, lang, submethods): return "", "", "", [("Password: ", False)]
+    def validate_kbdint_response(self, username, responses): return username == user and responses == [password]
+class Files(asyncssh.SFTPServer):
+    def __init__(self, channel): super().__init__(channel, chroot=root.encode())
+async def main():
+    await asyncssh.create_server(Server, "127.0.0.1", int(port), server_host_keys=[key], sftp_factory=Files)
+    await asyncio.Event().wait()
+asyncio.run(main())
+"#;
+
+/// asyncssh's server.
+pub fn asyncssh(dir: &Dir) -> Ssh {
+    let base = directory(dir, "asyncssh");
+    let root = directory(dir, "asyncssh/data");
+    let key = base.join("host_ed25519");
+    ssh_key(&key, "ed25519", "");
+    let port = free_port();
+    let mut command = Command::new(tool("python"));
+    command.args(["-c", ASKING, &port.to_string()]).arg(&key).arg(&root).args([USER, PASSWORD]);
+    let child = spawn(&mut command, &base);
+    listening(port, 20);
+    let server = Server { port, children: vec![child] };
+    Ssh { server, user: USER.into(), key: PathBuf::new(), root, fingerprints: vec![] }
 }
 
 /// ProFTPD's mod_sftp: password. Needs root to become its user.

@@ -306,6 +306,20 @@ fn s3_ceph() {
     let config = s3_config(&endpoint, (KEY, SECRET), "backups", "snapshots/cluster 1");
     let witness = boto(&dir, &endpoint, (KEY, SECRET), "backups", "snapshots/cluster 1/");
     contract(&dir, &Place::new("s3 ceph", config, witness));
+    // Somebody else's bucket: said, the node goes on, and all is well when they give it up.
+    let theirs = |verb: &str| {
+        python(&format!(
+            "import boto3\nboto3.client('s3', endpoint_url={endpoint:?}, region_name='us-east-1', aws_access_key_id={:?}, \
+             aws_secret_access_key={:?}).{verb}_bucket(Bucket='theirs')",
+            servers::OTHER_KEY,
+            servers::OTHER_SECRET
+        ))
+    };
+    theirs("create");
+    let config = s3_config(&endpoint, (KEY, SECRET), "theirs", "x");
+    super::stores_refused::goes_on(&dir, 1, &config, "http 403 AccessDenied", || {
+        theirs("delete");
+    });
 }
 
 #[test]
@@ -402,6 +416,19 @@ fn sftp_proftpd() {
         &dir,
         &Place::new("sftp proftpd", config, Box::new(move |name| std::fs::read(read.join(name)).ok())),
     );
+}
+
+#[test]
+fn sftp_asyncssh() {
+    let dir = Dir::new("store-asyncssh");
+    let ssh = servers::asyncssh(&dir);
+    let config = sftp_config(&ssh, &format!("{USER}:{PASSWORD}"), "/backups/x");
+    let read = ssh.root.join("backups/x");
+    let witness = Box::new(move |name: &str| std::fs::read(read.join(name)).ok());
+    contract(&dir, &Place::new("sftp asyncssh", config, witness));
+    let wrong = sftp_config(&ssh, &format!("{USER}:wrong"), "/backups/x");
+    let error = open(&dir, &Place::new("wrong", wrong, Box::new(|_| None))).stat(NAME).unwrap_err();
+    assert!(matches!(error, Error::Permanent(_)), "{error}");
 }
 
 #[test]

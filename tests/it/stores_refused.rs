@@ -337,7 +337,7 @@ fn an_unreachable_store_stops_nothing() {
 
 /// A daemon whose store does not work for a reason that only a person can mend: it says why once, in its log and by health,
 /// replicates all the same, and goes on by itself when it is mended.
-fn goes_on(dir: &Dir, id: u64, config: &str, why: &str, mend: impl FnOnce()) {
+pub fn goes_on(dir: &Dir, id: u64, config: &str, why: &str, mend: impl FnOnce()) {
     let (own, port) = (Dir::new("mended-nats"), free_port());
     let nats = Nats::start(&own);
     let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, v); INSERT INTO t VALUES(1, randomblob(3000000))";

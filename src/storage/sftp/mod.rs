@@ -11,7 +11,9 @@ use crate::http::unescape;
 use crate::limits;
 use crate::secret::Secret;
 use rename::Renamed;
-use ssh2::{ErrorCode, HashType, MethodType, OpenFlags, OpenType, Session};
+use ssh2::{
+    ErrorCode, HashType, KeyboardInteractivePrompt, MethodType, OpenFlags, OpenType, Prompt, Session,
+};
 use std::io::{self, BufReader, BufWriter, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
@@ -134,7 +136,7 @@ impl Sftp {
             std::fs::File::open(path).map_err(|e| Error::Permanent(format!("{}: {e}", path.display())))?;
             (format!("key {}", path.display()), session.userauth_pubkey_file(user, None, path, phrase))
         } else if !password.is_empty() {
-            ("password".to_owned(), session.userauth_password(user, password.expose()))
+            ("password".to_owned(), by_password(session, user, password))
         } else {
             ("agent".to_owned(), session.userauth_agent(user))
         };
@@ -181,6 +183,22 @@ impl Sftp {
     }
 }
 
+/// The password as the server wants it: as one, or as the answer to its question.
+fn by_password(session: &Session, user: &str, password: &Secret) -> Result<(), ssh2::Error> {
+    struct Answer<'a>(&'a str);
+    impl KeyboardInteractivePrompt for Answer<'_> {
+        fn prompt<'a>(&mut self, _: &str, _: &str, prompts: &[Prompt<'a>]) -> Vec<String> {
+            prompts.iter().map(|prompt| if prompt.echo { "" } else { self.0 }.to_owned()).collect()
+        }
+    }
+    let methods = session.auth_methods(user).unwrap_or_default().to_owned();
+    let offered = |method: &str| methods.split(',').any(|offered| offered == method);
+    if !offered("password") && offered("keyboard-interactive") {
+        return session.userauth_keyboard_interactive(user, &mut Answer(password.expose()));
+    }
+    session.userauth_password(user, password.expose())
+}
+
 /// Asks for the kinds of host keys that are known first; others may still be shown, and are then refused.
 fn prefer(session: &Session, kinds: &[String]) -> Result<(), Error> {
     let mut names: Vec<&str> = vec![];
@@ -211,6 +229,16 @@ fn connect(host: &str, port: u16) -> Result<TcpStream, Error> {
         }
     }
     Err(failed(last))
+}
+
+/// Makes a written file durable, where the server can, and closes it.
+fn sync(mut file: ssh2::File) -> Result<(), Error> {
+    match file.fsync() {
+        Ok(()) => {}
+        Err(error) if matches!(error.code(), ErrorCode::SFTP(UNSUPPORTED) | ErrorCode::Session(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(file.close()?)
 }
 
 /// What went wrong on a stream of the library: its own error travels inside.
@@ -280,14 +308,7 @@ impl Tree for Sftp {
             let mut source = BufReader::with_capacity(BURST, source.open()?);
             io::copy(&mut source, &mut file).map_err(|error| stream_error(&error))?;
             file.flush().map_err(|error| stream_error(&error))?;
-            let mut file = file.into_inner().map_err(|error| stream_error(error.error()))?;
-            match file.fsync() {
-                Ok(()) => {}
-                Err(error)
-                    if matches!(error.code(), ErrorCode::SFTP(UNSUPPORTED) | ErrorCode::Session(_)) => {}
-                Err(error) => return Err(error.into()),
-            }
-            Ok(file.close()?)
+            sync(file.into_inner().map_err(|error| stream_error(error.error()))?)
         })
     }
 
@@ -333,7 +354,8 @@ impl Tree for Sftp {
             let target = connection.sftp.open_mode(self.path(to), flags, 0o600, OpenType::File)?;
             let mut target = BufWriter::with_capacity(BURST, target);
             let copied = io::copy(&mut BufReader::with_capacity(BURST, source), &mut target);
-            copied.and_then(|_| target.flush()).map_err(|error| stream_error(&error))
+            copied.and_then(|_| target.flush()).map_err(|error| stream_error(&error))?;
+            sync(target.into_inner().map_err(|error| stream_error(error.error()))?)
         })
     }
 
