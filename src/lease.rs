@@ -5,6 +5,7 @@
 
 use crate::clock;
 use crate::nats::{Error, JetStream, Kv};
+use crate::once::Once;
 use crate::status::Status;
 use crate::stop::{self, Stop, StopSource};
 use crate::worker;
@@ -208,7 +209,7 @@ pub struct Keeper {
     claimant: Claimant,
     status: Arc<Status>,
     stop: Stop,
-    last_warning: String,
+    said: Once,
 }
 
 impl Keeper {
@@ -222,7 +223,7 @@ impl Keeper {
         stop: Stop,
     ) -> Keeper {
         let claimant = Claimant::new(js, LEADER, node_id, ttl, replicas);
-        Keeper { claimant, status, stop, last_warning: String::new() }
+        Keeper { claimant, status, stop, said: Once::default() }
     }
 
     /// Its result.
@@ -239,17 +240,15 @@ impl Keeper {
                 self.release();
             } else if self.claimant.js.connection().is_up()
                 && let Err(error) = self.claimant.beat()
-                && self.last_warning != error.to_string()
             {
-                self.last_warning = error.to_string();
-                log::warn!("leader lease: {error}; trying again");
+                self.said.warn(&format!("leader lease: {error}; trying again"));
             }
             let now = self.claimant.lease.held().is_some();
             if now != leader {
                 leader = now;
                 self.status.leader.store(leader, Relaxed);
                 if leader {
-                    self.last_warning.clear();
+                    self.said.forget();
                     log::info!("this node is the leader: it makes the snapshots");
                 } else {
                     log::warn!("this node is no longer the leader");

@@ -73,6 +73,7 @@ pub mod limits;
 pub mod logger;
 mod metrics;
 pub mod nats;
+pub mod once;
 pub mod pack;
 mod presence;
 pub mod replicator;

@@ -20,8 +20,8 @@ pub fn watch(path: &Path, poll_interval: Duration, stop: &Stop, mut wake: impl F
     let mut version = data_version(&connection)?;
     let look = |version: &mut i64, wake: &mut dyn FnMut()| -> Result<(), Error> {
         let now = match data_version(&connection) {
-            // Somebody recovers or replaces the WAL: whatever it is, something changes.
-            Err(Error::Busy) => *version + 1,
+            // Somebody recovers or replaces the WAL, or the disk has its moments: whatever it is, something changes.
+            Err(Error::Busy | Error::Disk(_)) => *version + 1,
             other => other?,
         };
         if now != *version {

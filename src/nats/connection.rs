@@ -5,6 +5,7 @@ use super::dial::{self, Auth, Link};
 use super::url::Url;
 use super::wire::{self, Message, Op};
 use super::{Error, nuid};
+use crate::once::Once;
 use crate::retry::Backoff;
 use crate::stop::Stop;
 use crate::{limits, worker};
@@ -129,7 +130,7 @@ impl Connection {
         let shared =
             Arc::new(Shared { state: Mutex::new(state), state_changed: Condvar::new(), wake, inbox });
         let close = Arc::new(CloseOnDrop(shared.clone()));
-        let mut keeper = Keeper { shared: shared.clone(), options, stop, last_warning: String::new() };
+        let mut keeper = Keeper { shared: shared.clone(), options, stop, said: HashMap::new() };
         worker::spawn("nats", exits, move || {
             keeper.run();
             Ok(())
@@ -292,7 +293,8 @@ struct Keeper {
     shared: Arc<Shared>,
     options: Options,
     stop: Stop,
-    last_warning: String,
+    /// By address.
+    said: HashMap<String, Once>,
 }
 
 impl Keeper {
@@ -362,9 +364,8 @@ impl Keeper {
                 Err(why) => {
                     let warning = format!("connect to NATS at {}: {why}", url.address());
                     self.shared.lock().last_error.clone_from(&warning);
-                    if self.last_warning != warning && !self.options.quiet {
+                    if !self.options.quiet && self.said.entry(url.address()).or_default().is_news(&warning) {
                         log::warn!("{warning}; trying for ever");
-                        self.last_warning = warning;
                     }
                 }
             }
@@ -390,7 +391,7 @@ impl Keeper {
         state.out.extend_from_slice(lines.concat().as_bytes());
         self.shared.announce_change(&mut state);
         drop(state);
-        self.last_warning.clear();
+        self.said.clear();
         let version = link.info["version"].as_str().unwrap_or("?");
         let level = if self.options.quiet { log::Level::Debug } else { log::Level::Info };
         log::log!(level, "connected to NATS at {} (nats-server {version})", url.address());

@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::db::{self, Incoming, Origin, Position};
 use crate::limits;
 use crate::nats::{Consumer, Error, JetStream, Message, Step};
+use crate::once::Once;
 use crate::retry::Backoff;
 use crate::seqmap::{self, SeqMap};
 use crate::status::Status;
@@ -45,7 +46,7 @@ pub struct Applier {
     /// Of looks for a snapshot.
     recovery_pauses: Backoff,
     rebuild_at: Instant,
-    last_complaint: String,
+    said: Once,
     /// The publisher is to be told to publish again what has not come back.
     owes_rewind: bool,
     /// An event without our message id was seen.
@@ -115,7 +116,7 @@ impl Applier {
             backoff: Backoff::up_to(Duration::from_secs(2)),
             recovery_pauses: Backoff::up_to(limits::RECOVERY_LOOK_MAX),
             rebuild_at: Instant::now(),
-            last_complaint: String::new(),
+            said: Once::default(),
             owes_rewind: false,
             go_nodes_seen: false,
         })
@@ -264,7 +265,7 @@ impl Applier {
         let applied = match self.database.apply(batch) {
             Ok(applied) => applied,
             Err(error @ (db::Error::Busy | db::Error::Disk(_))) => {
-                self.complain(format!("applying changes: {error}; trying again"));
+                self.said.warn(&format!("applying changes: {error}; trying again"));
                 let pause =
                     if matches!(error, db::Error::Busy) { Duration::ZERO } else { Duration::from_secs(1) };
                 self.stop.wait(pause);
@@ -277,7 +278,7 @@ impl Applier {
                 return Err(format!("apply changes: {error}"));
             }
         };
-        self.last_complaint.clear();
+        self.said.forget();
         self.owes_rewind |= applied.renamed;
         for incoming in self.waiting.drain(..applied.events) {
             self.waiting_bytes -= incoming.payload.len();
@@ -298,14 +299,6 @@ impl Applier {
             let _ = wake.try_send(());
         }
         Ok(())
-    }
-
-    /// Says something once, until something else is to be said.
-    fn complain(&mut self, text: String) {
-        if self.last_complaint != text {
-            log::warn!("{text}");
-            self.last_complaint = text;
-        }
     }
 
     /// Gives up consumers that are of no use, builds those that are missing.
@@ -339,7 +332,7 @@ impl Applier {
                     break;
                 }
                 Err(error) => {
-                    self.complain(format!("stream {stream}: {error}; trying again"));
+                    self.said.warn(&format!("stream {stream}: {error}; trying again"));
                     self.rebuild_at = Instant::now() + self.backoff.pause();
                     return;
                 }
@@ -351,7 +344,7 @@ impl Applier {
         } else {
             self.backoff.reset();
             self.recovery_pauses.reset();
-            self.last_complaint.clear();
+            self.said.forget();
             self.status.set_missing("");
         }
     }
@@ -401,7 +394,7 @@ impl Applier {
             "stream {stream} no longer holds messages {first} to {last}, which this node has not seen"
         );
         let Some(recover) = self.recover.as_mut() else {
-            self.complain(format!(
+            self.said.warn(&format!(
                 "{gap}: it is not whole, and snapshots are disabled. Stop it, give it the database of another node and start \
                  it again"
             ));
@@ -423,7 +416,7 @@ impl Applier {
             }
             Err(why) => {
                 self.status.set_missing(&format!("{gap}: {why}"));
-                self.complain(format!("{gap}: {why}; trying again"));
+                self.said.warn(&format!("{gap}: {why}; trying again"));
             }
         }
     }
@@ -433,7 +426,7 @@ impl Applier {
         let Some(join) = self.join.as_mut() else { return true };
         if let Err(why) = join(&mut self.database) {
             self.status.set_missing(&format!("joining: {why}"));
-            self.complain(format!("joining: {why}"));
+            self.said.warn(&format!("joining: {why}"));
             return false;
         }
         self.joined = true;

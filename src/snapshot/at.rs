@@ -89,7 +89,7 @@ pub fn restore_at(
                 why = format!("{}: {bad}", stored.name);
                 continue;
             }
-            Err(Fault::Other(error)) => return Err(error),
+            Err(Fault::Store(error) | Fault::Local(error)) => return Err(error),
         }
         let failed = |error: db::Error| format!("{}: {error}", stored.name);
         db::make_ready(scratch.path()).map_err(failed)?;

@@ -37,7 +37,7 @@ fn download(
     match fetch(config, store, stored, target) {
         Ok(stored) => Ok(Ok(stored)),
         Err(Fault::Snapshot(why)) => Ok(Err(why)),
-        Err(Fault::Other(why)) => Err(why),
+        Err(Fault::Store(why) | Fault::Local(why)) => Err(why),
     }
 }
 
@@ -45,21 +45,23 @@ fn download(
 pub enum Fault {
     /// The snapshot's: its content does not fit its description, or cannot be unpacked.
     Snapshot(String),
-    /// The network's, the disk's, the store's.
-    Other(String),
+    /// The store's, or the network's.
+    Store(String),
+    /// This node's: its disk's.
+    Local(String),
 }
 
 /// Downloads a snapshot, checks size and digest, and unpacks it.
 pub fn fetch(config: &Config, store: &Store, stored: &Stored, target: &Temporary) -> Result<Stored, Fault> {
     let path = target.path();
-    super::room(&files::parent(path), stored.size).map_err(Fault::Other)?;
-    let failed = |error: std::io::Error| Fault::Other(format!("{}: {error}", path.display()));
+    super::room(&files::parent(path), stored.size).map_err(Fault::Local)?;
+    let failed = |error: std::io::Error| Fault::Local(format!("{}: {error}", path.display()));
     let file =
         std::fs::OpenOptions::new().create(true).truncate(true).write(true).open(path).map_err(failed)?;
     let progress = Progress::new("downloading the snapshot", stored.size);
     let found = store.fetch(stored, &file, &|done| progress.at(done)).map_err(|error| {
         let text = format!("download {} from {}: {error}", stored.name, store.describe());
-        if matches!(error, storage::Error::Damaged(_)) { Fault::Snapshot(text) } else { Fault::Other(text) }
+        if matches!(error, storage::Error::Damaged(_)) { Fault::Snapshot(text) } else { Fault::Store(text) }
     })?;
     drop(file);
     let plain = Temporary::new(files::beside(path, "-plain"));

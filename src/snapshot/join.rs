@@ -57,15 +57,17 @@ impl Joining {
         let schema = db::schema_hash(&config.db_path).map_err(|error| error.to_string())?;
         let found = match &store {
             Ok(store) => self.search.find(Places { config, js, store, schema: Some(&schema) }),
-            Err(why) => Err(Missing::Failed(why.clone())),
+            Err(why) => Err(Missing::Unreachable(why.clone())),
         };
         let found = match found {
             Ok(Some(found)) => found,
             Ok(None) => return self.without(config, js, "there is no snapshot", limits::FIRST_SNAPSHOT),
-            // Too old, damaged, or without its key: another one will come, if there is a cluster.
-            Err(Missing::Waiting(why)) => return self.without(config, js, &why, Duration::MAX),
+            // Too old, damaged, or without its key: another one will come, if there is a cluster. Or a disk that is full.
+            Err(Missing::Waiting(why) | Missing::Failed(why)) => {
+                return self.without(config, js, &why, Duration::MAX);
+            }
             // A store that cannot be reached stops nobody for long.
-            Err(Missing::Failed(why)) => return self.without(config, js, &why, limits::STORE_ABSENT),
+            Err(Missing::Unreachable(why)) => return self.without(config, js, &why, limits::STORE_ABSENT),
         };
         match join_with(config, js, &found, database, stop) {
             Ok(told) => {

@@ -40,7 +40,7 @@ pub fn prove(config: &Config, js: &JetStream, store: &Store, stop: &Stop) -> Res
     match fetch(config, store, &stored, &restored) {
         Ok(_) => {}
         Err(Fault::Snapshot(why)) => return Err(format!("{name} is damaged: {why}")),
-        Err(Fault::Other(why)) => return Err(why),
+        Err(Fault::Store(why) | Fault::Local(why)) => return Err(why),
     }
     let failed = |error: db::Error| format!("{name}: {error}");
     db::inspect(restored.path()).map_err(failed)?;

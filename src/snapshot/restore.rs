@@ -9,6 +9,7 @@ use crate::db;
 use crate::files::{self, Temporary};
 use crate::limits;
 use crate::nats::{Connection, JetStream};
+use crate::once::Once;
 use crate::retry::Backoff;
 use crate::status::Status;
 use crate::stop::Stop;
@@ -41,7 +42,7 @@ impl Recovery<'_> {
     ) -> Option<R> {
         let mut backoff = Backoff::default();
         let mut search = Search::default();
-        let mut said = String::new();
+        let mut said = Once::default();
         loop {
             let why = match step(&mut search) {
                 Ok(done) => {
@@ -49,11 +50,10 @@ impl Recovery<'_> {
                     return Some(done);
                 }
                 Err(Missing::Waiting(why)) => why,
-                Err(Missing::Failed(why)) => format!("restore: {why}; trying again"),
+                Err(missing) => format!("restore: {}; trying again", missing.why()),
             };
-            if said != why && !self.stop.requested() {
-                log::warn!("{what}; {why}");
-                said.clone_from(&why);
+            if !self.stop.requested() {
+                said.warn(&format!("{what}; {why}"));
             }
             self.status.set_missing(&format!("{what}; {why}"));
             self.status.connected.store(self.connection.is_up(), Relaxed);

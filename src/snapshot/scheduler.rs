@@ -4,6 +4,7 @@ use super::{OpenStore, Terms, claim, lock, proof, save, show_positions, wanted};
 use crate::config::Config;
 use crate::lease::{Lease, UploadLease};
 use crate::nats::JetStream;
+use crate::once::Once;
 use crate::retry::Backoff;
 use crate::status::Status;
 use crate::stop::Stop;
@@ -70,7 +71,7 @@ impl Scheduler {
         };
         let mut backoff = Backoff::up_to(Duration::from_secs(300));
         let mut not_before = Instant::now();
-        let mut said = String::new();
+        let mut said = Once::default();
         while !self.stop.wait(Duration::from_millis(250)) {
             if self.lease.held().is_none() {
                 known.stored = None;
@@ -82,7 +83,7 @@ impl Scheduler {
             match self.step(&mut known) {
                 Ok(()) => {
                     backoff.reset();
-                    said.clear();
+                    said.forget();
                     self.prove_when_due(&mut known);
                 }
                 Err(_) if self.stop.requested() => break,
@@ -90,11 +91,10 @@ impl Scheduler {
                     // What others did meanwhile may be the reason.
                     known.stored = None;
                     let pause = backoff.pause().max(Duration::from_secs(1));
-                    if said != why {
+                    if said.is_news(&why) {
                         log::warn!("{why}; trying again, first in {} s", pause.as_secs());
                     }
                     self.status.note_snapshot(Err(&why));
-                    said = why;
                     not_before = Instant::now() + pause;
                 }
             }

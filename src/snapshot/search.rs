@@ -17,10 +17,13 @@ use std::path::Path;
 use std::time::Instant;
 
 /// Why there is no snapshot that serves yet.
+#[derive(Clone, Debug)]
 pub enum Missing {
     /// Nobody but others can change that: it is said once.
     Waiting(String),
-    /// A try failed.
+    /// The store cannot be reached or read.
+    Unreachable(String),
+    /// A try failed on this node, or the broker did not answer.
     Failed(String),
 }
 
@@ -33,7 +36,7 @@ impl From<String> for Missing {
 impl Missing {
     /// The text.
     pub fn why(self) -> String {
-        let (Missing::Waiting(why) | Missing::Failed(why)) = self;
+        let (Missing::Waiting(why) | Missing::Unreachable(why) | Missing::Failed(why)) = self;
         why
     }
 }
@@ -74,7 +77,7 @@ enum Flaw {
 struct Tried {
     flaw: Option<Flaw>,
     /// Why not.
-    why: String,
+    why: Missing,
     /// Not downloaded again before.
     not_before: Instant,
     pauses: Backoff,
@@ -119,33 +122,33 @@ impl Search {
     /// Finds one. `None`: there is none at all. The error is about the newest.
     pub fn find(&mut self, places: Places<'_>) -> Result<Option<Found>, Missing> {
         let Places { config, js, store, .. } = places;
-        let looked = |error| format!("look at {}: {error}", store.describe());
+        let looked = |error| Missing::Unreachable(format!("look at {}: {error}", store.describe()));
         let mut first = None;
         if let Some(stored) = store.stat(limits::SNAPSHOT_NAME).map_err(looked)? {
             match self.get_fitting(places, &stored) {
                 Ok(found) => return Ok(Some(found)),
-                Err(Missing::Failed(why)) => return Err(Missing::Failed(why)),
-                Err(why) => first = Some(why),
+                Err(Missing::Waiting(why)) => first = Some(why),
+                Err(missing) => return Err(missing),
             }
         }
         let older = store.list().map_err(looked)?;
         for stored in older.iter().filter(|stored| stored.name != limits::SNAPSHOT_NAME) {
             match self.get_fitting(places, stored) {
                 Ok(found) => {
-                    if let Some(Missing::Waiting(why)) = first {
+                    if let Some(why) = first {
                         log::warn!("{why}; using {}", stored.name);
                     }
                     return Ok(Some(found));
                 }
-                Err(Missing::Failed(why)) => return Err(Missing::Failed(why)),
                 Err(Missing::Waiting(why)) => {
                     log::debug!("{}: {why}", stored.name);
-                    first.get_or_insert(Missing::Waiting(why));
+                    first.get_or_insert(why);
                 }
+                Err(missing) => return Err(missing),
             }
         }
         match first {
-            Some(why) => Err(why),
+            Some(why) => Err(Missing::Waiting(why)),
             None => {
                 // Somebody may have removed it, and the leader not know.
                 ask(config, js, &SeqMap::new(), "");
@@ -157,7 +160,7 @@ impl Search {
     /// Notes why a snapshot that was found did not do after all.
     pub fn failed(&mut self, found: &Found, why: &str) {
         if let Some(tried) = self.tried.get_mut(&found.identity) {
-            why.clone_into(&mut tried.why);
+            tried.why = Missing::Failed(why.to_owned());
         }
     }
 
@@ -169,12 +172,11 @@ impl Search {
         if let Some(tried) = self.tried.get(&identity)
             && Instant::now() < tried.not_before
         {
-            return Err(Missing::Failed(tried.why.clone()));
+            return Err(tried.why.clone());
         }
         let got = self.download(places, stored, &identity);
         if let (Err(why), Some(tried)) = (&got, self.tried.get_mut(&identity)) {
-            let (Missing::Waiting(why) | Missing::Failed(why)) = why;
-            tried.why.clone_from(why);
+            tried.why = why.clone();
         }
         got
     }
@@ -197,10 +199,12 @@ impl Search {
         }
         match self.tried.get(identity).and_then(|tried| tried.flaw.as_ref()) {
             None => Ok(()),
-            Some(Flaw::Damaged(why)) => {
+            // What damaged it may have been on the way: now and then it is tried again.
+            Some(Flaw::Damaged(why)) if Instant::now() < self.tried[identity].not_before => {
                 let why = why.clone();
                 Err(self.damaged(places, stored, &why))
             }
+            Some(Flaw::Damaged(_)) => Ok(()),
             Some(Flaw::Schema(theirs)) => fits_schema(places, stored, theirs),
             Some(Flaw::Unplaced) => {
                 let begin = begin_behind(places, &SeqMap::new())?;
@@ -222,7 +226,7 @@ impl Search {
         let Places { config, .. } = places;
         let tried = self.tried.entry(identity.to_owned()).or_insert_with(|| Tried {
             flaw: None,
-            why: String::new(),
+            why: Missing::Failed(String::new()),
             not_before: Instant::now(),
             pauses: Backoff::up_to(limits::DOWNLOAD_AGAIN_MAX),
         });
@@ -236,17 +240,23 @@ impl Search {
         let checked = match fetched {
             Ok(_) => db::make_ready(file.path()),
             Err(Fault::Snapshot(why)) => Err(db::Error::Corrupt(why)),
-            Err(Fault::Other(why)) => return Err(why.into()),
+            Err(Fault::Store(why)) => return Err(Missing::Unreachable(why)),
+            Err(Fault::Local(why)) => return Err(why.into()),
         };
         let ready = match checked {
             Ok(ready) => ready,
             Err(db::Error::Corrupt(why)) => {
+                if tried.flaw.is_none() {
+                    tried.pauses = Backoff::between(limits::ASK_AGAIN, limits::ASK_AGAIN_MAX);
+                    tried.not_before = fetched_at + tried.pauses.pause();
+                }
                 tried.flaw = Some(Flaw::Damaged(why.clone()));
                 return Err(self.damaged(places, stored, &why));
             }
             Err(error) => return Err(error.to_string().into()),
         };
         log::debug!("check: {:.2} s", fetched_at.elapsed().as_secs_f64());
+        tried.flaw = None;
         if let Err(why) = fits_schema(places, stored, &ready.schema) {
             tried.flaw = Some(Flaw::Schema(ready.schema));
             return Err(why);

@@ -162,6 +162,25 @@ fn found_while_running() {
     assert_eq!((one.pid(), aside(&one, "damaged").len()), (pid, 2));
 }
 
+/// The header, under a daemon that runs: whoever notices it first, the daemon does not end.
+#[test]
+fn the_header_while_running() {
+    let dir = Dir::new("damaged-header");
+    let nats = Nats::start(&dir);
+    let (mut one, mut two) = two(&dir, &nats);
+    let pid = one.pid();
+    checkpointed(&one);
+    spoil(&one.database, 0, 4096);
+    two.sql("INSERT INTO own VALUES('from the other', 1)");
+    // An application that does not know what to do with it.
+    let failed = rusqlite::Connection::open(&one.database)
+        .and_then(|connection| connection.execute("INSERT INTO own VALUES('never', 1)", []));
+    assert!(failed.is_err());
+    recovered(&mut one, &mut two, 1);
+    assert_eq!(one.pid(), pid);
+    assert_eq!(value(&two, "SELECT count(*) FROM own WHERE k = 'never'"), "Integer(0)");
+}
+
 /// Frames of the WAL that are wrong: SQLite ends its WAL there, and what was behind comes back from the stream.
 #[test]
 fn a_torn_wal() {

@@ -3,6 +3,7 @@
 use super::proxy::Slow;
 use super::servers::{self, KEY, SECRET};
 use super::stores::{s3_config, sftp_config, webdav_config};
+use super::stores_refused::Small;
 use super::support::*;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -189,28 +190,15 @@ fn snapshots_gone_and_streams_whole() {
 #[test]
 fn full_disk() {
     let dir = Dir::new("full-disk");
-    let small = dir.0.join("node-2");
-    std::fs::create_dir_all(&small).unwrap();
-    let mounted = std::process::Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=6m", "tmpfs"])
-        .arg(&small)
-        .status();
-    if !mounted.is_ok_and(|status| status.success()) {
+    let Some(small) = Small::mount(dir.0.join("node-2"), "6m") else {
         return skip("no file system can be mounted");
-    }
-    struct Mounted(PathBuf);
-    impl Drop for Mounted {
-        fn drop(&mut self) {
-            let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
-        }
-    }
+    };
     let nats = Nats::start(&dir);
     let mut one = Node::with_schema(&dir, 1, &nats.url(), "snapshot.leader_ttl = 1000\n", SCHEMA);
     one.sql("INSERT INTO t VALUES(1, 'x', randomblob(1500000))");
     one.start_ready();
     wait_for("a snapshot", 20, || (one.count("stored snapshot") > 0).then_some(()));
-    let _mounted = Mounted(small.clone());
-    let ballast = small.join("ballast");
+    let ballast = small.0.join("ballast");
     let squeeze = |bytes: usize| std::fs::write(&ballast, vec![1; bytes]).unwrap();
     squeeze(5_000_000);
     let mut two = Node::new(&dir, 2, &nats.url(), "");
@@ -239,6 +227,46 @@ fn full_disk() {
     std::fs::remove_file(&ballast).unwrap();
     wait_for("it is recovered", 30, || (two.count("were carried over") > 0).then_some(()));
     wait_equal(&mut [&mut one, &mut two], 20);
+    // No room to open it: no end, and no restarts by a service manager.
+    assert_eq!(two.stop(), 0);
+    let mut fill = std::fs::File::create(&ballast).unwrap();
+    while std::io::Write::write_all(&mut fill, &[1; 4096]).is_ok() {}
+    drop(fill);
+    two.start();
+    pause(2_500);
+    two.assert_alive();
+    let before = two.count("caught up with");
+    std::fs::remove_file(&ballast).unwrap();
+    wait_for("it goes on", 20, || (two.count("caught up with") > before).then_some(()));
+    wait_equal(&mut [&mut one, &mut two], 20);
+    drop(two);
+}
+
+/// No room for the snapshot that a join needs: it waits, however long, and goes on when there is.
+#[test]
+fn a_join_waits_for_room() {
+    let dir = Dir::new("join-full");
+    let Some(small) = Small::mount(dir.0.join("node-2"), "6m") else {
+        return skip("no file system can be mounted");
+    };
+    let nats = Nats::start(&dir);
+    let mut one = Node::with_schema(&dir, 1, &nats.url(), "snapshot.leader_ttl = 1000\n", SCHEMA);
+    one.sql("INSERT INTO t VALUES(1, 'x', randomblob(1500000))");
+    one.start_ready();
+    wait_for("a snapshot", 20, || (one.count("stored snapshot") > 0).then_some(()));
+    let ballast = small.0.join("ballast");
+    std::fs::write(&ballast, vec![1; 4_900_000]).unwrap();
+    let mut two = Node::with_schema(&dir, 2, &nats.url(), "", SCHEMA);
+    two.sql("INSERT INTO t VALUES(7, 'only here', 1)");
+    two.start();
+    wait_for("it says what it needs", 20, || (two.count("are free") > 0).then_some(()));
+    pause(12_000);
+    two.assert_alive();
+    assert_eq!((two.count("are free"), two.count("going on without")), (1, 0), "{}", two.log());
+    std::fs::remove_file(&ballast).unwrap();
+    wait_for("it joins", 20, || (two.count("joined with snapshot") > 0).then_some(()));
+    let text = wait_equal(&mut [&mut one, &mut two], 20);
+    assert!(text.contains("== t (2 rows)"));
     drop(two);
 }
 

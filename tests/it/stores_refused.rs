@@ -234,10 +234,10 @@ fn host_keys_and_ways_to_log_in() {
 }
 
 /// A small file system in memory; gone with it.
-struct Small(PathBuf);
+pub struct Small(pub PathBuf);
 
 impl Small {
-    fn mount(path: PathBuf, size: &str) -> Option<Small> {
+    pub fn mount(path: PathBuf, size: &str) -> Option<Small> {
         std::fs::create_dir_all(&path).unwrap();
         let size = format!("size={size},mode=777");
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&path).output();

@@ -1,18 +1,20 @@
 //! The daemon: starts every worker, watches over them, stops them in order. The only place that sees them all.
 
+mod open;
+
 use crate::broker::Broker;
 use crate::config::Config;
-use crate::db::{self, ChangeLog};
+use crate::db;
 use crate::lease::{self, Lease};
 use crate::nats::JetStream;
+use crate::once::Once;
 use crate::replicator::{self, Applier, Publisher};
-use crate::retry::Backoff;
-use crate::seqmap::{self, SeqMap};
 use crate::snapshot::{self, Recovery};
 use crate::status::Status;
 use crate::stop::{self, Stop};
 use crate::{files, health, limits, metrics, presence, worker};
 use crossbeam_channel::{Receiver, Sender, bounded};
+use open::{Database, Pauses, get_database};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -115,55 +117,6 @@ fn sessions(
     }
 }
 
-/// A disk that fails damages the next database too: recovering it again and again would fill it with copies.
-#[derive(Default)]
-struct Pauses {
-    last: Option<Instant>,
-    next: Duration,
-}
-
-impl Pauses {
-    /// No pause for the first recovery in a while, growing ones for those that follow. True: stopped.
-    fn wait(&mut self, status: &Status, stop: &Stop) -> bool {
-        let again = self.last.is_some_and(|last| last.elapsed() < limits::RECOVERED_FOR_GOOD);
-        self.next = if again {
-            (self.next * 2).clamp(limits::RECOVERY_PAUSE, limits::RECOVERED_FOR_GOOD)
-        } else {
-            Duration::ZERO
-        };
-        if again {
-            let text = format!(
-                "damaged again: a disk or memory may be failing; recovering in {} s",
-                self.next.as_secs()
-            );
-            log::error!("{text}");
-            status.set_missing(&text);
-        }
-        let stopped = stop.wait(self.next);
-        self.last = Some(Instant::now());
-        stopped
-    }
-}
-
-/// The database, opened: restored when it is missing or damaged. `None`: stopped.
-fn get_database(
-    config: &Config,
-    recovery: &Recovery<'_>,
-    pauses: &mut Pauses,
-    stop: &Stop,
-) -> Result<Option<Database>, String> {
-    loop {
-        if !config.db_path.exists() && !recovery.missing() {
-            return Ok(None);
-        }
-        match open_database(config, stop)? {
-            Opened::Database(database) => return Ok(Some(*database)),
-            Opened::Damaged(why) if !pauses.wait(recovery.status, stop) && recovery.damaged(&why) => {}
-            Opened::Damaged(_) | Opened::Stopped => return Ok(None),
-        }
-    }
-}
-
 /// All workers on one database, until something ends them.
 fn session(
     config: &Config,
@@ -208,103 +161,6 @@ fn session(
     }
 }
 
-/// The database, opened and made fit, and what is known about its positions.
-struct Database {
-    file: Option<files::Identity>,
-    capture: Option<ChangeLog>,
-    applier: Option<db::Applier>,
-    taken_over: SeqMap,
-}
-
-/// What came of opening the database.
-enum Opened {
-    Database(Box<Database>),
-    Damaged(String),
-    Stopped,
-}
-
-/// Opens the database; while the application holds a lock, again and again.
-fn open_database(config: &Config, stop: &Stop) -> Result<Opened, String> {
-    let mut backoff = Backoff::up_to(Duration::from_secs(1));
-    let mut said = false;
-    loop {
-        match try_open(config) {
-            Ok(database) => return Ok(Opened::Database(Box::new(database))),
-            Err(db::Error::Corrupt(why)) => return Ok(Opened::Damaged(why)),
-            // It was removed a moment ago.
-            Err(_) if !config.db_path.exists() => {}
-            Err(db::Error::Busy) => {
-                if !said {
-                    log::warn!("{}: locked by the application; waiting", config.db_path.display());
-                    said = true;
-                }
-            }
-            Err(error) => return Err(format!("{}: {error}", config.db_path.display())),
-        }
-        if backoff.wait(stop) {
-            return Ok(Opened::Stopped);
-        }
-    }
-}
-
-fn try_open(config: &Config) -> Result<Database, db::Error> {
-    let path = &config.db_path;
-    db::check_file(path)?;
-    db::prepare(path, config.journal_mode)?;
-    db::Applier::ensure_state(path, config.publish)?;
-    if let seqmap::Found::Map(reached) = seqmap::read(&config.seq_map_path)
-        && db::rename_older_copy(path, &reached)?
-    {
-        log::warn!(
-            "{}: is behind {}: an older copy, or it lost its last commits. What it had published comes back; it publishes \
-             under a new name from now on",
-            path.display(),
-            config.seq_map_path.display()
-        );
-        // Said once: the map is written anew from the database.
-        let _ = std::fs::remove_file(&config.seq_map_path);
-    }
-    let capture = if config.publish {
-        let (log, done) = ChangeLog::open(path, config.node_id)?;
-        replicator::report(&done);
-        let names = log.table_names();
-        log::info!(
-            "capturing {} tables of {} (schema {})",
-            names.len(),
-            path.display(),
-            &log.schema_hash()[..12]
-        );
-        Some(log)
-    } else {
-        None
-    };
-    let applier = if config.replicate { Some(db::Applier::open(path, config.node_id)?) } else { None };
-    let unknown = match &applier {
-        Some(applier) => applier.positions()?.is_empty(),
-        None => false,
-    };
-    let taken_over = if unknown { read_seq_map(config) } else { SeqMap::new() };
-    // Opening for writing may have given it another inode (overlay file systems).
-    let file = files::identity(path);
-    Ok(Database { file, capture, applier, taken_over })
-}
-
-/// A database that does not know its positions (a Go node's, say) has them in the sequence map.
-fn read_seq_map(config: &Config) -> SeqMap {
-    let path = config.seq_map_path.display();
-    match seqmap::read(&config.seq_map_path) {
-        seqmap::Found::Missing => SeqMap::new(),
-        seqmap::Found::Map(map) => {
-            log::info!("{path}: taking over {} positions", map.len());
-            map
-        }
-        seqmap::Found::Damaged(why) => {
-            log::warn!("{path}: {why}; beginning with what the streams hold");
-            SeqMap::new()
-        }
-    }
-}
-
 /// Starts the workers; returns the lease that the snapshot scheduler works under.
 fn start_workers(
     config: &Config,
@@ -333,16 +189,7 @@ fn start_workers(
         let publisher =
             Publisher::new(config, log, &broker.connection, woken, obeyed, status.clone(), token.clone())?;
         worker::spawn("publisher", exits, move || publisher.run())?;
-        let (path, interval, watch_stop, wake) =
-            (config.db_path.clone(), config.polling_interval, token.clone(), wake.clone());
-        worker::spawn("watch", exits, move || {
-            let wake = || {
-                // Full: the publisher has not seen the last one yet.
-                let _ = wake.try_send(());
-            };
-            db::watch(&path, interval, &watch_stop, wake)
-                .map_err(|error| format!("watch {}: {error}", path.display()))
-        })?;
+        watch(config, status, token, wake.clone(), exits)?;
         if !config.replicate {
             create_streams_in_background(config, &js, token, exits)?;
         }
@@ -389,6 +236,31 @@ fn start_workers(
     Ok(lease)
 }
 
+/// Starts the thread that wakes the publisher when something was committed.
+fn watch(
+    config: &Config,
+    status: &Arc<Status>,
+    stop: &Stop,
+    wake: Sender<()>,
+    exits: &Sender<worker::Exit>,
+) -> Result<(), String> {
+    let (path, interval, status, stop) =
+        (config.db_path.clone(), config.polling_interval, status.clone(), stop.clone());
+    worker::spawn("watch", exits, move || {
+        let wake = || {
+            // Full: the publisher has not seen the last one yet.
+            let _ = wake.try_send(());
+        };
+        db::watch(&path, interval, &stop, wake).map_err(|error| {
+            if let db::Error::Corrupt(why) = &error {
+                status.note_damage(why);
+            }
+            format!("watch {}: {error}", path.display())
+        })
+    })
+    .map(drop)
+}
+
 /// Looks once, beside the others, whether all pages of the database can be read: nobody may touch a damaged one for weeks.
 fn check(path: &Path, status: &Status, stop: &Stop) {
     if stop.wait(limits::CHECK_AFTER) {
@@ -410,16 +282,15 @@ fn create_streams_in_background(
 ) -> Result<(), String> {
     let (config, js, stop) = (config.clone(), js.clone(), stop.clone());
     worker::spawn("streams", exits, move || {
-        let mut said = String::new();
+        let mut said = Once::default();
         loop {
             let pause = match js.connection().is_up().then(|| replicator::ensure_all(&js, &config)) {
                 Some(Ok(())) => Duration::from_secs(30),
-                Some(Err(error)) if error.to_string() != said => {
-                    said = error.to_string();
-                    log::warn!("{said}; trying again");
+                Some(Err(error)) => {
+                    said.warn(&format!("{error}; trying again"));
                     Duration::from_secs(1)
                 }
-                _ => Duration::from_secs(1),
+                None => Duration::from_secs(1),
             };
             if stop.wait(pause) {
                 return Ok(());
