@@ -79,6 +79,13 @@ pub fn save(config: &Config, stop: &Stop, show: Show) -> Result<(), String> {
     if !config.snapshot.enabled {
         return Err("snapshot.enabled = false: no snapshot is made".to_owned());
     }
+    if !config.replicate {
+        return Err(
+            "replicate = false: this database does not hold what other nodes wrote, so no snapshot is made of it: make it \
+             on a node that replicates"
+                .to_owned(),
+        );
+    }
     if !config.db_path.exists() {
         return Err(format!("{}: no such file", config.db_path.display()));
     }

@@ -224,6 +224,12 @@ impl Config {
         crate::files::beside(&self.db_path, ".harmonylite.lock")
     }
 
+    /// Whether this node takes part in making snapshots. Who applies nothing does not hold what others wrote, nor know where
+    /// its database stands in the streams.
+    pub fn makes_snapshots(&self) -> bool {
+        self.snapshot.enabled && self.publish && self.replicate
+    }
+
     /// Where temporary copies of the database go.
     pub fn temp_dir(&self) -> PathBuf {
         self.snapshot.temp_dir.clone().unwrap_or_else(|| crate::files::parent(&self.db_path))

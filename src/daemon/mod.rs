@@ -145,8 +145,8 @@ fn session(
         ("publisher", config.publish),
         ("watch", config.publish),
         ("check", true),
-        ("lease", config.publish && config.snapshot.enabled),
-        ("snapshot", config.publish && config.snapshot.enabled),
+        ("lease", config.makes_snapshots()),
+        ("snapshot", config.makes_snapshots()),
     ];
     let started = expected.iter().filter(|(_, started)| *started).map(|(name, _)| *name).collect();
     let mut left = wait_for(started, &mut gone, ended, until);
@@ -211,7 +211,7 @@ fn start_workers(
             .joining(snapshots.then(|| broker.join(config, token)));
         worker::spawn("applier", exits, move || applier.run())?;
     }
-    if !(config.snapshot.enabled && config.publish) {
+    if !config.makes_snapshots() {
         return Ok(Lease::default());
     }
     let keeper = lease::Keeper::new(

@@ -245,6 +245,13 @@ fn one_way_nodes() {
     wait_for("the log is settled by the acknowledgement", 10, || (sender.unsettled() == 0).then_some(()));
     assert_eq!(value(&sender, "SELECT count(*) FROM t"), "Integer(2)");
     assert_eq!(value(&reader, "SELECT count(*) FROM sqlite_schema WHERE type = 'trigger'"), "Integer(0)");
+    // It does not hold what others wrote: no snapshot is made of it.
+    let refused = sender.command(&["-save-snapshot"]);
+    assert!(!refused.status.success());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("on a node that replicates"));
+    let made = reader.command(&["-save-snapshot"]);
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    assert_eq!(sender.count("this node is the leader"), 0);
     assert_eq!((sender.stop(), reader.stop()), (0, 0));
 }
 
