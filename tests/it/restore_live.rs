@@ -218,3 +218,47 @@ fn killed_while_it_replaces_a_damaged_one() {
     assert!(kept.len() <= 2, "one copy of each kind of damage: {kept:?}");
     eprintln!("{killed} kills, {finished} recoveries, {} copies kept", kept.len());
 }
+
+/// No database: killed while it downloads, checks and puts a snapshot in place, there is none, or the whole one.
+#[test]
+fn killed_while_it_restores_a_missing_one() {
+    let dir = Dir::new("live-missing");
+    let nats = Nats::start(&dir);
+    let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, v, pad)";
+    let mut one = Node::with_schema(&dir, 1, &nats.url(), "snapshot.leader_ttl = 1000\n", schema);
+    one.sql("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 60000) INSERT INTO t SELECT i, 'v', hex(zeroblob(300)) FROM n");
+    one.start_ready();
+    wait_for("a snapshot", 30, || (one.count("stored snapshot") > 0).then_some(()));
+    let mut two = Node::new(&dir, 2, &nats.url(), "snapshot.leader_ttl = 1000\n");
+    let begun = std::time::Instant::now();
+    two.start();
+    wait_for("it is restored", 30, || two.database.exists().then_some(()));
+    let took = begun.elapsed();
+    two.stop();
+    let (mut whole, mut none, mut wait) = (0, 0, took / 8);
+    for _ in 0..30 {
+        for suffix in ["", "-wal", "-shm"] {
+            let _ = std::fs::remove_file(format!("{}{suffix}", two.database.display()));
+        }
+        two.start();
+        std::thread::sleep(wait);
+        two.kill9();
+        // To and fro around the moment at which it gets its name.
+        if two.database.exists() {
+            assert_eq!(value(&two, "PRAGMA integrity_check"), "Text([111, 107])");
+            assert_eq!(value(&two, "SELECT count(*) FROM t"), "Integer(60000)");
+            whole += 1;
+            wait = wait.saturating_sub(took / 4);
+        } else {
+            none += 1;
+            wait += took / 9;
+        }
+    }
+    assert!(none > 0 && whole > 0, "{none} without, {whole} whole");
+    two.start_ready();
+    wait_equal(&mut [&mut one, &mut two], 30);
+    let entries = std::fs::read_dir(&two.dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    let left: Vec<String> = entries.filter(|name| name.contains(".harmonylite-download")).collect();
+    assert!(left.is_empty(), "{left:?}");
+    eprintln!("30 kills: {none} times there was no database, {whole} times the whole one");
+}
