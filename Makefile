@@ -63,11 +63,12 @@ demo: deps
 bench: setup
 	HARMONYLITE_BENCH_MB=$${MB:-300} $(CARGO_TEST) --test it -- speed:: large:: --nocapture --test-threads 1
 
-# Kills, outages and random schedules, again and again: ROUNDS of them (default 20).
+# Kills, outages, disasters and random schedules, again and again: ROUNDS of them (default 20), about two minutes each.
 soak: setup
 	@for round in $$(seq $${ROUNDS:-20}); do echo "== round $$round"; \
 	  HARMONYLITE_SCHEDULES=100000 $(CARGO_TEST) --lib -q -- fold:: || exit 1; \
-	  $(CARGO_TEST) --test it -q -- crash:: three_nodes --test-threads 2 || exit 1; done
+	  $(CARGO_TEST) --test it -q -- crash:: three_nodes --test-threads 2 || exit 1; \
+	  HARMONYLITE_CHAOS=60 $(CARGO_TEST) --test it -- chaos:: --nocapture || exit 1; done
 
 # A static binary for this architecture: target/<arch>-unknown-linux-musl/release/harmonylite
 release:

@@ -11,6 +11,7 @@
 )]
 #![allow(missing_docs, reason = "tests explain themselves by their names")]
 
+mod chaos;
 mod cli;
 mod crash;
 mod damage;

@@ -1,0 +1,294 @@
+//! Whatever may happen to a small cluster, in random order: kills, stops, damaged and lost databases, lost and rotten
+//! snapshots, a broker that goes away. In the end all nodes are equal, and nothing is missing that an application had written.
+
+use super::support::*;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// xorshift; the seed is printed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+
+    fn pick(&mut self, limit: usize) -> usize {
+        usize::try_from(self.below(limit as u64)).unwrap()
+    }
+}
+
+struct Cluster {
+    nodes: Vec<Node>,
+    nats: Nats,
+    store: PathBuf,
+    random: Random,
+    /// Keys of rows that were committed and never deleted.
+    written: Vec<String>,
+    log: Vec<String>,
+}
+
+impl Cluster {
+    fn new(dir: &Dir, seed: u64) -> Cluster {
+        let nats = Nats::start(dir);
+        let store = dir.0.join("backups");
+        let config = format!(
+            "[snapshot]\nstore = \"file\"\nfile.path = {store:?}\nleader_ttl = 1000\ninterval = 2000\nkeep = 2\n"
+        );
+        let nodes = (1..=3).map(|id| {
+            let node = Node::new(dir, id, &nats.url(), &config);
+            let text = std::fs::read_to_string(&node.config).unwrap().replace("1000000", "300");
+            std::fs::write(&node.config, text).unwrap();
+            node.sql(
+                "CREATE TABLE own(k TEXT PRIMARY KEY, v, pad); CREATE INDEX ov ON own(v);
+                 CREATE TABLE shared(id INTEGER PRIMARY KEY, u UNIQUE, v)",
+            );
+            node
+        });
+        let mut nodes: Vec<Node> = nodes.collect();
+        nodes.iter_mut().for_each(Node::start_ready);
+        Cluster { nodes, nats, store, random: Random(seed | 1), written: vec![], log: vec![] }
+    }
+
+    fn write(&mut self, at: usize, count: u64) {
+        let connection = self.nodes[at].open();
+        for _ in 0..count {
+            let key = format!("{at}-{}", self.written.len());
+            let sql = "INSERT INTO own VALUES(?1, ?2, zeroblob(200))";
+            connection.execute(sql, (&key, self.random.below(100).cast_signed())).unwrap();
+            self.written.push(key);
+            let (id, u) = (self.random.below(40).cast_signed(), self.random.below(60).cast_signed());
+            match self.random.below(4) {
+                0 => connection.execute("DELETE FROM shared WHERE id = ?1", [id]),
+                1 => connection.execute("UPDATE OR REPLACE shared SET u = ?1 WHERE id = ?2", [u, id]),
+                _ => connection.execute("INSERT OR REPLACE INTO shared VALUES(?1, ?2, ?1)", [id, u]),
+            }
+            .unwrap();
+        }
+    }
+
+    /// More than the streams keep, by the others; a pause now and then, as a stream of three hundred needs it.
+    fn run_away(&mut self, from: usize) {
+        for _ in 0..6 {
+            for at in (0..3).filter(|at| *at != from) {
+                self.write(at, 50);
+            }
+            pause(40);
+        }
+    }
+
+    fn position(&self, at: usize) -> i64 {
+        let sql = "SELECT value FROM __harmonylite__state WHERE kind = 'seq'";
+        self.nodes[at].open().query_row(sql, [], |row| row.get(0)).unwrap_or(0)
+    }
+
+    /// Waits until a node may be lost: all that it wrote came back, and another one has it too.
+    fn settled(&mut self, at: usize) {
+        wait_for("what it has is elsewhere too", 60, || {
+            self.nodes.iter_mut().for_each(Node::assert_alive);
+            let elsewhere = (0..3).any(|other| other != at && self.position(other) >= self.position(at));
+            (self.nodes[at].unsettled() == 0 && elsewhere).then_some(())
+        });
+    }
+
+    /// Starts a node, and waits until it is whole again: nothing worse may happen to the others before.
+    fn start(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        let before = node.count("caught up with");
+        node.start();
+        wait_for("it is whole", 90, || {
+            node.assert_alive();
+            (node.count("caught up with") > before).then_some(())
+        });
+    }
+
+    /// Waits until a damaged database was found and replaced: an application cannot write to it before.
+    fn sound(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        wait_for("its database is sound", 60, || {
+            node.assert_alive();
+            let verdict = rusqlite::Connection::open(&node.database)
+                .and_then(|c| c.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0)));
+            (verdict.is_ok_and(|text| text == "ok")).then_some(())
+        });
+    }
+
+    /// Stops a node's process, but not in the middle of a transaction, which would keep the application out.
+    fn freeze(&self, at: usize) {
+        wait_for("it is stopped between two transactions", 60, || {
+            self.nodes[at].signal("STOP");
+            // Each of its threads has to notice.
+            pause(30);
+            let connection = self.nodes[at].open();
+            connection.busy_timeout(Duration::from_millis(300)).unwrap();
+            let free = connection.execute_batch("BEGIN IMMEDIATE; COMMIT").is_ok();
+            if !free {
+                self.nodes[at].signal("CONT");
+            }
+            free.then_some(())
+        });
+    }
+
+    fn remove_database(&self, at: usize) {
+        for suffix in ["", "-wal", "-shm"] {
+            let _ = std::fs::remove_file(format!("{}{suffix}", self.nodes[at].database.display()));
+        }
+    }
+
+    fn act(&mut self) {
+        let at = self.random.pick(3);
+        let what = self.random.below(12);
+        let names = [
+            "write",
+            "kill",
+            "away",
+            "behind",
+            "spoil",
+            "lose",
+            "no snapshot",
+            "rotten",
+            "broker",
+            "no map",
+            "older copy",
+            "live spoil",
+        ];
+        self.log.push(format!("{} {}", names[usize::try_from(what).unwrap()], at + 1));
+        eprintln!("{}", self.log.last().unwrap());
+        match what {
+            1 => {
+                self.nodes[at].kill9();
+                self.write(at, 20);
+                self.start(at);
+            }
+            2 => {
+                self.nodes[at].stop();
+                self.write(at, 30);
+                self.run_away(at);
+                self.start(at);
+            }
+            3 => {
+                self.freeze(at);
+                self.write(at, 30);
+                self.run_away(at);
+                self.nodes[at].signal("CONT");
+            }
+            4 => {
+                self.settled(at);
+                self.nodes[at].stop();
+                self.nodes[at].sql("PRAGMA wal_checkpoint(TRUNCATE)");
+                self.spoil(at);
+                self.start(at);
+                self.sound(at);
+            }
+            5 => {
+                self.settled(at);
+                self.nodes[at].stop();
+                self.remove_database(at);
+                if self.random.below(2) == 0 {
+                    let _ = std::fs::remove_file(self.nodes[at].dir.join("seq-map.cbor"));
+                }
+                self.start(at);
+            }
+            6 => {
+                let _ = std::fs::remove_dir_all(&self.store);
+            }
+            7 => {
+                if let Ok(file) = std::fs::OpenOptions::new().write(true).open(self.store.join("snapshot.db"))
+                {
+                    let length = file.metadata().unwrap().len().max(1);
+                    file.write_all_at(&[0x5a; 64], self.random.below(length)).unwrap();
+                }
+            }
+            8 => {
+                self.nats.kill();
+                self.write(at, 20);
+                pause(300 + self.random.below(1_000));
+                self.nats.restart();
+            }
+            9 => {
+                self.nodes[at].stop();
+                let _ = std::fs::remove_file(self.nodes[at].dir.join("seq-map.cbor"));
+                self.write(at, 10);
+                self.start(at);
+            }
+            10 => self.older_copy(at),
+            11 => {
+                self.settled(at);
+                self.nodes[at].sql("PRAGMA wal_checkpoint(TRUNCATE)");
+                let aside = self.nodes[at].count("were carried over");
+                self.spoil(at);
+                self.write((at + 1) % 3, 20);
+                // It may lie where nobody reads: a start finds it.
+                let until = Instant::now() + Duration::from_secs(3);
+                while Instant::now() < until && self.nodes[at].count("were carried over") == aside {
+                    pause(20);
+                }
+                if self.nodes[at].count("were carried over") == aside {
+                    self.nodes[at].kill9();
+                    self.start(at);
+                }
+                self.sound(at);
+            }
+            _ => self.write(at, 40),
+        }
+    }
+
+    /// Garbage over a page or two.
+    fn spoil(&mut self, at: usize) {
+        let file = std::fs::OpenOptions::new().write(true).open(&self.nodes[at].database).unwrap();
+        let pages = file.metadata().unwrap().len() / 4096;
+        let page = self.random.below(pages.max(1));
+        file.write_all_at(&[0xa5; 5000], page * 4096).unwrap();
+    }
+
+    fn older_copy(&mut self, at: usize) {
+        self.settled(at);
+        self.nodes[at].stop();
+        self.nodes[at].sql("PRAGMA wal_checkpoint(TRUNCATE)");
+        let copy = self.nodes[at].dir.join("copy");
+        std::fs::copy(&self.nodes[at].database, &copy).unwrap();
+        self.start(at);
+        self.write(at, 10);
+        self.settled(at);
+        self.nodes[at].stop();
+        self.remove_database(at);
+        std::fs::rename(&copy, &self.nodes[at].database).unwrap();
+        self.write(at, 10);
+        self.start(at);
+    }
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+#[test]
+fn whatever_happens() {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let seed = number("HARMONYLITE_CHAOS_SEED").unwrap_or(u64::from(now.subsec_nanos()) | 1);
+    let seconds = number("HARMONYLITE_CHAOS").unwrap_or(20);
+    eprintln!("HARMONYLITE_CHAOS_SEED={seed}");
+    let dir = Dir::new("chaos");
+    let mut cluster = Cluster::new(&dir, seed);
+    let until = Instant::now() + Duration::from_secs(seconds);
+    while Instant::now() < until {
+        cluster.act();
+    }
+    let mut all: Vec<&mut Node> = cluster.nodes.iter_mut().collect();
+    wait_equal(&mut all, 120);
+    let connection = cluster.nodes[0].open();
+    let mut statement = connection.prepare("SELECT count(*) FROM own WHERE k = ?1").unwrap();
+    let mut is_there = |key: &String| statement.query_row([key], |row| row.get::<_, i64>(0)).unwrap() == 1;
+    let missing: Vec<&String> = cluster.written.iter().filter(|key| !is_there(key)).collect();
+    assert!(
+        missing.is_empty(),
+        "{} rows of {} are missing: {missing:?}",
+        missing.len(),
+        cluster.written.len()
+    );
+    eprintln!("{} rows, {} events: {}", cluster.written.len(), cluster.log.len(), cluster.log.join(", "));
+}
