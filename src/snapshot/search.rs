@@ -124,7 +124,12 @@ impl Search {
         let Places { config, js, store, .. } = places;
         let looked = |error| Missing::Unreachable(format!("look at {}: {error}", store.describe()));
         let mut first = None;
-        if let Some(stored) = store.stat(limits::SNAPSHOT_NAME).map_err(looked)? {
+        let newest = store.stat(limits::SNAPSHOT_NAME).map_err(looked)?;
+        if newest.is_none() {
+            // Somebody may have removed it, and the leader not know.
+            ask(config, js, &SeqMap::new(), "");
+        }
+        if let Some(stored) = newest {
             match self.get_fitting(places, &stored) {
                 Ok(found) => return Ok(Some(found)),
                 Err(Missing::Waiting(why)) => first = Some(why),
@@ -149,11 +154,7 @@ impl Search {
         }
         match first {
             Some(why) => Err(Missing::Waiting(why)),
-            None => {
-                // Somebody may have removed it, and the leader not know.
-                ask(config, js, &SeqMap::new(), "");
-                Ok(None)
-            }
+            None => Ok(None),
         }
     }
 
@@ -165,7 +166,7 @@ impl Search {
     }
 
     /// Checks what is known of a snapshot, downloads it, checks it, and makes it this node's, with a position in every
-    /// stream. For one that is too old or damaged, the leader is asked for another.
+    /// stream. If the newest is too old or damaged, the leader is asked for another.
     fn get_fitting(&mut self, places: Places<'_>, stored: &Stored) -> Result<Found, Missing> {
         let identity = format!("{} {}", stored.name, stored.identity());
         self.fits_as_known(places, stored, &identity)?;
@@ -185,7 +186,7 @@ impl Search {
     fn fits_as_known(&mut self, places: Places<'_>, stored: &Stored, identity: &str) -> Result<(), Missing> {
         let label = &stored.label;
         if !label.positions.is_empty() {
-            begin_behind(places, &label.positions)?;
+            begin_behind(places, stored, &label.positions)?;
         }
         if !label.schema.is_empty() {
             fits_schema(places, stored, &label.schema)?;
@@ -207,7 +208,7 @@ impl Search {
             Some(Flaw::Damaged(_)) => Ok(()),
             Some(Flaw::Schema(theirs)) => fits_schema(places, stored, theirs),
             Some(Flaw::Unplaced) => {
-                let begin = begin_behind(places, &SeqMap::new())?;
+                let begin = begin_behind(places, stored, &SeqMap::new())?;
                 self.may_be_unplaced(places, stored, &begin)
             }
         }
@@ -215,7 +216,9 @@ impl Search {
 
     fn damaged(&mut self, places: Places<'_>, stored: &Stored, why: &str) -> Missing {
         // Others may be no better, to us: so we ask less and less often.
-        if Instant::now() >= self.ask_at && ask(places.config, places.js, &SeqMap::new(), &stored.identity())
+        if Instant::now() >= self.ask_at
+            && is_newest(stored)
+            && ask(places.config, places.js, &SeqMap::new(), &stored.identity())
         {
             self.ask_at = Instant::now() + self.asks.pause();
         }
@@ -261,7 +264,7 @@ impl Search {
             tried.flaw = Some(Flaw::Schema(ready.schema));
             return Err(why);
         }
-        let begin = begin_behind(places, &ready.positions)?;
+        let begin = begin_behind(places, stored, &ready.positions)?;
         if ready.positions.is_empty() {
             tried.flaw = Some(Flaw::Unplaced);
             self.may_be_unplaced(places, stored, &begin)?;
@@ -290,7 +293,9 @@ impl Search {
         }
         let since = *self.unplaced_since.get_or_insert_with(Instant::now);
         if since.elapsed() < limits::FIRST_SNAPSHOT {
-            ask(places.config, places.js, &SeqMap::new(), &stored.identity());
+            if is_newest(stored) {
+                ask(places.config, places.js, &SeqMap::new(), &stored.identity());
+            }
             return Err(Missing::Waiting(format!(
                 "{} has no position (a Go node made it): waiting a minute for one that has",
                 name(places, stored)
@@ -319,6 +324,11 @@ fn fits_schema(places: Places<'_>, stored: &Stored, theirs: &str) -> Result<(), 
     }
 }
 
+/// What is wrong with older ones, a fresh one does not mend.
+fn is_newest(stored: &Stored) -> bool {
+    stored.name == limits::SNAPSHOT_NAME
+}
+
 /// Asks the leader for a snapshot that serves. False: it could not be asked.
 fn ask(config: &Config, js: &JetStream, positions: &SeqMap, instead_of: &str) -> bool {
     let wanted = Wanted {
@@ -338,7 +348,11 @@ fn ask(config: &Config, js: &JetStream, positions: &SeqMap, instead_of: &str) ->
 
 /// Positions of streams that a snapshot does not know (a Go node's knows none): they are replayed from their first
 /// message. An error when the streams no longer hold what comes after the snapshot: a fresh one is asked for.
-fn begin_behind(places: Places<'_>, positions: &SeqMap) -> Result<Vec<(String, db::Position)>, Missing> {
+fn begin_behind(
+    places: Places<'_>,
+    stored: &Stored,
+    positions: &SeqMap,
+) -> Result<Vec<(String, db::Position)>, Missing> {
     let Places { config, js, .. } = places;
     let mut begin = vec![];
     let mut needed = SeqMap::new();
@@ -367,7 +381,9 @@ fn begin_behind(places: Places<'_>, positions: &SeqMap) -> Result<Vec<(String, d
     match too_old {
         None => Ok(begin),
         Some(why) => {
-            ask(config, js, &needed, "");
+            if is_newest(stored) {
+                ask(config, js, &needed, "");
+            }
             Err(Missing::Waiting(why))
         }
     }

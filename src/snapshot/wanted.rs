@@ -26,6 +26,28 @@ pub struct Wanted {
 }
 
 impl Wanted {
+    /// Both requests in one. That an earlier one was served does no harm: the snapshot that served it serves it still.
+    fn and(&self, earlier: Option<Wanted>) -> Wanted {
+        let Some(earlier) = earlier else { return self.clone() };
+        let mut both = self.clone();
+        for (stream, seq) in earlier.positions {
+            let needed = both.positions.entry(stream).or_default();
+            *needed = seq.max(*needed);
+        }
+        if both.instead_of.is_empty() {
+            both.instead_of = earlier.instead_of;
+        }
+        both
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let value = json!({
+            "node_id": self.node_id, "positions": self.positions, "instead_of": self.instead_of,
+            "minute": clock::unix_ms() / 60_000,
+        });
+        value.to_string().into_bytes()
+    }
+
     /// Whether a snapshot serves.
     pub fn is_served_by(&self, stored: &Stored) -> bool {
         let reaches = |(stream, seq): (&String, &u64)| {
@@ -36,39 +58,43 @@ impl Wanted {
     }
 }
 
-/// Asks; false when the same was asked within this minute.
+/// Asks; false when the same was asked within this minute. What others asked for stays asked for: there is one key.
 pub fn ask(js: &JetStream, replicas: u64, wanted: &Wanted) -> Result<bool, Error> {
     let kv = Kv::open(js, lease::BUCKET, replicas)?;
-    let value = json!({
-        "node_id": wanted.node_id, "positions": wanted.positions, "instead_of": wanted.instead_of,
-        "minute": clock::unix_ms() / 60_000,
-    });
-    let value = value.to_string().into_bytes();
-    let entry = kv.get(KEY)?;
-    if entry.as_ref().is_some_and(|entry| entry.value.as_deref() == Some(value.as_slice())) {
-        return Ok(false);
-    }
-    match kv.update(KEY, &value, entry.map_or(0, |entry| entry.revision)) {
-        Ok(_) => Ok(true),
-        // Another node asked at the same moment: the next look asks again if that did not serve.
-        Err(Error::Conflict(_)) => Ok(false),
-        Err(error) => Err(error),
+    let mut tries = 0;
+    loop {
+        let entry = kv.get(KEY)?;
+        let before = entry.as_ref().and_then(|entry| entry.value.as_deref());
+        let value = wanted.and(before.and_then(decode)).encode();
+        if before == Some(value.as_slice()) {
+            return Ok(false);
+        }
+        tries += 1;
+        match kv.update(KEY, &value, entry.as_ref().map_or(0, |entry| entry.revision)) {
+            Ok(_) => return Ok(true),
+            // Another node asked at the same moment.
+            Err(Error::Conflict(_)) if tries < 5 => {}
+            Err(error) => return Err(error),
+        }
     }
 }
 
 /// What was asked last; an unreadable request asks for nothing.
 pub fn asked(js: &JetStream, replicas: u64) -> Result<Option<Wanted>, Error> {
     let Some(entry) = Kv::open(js, lease::BUCKET, replicas)?.get(KEY)? else { return Ok(None) };
-    let value: serde_json::Value =
-        serde_json::from_slice(&entry.value.unwrap_or_default()).unwrap_or_default();
-    let Some(positions) = value["positions"].as_object() else { return Ok(None) };
-    let positions = positions.iter().filter_map(|(name, seq)| Some((name.clone(), seq.as_u64()?))).collect();
-    Ok(Some(Wanted {
-        revision: entry.revision,
+    let wanted = entry.value.as_deref().and_then(decode);
+    Ok(wanted.map(|wanted| Wanted { revision: entry.revision, ..wanted }))
+}
+
+fn decode(value: &[u8]) -> Option<Wanted> {
+    let value: serde_json::Value = serde_json::from_slice(value).ok()?;
+    let positions = value["positions"].as_object()?;
+    Some(Wanted {
+        revision: 0,
         node_id: value["node_id"].as_u64().unwrap_or(0),
-        positions,
+        positions: positions.iter().filter_map(|(name, seq)| Some((name.clone(), seq.as_u64()?))).collect(),
         instead_of: value["instead_of"].as_str().unwrap_or_default().to_owned(),
-    }))
+    })
 }
 
 #[cfg(test)]
@@ -92,6 +118,19 @@ mod tests {
         assert!(!wanted.is_served_by(&label(&[("a", 4), ("b", 1)])));
         assert!(!wanted.is_served_by(&label(&[("a", 9)])));
         assert!(!Wanted { instead_of: "x".into(), ..Wanted::default() }.is_served_by(&label(&[])));
+        // A node finds it damaged, another one too old: one that is both fresh and another serves.
+        let both = Wanted { positions: map(&[("a", 5)]), ..Wanted::default() }.and(Some(Wanted {
+            instead_of: "x".into(),
+            positions: map(&[("a", 3)]),
+            ..Wanted::default()
+        }));
+        assert!(!both.is_served_by(&label(&[("a", 9)])));
+        let fresh = |seq| Stored {
+            label: Label { digest: "y".into(), positions: map(&[("a", seq)]), ..Label::default() },
+            ..label(&[])
+        };
+        assert!(both.is_served_by(&fresh(5)) && !both.is_served_by(&fresh(4)));
+        assert_eq!(decode(&both.encode()), Some(both));
         // A Go node's has no digest, and is told by its size.
         let theirs = Stored { label: Label::default(), ..label(&[]) };
         let instead = Wanted { instead_of: theirs.identity(), ..Wanted::default() };

@@ -168,6 +168,36 @@ fn streams_gone_and_nodes_gone() {
     assert!(text.contains("== t (302 rows)"), "{text}");
 }
 
+/// The newest snapshot is damaged, the one that is kept too old: another one is asked for, and made.
+#[test]
+fn the_newest_is_damaged_and_the_older_too_old() {
+    let dir = Dir::new("damaged-and-old");
+    let nats = Nats::start(&dir);
+    let (root, config) = file_store(&dir);
+    let mut one = Node::new(&dir, 1, &nats.url(), &format!("{config}keep = 2\n"));
+    let text = std::fs::read_to_string(&one.config).unwrap().replace("1000000", "100000");
+    std::fs::write(&one.config, &text).unwrap();
+    one.sql(SCHEMA);
+    one.start_ready();
+    let save = |one: &Node, from: u64| {
+        fill(one, from, 300);
+        wait_for("all came back", 20, || (one.unsettled() == 0).then_some(()));
+        assert!(one.command(&["-save-snapshot", "-quiet"]).status.success());
+    };
+    save(&one, 1);
+    save(&one, 1_000);
+    // The stream forgets what comes behind the older one.
+    let client = nats.client();
+    let mut stream = client.stream_info("harmonylite-changes-c-1").unwrap().config;
+    stream.max_msgs = 100;
+    client.update_stream(&stream).unwrap();
+    spoil_file(&root.join("snapshot.db"), "flipped");
+    let mut two = Node::new(&dir, 2, &nats.url(), &config);
+    two.start_ready();
+    assert!(two.count("is damaged") == 1 && one.count("(node 2 asked for one)") == 1, "{}", two.log());
+    wait_equal(&mut [&mut one, &mut two], 20);
+}
+
 /// Snapshots removed behind the leader's back, more than once: a node without a database asks, and gets one.
 #[test]
 fn snapshots_gone_and_streams_whole() {
