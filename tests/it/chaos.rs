@@ -140,24 +140,33 @@ impl Cluster {
     }
 
     fn act(&mut self) {
-        let at = self.random.pick(3);
-        let what = self.random.below(12);
-        let names = [
+        const NAMES: [&str; 12] = [
             "write",
             "kill",
             "away",
             "behind",
+            "no map",
+            "older copy",
             "spoil",
             "lose",
+            "live spoil",
             "no snapshot",
             "rotten",
             "broker",
-            "no map",
-            "older copy",
-            "live spoil",
         ];
-        self.log.push(format!("{} {}", names[usize::try_from(what).unwrap()], at + 1));
+        let (at, what) = (self.random.pick(3), self.random.pick(NAMES.len()));
+        self.log.push(format!("{} {}", NAMES[what], at + 1));
         eprintln!("{}", self.log.last().unwrap());
+        match what {
+            0 => self.write(at, 40),
+            1..=5 => self.process(at, what),
+            6..=8 => self.database(at, what),
+            _ => self.elsewhere(at, what),
+        }
+    }
+
+    /// What happens to a node's process.
+    fn process(&mut self, at: usize, what: usize) {
         match what {
             1 => {
                 self.nodes[at].kill9();
@@ -177,63 +186,71 @@ impl Cluster {
                 self.nodes[at].signal("CONT");
             }
             4 => {
-                self.settled(at);
                 self.nodes[at].stop();
-                self.nodes[at].sql("PRAGMA wal_checkpoint(TRUNCATE)");
-                self.spoil(at);
-                self.start(at);
-                self.sound(at);
-            }
-            5 => {
-                self.settled(at);
-                self.nodes[at].stop();
-                self.remove_database(at);
-                if self.random.below(2) == 0 {
-                    let _ = std::fs::remove_file(self.nodes[at].dir.join("seq-map.cbor"));
-                }
+                let _ = std::fs::remove_file(self.nodes[at].dir.join("seq-map.cbor"));
+                self.write(at, 10);
                 self.start(at);
             }
-            6 => {
+            _ => self.older_copy(at),
+        }
+    }
+
+    /// What happens to a database.
+    fn database(&mut self, at: usize, what: usize) {
+        self.settled(at);
+        if what == 8 {
+            return self.spoil_live(at);
+        }
+        self.nodes[at].stop();
+        if what == 6 {
+            self.nodes[at].sql("PRAGMA wal_checkpoint(TRUNCATE)");
+            self.spoil(at);
+        } else {
+            self.remove_database(at);
+            if self.random.below(2) == 0 {
+                let _ = std::fs::remove_file(self.nodes[at].dir.join("seq-map.cbor"));
+            }
+        }
+        self.start(at);
+        self.sound(at);
+    }
+
+    fn spoil_live(&mut self, at: usize) {
+        self.nodes[at].sql("PRAGMA wal_checkpoint(TRUNCATE)");
+        let before = self.nodes[at].count("were carried over");
+        self.spoil(at);
+        self.write((at + 1) % 3, 20);
+        // It may lie where nobody reads: a start finds it.
+        let until = Instant::now() + Duration::from_secs(3);
+        while Instant::now() < until && self.nodes[at].count("were carried over") == before {
+            pause(20);
+        }
+        if self.nodes[at].count("were carried over") == before {
+            self.nodes[at].kill9();
+            self.start(at);
+        }
+        self.sound(at);
+    }
+
+    /// What happens to the store and to the broker.
+    fn elsewhere(&mut self, at: usize, what: usize) {
+        match what {
+            9 => {
                 let _ = std::fs::remove_dir_all(&self.store);
             }
-            7 => {
+            10 => {
                 if let Ok(file) = std::fs::OpenOptions::new().write(true).open(self.store.join("snapshot.db"))
                 {
                     let length = file.metadata().unwrap().len().max(1);
                     file.write_all_at(&[0x5a; 64], self.random.below(length)).unwrap();
                 }
             }
-            8 => {
+            _ => {
                 self.nats.kill();
                 self.write(at, 20);
                 pause(300 + self.random.below(1_000));
                 self.nats.restart();
             }
-            9 => {
-                self.nodes[at].stop();
-                let _ = std::fs::remove_file(self.nodes[at].dir.join("seq-map.cbor"));
-                self.write(at, 10);
-                self.start(at);
-            }
-            10 => self.older_copy(at),
-            11 => {
-                self.settled(at);
-                self.nodes[at].sql("PRAGMA wal_checkpoint(TRUNCATE)");
-                let aside = self.nodes[at].count("were carried over");
-                self.spoil(at);
-                self.write((at + 1) % 3, 20);
-                // It may lie where nobody reads: a start finds it.
-                let until = Instant::now() + Duration::from_secs(3);
-                while Instant::now() < until && self.nodes[at].count("were carried over") == aside {
-                    pause(20);
-                }
-                if self.nodes[at].count("were carried over") == aside {
-                    self.nodes[at].kill9();
-                    self.start(at);
-                }
-                self.sound(at);
-            }
-            _ => self.write(at, 40),
         }
     }
 

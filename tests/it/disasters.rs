@@ -216,18 +216,24 @@ fn snapshots_gone_and_streams_whole() {
     assert_eq!(two.count("waiting for a snapshot"), 1, "said once: {}", two.log());
 }
 
+/// A disk of 6 MB for the second node, and a first one whose snapshot has 1.5.
+fn small_disk(dir: &Dir) -> Option<(Small, Nats, Node)> {
+    let small = Small::mount(dir.0.join("node-2"), "6m")?;
+    let nats = Nats::start(dir);
+    let mut one = Node::with_schema(dir, 1, &nats.url(), "snapshot.leader_ttl = 1000\n", SCHEMA);
+    one.sql("INSERT INTO t VALUES(1, 'x', randomblob(1500000))");
+    one.start_ready();
+    wait_for("a snapshot", 20, || (one.count("stored snapshot") > 0).then_some(()));
+    Some((small, nats, one))
+}
+
 /// No room for the database: said with the number of bytes, nothing left behind, no fast loop; whole when there is room.
 #[test]
 fn full_disk() {
     let dir = Dir::new("full-disk");
-    let Some(small) = Small::mount(dir.0.join("node-2"), "6m") else {
+    let Some((small, nats, mut one)) = small_disk(&dir) else {
         return skip("no file system can be mounted");
     };
-    let nats = Nats::start(&dir);
-    let mut one = Node::with_schema(&dir, 1, &nats.url(), "snapshot.leader_ttl = 1000\n", SCHEMA);
-    one.sql("INSERT INTO t VALUES(1, 'x', randomblob(1500000))");
-    one.start_ready();
-    wait_for("a snapshot", 20, || (one.count("stored snapshot") > 0).then_some(()));
     let ballast = small.0.join("ballast");
     let squeeze = |bytes: usize| std::fs::write(&ballast, vec![1; bytes]).unwrap();
     squeeze(5_000_000);
@@ -276,14 +282,9 @@ fn full_disk() {
 #[test]
 fn a_join_waits_for_room() {
     let dir = Dir::new("join-full");
-    let Some(small) = Small::mount(dir.0.join("node-2"), "6m") else {
+    let Some((small, nats, mut one)) = small_disk(&dir) else {
         return skip("no file system can be mounted");
     };
-    let nats = Nats::start(&dir);
-    let mut one = Node::with_schema(&dir, 1, &nats.url(), "snapshot.leader_ttl = 1000\n", SCHEMA);
-    one.sql("INSERT INTO t VALUES(1, 'x', randomblob(1500000))");
-    one.start_ready();
-    wait_for("a snapshot", 20, || (one.count("stored snapshot") > 0).then_some(()));
     let ballast = small.0.join("ballast");
     std::fs::write(&ballast, vec![1; 4_900_000]).unwrap();
     let mut two = Node::with_schema(&dir, 2, &nats.url(), "", SCHEMA);
