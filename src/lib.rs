@@ -17,15 +17,17 @@
 //! all stores, [`storage::Store`]; NATS, S3 on [`http`], and what looks like a directory: WebDAV, SFTP, a disk), [`pack`]
 //! compresses and encrypts them, [`nats`] speaks to the broker (or runs it), [`daemon`] starts and stops everything.
 //!
-//! Back to a whole database lead four roads, all from a snapshot that was checked first: none there ([`snapshot::Recovery`]
-//! renames one into place), a damaged one (set aside, then replaced through SQLite's backup interface, [`db::replace`]), one
-//! that fell behind the streams and one that joins with rows of its own ([`snapshot::Joining`]; both are compared without a
-//! lock, [`db::compare`], and folded in one transaction, [`db::Applier::reconcile`]).
+//! Back to a whole database lead four roads, all from a snapshot that was found and checked first ([`snapshot::Search`]): none
+//! there ([`snapshot::Recovery`] renames one into place), a damaged one (set aside, then replaced through SQLite's backup
+//! interface, [`db::replace`]), one that fell behind the streams and one that joins with rows of its own
+//! ([`snapshot::Joining`]; both are compared without a lock, [`db::compare`], and folded in one transaction,
+//! [`db::Applier::reconcile`]).
 //!
 //! # Reading order
 //!
 //! `fold.rs` (the rules), `db/capture.rs`, `db/changelog.rs`, `db/apply.rs`, `replicator/`, `nats/connection.rs`,
-//! `daemon.rs`; for snapshots `snapshot/mod.rs`, `storage/mod.rs`, `storage/store.rs`, then a store.
+//! `daemon/mod.rs`; for snapshots `snapshot/mod.rs`, `storage/mod.rs`, `storage/store.rs`, then a store; for recovery
+//! `daemon/open.rs`, `snapshot/search.rs`, `snapshot/restore.rs`, `db/reconcile.rs`.
 //!
 //! # Threads
 //!
