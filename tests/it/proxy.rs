@@ -174,8 +174,9 @@ pub enum Act {
     Drip,
     /// The answer's body does.
     DripBody,
-    /// Refused as S3 refuses what is not signed for this region; else forwarded.
-    OnlyRegion(&'static str),
+    /// Refused as S3 refuses what is not signed for this region, with the region in a header too or in the body alone; else
+    /// forwarded.
+    OnlyRegion(&'static str, bool),
 }
 
 /// Decides on the Nth request: number, method, path.
@@ -269,17 +270,18 @@ fn serve(client: TcpStream, target: u16, state: &Lying) -> io::Result<()> {
                 write!(writer, "HTTP/1.1 {status} So\r\nContent-Length: 0\r\n\r\n")?;
                 continue;
             }
-            Act::OnlyRegion(region) if !head.lines.contains(&format!("/{region}/s3/aws4_request")) => {
+            Act::OnlyRegion(region, in_header)
+                if !head.lines.contains(&format!("/{region}/s3/aws4_request")) =>
+            {
                 io::copy(&mut reader.by_ref().take(head.length), &mut io::sink())?;
                 let body = format!(
                     "<?xml version=\"1.0\"?><Error><Code>AuthorizationHeaderMalformed</Code><Region>{region}</Region></Error>"
                 );
                 let (length, body) = (body.len(), if method == "HEAD" { "" } else { &body });
-                // As AWS does it: the header is there on a HEAD too.
-                write!(
-                    writer,
-                    "HTTP/1.1 400 Bad Request\r\nx-amz-bucket-region: {region}\r\nContent-Length: {length}\r\n\r\n{body}"
-                )?;
+                // AWS has the header on a HEAD too; Garage has none.
+                let header =
+                    if in_header { format!("x-amz-bucket-region: {region}\r\n") } else { String::new() };
+                write!(writer, "HTTP/1.1 400 Bad Request\r\n{header}Content-Length: {length}\r\n\r\n{body}")?;
                 continue;
             }
             _ => {}

@@ -313,10 +313,13 @@ fn nats_connections_break() {
 #[test]
 fn the_region_is_learned() {
     let case = s3("hostile-region", false);
-    case.liar.when(|_, _, _| Act::OnlyRegion("eu-test-9"));
-    let made = file(&case.dir, 17_000_000, 1, 1);
-    upload(&open(&case.dir, &case.place), &made).unwrap();
-    whole(&case, "region", &[&made.0]);
+    for (position, in_header) in [(1, true), (2, false)] {
+        case.liar.when(move |_, _, _| Act::OnlyRegion("eu-test-9", in_header));
+        let made = file(&case.dir, 17_000_000, position, position);
+        upload(&open(&case.dir, &case.place), &made).unwrap();
+        whole(&case, "region", &[&made.0]);
+    }
+    case.liar.when(|_, _, _| Act::OnlyRegion("eu-test-9", true));
     // As configured, and wrong: it says what the server wants.
     let config = format!("{}region = \"us-east-1\"\n", case.place.config);
     let configured = Place::new("region", config, Box::new(|_| None));

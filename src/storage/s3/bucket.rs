@@ -10,7 +10,7 @@ use md5::{Digest as _, Md5};
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
 
 /// The hash of nothing.
 const EMPTY_HASH: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
@@ -45,6 +45,8 @@ pub struct Bucket {
     prefix: String,
     keys: Option<Keys>,
     region: Mutex<String>,
+    /// The region was asked for by a request of its own.
+    asked_region: AtomicBool,
     /// Seconds that the server's clock is ahead of ours, once it has told us.
     skew: AtomicI64,
 }
@@ -138,6 +140,7 @@ impl Bucket {
             prefix,
             keys,
             options,
+            asked_region: AtomicBool::new(false),
             skew: AtomicI64::new(0),
         })
     }
@@ -233,7 +236,7 @@ impl Bucket {
                 return Ok(Ok(response));
             }
             let refusal = Refusal::read(response);
-            if last || !self.learn(&refusal) {
+            if last || !(self.learn(&refusal) || self.learn_by_asking(call, &refusal)?) {
                 return Ok(Err(refusal));
             }
         }
@@ -263,6 +266,19 @@ impl Bucket {
             }
         }
         false
+    }
+
+    /// The refusal of a HEAD has no body, so some servers (Garage) cannot tell the region in it: a GET is asked for it, once.
+    fn learn_by_asking(&self, call: &Call<'_>, refusal: &Refusal) -> Result<bool, Error> {
+        if call.method != "HEAD"
+            || !matches!(refusal.status, 301 | 400 | 403)
+            || !self.options.region.is_empty()
+            || self.asked_region.swap(true, Relaxed)
+        {
+            return Ok(false);
+        }
+        let response = self.send(&Call::new("GET", None).query("list-type", "2").query("max-keys", "1"))?;
+        Ok(response.status >= 300 && self.learn(&Refusal::read(response)))
     }
 
     /// A request that must succeed.
