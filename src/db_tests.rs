@@ -290,7 +290,8 @@ fn a_file_that_is_no_database_is_replaced() {
             drop(source);
             let (_source, stop) = crate::stop::pair();
             assert!(
-                replace(&path, &with, &stop).unwrap_or_else(|error| panic!("{size} {page_size}: {error}"))
+                replace(&path, &with, &stop, &mut || Ok(()))
+                    .unwrap_or_else(|error| panic!("{size} {page_size}: {error}"))
             );
             let found: String = Connection::open(&path)
                 .unwrap()

@@ -28,11 +28,11 @@ pub use changelog::{Batch, Change, ChangeLog};
 pub use checkpoint::Checkpointer;
 pub use open::{check_file, prepare};
 pub use reconcile::{Comparison, Extra, compare, mismatch as schema_mismatch};
-pub use replace::{Look, Salvaged, damage, replace, salvage};
+pub use replace::{Look, Salvage, Salvaged, damage, replace};
 pub use schema::{Column, Schema, Table};
 pub use snapshot::{
-    Inside, Made, Ready, Stamp, copy, inspect, make, make_ready, positions_of, schema_hash, set_positions,
-    strip, unsettled,
+    Inside, Made, Ready, Stamp, copy, inspect, install_capture, make, make_ready, positions_of, schema_hash,
+    set_positions, strip, unsettled,
 };
 pub use state::{Origin, Position};
 pub use watch::watch;

@@ -3,24 +3,27 @@
 
 use super::apply::Applier;
 use super::changelog::ChangeLog;
-use super::{Error, capture, open};
+use super::{Error, open};
 use crate::limits;
 use crate::stop::Stop;
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Pages copied between two looks at `stop`; the write lock is held from the first to the last.
 const PAGES: std::os::raw::c_int = 2048;
+
+/// How long the application may keep its lock in one try.
+const BUSY_MAX: Duration = Duration::from_secs(2);
 
 /// What could be saved from a damaged database.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Salvaged {
     /// Changes that were not published yet, now in the new database.
     pub changes: usize,
-    /// Log entries that could not be read, or whose rows could not, or do not fit.
+    /// Log entries that could not be read, or whose rows could not, or do not fit; 1 when there is no reading the log at all.
     pub unreadable: usize,
 }
 
@@ -55,51 +58,71 @@ pub fn damage(path: &Path, look: Look, stop: &Stop) -> Result<Option<String>, Er
 
 /// Carries the changes that a damaged database holds and nobody has seen into the prepared one, as far as they can be read:
 /// they are in its log afterwards, and published from there.
-pub fn salvage(damaged: &Path, prepared: &Path, node: u64) -> Result<Salvaged, Error> {
-    let mut found = Salvaged::default();
-    capture::install(&mut open::open(prepared)?)?;
-    let mut log = match ChangeLog::open_damaged(damaged, node) {
-        Ok(Some(log)) => log,
-        Ok(None) => return Ok(found),
-        Err(error) => {
-            log::warn!("{}: what was not published cannot be read: {error}", damaged.display());
-            return Ok(found);
-        }
-    };
-    let mut applier = Applier::open(prepared, node)?;
-    loop {
-        match log.read(1) {
-            Ok(batch) if batch.changes.is_empty() && !batch.more => return Ok(found),
-            Ok(batch) => {
-                for change in batch.changes {
-                    match applier.adopt(&change.event) {
-                        Ok(_) => found.changes += 1,
-                        Err(Error::Mismatch(why)) => {
-                            log::warn!("{}: a change does not fit the snapshot: {why}", damaged.display());
-                            found.unreadable += 1;
+pub struct Salvage {
+    damaged: PathBuf,
+    log: Option<ChangeLog>,
+    applier: Applier,
+    found: Salvaged,
+}
+
+impl Salvage {
+    /// Opens both.
+    pub fn open(damaged: &Path, prepared: &Path, node: u64) -> Result<Salvage, Error> {
+        super::install_capture(prepared)?;
+        let mut found = Salvaged::default();
+        let log = ChangeLog::open_damaged(damaged, node).unwrap_or_else(|error| {
+            log::debug!("{}: what was not published cannot be read: {error}", damaged.display());
+            found.unreadable = 1;
+            None
+        });
+        let applier = Applier::open(prepared, node)?;
+        Ok(Salvage { damaged: damaged.to_path_buf(), log, applier, found })
+    }
+
+    /// Carries over what was logged since the last time; returns what it came to in all.
+    pub fn run(&mut self) -> Result<Salvaged, Error> {
+        let (Some(log), damaged) = (&mut self.log, self.damaged.display()) else { return Ok(self.found) };
+        loop {
+            match log.read(1) {
+                Ok(batch) if batch.changes.is_empty() && !batch.more => return Ok(self.found),
+                Ok(batch) => {
+                    for change in batch.changes {
+                        match self.applier.adopt(&change.event) {
+                            Ok(_) => self.found.changes += 1,
+                            Err(Error::Mismatch(why)) => {
+                                log::warn!("{damaged}: a change does not fit the snapshot: {why}");
+                                self.found.unreadable += 1;
+                            }
+                            Err(error) => return Err(error),
                         }
-                        Err(error) => return Err(error),
                     }
                 }
-            }
-            Err(error) => {
-                log::debug!("{}: log entry behind {}: {error}", damaged.display(), log.cursor());
-                found.unreadable += 1;
-                if !log.skip() {
-                    return Ok(found);
+                Err(error) => {
+                    log::debug!("{damaged}: log entry behind {}: {error}", log.cursor());
+                    self.found.unreadable += 1;
+                    if !log.skip() {
+                        return Ok(self.found);
+                    }
                 }
             }
         }
     }
 }
 
-/// Replaces the database at `path` by the one at `prepared`, which nobody else uses. While the application holds a lock,
-/// again and again; false when stopped before it was done: nothing has changed then.
-pub fn replace(path: &Path, prepared: &Path, stop: &Stop) -> Result<bool, Error> {
+/// Replaces the database at `path` by the one at `prepared`, which nobody else uses; false when stopped before it was done:
+/// nothing has changed then. `locked` is called when the application cannot write any more and can still be read, so that
+/// the last of what it wrote can be carried over. [`Error::Busy`]: the application kept its lock; it may have written what
+/// makes the file readable again.
+pub fn replace(
+    path: &Path,
+    prepared: &Path,
+    stop: &Stop,
+    locked: &mut dyn FnMut() -> Result<(), Error>,
+) -> Result<bool, Error> {
     let flags =
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut target = Connection::open_with_flags(path, flags)?;
-    target.busy_timeout(limits::BUSY_TIMEOUT)?;
+    target.busy_timeout(BUSY_MAX)?;
     match page_size(&target) {
         // WAL cannot change the page size, so the new database takes that of the old one.
         Ok(size) => set_page_size(prepared, size)?,
@@ -118,11 +141,24 @@ pub fn replace(path: &Path, prepared: &Path, stop: &Stop) -> Result<bool, Error>
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )?;
     source.execute_batch(&format!("PRAGMA cache_size=-{}", limits::PAGE_CACHE_KIB))?;
+    // In any other mode nobody else reads what is about to be written.
+    let readable = target
+        .query_row("PRAGMA journal_mode", [], |row| row.get::<_, String>(0))
+        .is_ok_and(|mode| mode.eq_ignore_ascii_case("wal"));
     let backup = Backup::new(&source, &mut target)?;
+    let begun = Instant::now();
+    // No page yet: the write lock alone.
+    let mut pages = 0;
     loop {
-        match backup.step(PAGES)? {
+        match backup.step(pages)? {
             StepResult::Done => break,
-            StepResult::More if !stop.requested() => {}
+            StepResult::More if !stop.requested() => {
+                if pages == 0 && readable {
+                    locked()?;
+                }
+                pages = PAGES;
+            }
+            StepResult::Busy | StepResult::Locked if begun.elapsed() > BUSY_MAX => return Err(Error::Busy),
             StepResult::Busy | StepResult::Locked if !stop.wait(Duration::from_millis(5)) => {}
             _ => return Ok(false),
         }

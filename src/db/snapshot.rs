@@ -242,6 +242,11 @@ pub fn schema_hash(path: &Path) -> Result<String, Error> {
     Ok(super::Schema::read(&open::open(path)?)?.hash)
 }
 
+/// Installs capture in a file that is to become the database: an application may write as soon as it has its name.
+pub fn install_capture(path: &Path) -> Result<(), Error> {
+    capture::install(&mut open::open(path)?).map(drop)
+}
+
 /// Writes positions into a snapshot's file that [`make_ready`] has checked.
 pub fn set_positions(path: &Path, positions: &[(String, super::Position)]) -> Result<(), Error> {
     if positions.is_empty() {

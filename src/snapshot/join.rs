@@ -11,7 +11,7 @@ use super::{room, show_positions};
 use crate::config::{Config, Join};
 use crate::files;
 use crate::nats::{Entry, Error, JetStream, Kv};
-use crate::replicator::{self, Until};
+use crate::replicator::{self, Judgement, Until};
 use crate::stop::Stop;
 use crate::storage::Store;
 use crate::{clock, db, lease, limits};
@@ -100,6 +100,8 @@ impl Joining {
             Some(node) if node != config.node_id && self.begun.elapsed() < patience => {
                 Err(format!("{why}; this node waits for one from the cluster that node {node} began"))
             }
+            // Without a snapshot nobody can bridge that.
+            _ if !whole(config, js)? => Err(format!("{why}; the streams no longer hold their first message")),
             Some(node) if node != config.node_id => {
                 log::warn!(
                     "{why}: going on without. Rows that only this node or only the others had before stay where they are \
@@ -143,6 +145,18 @@ fn join_with(
         },
         show_positions(&positions)
     ))
+}
+
+/// Whether the streams hold all that was ever in them.
+fn whole(config: &Config, js: &JetStream) -> Result<bool, String> {
+    for shard in 1..=config.log.shards {
+        let name = config.stream(shard);
+        let info = js.stream(&name).map_err(|error| format!("stream {name}: {error}"))?;
+        if info.is_some_and(|info| matches!(replicator::judge(None, &info), Judgement::Gap(..))) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Makes sure that the cluster has a founder: a member of it is as good as the first one.

@@ -94,6 +94,9 @@ impl Recovery<'_> {
                 );
             }
         }
+        if self.config.publish {
+            db::install_capture(found.path()).map_err(|error| format!("{}: {error}", found.name))?;
+        }
         match files::publish_new(found.path(), path) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),
@@ -142,12 +145,21 @@ impl Recovery<'_> {
     fn replace_damaged(&self, found: &Found) -> Result<bool, String> {
         let path = &self.config.db_path;
         let failed = |error: db::Error| format!("{}: {error}", path.display());
-        let saved = if self.config.publish {
-            db::salvage(path, found.path(), self.config.node_id).map_err(failed)?
-        } else {
-            db::Salvaged::default()
-        };
-        if !db::replace(path, found.path(), self.stop).map_err(failed)? {
+        let mut saved = db::Salvaged::default();
+        let replaced = patiently(self.stop, || {
+            // Opened anew each time: what the application wrote meanwhile may have made the file readable.
+            let mut salvage = match self.config.publish {
+                true => Some(db::Salvage::open(path, found.path(), self.config.node_id)?),
+                false => None,
+            };
+            let mut carry = || {
+                saved = salvage.as_mut().map_or(Ok(saved), db::Salvage::run)?;
+                Ok(())
+            };
+            carry()?;
+            db::replace(path, found.path(), self.stop, &mut carry)
+        });
+        if !replaced.map_err(failed)? {
             return Ok(false);
         }
         let _ = std::fs::remove_file(&self.config.seq_map_path);

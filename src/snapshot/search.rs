@@ -209,7 +209,7 @@ impl Search {
             Some(Flaw::Schema(theirs)) => fits_schema(places, stored, theirs),
             Some(Flaw::Unplaced) => {
                 let begin = begin_behind(places, stored, &SeqMap::new())?;
-                self.may_be_unplaced(places, stored, &begin)
+                self.may_be_unplaced(places, stored, &begin).map(drop)
             }
         }
     }
@@ -267,7 +267,13 @@ impl Search {
         let begin = begin_behind(places, stored, &ready.positions)?;
         if ready.positions.is_empty() {
             tried.flaw = Some(Flaw::Unplaced);
-            self.may_be_unplaced(places, stored, &begin)?;
+            if self.may_be_unplaced(places, stored, &begin)? == Unplaced::MayLack {
+                log::warn!(
+                    "{} has no position (a Go node made it), and there is no other: using it. Rows that were changed after \
+                     it was made, and before the streams' first message, stay as they are until they are written again",
+                    name(places, stored)
+                );
+            }
         }
         db::set_positions(file.path(), &begin).map_err(|error| error.to_string())?;
         Ok(Found {
@@ -287,9 +293,9 @@ impl Search {
         places: Places<'_>,
         stored: &Stored,
         begin: &[(String, db::Position)],
-    ) -> Result<(), Missing> {
+    ) -> Result<Unplaced, Missing> {
         if places.schema.is_none() || begin.iter().all(|(_, position)| position.seq == 0) {
-            return Ok(());
+            return Ok(Unplaced::Serves);
         }
         let since = *self.unplaced_since.get_or_insert_with(Instant::now);
         if since.elapsed() < limits::FIRST_SNAPSHOT {
@@ -301,13 +307,17 @@ impl Search {
                 name(places, stored)
             )));
         }
-        log::warn!(
-            "{} has no position (a Go node made it), and there is no other: using it. Rows that were changed after it was \
-             made, and before the streams' first message, stay as they are until they are written again",
-            name(places, stored)
-        );
-        Ok(())
+        Ok(Unplaced::MayLack)
     }
+}
+
+/// How a snapshot without a position serves.
+#[derive(PartialEq, Eq)]
+enum Unplaced {
+    /// As well as any that there is.
+    Serves,
+    /// What happened between it and the streams' first message may be lacking.
+    MayLack,
 }
 
 /// For messages.

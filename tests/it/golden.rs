@@ -278,3 +278,39 @@ fn a_node_joins_by_a_go_nodes_snapshot() {
     // Two of the Go node's, and ours, once.
     assert_eq!(client.stream_info("harmonylite-changes-c-1").unwrap().state.messages, 3);
 }
+
+/// The same, and the streams' first messages are gone: it waits a minute for a snapshot that knows its position, then it takes
+/// the only one that there is, and says what that means.
+#[test]
+fn a_go_nodes_snapshot_when_there_is_no_other() {
+    let dir = Dir::new("gominute");
+    let nats = Nats::start(&dir);
+    let client = nats.client();
+    go_store(&client);
+    go_stream(&client, 10);
+    let mut stream = client.stream_info("harmonylite-changes-c-1").unwrap().config;
+    stream.max_msgs = 2;
+    client.update_stream(&stream).unwrap();
+    let mut node = Node::new(&dir, 9, &nats.url(), "snapshot.nats.bucket = \"harmonylite-snapshots\"");
+    let schema = std::fs::read_to_string(golden("schema.sql")).unwrap();
+    node.sql(&format!("{schema}; INSERT INTO Books VALUES(4000, 'only here', 'somebody', 2026)"));
+    let begun = std::time::Instant::now();
+    node.start();
+    wait_for("it says what it waits for", 20, || {
+        (node.count("waiting a minute for one that has") > 0).then_some(())
+    });
+    wait_for("it is whole", 90, || {
+        node.assert_alive();
+        (node.count("caught up with") > 0).then_some(())
+    });
+    assert!(begun.elapsed().as_secs() >= 59, "{:?}", begun.elapsed());
+    assert_eq!(node.count("waiting a minute for one that has"), 1, "said once: {}", node.log());
+    assert_eq!(node.count("there is no other: using it"), 1, "{}", node.log());
+    let titles = "SELECT count(*) FROM Books WHERE id = 4000";
+    assert_eq!(value(&node, titles), "Integer(1)");
+    let copy = dir.0.join("expected.db");
+    std::fs::copy(golden("snapshot.db"), &copy).unwrap();
+    let expected = rusqlite::Connection::open(&copy).unwrap();
+    expected.execute("INSERT INTO Books VALUES(4000, 'only here', 'somebody', 2026)", []).unwrap();
+    assert_eq!(contents(&node.database), contents(&copy));
+}

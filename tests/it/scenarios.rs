@@ -1,5 +1,5 @@
-//! Every row of the recovery table, one after the other on the same nodes, under an application that reads and writes all the
-//! time through the system's own SQLite.
+//! The rows of the recovery table that an application can live through, one after the other on the same nodes, under one that
+//! reads and writes all the time through the system's own SQLite.
 
 use super::servers::tool;
 use super::support::*;
@@ -31,8 +31,10 @@ while not os.path.exists(stop):
     except sqlite3.DatabaseError as error:
         if "locked" in str(error) or "busy" in str(error):
             busy += 1
-        elif damage and any(word in str(error) for word in ("malformed", "not a database")):
+        elif damage and any(word in str(error) for word in ("malformed", "not a database", "no such table")):
             damaged += 1
+        elif db is None and "unable to open" in str(error):
+            pass
         else:
             errors.append(str(error))
     time.sleep(0.005)
@@ -114,12 +116,32 @@ fn root_page(path: &Path, name: &str) -> u64 {
     connection.query_row(sql, [name], |row| row.get::<_, i64>(0)).unwrap().unsigned_abs()
 }
 
+/// Away for long, and the snapshot is gone, or rotten.
+fn without_a_good_snapshot(one: &mut Node, two: &mut Node, store: &Path, restored: &str) {
+    under(one, two, "no-snapshot", false, restored, |one, two| {
+        two.stop();
+        run_away(one, "no snapshot");
+        std::fs::remove_dir_all(store).unwrap();
+        two.start();
+    });
+    under(one, two, "rotten", false, restored, |one, two| {
+        two.stop();
+        run_away(one, "rotten");
+        assert!(one.command(&["-save-snapshot", "-quiet"]).status.success());
+        let file = std::fs::OpenOptions::new().write(true).open(store.join("snapshot.db")).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &[0x5a; 64], 50_000).unwrap();
+        two.start();
+    });
+}
+
 #[test]
 fn under_a_live_application() {
     let dir = Dir::new("scenarios");
     let nats = Nats::start(&dir);
+    let store = dir.0.join("backups");
+    let config = format!("[snapshot]\nstore = \"file\"\nfile.path = {store:?}\nleader_ttl = 1000\n");
     let make = |id: u64| {
-        let node = Node::new(&dir, id, &nats.url(), "snapshot.leader_ttl = 1000\n");
+        let node = Node::new(&dir, id, &nats.url(), &config);
         let text = std::fs::read_to_string(&node.config).unwrap().replace("1000000", "200");
         std::fs::write(&node.config, text).unwrap();
         node
@@ -128,10 +150,9 @@ fn under_a_live_application() {
     one.sql(SCHEMA);
     one.start_ready();
     write(&one, 300, "first ");
-    // New: no database at all.
-    two.start_ready();
-    wait_equal(&mut [&mut one, &mut two], 20);
     let caught_up = "caught up with";
+    // No database at all: the application tries until there is one.
+    under(&mut one, &mut two, "new", false, caught_up, |_, two| two.start());
     let restored = "brought the database to the state of snapshot";
 
     under(&mut one, &mut two, "brief", false, caught_up, |one, two| {
@@ -150,6 +171,7 @@ fn under_a_live_application() {
         run_away(one, "behind");
         two.signal("CONT");
     });
+    without_a_good_snapshot(&mut one, &mut two, &store, restored);
     under(&mut one, &mut two, "killed", false, caught_up, |one, two| {
         for _ in 0..5 {
             two.kill9();
@@ -179,14 +201,11 @@ fn under_a_live_application() {
         write(one, 10, "damaged ");
     });
     assert_eq!(two.pid(), pid, "no restart");
-    // The file is gone: the application is started again by its service manager.
+    // By hand, with the application stopped, as documented.
     two.stop();
+    std::fs::remove_file(two.dir.join("seq-map.cbor")).unwrap();
     for suffix in ["", "-wal", "-shm"] {
         let _ = std::fs::remove_file(format!("{}{suffix}", two.database.display()));
     }
-    two.start_ready();
-    under(&mut one, &mut two, "gone", false, caught_up, |_, two| {
-        two.stop();
-        two.start();
-    });
+    under(&mut one, &mut two, "by-hand", false, caught_up, |_, two| two.start());
 }
