@@ -14,7 +14,8 @@ import json, os, sqlite3, sys, time
 path, stop, prefix = sys.argv[1:4]
 db = sqlite3.connect(path, timeout=10, isolation_level=None)
 count, busy, errors = 0, 0, []
-while not os.path.exists(stop):
+parent = os.getppid()
+while not os.path.exists(stop) and os.getppid() == parent:
     try:
         db.execute("INSERT INTO own VALUES(?, ?)", (f"{prefix}-{count}", count))
         count += 1
@@ -35,7 +36,8 @@ path, stop, rows, setting = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv
 db = sqlite3.connect(path, timeout=10, isolation_level=None)
 db.execute(setting)
 count, busy, bad, seen = 0, 0, [], set()
-while not os.path.exists(stop):
+parent = os.getppid()
+while not os.path.exists(stop) and os.getppid() == parent:
     try:
         db.execute("BEGIN")
         number, least, most = db.execute("SELECT count(*), min(g), max(g) FROM t").fetchone()

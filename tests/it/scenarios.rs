@@ -15,7 +15,8 @@ const APPLICATION: &str = r#"
 import json, os, sqlite3, sys, time
 path, stop, prefix, damage = sys.argv[1:5]
 db, written, busy, errors, damaged = None, 0, 0, [], 0
-while not os.path.exists(stop):
+parent = os.getppid()
+while not os.path.exists(stop) and os.getppid() == parent:
     try:
         if db is None:
             db = sqlite3.connect(f"file:{path}?mode=rw", uri=True, timeout=10, isolation_level=None)
