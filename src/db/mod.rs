@@ -8,6 +8,7 @@ mod capture;
 mod changelog;
 mod checkpoint;
 mod collisions;
+mod header;
 mod indexes;
 mod mirrored;
 mod open;

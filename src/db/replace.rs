@@ -3,6 +3,7 @@
 
 use super::apply::Applier;
 use super::changelog::ChangeLog;
+use super::header::{Rebuilt, keep_wal_mode};
 use super::{Error, open};
 use crate::limits;
 use crate::stop::Stop;
@@ -61,6 +62,8 @@ pub fn damage(path: &Path, look: Look, stop: &Stop) -> Result<Option<String>, Er
 pub struct Salvage {
     damaged: PathBuf,
     log: Option<ChangeLog>,
+    /// What the log is read from, if not the damaged file.
+    rebuilt: Option<Rebuilt>,
     applier: Applier,
     found: Salvaged,
 }
@@ -70,17 +73,29 @@ impl Salvage {
     pub fn open(damaged: &Path, prepared: &Path, node: u64) -> Result<Salvage, Error> {
         super::install_capture(prepared)?;
         let mut found = Salvaged::default();
-        let log = ChangeLog::open_damaged(damaged, node).unwrap_or_else(|error| {
+        let mut rebuilt = None;
+        let mut log = ChangeLog::open_damaged(damaged, node);
+        if matches!(log, Err(Error::Corrupt(_))) {
+            rebuilt = Rebuilt::make(damaged, prepared)?;
+            if let Some(rebuilt) = &rebuilt {
+                log = ChangeLog::open_damaged(rebuilt.path(), node);
+            }
+        }
+        let log = log.unwrap_or_else(|error| {
             log::debug!("{}: what was not published cannot be read: {error}", damaged.display());
             found.unreadable = 1;
             None
         });
         let applier = Applier::open(prepared, node)?;
-        Ok(Salvage { damaged: damaged.to_path_buf(), log, applier, found })
+        Ok(Salvage { damaged: damaged.to_path_buf(), log, rebuilt, applier, found })
     }
 
-    /// Carries over what was logged since the last time; returns what it came to in all.
+    /// Carries over what was logged since the last time; returns what it came to in all. [`Error::Busy`]: to be opened anew
+    /// for that.
     pub fn run(&mut self) -> Result<Salvaged, Error> {
+        if self.rebuilt.as_ref().is_some_and(|rebuilt| !rebuilt.is_up_to_date(&self.damaged)) {
+            return Err(Error::Busy);
+        }
         let (Some(log), damaged) = (&mut self.log, self.damaged.display()) else { return Ok(self.found) };
         loop {
             match log.read(1) {
@@ -128,6 +143,7 @@ pub fn replace(
         Ok(size) => set_page_size(prepared, size)?,
         // Not even a header: SQLite is told to take the file for an empty one until the new content is there.
         Err(Error::Corrupt(_)) => {
+            keep_wal_mode(path)?;
             target.set_db_config(DbConfig::SQLITE_DBCONFIG_RESET_DATABASE, true).map(drop)?
         }
         Err(error) => return Err(error),

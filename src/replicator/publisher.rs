@@ -324,7 +324,10 @@ impl Publisher {
         let until = Instant::now() + limits::DRAIN / 2;
         while self.started && self.pipeline.is_up() && Instant::now() < until {
             self.more = true;
-            let _ = self.pass();
+            // Of a database that cannot be read, nothing more goes out or is settled.
+            if matches!(self.pass(), Err(db::Error::Corrupt(_))) {
+                return;
+            }
             if self.pipeline.is_empty()
                 && self.pending.is_empty()
                 && self.log.unsettled().is_ok_and(|(_, waiting)| waiting == 0)

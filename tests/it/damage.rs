@@ -129,6 +129,43 @@ fn found_by_the_check() {
     assert_eq!(value(&two, "SELECT v FROM t WHERE id = 1"), "Text([109, 105, 110, 101])");
 }
 
+/// The header alone, whatever the page size: what was written and not published is carried over all the same.
+#[test]
+fn unpublished_under_a_damaged_header() {
+    let dir = Dir::new("damaged-unpublished");
+    let nats = Nats::start(&dir);
+    let (mut one, mut two) = two(&dir, &nats);
+    for page_size in [4096, 512, 65536] {
+        one.stop();
+        one.sql(&format!(
+            "PRAGMA journal_mode=DELETE; PRAGMA page_size={page_size}; VACUUM; PRAGMA journal_mode=WAL"
+        ));
+        one.sql(&format!("INSERT INTO own VALUES('of {page_size}', 1); DELETE FROM t WHERE id % 3 = 0"));
+        checkpointed(&one);
+        spoil(&one.database, 0, 100);
+        let before = one.log().len();
+        one.start();
+        let told = wait_for("it is recovered", 30, || {
+            one.assert_alive();
+            let log = one.log()[before..].to_owned();
+            log.contains("were carried over").then_some(log)
+        });
+        assert!(told.contains(" unpublished changes of the damaged one were carried over\n"), "{told}");
+        wait_equal(&mut [&mut one, &mut two], 30);
+        let sql = format!("SELECT count(*) FROM own WHERE k = 'of {page_size}'");
+        assert_eq!(value(&two, &sql), "Integer(1)");
+        assert_eq!(value(&two, "SELECT count(*) FROM t WHERE id % 3 = 0"), "Integer(0)");
+        assert_eq!(value(&one, "PRAGMA integrity_check"), "Text([111, 107])");
+        // Otherwise nothing is left to delete.
+        two.sql("INSERT INTO t SELECT id + 2, 'again', zeroblob(500) FROM t WHERE id % 3 = 1");
+        wait_equal(&mut [&mut one, &mut two], 30);
+    }
+    let left = |entry: std::io::Result<std::fs::DirEntry>| {
+        entry.unwrap().file_name().to_string_lossy().contains("rebuilt")
+    };
+    assert!(!std::fs::read_dir(&one.dir).unwrap().any(left));
+}
+
 /// Under a daemon that runs and an application that has it open: no restart, and the application goes on with its
 /// connection.
 #[test]

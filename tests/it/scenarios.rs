@@ -5,6 +5,7 @@ use super::servers::tool;
 use super::support::*;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 const SCHEMA: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v, pad); CREATE INDEX tv ON t(v);
     CREATE TABLE own(k TEXT PRIMARY KEY, v)";
@@ -42,6 +43,8 @@ while not os.path.exists(stop) and os.getppid() == parent:
 print(json.dumps({"written": written, "busy": busy, "errors": errors[:5], "damaged": damaged}))
 "#;
 
+const RECOVERED: &str = "unpublished changes of the damaged one were carried over";
+
 struct Application {
     child: Child,
     stop: PathBuf,
@@ -55,6 +58,11 @@ impl Application {
         command.args(["-c", APPLICATION]).arg(&node.database).arg(&stop).arg(prefix);
         let child = command.arg(if damage { "yes" } else { "" }).stdout(Stdio::piped()).spawn().unwrap();
         Application { child, stop, prefix: prefix.to_owned() }
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").arg(format!("-{signal}")).arg(pid).status().unwrap().success());
     }
 
     /// Ends it; nothing went wrong, and all that it wrote is on all nodes.
@@ -190,8 +198,7 @@ fn under_a_live_application() {
     });
     // A page of the index, which the application's own statements do not need.
     let pid = two.pid();
-    let recovered = "unpublished changes of the damaged one were carried over";
-    under(&mut one, &mut two, "damaged", true, recovered, |one, two| {
+    under(&mut one, &mut two, "damaged", true, RECOVERED, |one, two| {
         let page = root_page(&two.database, "tv");
         wait_for("it lies in the file itself", 20, || {
             two.sql("PRAGMA wal_checkpoint(TRUNCATE)");
@@ -209,4 +216,76 @@ fn under_a_live_application() {
         let _ = std::fs::remove_file(format!("{}{suffix}", two.database.display()));
     }
     under(&mut one, &mut two, "by-hand", false, caught_up, |_, two| two.start());
+}
+
+/// Stops the application where it holds no lock and the WAL is empty; unless it is to run, the daemon too, with nothing left
+/// to publish: nobody can read that without a header. False: not this time.
+fn held_still(application: &Application, node: &mut Node, running: bool) -> bool {
+    application.signal("STOP");
+    if !running {
+        let until = Instant::now() + Duration::from_secs(2);
+        while node.unsettled() > 0 && Instant::now() < until {
+            pause(5);
+        }
+        if node.unsettled() > 0 {
+            return false;
+        }
+        node.stop();
+    }
+    let connection = node.open();
+    connection.busy_timeout(Duration::from_millis(50)).unwrap();
+    let _ = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+    drop(connection);
+    let wal = PathBuf::from(format!("{}-wal", node.database.display()));
+    let empty = std::fs::metadata(wal).unwrap().len() == 0;
+    if !empty && !running {
+        node.start_ready();
+    }
+    empty
+}
+
+/// Page 1 is garbage, there is no copy of it in a WAL, and the application, which keeps its connection, can neither read nor
+/// write: nothing that happens by itself makes the file readable again. The snapshot's pages are of another size, too.
+#[test]
+fn the_header_under_a_live_application() {
+    let dir = Dir::new("scenario-header");
+    let nats = Nats::start(&dir);
+    let mut one = Node::with_schema(&dir, 1, &nats.url(), "snapshot.leader_ttl = 1000\n", SCHEMA);
+    one.start_ready();
+    write(&one, 300, "first ");
+    for (id, page_size, running) in [(2, 4096, true), (3, 4096, false), (4, 1024, true), (5, 16384, false)] {
+        let mut two = Node::with_schema(&dir, id, &nats.url(), "snapshot.leader_ttl = 1000\n", SCHEMA);
+        two.sql(&format!("PRAGMA journal_mode=DELETE; PRAGMA page_size={page_size}; VACUUM"));
+        two.start_ready();
+        assert_eq!(value(&two, "PRAGMA page_size"), format!("Integer({page_size})"));
+        assert!(one.command(&["-save-snapshot", "-quiet"]).status.success());
+        let application = Application::start(&two, &format!("header-{id}"), true);
+        pause(300);
+        wait_for("the WAL is empty, and the application waits", 60, || {
+            let done = held_still(&application, &mut two, running);
+            if !done {
+                application.signal("CONT");
+                pause(7);
+            }
+            done.then_some(())
+        });
+        let file = std::fs::OpenOptions::new().write(true).open(&two.database).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &[0xa5; 1024], 0).unwrap();
+        drop(file);
+        application.signal("CONT");
+        pause(300);
+        write(&one, 10, "header ");
+        if !running {
+            two.start();
+        }
+        wait_for(RECOVERED, 60, || {
+            two.assert_alive();
+            (two.count(RECOVERED) > 0).then_some(())
+        });
+        pause(500);
+        application.end(&mut [&mut one, &mut two]);
+        two.stop();
+        two.sql("PRAGMA wal_checkpoint(TRUNCATE)");
+        assert_eq!(value(&two, "PRAGMA integrity_check"), "Text([111, 107])");
+    }
 }
