@@ -22,6 +22,11 @@ impl<W> Hashing<W> {
         Hashing { inner, context: Context::new(&SHA256), size: 0 }
     }
 
+    /// What it was put in front of.
+    pub fn into_inner(self) -> W {
+        self.inner
+    }
+
     /// The digest of all that was written.
     pub fn digest(&self) -> String {
         let hash = self.context.clone().finish();

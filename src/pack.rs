@@ -11,14 +11,17 @@ use crate::retry::random_bytes;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, Salt};
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufReader, BufWriter, Write};
 use std::path::Path;
+use zstd::stream::raw::Operation;
 
 const MAGIC: &[u8; 24] = b"harmonylite-encrypted-1\n";
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 const INFO: &[u8] = b"harmonylite snapshot";
 const CHUNK: usize = 64 << 10;
 const TAG: usize = 16;
+/// What comes before the first chunk.
+const HEAD: usize = MAGIC.len() + 32;
 /// zstd's own default.
 const LEVEL: i32 = 3;
 
@@ -172,93 +175,192 @@ impl<W: Write> Write for Seal<W> {
     }
 }
 
-/// Decrypts what is read.
-struct Open<R> {
-    source: R,
-    key: LessSafeKey,
-    number: u64,
-    /// Ciphertext that was read, one byte further than a chunk if there is more.
-    ahead: Vec<u8>,
-    plain: Vec<u8>,
-    at: usize,
-    done: bool,
+/// Unpacks what is written to it, recognising how it is packed; what is not passes as it is.
+pub struct Unpack<W> {
+    key: Option<Key>,
+    /// The first bytes, while they are too few to tell.
+    head: Option<Vec<u8>>,
+    unseal: Option<Unseal>,
+    inflate: Inflate<W>,
+    fault: Option<String>,
 }
 
-impl<R: Read> Open<R> {
-    fn new(key: &Key, mut source: R) -> io::Result<Open<R>> {
-        let mut head = [0; MAGIC.len() + 32];
-        source.read_exact(&mut head)?;
-        let mut salt = [0; 32];
-        salt.copy_from_slice(&head[MAGIC.len()..]);
-        let key = key.for_file(&salt);
-        Ok(Open { source, key, number: 0, ahead: vec![], plain: vec![], at: 0, done: false })
+impl<W: Write> Unpack<W> {
+    /// In front of `target`.
+    pub fn new(target: W, key: Option<&Key>) -> Unpack<W> {
+        Unpack {
+            key: key.cloned(),
+            head: Some(vec![]),
+            unseal: None,
+            inflate: Inflate { head: Some(vec![]), zstd: None, target },
+            fault: None,
+        }
     }
 
-    fn chunk(&mut self) -> io::Result<()> {
-        let wanted = (CHUNK + TAG + 1 - self.ahead.len()) as u64;
-        self.source.by_ref().take(wanted).read_to_end(&mut self.ahead)?;
-        let last = self.ahead.len() <= CHUNK + TAG;
-        let next = if last { vec![] } else { self.ahead.split_off(CHUNK + TAG) };
+    /// Ends it. What was written can be unpacked, or: why not.
+    pub fn finish(mut self) -> io::Result<Result<(), String>> {
+        self.note(Unpack::end)?;
+        self.inflate.target.flush()?;
+        Ok(self.fault.map_or(Ok(()), Err))
+    }
+
+    /// Errors of the target are passed on: they have a number. Others are the content's fault, and kept for the end.
+    fn note(&mut self, step: impl FnOnce(&mut Unpack<W>) -> io::Result<()>) -> io::Result<()> {
+        if self.fault.is_none() {
+            match step(self) {
+                Err(error) if error.raw_os_error().is_none() => self.fault = Some(error.to_string()),
+                result => return result,
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match (&mut self.head, &mut self.unseal) {
+            (Some(head), _) => {
+                head.extend_from_slice(bytes);
+                if head.len() >= HEAD { self.decide() } else { Ok(()) }
+            }
+            (None, Some(unseal)) => unseal.take(bytes, &mut self.inflate),
+            (None, None) => self.inflate.take(bytes),
+        }
+    }
+
+    fn decide(&mut self) -> io::Result<()> {
+        let head = self.head.take().unwrap_or_default();
+        if !head.starts_with(MAGIC) {
+            return self.inflate.take(&head);
+        }
+        let no_key = || io::Error::other("it is encrypted, and this node has no key (snapshot.key_file)");
+        let key = self.key.as_ref().ok_or_else(no_key)?;
+        let salt = head.get(MAGIC.len()..HEAD).and_then(|salt| salt.try_into().ok()).ok_or_else(cut_off)?;
+        let mut unseal =
+            Unseal { key: key.for_file(salt), number: 0, pending: Vec::with_capacity(CHUNK + TAG) };
+        unseal.take(&head[HEAD..], &mut self.inflate)?;
+        self.unseal = Some(unseal);
+        Ok(())
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        if self.head.is_some() {
+            self.decide()?;
+        }
+        if let Some(unseal) = &mut self.unseal {
+            unseal.chunk(true, &mut self.inflate)?;
+        }
+        self.inflate.end()
+    }
+}
+
+impl<W: Write> Write for Unpack<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.note(|unpack| unpack.take(bytes))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inflate.target.flush()
+    }
+}
+
+fn cut_off() -> io::Error {
+    io::Error::other("it is cut off")
+}
+
+/// Decrypts.
+struct Unseal {
+    key: LessSafeKey,
+    number: u64,
+    /// A full chunk waits: it may be the last.
+    pending: Vec<u8>,
+}
+
+impl Unseal {
+    fn take<W: Write>(&mut self, mut bytes: &[u8], inflate: &mut Inflate<W>) -> io::Result<()> {
+        while !bytes.is_empty() {
+            if self.pending.len() == CHUNK + TAG {
+                self.chunk(false, inflate)?;
+            }
+            let (now, later) = bytes.split_at(bytes.len().min(CHUNK + TAG - self.pending.len()));
+            self.pending.extend_from_slice(now);
+            bytes = later;
+        }
+        Ok(())
+    }
+
+    fn chunk<W: Write>(&mut self, last: bool, inflate: &mut Inflate<W>) -> io::Result<()> {
         let damaged = |_| io::Error::other("it is encrypted with another key, or damaged");
         let plain = self
             .key
-            .open_in_place(nonce(self.number, last), Aad::empty(), &mut self.ahead)
-            .map_err(damaged)?
-            .len();
-        self.ahead.truncate(plain);
-        self.plain = std::mem::replace(&mut self.ahead, next);
-        self.at = 0;
+            .open_in_place(nonce(self.number, last), Aad::empty(), &mut self.pending)
+            .map_err(damaged)?;
+        inflate.take(plain)?;
+        self.pending.clear();
         self.number += 1;
-        self.done = last;
         Ok(())
     }
 }
 
-impl<R: Read> Read for Open<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.at == self.plain.len() {
-            if self.done {
-                return Ok(0);
+/// Decompresses.
+struct Inflate<W> {
+    /// The first bytes, while they are too few to tell.
+    head: Option<Vec<u8>>,
+    zstd: Option<Frames>,
+    target: W,
+}
+
+struct Frames {
+    decoder: zstd::stream::raw::Decoder<'static>,
+    output: Vec<u8>,
+    /// The last frame is.
+    whole: bool,
+}
+
+impl<W: Write> Inflate<W> {
+    fn take(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if let Some(head) = &mut self.head {
+            head.extend_from_slice(bytes);
+            return if head.len() >= ZSTD_MAGIC.len() { self.decide() } else { Ok(()) };
+        }
+        match &mut self.zstd {
+            Some(frames) => frames.take(bytes, &mut self.target),
+            None => self.target.write_all(bytes),
+        }
+    }
+
+    fn decide(&mut self) -> io::Result<()> {
+        let head = self.head.take().unwrap_or_default();
+        if head.starts_with(&ZSTD_MAGIC) {
+            let decoder = zstd::stream::raw::Decoder::new()?;
+            self.zstd = Some(Frames { decoder, output: vec![0; 2 * CHUNK], whole: false });
+        }
+        self.take(&head)
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        if self.head.is_some() {
+            self.decide()?;
+        }
+        if self.zstd.as_ref().is_some_and(|frames| !frames.whole) { Err(cut_off()) } else { Ok(()) }
+    }
+}
+
+impl Frames {
+    fn take(&mut self, mut bytes: &[u8], target: &mut impl Write) -> io::Result<()> {
+        let mut full = false;
+        while !bytes.is_empty() || full {
+            if self.whole {
+                self.decoder.reinit()?;
             }
-            self.chunk()?;
+            let done = self.decoder.run_on_buffers(bytes, &mut self.output)?;
+            target.write_all(&self.output[..done.bytes_written])?;
+            bytes = &bytes[done.bytes_read..];
+            full = done.bytes_written == self.output.len();
+            self.whole = done.remaining == 0;
+            full &= !self.whole;
         }
-        let count = buffer.len().min(self.plain.len() - self.at);
-        buffer[..count].copy_from_slice(&self.plain[self.at..self.at + count]);
-        self.at += count;
-        Ok(count)
+        Ok(())
     }
-}
-
-fn begins_with(source: &mut BufReader<impl Read>, magic: &[u8]) -> io::Result<bool> {
-    use std::io::BufRead;
-    Ok(source.fill_buf()?.starts_with(magic))
-}
-
-/// Unpacks a file into another, if it is packed; false: it is as it is, nothing was written.
-pub fn unpack(from: &Path, to: &Path, key: Option<&Key>) -> Result<bool, String> {
-    let failed = |error: io::Error| error.to_string();
-    let mut source = BufReader::with_capacity(CHUNK, File::open(from).map_err(failed)?);
-    let encrypted = begins_with(&mut source, MAGIC).map_err(failed)?;
-    if !encrypted && !begins_with(&mut source, &ZSTD_MAGIC).map_err(failed)? {
-        return Ok(false);
-    }
-    let opened: Box<dyn Read> = match (encrypted, key) {
-        (false, _) => Box::new(source),
-        (true, Some(key)) => Box::new(Open::new(key, source).map_err(failed)?),
-        (true, None) => {
-            return Err("it is encrypted, and this node has no key (snapshot.key_file)".to_owned());
-        }
-    };
-    let mut opened = BufReader::with_capacity(CHUNK, opened);
-    let mut target = BufWriter::with_capacity(CHUNK, File::create(to).map_err(failed)?);
-    if begins_with(&mut opened, &ZSTD_MAGIC).map_err(failed)? {
-        io::copy(&mut zstd::Decoder::with_buffer(opened).map_err(failed)?, &mut target)
-    } else {
-        io::copy(&mut opened, &mut target)
-    }
-    .and_then(|_| target.flush())
-    .map_err(failed)?;
-    Ok(true)
 }
 
 #[cfg(test)]
@@ -289,20 +391,30 @@ mod tests {
         Key([byte; 32])
     }
 
+    /// Written piece by piece.
+    fn unpack(packed: &[u8], piece: usize, key: Option<&Key>) -> Result<Vec<u8>, String> {
+        let mut plain = vec![];
+        let mut unpack = Unpack::new(&mut plain, key);
+        packed.chunks(piece).for_each(|piece| unpack.write_all(piece).unwrap());
+        unpack.finish().unwrap().map(|()| plain)
+    }
+
     #[test]
     fn there_and_back() {
         let files = files("back");
-        let (plain, packed, back) = (files.path("plain"), files.path("packed"), files.path("back"));
+        let (plain, packed) = (files.path("plain"), files.path("packed"));
         for size in [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 17] {
             let bytes: Vec<u8> = (0..size).map(|n| (n * n % 251) as u8).collect();
             std::fs::write(&plain, &bytes).unwrap();
             for (zstd, encrypt) in [(false, false), (true, false), (false, true), (true, true)] {
                 let packing = Packing { zstd, key: encrypt.then(|| key(1)) };
                 packing.pack(&plain, &packed).unwrap();
-                let changed = unpack(&packed, &back, Some(&key(1))).unwrap();
-                assert_eq!(changed, zstd || encrypt);
-                let result = std::fs::read(if changed { &back } else { &packed }).unwrap();
-                assert!(result == bytes, "{size} {}", packing.name());
+                let stored = std::fs::read(&packed).unwrap();
+                assert_eq!(stored != bytes, zstd || encrypt);
+                for piece in [1, 7, 4096, CHUNK + TAG, 1 << 20] {
+                    let result = unpack(&stored, piece, Some(&key(1))).unwrap();
+                    assert!(result == bytes, "{size} {} {piece}", packing.name());
+                }
             }
         }
     }
@@ -310,19 +422,24 @@ mod tests {
     #[test]
     fn no_key_another_key_and_damage() {
         let files = files("damage");
-        let (plain, packed, back) = (files.path("plain"), files.path("packed"), files.path("back"));
+        let (plain, packed) = (files.path("plain"), files.path("packed"));
         std::fs::write(&plain, vec![7; 2 * CHUNK + 5]).unwrap();
+        Packing { zstd: true, key: None }.pack(&plain, &packed).unwrap();
+        let compressed = std::fs::read(&packed).unwrap();
+        let cut = unpack(&compressed[..compressed.len() - 1], CHUNK, None);
+        assert!(cut.unwrap_err().contains("cut off"));
+        let two = [compressed.as_slice(), &compressed].concat();
+        assert_eq!(unpack(&two, 11, None).unwrap().len(), 4 * CHUNK + 10, "frames may follow each other");
         Packing { zstd: false, key: Some(key(1)) }.pack(&plain, &packed).unwrap();
-        assert!(unpack(&packed, &back, None).unwrap_err().contains("has no key"));
-        assert!(unpack(&packed, &back, Some(&key(2))).unwrap_err().contains("another key"));
         let whole = std::fs::read(&packed).unwrap();
-        let head = MAGIC.len() + 32;
-        let second = head + CHUNK + TAG;
+        assert!(unpack(&whole, CHUNK, None).unwrap_err().contains("has no key"));
+        assert!(unpack(&whole, CHUNK, Some(&key(2))).unwrap_err().contains("another key"));
+        let second = HEAD + CHUNK + TAG;
         // Cut off at and between chunks, a flipped bit, two chunks exchanged.
         let exchanged = [
-            &whole[..head],
+            &whole[..HEAD],
             &whole[second..second + CHUNK + TAG],
-            &whole[head..second],
+            &whole[HEAD..second],
             &whole[second + CHUNK + TAG..],
         ];
         let mut flipped = whole.clone();
@@ -330,12 +447,12 @@ mod tests {
         for damaged in [
             whole[..second].to_vec(),
             whole[..whole.len() - 1].to_vec(),
-            whole[..head].to_vec(),
+            whole[..HEAD].to_vec(),
+            whole[..HEAD - 1].to_vec(),
             flipped,
             exchanged.concat(),
         ] {
-            std::fs::write(&packed, damaged).unwrap();
-            assert!(unpack(&packed, &back, Some(&key(1))).is_err());
+            assert!(unpack(&damaged, CHUNK, Some(&key(1))).is_err());
         }
     }
 

@@ -4,7 +4,6 @@ use super::Progress;
 use crate::config::Config;
 use crate::db;
 use crate::files::{self, Temporary};
-use crate::pack;
 use crate::storage::{self, Store, Stored};
 use std::path::Path;
 
@@ -51,7 +50,7 @@ pub enum Fault {
     Local(String),
 }
 
-/// Downloads a snapshot, checks size and digest, and unpacks it.
+/// Downloads a snapshot, unpacks it, and checks size and digest.
 pub fn fetch(config: &Config, store: &Store, stored: &Stored, target: &Temporary) -> Result<Stored, Fault> {
     let path = target.path();
     super::room(&files::parent(path), stored.size).map_err(Fault::Local)?;
@@ -59,19 +58,15 @@ pub fn fetch(config: &Config, store: &Store, stored: &Stored, target: &Temporary
     let file =
         std::fs::OpenOptions::new().create(true).truncate(true).write(true).open(path).map_err(failed)?;
     let progress = Progress::new("downloading the snapshot", stored.size);
-    let found = store.fetch(stored, &file, &|done| progress.at(done)).map_err(|error| {
+    let key = config.snapshot.packing.key.as_ref();
+    store.fetch(stored, &file, key, &|done| progress.at(done)).map_err(|error| {
         let text = format!("download {} from {}: {error}", stored.name, store.describe());
-        if matches!(error, storage::Error::Damaged(_)) { Fault::Snapshot(text) } else { Fault::Store(text) }
-    })?;
-    drop(file);
-    let plain = Temporary::new(files::beside(path, "-plain"));
-    let unpacked = pack::unpack(path, plain.path(), config.snapshot.packing.key.as_ref());
-    match unpacked {
-        Ok(false) => {}
-        Ok(true) => std::fs::rename(plain.path(), path).map_err(failed)?,
-        Err(why) => return Err(Fault::Snapshot(format!("unpack {}: {why}", found.name))),
-    }
-    Ok(found)
+        match error {
+            storage::Error::Damaged(_) => Fault::Snapshot(text),
+            storage::Error::Unreadable(why) => Fault::Snapshot(format!("unpack {}: {why}", stored.name)),
+            _ => Fault::Store(text),
+        }
+    })
 }
 
 /// Downloads a snapshot and examines it: size, digest, SQLite's integrity check.

@@ -34,13 +34,17 @@ pub enum Error {
     Transient(String),
     /// What the store holds is not what was stored.
     Damaged(String),
+    /// It is what was stored, and cannot be unpacked here.
+    Unreadable(String),
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::NotFound => f.write_str("no such snapshot"),
-            Error::Permanent(why) | Error::Transient(why) | Error::Damaged(why) => f.write_str(why),
+            Error::Permanent(why) | Error::Transient(why) | Error::Damaged(why) | Error::Unreadable(why) => {
+                f.write_str(why)
+            }
         }
     }
 }
@@ -53,6 +57,7 @@ impl Error {
             Error::Permanent(why) => Error::Permanent(format!("{what}: {why}")),
             Error::Transient(why) => Error::Transient(format!("{what}: {why}")),
             Error::Damaged(why) => Error::Damaged(format!("{what}: {why}")),
+            Error::Unreadable(why) => Error::Unreadable(format!("{what}: {why}")),
         }
     }
 }

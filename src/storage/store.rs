@@ -3,6 +3,7 @@
 
 use super::{Backend, Error, Label, Stored, Upload};
 use crate::digest::{Hashing, same_digest};
+use crate::pack::{Key, Unpack};
 use crate::retry::Backoff;
 use crate::stop::Stop;
 use crate::{clock, limits};
@@ -151,9 +152,15 @@ impl Store {
         Ok(())
     }
 
-    /// Reads the snapshot of a name into a file, and checks size and digest. Returns what it turned out to be: with another
-    /// label than `wanted` if it was replaced meanwhile.
-    pub fn fetch(&self, wanted: &Stored, file: &File, progress: &dyn Fn(u64)) -> Result<Stored, Error> {
+    /// Reads the snapshot of a name into a file, unpacked on its way, and checks size and digest. Returns what it turned out
+    /// to be: with another label than `wanted` if it was replaced meanwhile.
+    pub fn fetch(
+        &self,
+        wanted: &Stored,
+        file: &File,
+        key: Option<&Key>,
+        progress: &dyn Fn(u64),
+    ) -> Result<Stored, Error> {
         let mut first = Some(wanted.clone());
         self.again("download", || {
             let stored = match first.take() {
@@ -163,15 +170,15 @@ impl Store {
             let failed = |error: io::Error| Error::Permanent(format!("write: {error}"));
             let mut target = file;
             target.set_len(0).and_then(|()| target.seek(SeekFrom::Start(0))).map_err(failed)?;
-            let mut sink = Hashing::new(Counted {
-                inner: BufWriter::with_capacity(limits::OBJECT_CHUNK, target),
-                count: 0,
-                progress,
-            });
+            let unpack = Unpack::new(BufWriter::with_capacity(limits::OBJECT_CHUNK, target), key);
+            let mut sink = Hashing::new(Counted { inner: unpack, count: 0, progress });
             self.backend.get(&stored, &mut sink)?;
-            sink.flush().map_err(failed)?;
+            let (size, digest) = (sink.size, sink.digest());
+            let unpacked = sink.into_inner().inner.finish().map_err(failed)?;
+            let stored = identify(stored, size, &digest)?;
+            unpacked.map_err(Error::Unreadable)?;
             target.sync_all().map_err(failed)?;
-            identify(stored, sink.size, &sink.digest())
+            Ok(stored)
         })
     }
 
