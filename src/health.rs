@@ -5,6 +5,7 @@
 
 use crate::clock;
 use crate::config::Config;
+use crate::nats::Connection;
 use crate::responder::{self, Reply};
 use crate::status::Status;
 use crate::stop::Stop;
@@ -17,6 +18,7 @@ use std::sync::{Arc, PoisonError};
 /// Starts the thread that answers, if it is wanted.
 pub fn start(
     config: &Config,
+    connection: &Connection,
     status: &Arc<Status>,
     stop: &Stop,
     exits: &Sender<worker::Exit>,
@@ -24,11 +26,11 @@ pub fn start(
     if !config.health.enable {
         return Ok(());
     }
-    let (config, status) = (config.clone(), status.clone());
+    let (config, connection, status) = (config.clone(), connection.clone(), status.clone());
     let bind = config.health.bind.clone();
     responder::start("health", "health_check.bind", &bind, stop, exits, move |path| {
         let (code, body) = if path == config.health.path {
-            let (healthy, body) = report(&config, &status);
+            let (healthy, body) = report(&config, connection.is_up(), &status);
             (if healthy { "200 OK" } else { "503 Service Unavailable" }, body)
         } else {
             ("404 Not Found", String::new())
@@ -39,8 +41,7 @@ pub fn start(
 }
 
 /// Whether the node works, and the answer's body.
-fn report(config: &Config, status: &Status) -> (bool, String) {
-    let connected = status.connected.load(Relaxed);
+fn report(config: &Config, connected: bool, status: &Status) -> (bool, String) {
     let snapshot = status.snapshot();
     let namesake = status.namesake.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let gap = status.gap.load(Relaxed);

@@ -1,6 +1,7 @@
 //! Metrics in the Prometheus text format 0.0.4: names `<namespace>[_<subsystem>]_<name>`, label `node_id` (compat.md 1i).
 
 use crate::config::Config;
+use crate::nats::Connection;
 use crate::responder::{self, Reply};
 use crate::status::Status;
 use crate::stop::Stop;
@@ -13,6 +14,7 @@ use std::sync::atomic::Ordering::Relaxed;
 /// Starts the thread that answers, if it is wanted. Every path gets the same.
 pub fn start(
     config: &Config,
+    connection: &Connection,
     status: &Arc<Status>,
     stop: &Stop,
     exits: &Sender<worker::Exit>,
@@ -21,16 +23,16 @@ pub fn start(
     if !prometheus.enable {
         return Ok(());
     }
-    let (config, status) = (config.clone(), status.clone());
+    let (config, connection, status) = (config.clone(), connection.clone(), status.clone());
     responder::start("metrics", "prometheus.bind", &prometheus.bind.clone(), stop, exits, move |_| Reply {
         status: "200 OK",
         kind: "text/plain; version=0.0.4; charset=utf-8",
-        body: text(&config, &status),
+        body: text(&config, connection.is_up(), &status),
     })
 }
 
 /// All metrics.
-fn text(config: &Config, status: &Status) -> String {
+fn text(config: &Config, connected: bool, status: &Status) -> String {
     let snapshot = status.snapshot();
     let seconds = |ms: i64| ms / 1000;
     let whole = !status.gap.load(Relaxed) && status.missing().is_empty();
@@ -58,7 +60,7 @@ fn text(config: &Config, status: &Status) -> String {
         .collect();
     put("applied_sequence", gauge, "Highest sequence applied of each stream.", &applied);
     put("tables", gauge, "Tables captured.", &count(&status.tables));
-    put("connected", gauge, "1: connected to NATS.", &plain(status.connected.load(Relaxed).into()));
+    put("connected", gauge, "1: connected to NATS.", &plain(connected.into()));
     put("database_open", gauge, "1: the database is open.", &plain(status.open.load(Relaxed).into()));
     put("whole", gauge, "1: nothing is missing.", &plain(whole.into()));
     put("snapshot_leader", gauge, "1: makes the snapshots.", &plain(status.leader.load(Relaxed).into()));

@@ -27,8 +27,6 @@ pub struct Status {
     pub tables: AtomicU64,
     /// This node is the leader.
     pub leader: AtomicBool,
-    /// The broker is connected.
-    pub connected: AtomicBool,
     /// The address of another running daemon that has this node's `node_id`; empty: none was heard of.
     pub namesake: Mutex<String>,
     /// The database is open.
@@ -68,7 +66,6 @@ impl Status {
             gap: AtomicBool::new(false),
             tables: AtomicU64::new(0),
             leader: AtomicBool::new(false),
-            connected: AtomicBool::new(false),
             namesake: Mutex::default(),
             open: AtomicBool::new(false),
             missing: Mutex::default(),

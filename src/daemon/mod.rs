@@ -56,8 +56,8 @@ fn run_with(
     let (source, token) = stop::pair();
     let status = Arc::new(Status::new(config.log.shards));
     presence::start(config, &broker.connection, &status, &token, exits)?;
-    health::start(config, &status, &token, exits)?;
-    metrics::start(config, &status, &token, exits)?;
+    health::start(config, &broker.connection, &status, &token, exits)?;
+    metrics::start(config, &broker.connection, &status, &token, exits)?;
     let result = sessions(config, stop, broker, &status, exits, ended);
     source.stop();
     result
@@ -134,7 +134,7 @@ fn session(
     let file = database.file;
     let lease = start_workers(config, broker, database, status, &token, &applier_token, exits)?;
     let mut gone = vec![];
-    let result = supervise(config, broker, stop, status, file, ended, &mut gone);
+    let result = supervise(config, stop, status, file, ended, &mut gone);
     if matches!(result, Ok(End::Idle)) {
         last_snapshot(config, broker, &lease, stop);
     }
@@ -313,7 +313,6 @@ enum End {
 /// Waits for stop, for the end of any worker, or for the sleep timeout; a summary line a minute when something happened.
 fn supervise(
     config: &Config,
-    broker: &Broker,
     stop: &Stop,
     status: &Status,
     file: Option<files::Identity>,
@@ -351,7 +350,6 @@ fn supervise(
             return Ok(End::Replaced);
         }
         summary.maybe(status);
-        status.connected.store(broker.connection.is_up(), Relaxed);
         if !config.sleep_timeout.is_zero() && status.idle() >= config.sleep_timeout {
             log::info!("no event for {} ms: sleep_timeout", config.sleep_timeout.as_millis());
             return Ok(End::Idle);

@@ -20,6 +20,8 @@ const VERSIONS: Range<usize> = 18..20;
 const PAGES: Range<usize> = 28..32;
 /// The first page of the freelist, and the count of its pages: what is free is not needed for reading.
 const FREELIST: Range<usize> = 32..40;
+/// Not 0 for a database with auto_vacuum, whose pointer maps are not needed for reading either.
+const AUTO_VACUUM: Range<usize> = 52..56;
 
 /// A copy that can be read.
 pub struct Rebuilt {
@@ -52,6 +54,7 @@ impl Rebuilt {
             .map_err(|error| disk(model, &error))?;
         header[VERSIONS].fill(2);
         header[FREELIST].fill(0);
+        header[AUTO_VACUUM].fill(0);
         let likely = page_size(&header);
         let others = (9..=16).map(|bits| 1 << bits).filter(|size| *size != likely);
         for size in std::iter::once(likely).chain(others) {

@@ -15,7 +15,6 @@ use crate::status::Status;
 use crate::stop::Stop;
 use crate::storage::Store;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 /// What a node that waits for its database works with.
@@ -56,7 +55,6 @@ impl Recovery<'_> {
                 said.warn(&format!("{what}; {why}"));
             }
             self.status.set_missing(&format!("{what}; {why}"));
-            self.status.connected.store(self.connection.is_up(), Relaxed);
             if backoff.wait(self.stop) {
                 return None;
             }

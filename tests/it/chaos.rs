@@ -140,7 +140,7 @@ impl Cluster {
     }
 
     fn act(&mut self) {
-        const NAMES: [&str; 12] = [
+        const NAMES: [&str; 13] = [
             "write",
             "kill",
             "away",
@@ -150,6 +150,7 @@ impl Cluster {
             "spoil",
             "lose",
             "live spoil",
+            "header",
             "no snapshot",
             "rotten",
             "broker",
@@ -160,7 +161,7 @@ impl Cluster {
         match what {
             0 => self.write(at, 40),
             1..=5 => self.process(at, what),
-            6..=8 => self.database(at, what),
+            6..=9 => self.database(at, what),
             _ => self.elsewhere(at, what),
         }
     }
@@ -202,13 +203,23 @@ impl Cluster {
             return self.spoil_live(at);
         }
         self.nodes[at].stop();
-        if what == 6 {
-            self.nodes[at].sql("PRAGMA wal_checkpoint(TRUNCATE)");
-            self.spoil(at);
-        } else {
-            self.remove_database(at);
-            if self.random.below(2) == 0 {
-                let _ = std::fs::remove_file(self.nodes[at].dir.join("seq-map.cbor"));
+        match what {
+            6 => {
+                self.nodes[at].sql("PRAGMA wal_checkpoint(TRUNCATE)");
+                self.spoil(at);
+            }
+            // Nothing is lost with the header alone: not what waits to be published either.
+            9 => {
+                self.write(at, 20);
+                self.nodes[at].sql("PRAGMA wal_checkpoint(TRUNCATE)");
+                let file = std::fs::OpenOptions::new().write(true).open(&self.nodes[at].database).unwrap();
+                file.write_all_at(&[0xa5; 100], 0).unwrap();
+            }
+            _ => {
+                self.remove_database(at);
+                if self.random.below(2) == 0 {
+                    let _ = std::fs::remove_file(self.nodes[at].dir.join("seq-map.cbor"));
+                }
             }
         }
         self.start(at);
@@ -235,10 +246,10 @@ impl Cluster {
     /// What happens to the store and to the broker.
     fn elsewhere(&mut self, at: usize, what: usize) {
         match what {
-            9 => {
+            10 => {
                 let _ = std::fs::remove_dir_all(&self.store);
             }
-            10 => {
+            11 => {
                 if let Ok(file) = std::fs::OpenOptions::new().write(true).open(self.store.join("snapshot.db"))
                 {
                     let length = file.metadata().unwrap().len().max(1);

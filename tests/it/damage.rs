@@ -135,10 +135,11 @@ fn unpublished_under_a_damaged_header() {
     let dir = Dir::new("damaged-unpublished");
     let nats = Nats::start(&dir);
     let (mut one, mut two) = two(&dir, &nats);
-    for page_size in [4096, 512, 65536] {
+    for (page_size, auto_vacuum) in [(4096, 0), (512, 1), (65536, 0)] {
         one.stop();
         one.sql(&format!(
-            "PRAGMA journal_mode=DELETE; PRAGMA page_size={page_size}; VACUUM; PRAGMA journal_mode=WAL"
+            "PRAGMA journal_mode=DELETE; PRAGMA page_size={page_size}; PRAGMA auto_vacuum={auto_vacuum}; VACUUM; \
+             PRAGMA journal_mode=WAL"
         ));
         one.sql(&format!("INSERT INTO own VALUES('of {page_size}', 1); DELETE FROM t WHERE id % 3 = 0"));
         checkpointed(&one);
