@@ -30,6 +30,7 @@ struct Cluster {
     /// Keys of rows that were committed and never deleted.
     written: Vec<String>,
     log: Vec<String>,
+    begun: Instant,
 }
 
 impl Cluster {
@@ -51,7 +52,15 @@ impl Cluster {
         });
         let mut nodes: Vec<Node> = nodes.collect();
         nodes.iter_mut().for_each(Node::start_ready);
-        Cluster { nodes, nats, store, random: Random(seed | 1), written: vec![], log: vec![] }
+        Cluster {
+            nodes,
+            nats,
+            store,
+            random: Random(seed | 1),
+            written: vec![],
+            log: vec![],
+            begun: Instant::now(),
+        }
     }
 
     fn write(&mut self, at: usize, count: u64) {
@@ -157,7 +166,7 @@ impl Cluster {
         ];
         let (at, what) = (self.random.pick(3), self.random.pick(NAMES.len()));
         self.log.push(format!("{} {}", NAMES[what], at + 1));
-        eprintln!("{}", self.log.last().unwrap());
+        eprintln!("{:6.1} {}", self.begun.elapsed().as_secs_f64(), self.log.last().unwrap());
         match what {
             0 => self.write(at, 40),
             1..=5 => self.process(at, what),
@@ -308,6 +317,7 @@ fn whatever_happens() {
     }
     let mut all: Vec<&mut Node> = cluster.nodes.iter_mut().collect();
     wait_equal(&mut all, 120);
+    eprintln!("{:6.1} all are equal", cluster.begun.elapsed().as_secs_f64());
     let connection = cluster.nodes[0].open();
     let mut statement = connection.prepare("SELECT count(*) FROM own WHERE k = ?1").unwrap();
     let mut is_there = |key: &String| statement.query_row([key], |row| row.get::<_, i64>(0)).unwrap() == 1;
