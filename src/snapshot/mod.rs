@@ -177,7 +177,7 @@ pub fn save(
         }
         format!("make snapshot: {error}")
     })?;
-    wait_until_settled(config, &made, stop)?;
+    wait_until_settled(config, &made, leader, stop)?;
     let mut label = Label {
         content: made.content.clone(),
         positions: made.positions.clone(),
@@ -201,15 +201,20 @@ pub fn save(
     (label.size, label.digest) = digested.map_err(|error| format!("{}: {error}", path.display()))?;
     let progress = Progress::new("uploading the snapshot", label.size);
     let may_switch = || {
-        if leader.is_some_and(|leader| leader.held().is_none()) {
-            return Err("the leader lease was lost".to_owned());
-        }
+        still_leads(leader)?;
         leader.map_or(Ok(()), Lease::confirm)?;
         upload.confirm()
     };
     let keep = config.snapshot.keep;
     let stored = store.save(&label, path, keep, &|done| progress.at(done), &may_switch).map_err(failed)?;
     Ok(Saved { stored, unchanged: false, took: begun.elapsed() })
+}
+
+fn still_leads(leader: Option<&Lease>) -> Result<(), String> {
+    if leader.is_some_and(|leader| leader.held().is_none()) {
+        return Err("the leader lease was lost".to_owned());
+    }
+    Ok(())
 }
 
 /// Compresses and encrypts the file, as configured.
@@ -236,8 +241,14 @@ fn room(dir: &std::path::Path, needed: u64) -> Result<(), String> {
 }
 
 /// A snapshot may hold rows whose events are still on their way. It is stored when they are in the stream: otherwise, if
-/// this node died now, a reader of the snapshot would hold rows that nobody else ever gets.
-fn wait_until_settled(config: &Config, made: &db::Made, stop: &Stop) -> Result<(), String> {
+/// this node died now, a reader of the snapshot would hold rows that nobody else ever gets. Who is not the leader any more
+/// does not wait: it holds the upload lease, and its successor's snapshot may be the one that this node needs.
+fn wait_until_settled(
+    config: &Config,
+    made: &db::Made,
+    leader: Option<&Lease>,
+    stop: &Stop,
+) -> Result<(), String> {
     let until = Instant::now() + limits::SETTLE_WAIT;
     loop {
         match db::unsettled(&config.db_path, made.unsettled_up_to) {
@@ -251,6 +262,7 @@ fn wait_until_settled(config: &Config, made: &db::Made, stop: &Stop) -> Result<(
                     .to_owned(),
             );
         }
+        still_leads(leader)?;
         if Instant::now() > until {
             return Err(format!(
                 "the database holds changes that were not published within {} s (is the daemon connected?)",

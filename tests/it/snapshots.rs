@@ -1,6 +1,9 @@
 //! Snapshots in the NATS store, and nodes that start from nothing.
 
+use super::nats_client::connect_with;
 use super::support::*;
+use harmonylite::nats::{Auth, JetStream};
+use harmonylite::{config, lease, snapshot, stop};
 use std::io::Read;
 
 const SCHEMA: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v); CREATE TABLE nopk(a, b)";
@@ -200,4 +203,39 @@ fn a_stopped_node_leaves_nothing_to_wait_for() {
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(text.contains("changes that are not published, and no daemon runs"), "{text}");
+}
+
+/// A leader that fell behind the streams gives up the lease in the middle of a snapshot whose changes cannot come back: it
+/// must not keep its successor from the store until it would have given up by itself.
+#[test]
+fn who_lost_the_lease_does_not_wait_for_its_changes() {
+    let dir = Dir::new("lost-lease");
+    let nats = Nats::start(&dir);
+    let mut node = Node::with_schema(&dir, 1, &nats.url(), "", SCHEMA);
+    node.start_ready();
+    wait_for("its own is made", 20, || (node.count("stored snapshot") > 0).then_some(()));
+    pause(300);
+    node.signal("STOP");
+    node.sql("INSERT INTO t VALUES(1, 'not published')");
+    let config = config::load(Some(&node.config), None).unwrap().0;
+    let connection = connect_with(&nats.url(), Auth::default());
+    connection.wait_up(std::time::Duration::from_secs(10)).unwrap();
+    let (_source, token) = stop::pair();
+    let store = snapshot::store(&config, Some(&connection), &token).unwrap();
+    // Held by nobody.
+    let lost = lease::Lease::default();
+    let terms = snapshot::Terms {
+        patience: std::time::Duration::from_secs(20),
+        leader: Some(&lost),
+        anew: true,
+        status: None,
+    };
+    let begun = std::time::Instant::now();
+    let saved = snapshot::save(&config, &JetStream::new(connection), &store, &token, terms);
+    assert_eq!(saved.unwrap_err(), "the leader lease was lost");
+    assert!(begun.elapsed().as_secs() < 15, "{:?}", begun.elapsed());
+    node.signal("CONT");
+    wait_for("the upload lease is free", 20, || {
+        node.command(&["-save-snapshot"]).status.success().then_some(())
+    });
 }
