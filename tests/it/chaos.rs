@@ -132,7 +132,7 @@ impl Cluster {
             self.nodes[at].signal("STOP");
             // Each of its threads has to notice.
             pause(30);
-            let connection = self.nodes[at].open();
+            let connection = rusqlite::Connection::open(&self.nodes[at].database).unwrap();
             connection.busy_timeout(Duration::from_millis(300)).unwrap();
             let free = connection.execute_batch("BEGIN IMMEDIATE; COMMIT").is_ok();
             if !free {
