@@ -26,7 +26,8 @@ const AUTO_VACUUM: Range<usize> = 52..56;
 /// A copy that can be read.
 pub struct Rebuilt {
     copy: Temporary,
-    /// The WAL beside the damaged file, before it was copied: a connection that knows page 1 may still write there.
+    /// The WAL beside the damaged file, before it was copied: a connection that knows page 1 may still write there. Not for
+    /// long: as soon as its rows, or those of the log, need another page, page 1 is in the WAL, and the file is readable.
     wal: Option<(u64, SystemTime)>,
 }
 

@@ -324,7 +324,7 @@ impl Publisher {
         let until = Instant::now() + limits::DRAIN / 2;
         while self.started && self.pipeline.is_up() && Instant::now() < until {
             self.more = true;
-            // Of a database that cannot be read, nothing more goes out or is settled.
+            // What cannot be read cannot go out; the applier settles what comes back.
             if matches!(self.pass(), Err(db::Error::Corrupt(_))) {
                 return;
             }

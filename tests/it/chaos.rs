@@ -221,8 +221,7 @@ impl Cluster {
             9 => {
                 self.write(at, 20);
                 self.nodes[at].sql("PRAGMA wal_checkpoint(TRUNCATE)");
-                let file = std::fs::OpenOptions::new().write(true).open(&self.nodes[at].database).unwrap();
-                file.write_all_at(&[0xa5; 100], 0).unwrap();
+                spoil(&self.nodes[at].database, 0, 100);
             }
             _ => {
                 self.remove_database(at);
@@ -276,10 +275,9 @@ impl Cluster {
 
     /// Garbage over a page or two.
     fn spoil(&mut self, at: usize) {
-        let file = std::fs::OpenOptions::new().write(true).open(&self.nodes[at].database).unwrap();
-        let pages = file.metadata().unwrap().len() / 4096;
+        let pages = std::fs::metadata(&self.nodes[at].database).unwrap().len() / 4096;
         let page = self.random.below(pages.max(1));
-        file.write_all_at(&[0xa5; 5000], page * 4096).unwrap();
+        spoil(&self.nodes[at].database, page * 4096, 5000);
     }
 
     fn older_copy(&mut self, at: usize) {

@@ -1,8 +1,7 @@
 //! A database that is damaged, gone, or another one: recovered without anybody's help, at start and while running.
 
 use super::support::*;
-use std::io::{Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 const SCHEMA: &str =
     "CREATE TABLE t(id INTEGER PRIMARY KEY, v, pad); CREATE TABLE own(k TEXT PRIMARY KEY, v)";
@@ -32,13 +31,6 @@ fn aside(node: &Node, what: &str) -> Vec<PathBuf> {
         name.starts_with(&prefix) && !name.ends_with("-wal") && !name.ends_with("-shm")
     };
     entries.filter(ours).collect()
-}
-
-/// Garbage from `at` on.
-fn spoil(path: &Path, at: u64, length: usize) {
-    let mut file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
-    file.seek(SeekFrom::Start(at)).unwrap();
-    file.write_all(&vec![0xa5; length]).unwrap();
 }
 
 fn checkpointed(node: &Node) {

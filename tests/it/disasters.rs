@@ -251,7 +251,7 @@ fn full_disk() {
     // Damaged, and no room to keep the damaged one: it stays as it is.
     two.stop();
     two.sql("PRAGMA wal_checkpoint(TRUNCATE)");
-    std::fs::OpenOptions::new().write(true).open(&two.database).unwrap().write_all_at(&[7; 4096], 0).unwrap();
+    spoil(&two.database, 0, 4096);
     let damaged = std::fs::read(&two.database).unwrap();
     squeeze(3_800_000);
     let before = two.count("are free");

@@ -61,8 +61,7 @@ impl Application {
     }
 
     fn signal(&self, signal: &str) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").arg(format!("-{signal}")).arg(pid).status().unwrap().success());
+        super::support::signal(self.child.id(), signal);
     }
 
     /// Ends it; nothing went wrong, and all that it wrote is on all nodes.
@@ -137,8 +136,7 @@ fn without_a_good_snapshot(one: &mut Node, two: &mut Node, store: &Path, restore
         two.stop();
         run_away(one, "rotten");
         assert!(one.command(&["-save-snapshot", "-quiet"]).status.success());
-        let file = std::fs::OpenOptions::new().write(true).open(store.join("snapshot.db")).unwrap();
-        std::os::unix::fs::FileExt::write_all_at(&file, &[0x5a; 64], 50_000).unwrap();
+        spoil(&store.join("snapshot.db"), 50_000, 64);
         two.start();
     });
 }
@@ -204,8 +202,7 @@ fn under_a_live_application() {
             two.sql("PRAGMA wal_checkpoint(TRUNCATE)");
             (std::fs::metadata(&two.database).unwrap().len() > page * 4096).then_some(())
         });
-        let file = std::fs::OpenOptions::new().write(true).open(&two.database).unwrap();
-        std::os::unix::fs::FileExt::write_all_at(&file, &[0xa5; 4096], (page - 1) * 4096).unwrap();
+        spoil(&two.database, (page - 1) * 4096, 4096);
         write(one, 10, "damaged ");
     });
     assert_eq!(two.pid(), pid, "no restart");
@@ -269,9 +266,7 @@ fn the_header_under_a_live_application() {
             }
             done.then_some(())
         });
-        let file = std::fs::OpenOptions::new().write(true).open(&two.database).unwrap();
-        std::os::unix::fs::FileExt::write_all_at(&file, &[0xa5; 1024], 0).unwrap();
-        drop(file);
+        spoil(&two.database, 0, 1024);
         application.signal("CONT");
         pause(300);
         write(&one, 10, "header ");

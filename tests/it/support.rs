@@ -3,6 +3,7 @@
 use rusqlite::Connection;
 use std::fmt::Write as _;
 use std::net::TcpListener;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -49,6 +50,18 @@ pub fn wait_for<T>(what: &str, seconds: u64, mut condition: impl FnMut() -> Opti
         assert!(Instant::now() < until, "waited {seconds} s in vain: {what}");
         pause(5);
     }
+}
+
+/// Sends a signal, by name, to one process.
+pub fn signal(pid: u32, signal: &str) {
+    let status = Command::new("kill").arg(format!("-{signal}")).arg(pid.to_string()).status().unwrap();
+    assert!(status.success());
+}
+
+/// Garbage from `at` on.
+pub fn spoil(path: &Path, at: u64, length: usize) {
+    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.write_all_at(&vec![0xa5; length], at).unwrap();
 }
 
 /// A short wait between two looks.
@@ -133,8 +146,7 @@ impl Nats {
     }
 
     pub fn signal(&self, signal: &str) {
-        let pid = self.child.as_ref().unwrap().id().to_string();
-        assert!(Command::new("kill").arg(format!("-{signal}")).arg(pid).status().unwrap().success());
+        self::signal(self.child.as_ref().unwrap().id(), signal);
     }
 
     /// Removes what JetStream stored; for a stopped server.
@@ -249,9 +261,7 @@ impl Node {
     }
 
     pub fn signal(&self, signal: &str) {
-        let status =
-            Command::new("kill").arg(format!("-{signal}")).arg(self.pid().to_string()).status().unwrap();
-        assert!(status.success());
+        self::signal(self.pid(), signal);
     }
 
     /// SIGTERM, and the exit code.
