@@ -48,7 +48,7 @@ $(VENV)/ready: Makefile
 check: deps
 	@command -v cargo-fmt >/dev/null 2>&1 && cargo fmt --check || { command -v cargo-fmt >/dev/null 2>&1 && exit 1; echo "skipped: no rustfmt on this machine"; }
 	@command -v cargo-clippy >/dev/null 2>&1 && cargo clippy --profile fast --all-targets -- -D warnings -W clippy::too_many_lines || { command -v cargo-clippy >/dev/null 2>&1 && exit 1; echo "skipped: no clippy on this machine"; }
-	$(CARGO_TEST) --test it -- tidy::
+	$(CARGO_TEST) --test house -q
 
 # All that CI runs.
 test: setup check

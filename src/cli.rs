@@ -1,9 +1,13 @@
 //! The command line: flags, exit codes, and the commands that are not the daemon.
 
+use crate::base::logger::{self, Output};
+use crate::base::{limits, stop, worker};
 use crate::commands::{self, Show};
 use crate::config::{self, Config};
-use crate::logger::{self, Output};
-use crate::{daemon, db, limits, snapshot, stop, storage, worker};
+use crate::daemon;
+use crate::db;
+use crate::snapshot;
+use crate::storage;
 use lexopt::{Arg, Parser, ValueExt};
 use std::ffi::OsString;
 use std::path::PathBuf;

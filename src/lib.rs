@@ -55,38 +55,50 @@
 //! connections, no file of a live database opened but by SQLite. No clock of one machine compared with another's. A test
 //! (`tests/it/tidy.rs`) keeps the layers apart.
 
-pub mod broker;
-mod child;
-pub mod cli;
-pub mod clock;
+mod base;
+mod broker;
+mod cli;
+mod cluster;
 mod commands;
-pub mod config;
-pub mod daemon;
-pub mod db;
-pub mod digest;
-pub mod event;
-pub mod files;
-pub mod fold;
-mod gotime;
-mod health;
-pub mod http;
-pub mod lease;
-pub mod limits;
-pub mod logger;
-mod metrics;
-pub mod nats;
-pub mod once;
-pub mod pack;
-mod presence;
-pub mod replicator;
-mod responder;
-pub mod retry;
-pub mod secret;
-pub mod seqmap;
-pub mod shard;
-pub mod snapshot;
-pub mod status;
-pub mod stop;
-pub mod storage;
-pub mod value;
-pub mod worker;
+mod config;
+mod daemon;
+mod db;
+mod model;
+mod nats;
+mod operate;
+mod replicator;
+mod snapshot;
+mod storage;
+mod streams;
+
+pub use cli::run;
+
+/// What the tests of this repository look at, and nobody else should: no part of it is promised.
+#[doc(hidden)]
+pub mod testing {
+    pub use crate::base::secret::Secret;
+    pub use crate::base::{clock, digest, stop};
+    pub use crate::broker::open_store;
+    pub use crate::cluster::lease;
+    pub use crate::db::schema_hash;
+    pub use crate::model::{event, positions, value};
+    pub use crate::storage::http;
+
+    pub mod snapshot {
+        pub use crate::snapshot::{Terms, save};
+    }
+    pub mod config {
+        pub use crate::config::{Config, load};
+    }
+    pub mod nats {
+        pub use crate::nats::{
+            Acked, Auth, Connection, Consumer, Error, JetStream, Kv, Objects, Options, Pipeline, Step, Url,
+        };
+    }
+    pub mod storage {
+        pub use crate::storage::{
+            Backend, Error, Keys, Label, Patience, Signable, Store, Stored, Upload, canonical_request, sign,
+            string_to_sign,
+        };
+    }
+}

@@ -1,5 +1,5 @@
 //! The program: everything is in the library.
 
 fn main() -> std::process::ExitCode {
-    harmonylite::cli::run(std::env::args_os().skip(1).collect())
+    harmonylite::run(std::env::args_os().skip(1).collect())
 }

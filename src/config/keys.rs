@@ -1,10 +1,9 @@
 //! Every key with its default, unit and bounds (compat.md 1k and our own).
 
 use super::reader::Reader;
-use super::{Config, Health, Join, JournalMode, Nats, Prometheus, ReplicationLog, Snapshot, stores};
-use crate::logger::Format;
-use crate::secret::Secret;
-use crate::{files, limits};
+use super::{Config, Health, Join, Nats, Prometheus, ReplicationLog, Snapshot, stores};
+use crate::base::{files, limits, logger::Format, secret::Secret};
+use crate::db::JournalMode;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -200,23 +199,14 @@ fn snapshot(reader: &mut Reader, stream_prefix: &str, seq_map_path: Option<&Path
         }
         ms => ms,
     };
-    let bucket = reader.text("snapshot.nats.bucket", "");
-    let bucket = if bucket.is_empty() {
-        format!("{stream_prefix}-snapshot-store")
-    } else {
-        name(reader, "snapshot.nats.bucket", &bucket);
-        bucket
-    };
     let packing = stores::packing(reader);
     Snapshot {
         enabled: reader.boolean("snapshot.enabled", true),
-        store: stores::store(reader, seq_map_path),
+        store: stores::store(reader, stream_prefix, seq_map_path),
         interval: Duration::from_millis(reader.integer("snapshot.interval", 0, 0, YEAR_MS)),
         verify_interval: Duration::from_millis(reader.integer("snapshot.verify_interval", 0, 0, YEAR_MS)),
         leader_ttl: Duration::from_millis(leader_ttl),
         temp_dir: reader.path("snapshot.temp_dir"),
-        nats_replicas: reader.integer("snapshot.nats.replicas", 1, 0, 5),
-        nats_bucket: bucket,
         keep: reader.integer("snapshot.keep", 1, 1, 1000),
         read_back: reader.boolean("snapshot.read_back", true),
         packing,
@@ -263,20 +253,11 @@ fn listens(reader: &mut Reader, key: &str, bind: &str) {
     }
 }
 
-/// A name that NATS takes as one token of a subject.
-fn name(reader: &mut Reader, key: &str, value: &str) {
-    let valid =
-        !value.is_empty() && value.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-    if !valid {
-        reader.wrong(key, format!("{value:?}"), "letters, digits, - and _");
-    }
-}
-
 fn nats(reader: &mut Reader) -> Nats {
     let urls = reader.list("nats.urls");
     for url in &urls {
         if let Err(why) = crate::nats::Url::parse(url) {
-            let shown = crate::secret::redact(url);
+            let shown = crate::base::secret::redact(url);
             reader.wrong(
                 "nats.urls",
                 format!("{shown:?} ({why})"),
@@ -303,7 +284,7 @@ fn nats(reader: &mut Reader) -> Nats {
         cluster_peers: vec![],
         leaf_servers: vec![],
     };
-    name(reader, "nats.stream_prefix", &nats.stream_prefix);
+    reader.token("nats.stream_prefix", &nats.stream_prefix);
     let subject = &nats.subject_prefix;
     if subject.is_empty()
         || subject.split('.').any(str::is_empty)

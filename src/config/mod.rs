@@ -4,10 +4,9 @@ mod keys;
 mod reader;
 mod stores;
 
-use crate::logger::Format;
-use crate::pack::Packing;
-use crate::secret::Secret;
-use crate::storage::{Keys, S3Options, SftpOptions, WebdavOptions};
+use crate::base::{logger::Format, secret::Secret};
+use crate::db::JournalMode;
+use crate::storage::{Location, pack::Packing};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -50,15 +49,6 @@ pub struct Config {
     pub log_format: Format,
     /// Debug lines as well.
     pub verbose: bool,
-}
-
-/// What to do with a database that is not in WAL mode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum JournalMode {
-    /// Switch it to WAL.
-    Switch,
-    /// Refuse to start.
-    Refuse,
 }
 
 /// What becomes of a database's own rows at its first join.
@@ -109,32 +99,13 @@ pub struct Snapshot {
     /// Directory of temporary files; beside the database unless set.
     pub temp_dir: Option<PathBuf>,
     /// Where they are kept.
-    pub store: StoreKind,
-    /// Copies of the bucket in a NATS cluster.
-    pub nats_replicas: u64,
-    /// The bucket of the NATS store.
-    pub nats_bucket: String,
+    pub store: Location,
     /// How many are kept, the current one included.
     pub keep: u64,
     /// Read an upload back before it becomes the snapshot, where the store checks no hash itself.
     pub read_back: bool,
     /// How the stored file is packed; the key also unpacks.
     pub packing: Packing,
-}
-
-/// Where snapshots are kept.
-#[derive(Clone, Debug)]
-pub enum StoreKind {
-    /// NATS Object Store.
-    Nats,
-    /// S3; the key of the configuration, if it has one.
-    S3(S3Options, Option<Keys>),
-    /// WebDAV.
-    Webdav(WebdavOptions),
-    /// SFTP.
-    Sftp(SftpOptions),
-    /// A local directory.
-    File(PathBuf),
 }
 
 /// `[prometheus]`.
@@ -221,7 +192,7 @@ impl Config {
 
     /// Locked by a running daemon.
     pub fn lock_path(&self) -> PathBuf {
-        crate::files::beside(&self.db_path, ".harmonylite.lock")
+        crate::base::files::beside(&self.db_path, ".harmonylite.lock")
     }
 
     /// Whether this node takes part in making snapshots. Who applies nothing does not hold what others wrote, nor know where
@@ -232,7 +203,7 @@ impl Config {
 
     /// Where temporary copies of the database go.
     pub fn temp_dir(&self) -> PathBuf {
-        self.snapshot.temp_dir.clone().unwrap_or_else(|| crate::files::parent(&self.db_path))
+        self.snapshot.temp_dir.clone().unwrap_or_else(|| crate::base::files::parent(&self.db_path))
     }
 }
 
@@ -241,7 +212,7 @@ pub fn machine_node_id() -> Option<u64> {
     ["/var/lib/dbus/machine-id", "/etc/machine-id"].iter().find_map(|path| {
         let text = std::fs::read_to_string(path).ok()?;
         let id = text.trim();
-        (!id.is_empty()).then(|| crate::shard::fnv1(id.as_bytes()))
+        (!id.is_empty()).then(|| crate::model::shard::fnv1(id.as_bytes()))
     })
 }
 
@@ -251,5 +222,4 @@ pub(crate) fn origin(file: Option<&Path>) -> String {
 }
 
 #[cfg(test)]
-#[path = "../config_tests.rs"]
 mod tests;

@@ -69,6 +69,14 @@ impl Reader {
         self.errors.push(format!("{}: {key} = {value}: accepted is {accepted}", self.file));
     }
 
+    /// Notes a mistake unless `value` is a name that NATS takes as one token of a subject.
+    pub fn token(&mut self, key: &str, value: &str) {
+        let valid = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        if value.is_empty() || !value.bytes().all(valid) {
+            self.wrong(key, format!("{value:?}"), "letters, digits, - and _");
+        }
+    }
+
     /// A boolean.
     pub fn boolean(&mut self, key: &'static str, default: bool) -> bool {
         match self.find(key) {
@@ -144,7 +152,7 @@ impl Reader {
                 })
             }
             Some(other) => {
-                self.wrong(key, crate::secret::redact(&other.to_string()), accepted);
+                self.wrong(key, crate::base::secret::redact(&other.to_string()), accepted);
                 vec![]
             }
         }

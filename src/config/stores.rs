@@ -1,23 +1,22 @@
 //! The keys of the snapshot stores.
 
-use super::StoreKind;
 use super::reader::Reader;
-use crate::limits;
-use crate::pack::{Key, Packing};
-use crate::secret::Secret;
-use crate::storage::{Keys, S3Options, SftpOptions, Trust, WebdavOptions, directory_path};
+use crate::base::{limits, secret::Secret};
+use crate::storage::pack::{Key, Packing};
+use crate::storage::{Keys, Location, S3Options, SftpOptions, Trust, WebdavOptions, directory_path};
 use std::path::{Path, PathBuf};
 
 /// The store that `snapshot.store` names. The keys of the others are read too, so that none of them is called unknown, but
 /// need not be complete.
-pub fn store(reader: &mut Reader, seq_map_path: Option<&Path>) -> StoreKind {
+pub fn store(reader: &mut Reader, stream_prefix: &str, seq_map_path: Option<&Path>) -> Location {
     let kind = reader.text("snapshot.store", "nats");
+    let nats = nats(reader, stream_prefix);
     let s3 = s3(reader, kind == "s3");
     let webdav = webdav(reader, kind == "webdav");
     let sftp = sftp(reader, kind == "sftp", seq_map_path);
     let file = file(reader, kind == "file");
     let found = match kind.as_str() {
-        "nats" => Some(StoreKind::Nats),
+        "nats" => Some(nats.clone()),
         "s3" => Some(s3),
         "webdav" => webdav,
         "sftp" => sftp,
@@ -29,7 +28,18 @@ pub fn store(reader: &mut Reader, seq_map_path: Option<&Path>) -> StoreKind {
         }
     };
     // What is missing has been noted as a mistake.
-    found.unwrap_or(StoreKind::Nats)
+    found.unwrap_or(nats)
+}
+
+fn nats(reader: &mut Reader, stream_prefix: &str) -> Location {
+    let bucket = reader.text("snapshot.nats.bucket", "");
+    let bucket = if bucket.is_empty() {
+        format!("{stream_prefix}-snapshot-store")
+    } else {
+        reader.token("snapshot.nats.bucket", &bucket);
+        bucket
+    };
+    Location::Nats { bucket, replicas: reader.integer("snapshot.nats.replicas", 1, 0, 5) }
 }
 
 /// A file that must be readable.
@@ -41,7 +51,7 @@ fn readable(reader: &mut Reader, key: &'static str) -> Option<PathBuf> {
     Some(path)
 }
 
-fn s3(reader: &mut Reader, wanted: bool) -> StoreKind {
+fn s3(reader: &mut Reader, wanted: bool) -> Location {
     let endpoint = reader.text("snapshot.s3.endpoint", "");
     let bucket = reader.text("snapshot.s3.bucket", "");
     let force_path_style = reader
@@ -65,7 +75,7 @@ fn s3(reader: &mut Reader, wanted: bool) -> StoreKind {
         let scheme = options.endpoint.split_once("://").map_or("http", |(scheme, _)| scheme);
         let host = host.trim_end_matches('/');
         if host.is_empty() || host.contains(['/', '@', ' ', '?']) || !matches!(scheme, "http" | "https") {
-            let shown = crate::secret::redact(&options.endpoint);
+            let shown = crate::base::secret::redact(&options.endpoint);
             let accepted = "host[:port], or http:// or https:// and that";
             reader.wrong("snapshot.s3.endpoint", format!("{shown:?}"), accepted);
         }
@@ -84,17 +94,17 @@ fn s3(reader: &mut Reader, wanted: bool) -> StoreKind {
     }
     let keys =
         (!id.is_empty() && !secret.is_empty()).then(|| Keys { id, secret: Secret::new(secret), token });
-    StoreKind::S3(options, keys)
+    Location::S3(options, keys)
 }
 
-fn webdav(reader: &mut Reader, wanted: bool) -> Option<StoreKind> {
+fn webdav(reader: &mut Reader, wanted: bool) -> Option<Location> {
     let url = reader.secret("snapshot.webdav.url");
     let ca_file = readable(reader, "snapshot.webdav.ca_file");
     if !wanted {
         return None;
     }
     match WebdavOptions::parse(&url) {
-        Ok(options) => Some(StoreKind::Webdav(WebdavOptions { ca_file, ..options })),
+        Ok(options) => Some(Location::Webdav(WebdavOptions { ca_file, ..options })),
         Err(why) => {
             let accepted = "https://host/path?dir=/directory&login=user&secret=password, with %xx for what is special in it";
             reader.wrong("snapshot.webdav.url", format!("(hidden: {why})"), accepted);
@@ -103,7 +113,7 @@ fn webdav(reader: &mut Reader, wanted: bool) -> Option<StoreKind> {
     }
 }
 
-fn sftp(reader: &mut Reader, wanted: bool, seq_map_path: Option<&Path>) -> Option<StoreKind> {
+fn sftp(reader: &mut Reader, wanted: bool, seq_map_path: Option<&Path>) -> Option<Location> {
     let url = reader.secret("snapshot.sftp.url");
     let key_file = readable(reader, "snapshot.sftp.key_file");
     let passphrase = Secret::new(reader.secret("snapshot.sftp.key_passphrase"));
@@ -115,10 +125,10 @@ fn sftp(reader: &mut Reader, wanted: bool, seq_map_path: Option<&Path>) -> Optio
     let trust = match (host_key.is_empty(), known_hosts) {
         (false, _) => Trust::Fingerprint(host_key),
         (true, Some(path)) => Trust::KnownHosts(path),
-        (true, None) => Trust::FirstUse(crate::files::parent(seq_map_path?).join("sftp-known-hosts")),
+        (true, None) => Trust::FirstUse(crate::base::files::parent(seq_map_path?).join("sftp-known-hosts")),
     };
     match SftpOptions::parse(&url, trust) {
-        Ok(options) => Some(StoreKind::Sftp(SftpOptions { key_file, passphrase, ..options })),
+        Ok(options) => Some(Location::Sftp(SftpOptions { key_file, passphrase, ..options })),
         Err(why) => {
             let accepted = "sftp://user[:password]@host[:port]/directory, with %xx for what is special in it";
             reader.wrong("snapshot.sftp.url", format!("(hidden: {why})"), accepted);
@@ -127,13 +137,13 @@ fn sftp(reader: &mut Reader, wanted: bool, seq_map_path: Option<&Path>) -> Optio
     }
 }
 
-fn file(reader: &mut Reader, wanted: bool) -> Option<StoreKind> {
+fn file(reader: &mut Reader, wanted: bool) -> Option<Location> {
     let path = reader.text("snapshot.file.path", "");
     if !wanted {
         return None;
     }
     match directory_path(&path) {
-        Ok(path) => Some(StoreKind::File(path)),
+        Ok(path) => Some(Location::File(path)),
         Err(why) => {
             let accepted = "an absolute path, or file:// and that";
             reader.wrong("snapshot.file.path", format!("{path:?} ({why})"), accepted);

@@ -2,17 +2,18 @@
 
 mod open;
 
-use crate::broker::Broker;
+use crate::base::stop::{self, Stop};
+use crate::base::{files, limits, once::Once, worker};
+use crate::broker::{Broker, open_store};
+use crate::cluster::lease::{self, Lease};
+use crate::cluster::presence;
 use crate::config::Config;
 use crate::db;
-use crate::lease::{self, Lease};
 use crate::nats::JetStream;
-use crate::once::Once;
-use crate::replicator::{self, Applier, Publisher};
+use crate::operate::{board::Status, health, metrics};
+use crate::replicator::{Follower, Publisher, Recover};
 use crate::snapshot::{self, Recovery};
-use crate::status::Status;
-use crate::stop::{self, Stop};
-use crate::{files, health, limits, metrics, presence, worker};
+use crate::streams;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use open::{Database, Pauses, get_database};
 use std::path::Path;
@@ -196,7 +197,7 @@ fn start_workers(
     }
     if let Some(applier) = database.applier {
         let publisher = config.publish.then_some((commands, wake));
-        let applier = Applier::new(
+        let applier = Follower::new(
             config,
             applier,
             js.clone(),
@@ -207,8 +208,8 @@ fn start_workers(
         )?;
         let snapshots = config.snapshot.enabled;
         let applier = applier
-            .recovering(snapshots.then(|| broker.recover(config, token)))
-            .joining(snapshots.then(|| broker.join(config, token)));
+            .recovering(snapshots.then(|| recover(config, broker, token)))
+            .joining(snapshots.then(|| join(config, broker, token)));
         worker::spawn("applier", exits, move || applier.run())?;
     }
     if !config.makes_snapshots() {
@@ -234,6 +235,24 @@ fn start_workers(
     };
     worker::spawn("snapshot", exits, move || scheduler.run())?;
     Ok(lease)
+}
+
+/// How the follower gets over a gap in the streams.
+fn recover(config: &Config, broker: &Broker, stop: &Stop) -> Recover {
+    let open_store = broker.store_opener(config);
+    let (config, js, stop) = (config.clone(), JetStream::new(broker.connection.clone()), stop.clone());
+    let mut search = snapshot::Search::default();
+    Box::new(move |database| {
+        snapshot::restore_live(&config, &js, &open_store()?, database, &mut search, &stop)
+    })
+}
+
+/// How a database that never followed the streams joins.
+fn join(config: &Config, broker: &Broker, stop: &Stop) -> Recover {
+    let open_store = broker.store_opener(config);
+    let (config, js, stop) = (config.clone(), JetStream::new(broker.connection.clone()), stop.clone());
+    let mut joining = snapshot::Joining::default();
+    Box::new(move |database| joining.try_join(&config, &js, open_store(), database, &stop).map(drop))
 }
 
 /// Starts the thread that wakes the publisher when something was committed.
@@ -284,7 +303,7 @@ fn create_streams_in_background(
     worker::spawn("streams", exits, move || {
         let mut said = Once::default();
         loop {
-            let pause = match js.connection().is_up().then(|| replicator::ensure_all(&js, &config)) {
+            let pause = match js.connection().is_up().then(|| streams::ensure_all(&js, &config)) {
                 Some(Ok(())) => Duration::from_secs(30),
                 Some(Err(error)) => {
                     said.warn(&format!("{error}; trying again"));
@@ -398,7 +417,7 @@ fn last_snapshot(config: &Config, broker: &Broker, lease: &Lease, stop: &Stop) {
     let js = JetStream::new(broker.connection.clone());
     let terms =
         snapshot::Terms { patience: limits::SETTLE_WAIT, leader: Some(lease), anew: false, status: None };
-    let saved = snapshot::store(config, Some(&broker.connection), stop)
+    let saved = open_store(config, Some(&broker.connection), stop)
         .and_then(|store| snapshot::save(config, &js, &store, stop, terms));
     match saved {
         Ok(saved) if saved.unchanged => log::info!("snapshot (sleep_timeout): the stored one is up to date"),

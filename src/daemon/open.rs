@@ -1,15 +1,13 @@
 //! Getting the database open: made fit for replication, waited for while it is locked, restored while it is missing or
 //! damaged.
 
+use crate::base::{files, limits, once::Once, retry::Backoff, stop::Stop};
 use crate::config::Config;
 use crate::db::{self, ChangeLog};
-use crate::once::Once;
-use crate::retry::Backoff;
-use crate::seqmap::{self, SeqMap};
+use crate::model::positions::{self, SeqMap};
+use crate::operate::board::Status;
+use crate::replicator;
 use crate::snapshot::Recovery;
-use crate::status::Status;
-use crate::stop::Stop;
-use crate::{files, limits, replicator};
 use std::time::{Duration, Instant};
 
 /// A disk that fails damages the next database too: recovering it again and again would fill it with copies.
@@ -113,7 +111,7 @@ fn try_open(config: &Config) -> Result<Database, db::Error> {
     db::check_file(path)?;
     db::prepare(path, config.journal_mode)?;
     db::Applier::ensure_state(path, config.publish)?;
-    if let seqmap::Found::Map(reached) = seqmap::read(&config.seq_map_path)
+    if let positions::Found::Map(reached) = positions::read(&config.seq_map_path)
         && db::rename_older_copy(path, &reached)?
     {
         log::warn!(
@@ -153,13 +151,13 @@ fn try_open(config: &Config) -> Result<Database, db::Error> {
 /// A database that does not know its positions (a Go node's, say) has them in the sequence map.
 fn read_seq_map(config: &Config) -> SeqMap {
     let path = config.seq_map_path.display();
-    match seqmap::read(&config.seq_map_path) {
-        seqmap::Found::Missing => SeqMap::new(),
-        seqmap::Found::Map(map) => {
+    match positions::read(&config.seq_map_path) {
+        positions::Found::Missing => SeqMap::new(),
+        positions::Found::Map(map) => {
             log::info!("{path}: taking over {} positions", map.len());
             map
         }
-        seqmap::Found::Damaged(why) => {
+        positions::Found::Damaged(why) => {
             log::warn!("{path}: {why}; beginning with what the streams hold");
             SeqMap::new()
         }

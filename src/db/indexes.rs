@@ -1,6 +1,6 @@
 //! UNIQUE indexes: their columns, expressions and conditions, as SQL text to compare other rows with.
 
-use super::{Error, quote};
+use crate::db::{error::Error, sql::quote};
 use rusqlite::Connection;
 
 /// A UNIQUE index.

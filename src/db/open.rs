@@ -1,12 +1,19 @@
 //! Opening the database: every connection of ours with the same settings, and the file made fit for replication.
 
-use super::Error;
-use crate::config::JournalMode;
-use crate::files;
-use crate::limits;
+use crate::base::{files, limits};
+use crate::db::error::Error;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use std::path::Path;
+
+/// What to do with a database that is not in WAL mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JournalMode {
+    /// Switch it to WAL.
+    Switch,
+    /// Refuse to start.
+    Refuse,
+}
 
 /// A connection of ours to a database that exists. Triggers are off: neither our own nor the application's fire for
 /// what we write.

@@ -1,10 +1,10 @@
 //! The application's schema as replication needs it: tables, columns, keys, UNIQUE indexes, and the schema hash.
 
-use super::indexes::{self, UniqueIndex};
-use super::{Error, quote};
-use crate::limits;
-use crate::shard;
-use crate::value::{Collation, Value};
+use crate::base::limits;
+use crate::db::indexes::{self, UniqueIndex};
+use crate::db::{error::Error, sql::quote};
+use crate::model::shard;
+use crate::model::value::{Collation, Value};
 use rusqlite::Connection;
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;

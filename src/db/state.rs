@@ -1,61 +1,16 @@
 //! Our small state table: this database's incarnation, the checkpoint of each stream, and the highest id folded from each
 //! origin. It is written in the transaction that applies, and travels inside snapshots.
 
-use super::Error;
-use crate::seqmap::SeqMap;
+use crate::db::error::Error;
+use crate::model::origin::{Origin, parse_incarnation};
+use crate::model::positions::{Position, SeqMap};
 use rusqlite::{Connection, OptionalExtension, params};
-use std::fmt;
 
 /// Name of the table.
 pub const TABLE: &str = "__harmonylite__state";
 
 /// The text that a database has which came from a snapshot: the cluster's rows are in it, and it has none of its own.
 pub const RESTORED: &str = "restored";
-
-/// Who published an event: a node and an incarnation of its database.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Origin {
-    /// Node id.
-    pub node: u64,
-    /// Random, made with our tables.
-    pub incarnation: String,
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.node, self.incarnation)
-    }
-}
-
-impl Origin {
-    /// The message id of one of its events: `<node>-<incarnation>-<change-log id>`, and `-<attempt>` when it is sent again
-    /// although its stream had acknowledged it: the stream must not take it for a duplicate.
-    pub fn message_id(&self, id: i64, attempt: u64) -> String {
-        if attempt == 0 { format!("{self}-{id}") } else { format!("{self}-{id}-{attempt}") }
-    }
-
-    /// Reads a message id of ours; `None` for anybody else's.
-    pub fn parse_message_id(text: &str) -> Option<(Origin, i64)> {
-        let mut parts = text.split('-');
-        let (node, incarnation, id) =
-            (parts.next()?.parse().ok()?, parts.next()?, parts.next()?.parse().ok()?);
-        let attempt = parts.next().is_none_or(|attempt| attempt.parse::<u64>().is_ok());
-        let ours = incarnation.len() == 16
-            && incarnation.bytes().all(|b| b.is_ascii_hexdigit())
-            && attempt
-            && parts.next().is_none();
-        ours.then(|| (Origin { node, incarnation: incarnation.to_owned() }, id))
-    }
-}
-
-/// Where a database stands in one stream.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Position {
-    /// Highest sequence applied.
-    pub seq: u64,
-    /// Creation time of the stream that `seq` counts in; empty when unknown (taken over from a sequence map).
-    pub created: String,
-}
 
 /// Creates the table.
 pub fn create(connection: &Connection) -> Result<(), Error> {
@@ -108,14 +63,14 @@ pub fn set_meta(connection: &Connection, name: &str, value: &str) -> Result<(), 
 
 /// A fresh incarnation: ids of the change log begin anew.
 pub fn new_incarnation(connection: &Connection) -> Result<(), Error> {
-    set_meta(connection, "incarnation", &format!("{:016x}", crate::retry::random_u64()))
+    set_meta(connection, "incarnation", &format!("{:016x}", crate::base::retry::random_u64()))
 }
 
 /// Who we are as a publisher.
 pub fn origin(connection: &Connection, node: u64) -> Result<Origin, Error> {
-    let incarnation = meta(connection, "incarnation")?
-        .ok_or_else(|| Error::Other(format!("{TABLE} has no incarnation; run -cleanup and start again")))?;
-    Ok(Origin { node, incarnation })
+    let incarnation = meta(connection, "incarnation")?.as_deref().and_then(parse_incarnation);
+    let missing = || Error::Other(format!("{TABLE} has no incarnation; run -cleanup and start again"));
+    Ok(Origin { node, incarnation: incarnation.ok_or_else(missing)? })
 }
 
 /// The position in a stream; `None` when the database never followed it.
@@ -146,12 +101,12 @@ pub fn positions(connection: &Connection) -> Result<SeqMap, Error> {
 }
 
 /// The highest id folded from an origin in a stream; 0: none.
-pub fn folded(connection: &Connection, stream: &str, origin: &Origin) -> Result<i64, Error> {
+pub fn folded(connection: &Connection, stream: &str, origin: Origin) -> Result<i64, Error> {
     Ok(get(connection, "folded", &format!("{stream} {origin}"))?.unwrap_or(0))
 }
 
 /// Writes it.
-pub fn set_folded(connection: &Connection, stream: &str, origin: &Origin, id: i64) -> Result<(), Error> {
+pub fn set_folded(connection: &Connection, stream: &str, origin: Origin, id: i64) -> Result<(), Error> {
     set(connection, "folded", &format!("{stream} {origin}"), id)
 }
 

@@ -5,10 +5,7 @@ use super::dial::{self, Auth, Link};
 use super::url::Url;
 use super::wire::{self, Message, Op};
 use super::{Error, nuid};
-use crate::once::Once;
-use crate::retry::Backoff;
-use crate::stop::Stop;
-use crate::{limits, worker};
+use crate::base::{limits, once::Once, retry::Backoff, stop::Stop, worker};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::event::{EventfdFlags, PollFd, PollFlags};
 use rustix::fd::OwnedFd;
@@ -346,7 +343,7 @@ impl Keeper {
                 });
             }
         }
-        let mut keyed: Vec<_> = urls.into_iter().map(|url| (crate::retry::random_u32(), url)).collect();
+        let mut keyed: Vec<_> = urls.into_iter().map(|url| (crate::base::retry::random_u32(), url)).collect();
         keyed.sort_by_key(|(key, _)| *key);
         keyed.into_iter().map(|(_, url)| url).collect()
     }

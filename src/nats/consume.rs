@@ -5,7 +5,7 @@ use super::connection::Subscription;
 use super::jetstream::JetStream;
 use super::wire::Message;
 use super::{Error, nuid};
-use crate::limits;
+use crate::base::limits;
 use crossbeam_channel::Sender;
 use serde::Deserialize;
 use serde_json::json;

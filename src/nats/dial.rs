@@ -2,8 +2,7 @@
 
 use super::url::Url;
 use super::wire::{Op, Parser};
-use crate::limits;
-use crate::secret::Secret;
+use crate::base::{limits, secret::Secret};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use serde_json::{Value, json};
 use std::io::{self, Read, Write};

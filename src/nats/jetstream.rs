@@ -3,7 +3,7 @@
 use super::Error;
 use super::connection::Connection;
 use super::wire::Message;
-use crate::limits;
+use crate::base::limits;
 use serde::Deserialize;
 use serde_json::{Value, json};
 

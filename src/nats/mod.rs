@@ -10,7 +10,6 @@ mod jetstream;
 mod kv;
 mod objects;
 mod publish;
-mod server;
 mod url;
 mod wire;
 
@@ -21,7 +20,6 @@ pub use jetstream::{JetStream, StreamInfo, StreamState};
 pub use kv::{Entry, Kv};
 pub use objects::{ObjectInfo, Objects};
 pub use publish::{Acked, Pipeline};
-pub use server::Server;
 pub use url::Url;
 pub use wire::{Headers, Message};
 
@@ -67,6 +65,6 @@ impl std::error::Error for Error {}
 /// A name that nobody else makes: 22 letters and digits, as NATS clients use for inboxes and objects.
 pub fn nuid() -> String {
     const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-    let random: [u8; 22] = crate::retry::random_bytes();
+    let random: [u8; 22] = crate::base::retry::random_bytes();
     random.iter().map(|byte| char::from(DIGITS[usize::from(*byte) % 62])).collect()
 }

@@ -5,7 +5,7 @@ use super::consume::{Consumer, Step};
 use super::jetstream::JetStream;
 use super::publish::Pipeline;
 use super::{Error, nuid};
-use crate::limits;
+use crate::base::limits;
 use crossbeam_channel::bounded;
 use data_encoding::BASE64URL;
 use serde::{Deserialize, Serialize};

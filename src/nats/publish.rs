@@ -4,7 +4,7 @@ use super::connection::{Connection, Subscription};
 use super::jetstream::{self, Ack};
 use super::wire::{self, Message};
 use super::{Error, nuid};
-use crate::limits;
+use crate::base::limits;
 use crossbeam_channel::{Receiver, bounded};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

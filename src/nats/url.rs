@@ -1,6 +1,6 @@
 //! A server's address: `nats://[user:password@|token@]host[:port]`, or `tls://`.
 
-use crate::secret::Secret;
+use crate::base::secret::Secret;
 
 /// Port of a NATS server unless the URL names one.
 const DEFAULT_PORT: u16 = 4222;

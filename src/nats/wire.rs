@@ -1,6 +1,6 @@
 //! The bytes of the NATS protocol: an incremental parser and the lines that we send. Pure: no socket, no time.
 
-use crate::limits;
+use crate::base::limits;
 
 /// A delivered message.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,11 +1,7 @@
-//! Replication: one thread publishes what the application changed, one applies what the streams hold.
+//! Replication: one thread publishes what the application changed, one follows the streams and applies what they hold.
 
-mod applier;
+mod follower;
 mod publisher;
-mod replay;
-mod streams;
 
-pub use applier::{Applier, Recover};
+pub use follower::{Follower, Recover};
 pub use publisher::{Command, Publisher, report};
-pub use replay::{Until, replay};
-pub use streams::{Judgement, ensure, ensure_all, judge};

@@ -1,13 +1,11 @@
 //! The publisher: from the change log into the streams, many in flight, in order, until each has come back.
 
+use crate::base::{limits, stop::Stop};
 use crate::config::Config;
-use crate::db::{self, Capture, ChangeLog, Origin};
-use crate::event::Codec;
-use crate::limits;
+use crate::db::{self, Capture, ChangeLog};
+use crate::model::{event::Codec, origin::Origin, shard};
 use crate::nats::{Acked, Connection, Pipeline};
-use crate::shard;
-use crate::status::Status;
-use crate::stop::Stop;
+use crate::operate::board::Status;
 use crossbeam_channel::{Receiver, select};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;

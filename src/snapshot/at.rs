@@ -1,15 +1,14 @@
 //! The database as it was: from a kept snapshot, and what the streams hold behind it.
 
 use super::inspect::{Fault, fetch};
+use super::replay::{Until, replay};
 use super::show_positions;
-use crate::clock;
+use crate::base::files::{self, Temporary};
+use crate::base::{clock, stop::Stop};
 use crate::config::Config;
 use crate::db;
-use crate::files::{self, Temporary};
+use crate::model::positions::SeqMap;
 use crate::nats::JetStream;
-use crate::replicator::{self, Until};
-use crate::seqmap::SeqMap;
-use crate::stop::Stop;
 use crate::storage::{Store, Stored};
 use std::path::Path;
 
@@ -93,7 +92,7 @@ pub fn restore_at(
         }
         let failed = |error: db::Error| format!("{}: {error}", stored.name);
         db::make_ready(scratch.path()).map_err(failed)?;
-        let messages = replicator::replay(config, js, scratch.path(), until, stop)
+        let messages = replay(config, js, scratch.path(), until, stop)
             .map_err(|error| format!("from {}: {error}", stored.name))?;
         let positions = db::positions_of(scratch.path()).map_err(failed)?;
         db::strip(scratch.path()).map_err(failed)?;

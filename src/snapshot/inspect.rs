@@ -1,9 +1,9 @@
 //! What a person does with stored snapshots: list them, prove that one is good, get one back as a plain database.
 
 use super::Progress;
+use crate::base::files::{self, Temporary};
 use crate::config::Config;
 use crate::db;
-use crate::files::{self, Temporary};
 use crate::storage::{self, Store, Stored};
 use std::path::Path;
 

@@ -5,16 +5,17 @@
 //! and what it holds beyond that is treated by rule: `join = "merge"` publishes it, `"replace"` takes it out. In both cases
 //! a copy of the database is kept before any value is lost.
 
+use super::replay::{Until, replay};
 use super::restore::patiently;
 use super::search::{Found, Missing, Places, Search};
 use super::{room, show_positions};
+use crate::base::{clock, files, limits, stop::Stop};
+use crate::cluster::lease;
 use crate::config::{Config, Join};
-use crate::files;
+use crate::db;
 use crate::nats::{Entry, Error, JetStream, Kv};
-use crate::replicator::{self, Judgement, Until};
-use crate::stop::Stop;
 use crate::storage::Store;
-use crate::{clock, db, lease, limits};
+use crate::streams::{self, Judgement};
 use serde_json::json;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -124,7 +125,7 @@ fn join_with(
     stop: &Stop,
 ) -> Result<String, String> {
     // What the streams hold behind the snapshot is the cluster's too: who was last to write a row wins there, not here.
-    replicator::replay(config, js, found.path(), &Until::End, stop)?;
+    replay(config, js, found.path(), &Until::End, stop)?;
     let failed = |error: db::Error| error.to_string();
     let comparison = db::compare(&config.db_path, found.path()).map_err(failed)?;
     let (extra, loses) = match config.join {
@@ -152,7 +153,7 @@ fn whole(config: &Config, js: &JetStream) -> Result<bool, String> {
     for shard in 1..=config.log.shards {
         let name = config.stream(shard);
         let info = js.stream(&name).map_err(|error| format!("stream {name}: {error}"))?;
-        if info.is_some_and(|info| matches!(replicator::judge(None, &info), Judgement::Gap(..))) {
+        if info.is_some_and(|info| matches!(streams::judge(None, &info), Judgement::Gap(..))) {
             return Ok(false);
         }
     }

@@ -2,14 +2,14 @@
 //! hold behind it, and compared with the live database, row by row.
 
 use super::inspect::{Fault, fetch};
+use super::replay::{Until, replay};
 use super::{list, room};
+use crate::base::{clock, files::Temporary, limits, stop::Stop};
+use crate::cluster::lease;
 use crate::config::Config;
-use crate::files::Temporary;
+use crate::db;
 use crate::nats::{Error, JetStream, Kv};
-use crate::replicator::{self, Until};
-use crate::stop::Stop;
 use crate::storage::{Store, Stored};
-use crate::{clock, db, lease, limits};
 use serde_json::json;
 
 /// The key in the leases' bucket that tells every node of the last proof.
@@ -48,7 +48,7 @@ pub fn prove(config: &Config, js: &JetStream, store: &Store, stop: &Stop) -> Res
     let of_live = |error: db::Error| format!("copy the database: {error}");
     db::copy(&config.db_path, copy.path()).map_err(of_live)?;
     let positions = db::positions_of(copy.path()).map_err(of_live)?;
-    let messages = replicator::replay(config, js, restored.path(), &Until::Positions(positions), stop)?;
+    let messages = replay(config, js, restored.path(), &Until::Positions(positions), stop)?;
     let comparison = db::compare(copy.path(), restored.path()).map_err(failed)?;
     match comparison.unexplained(copy.path(), config.node_id).map_err(failed)? {
         0 => Ok(Proof { digest: stored.label.digest.clone(), time_ms: clock::unix_ms(), messages }),

@@ -1,19 +1,14 @@
 //! Getting the database back from a snapshot: for a node that has none, whose database is damaged, or that fell behind the
 //! streams.
 
-use super::OpenStore;
 use super::search::{Found, Missing, Places, Search};
-use crate::clock;
+use crate::base::files::{self, Temporary};
+use crate::base::{clock, limits, once::Once, retry::Backoff, stop::Stop};
 use crate::config::Config;
 use crate::db;
-use crate::files::{self, Temporary};
-use crate::limits;
 use crate::nats::{Connection, JetStream};
-use crate::once::Once;
-use crate::retry::Backoff;
-use crate::status::Status;
-use crate::stop::Stop;
-use crate::storage::Store;
+use crate::operate::board::Status;
+use crate::storage::{OpenStore, Store};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 

@@ -1,15 +1,13 @@
 //! When the leader makes a snapshot.
 
-use super::{OpenStore, Terms, claim, lock, proof, save, show_positions, wanted};
+use super::{Terms, claim, lock, proof, save, show_positions};
+use crate::base::{clock, limits, once::Once, retry::Backoff, stop::Stop};
+use crate::cluster::lease::{Lease, UploadLease};
+use crate::cluster::wanted;
 use crate::config::Config;
-use crate::lease::{Lease, UploadLease};
 use crate::nats::JetStream;
-use crate::once::Once;
-use crate::retry::Backoff;
-use crate::status::Status;
-use crate::stop::Stop;
-use crate::storage::{Label, Stored};
-use crate::{clock, limits};
+use crate::operate::board::Status;
+use crate::storage::{Label, OpenStore, Stored};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

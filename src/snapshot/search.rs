@@ -2,16 +2,15 @@
 //! what is known of one that did not serve is remembered, so that nothing is downloaded again for nothing.
 
 use super::inspect::{Fault, fetch};
-use super::wanted::{self, Wanted};
+use crate::base::files::{self, Temporary};
+use crate::base::{limits, retry::Backoff};
+use crate::cluster::wanted::{self, Wanted};
 use crate::config::Config;
 use crate::db;
-use crate::files::{self, Temporary};
-use crate::limits;
+use crate::model::positions::SeqMap;
 use crate::nats::JetStream;
-use crate::replicator;
-use crate::retry::Backoff;
-use crate::seqmap::SeqMap;
 use crate::storage::{Store, Stored};
+use crate::streams;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
@@ -292,7 +291,7 @@ impl Search {
         &mut self,
         places: Places<'_>,
         stored: &Stored,
-        begin: &[(String, db::Position)],
+        begin: &[(String, crate::model::positions::Position)],
     ) -> Result<Unplaced, Missing> {
         if places.schema.is_none() || begin.iter().all(|(_, position)| position.seq == 0) {
             return Ok(Unplaced::Serves);
@@ -328,7 +327,7 @@ fn name(places: Places<'_>, stored: &Stored) -> String {
 fn fits_schema(places: Places<'_>, stored: &Stored, theirs: &str) -> Result<(), Missing> {
     match places.schema {
         Some(ours) if ours != theirs => {
-            Err(Missing::Waiting(format!("{}: {}", name(places, stored), db::schema_mismatch(theirs, ours))))
+            Err(Missing::Waiting(format!("{}: {}", name(places, stored), db::mismatch(theirs, ours))))
         }
         _ => Ok(()),
     }
@@ -362,7 +361,7 @@ fn begin_behind(
     places: Places<'_>,
     stored: &Stored,
     positions: &SeqMap,
-) -> Result<Vec<(String, db::Position)>, Missing> {
+) -> Result<Vec<(String, crate::model::positions::Position)>, Missing> {
     let Places { config, js, .. } = places;
     let mut begin = vec![];
     let mut needed = SeqMap::new();
@@ -377,11 +376,11 @@ fn begin_behind(
         needed.insert(name.clone(), info.state.first_seq.saturating_sub(1));
         let Some(seq) = positions.get(&name) else {
             let seq = info.state.first_seq.saturating_sub(1);
-            begin.push((name, db::Position { seq, created: info.created }));
+            begin.push((name, crate::model::positions::Position { seq, created: info.created }));
             continue;
         };
-        let position = db::Position { seq: *seq, created: String::new() };
-        if let replicator::Judgement::Gap(first, last) = replicator::judge(Some(&position), &info) {
+        let position = crate::model::positions::Position { seq: *seq, created: String::new() };
+        if let streams::Judgement::Gap(first, last) = streams::judge(Some(&position), &info) {
             too_old = Some(format!(
                 "the snapshot in the store is too old (messages {first} to {last} of stream {name} are gone): waiting for a \
                  fresh one; -save-snapshot on a healthy node makes it"

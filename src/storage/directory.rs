@@ -3,7 +3,7 @@
 use super::Error;
 use super::label;
 use super::tree::{Entry, Files, Source, Tree};
-use crate::files;
+use crate::base::files;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -105,7 +105,7 @@ impl Tree for Directory {
 /// The directory that a configuration means: a path, or `file://` and a path.
 pub fn path_of(text: &str) -> Result<PathBuf, String> {
     let path = match text.strip_prefix("file://") {
-        Some(rest) => crate::http::unescape(rest)?,
+        Some(rest) => crate::storage::http::unescape(rest)?,
         None => text.to_owned(),
     };
     if path.starts_with('/') { Ok(path.into()) } else { Err("not an absolute path".to_owned()) }

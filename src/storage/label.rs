@@ -4,7 +4,7 @@
 //! (`harmonylite-<key>`), user metadata of an S3 object (`x-amz-meta-harmonylite-<key>`), members of a JSON object in
 //! stores that have only files. S3 allows 2 KB for all of it.
 
-use crate::seqmap::SeqMap;
+use crate::model::positions::SeqMap;
 use std::io::{self, Read, Write};
 
 /// The description of one snapshot. Empty texts and zeros: not known.
@@ -136,7 +136,7 @@ fn positions(text: &str) -> SeqMap {
 
 /// Copies a stream from a store; what fails on its side is worth another try, what fails on ours is not.
 pub fn pour(source: &mut dyn Read, sink: &mut dyn Write) -> Result<(), super::Error> {
-    let mut buffer = vec![0; crate::limits::OBJECT_CHUNK];
+    let mut buffer = vec![0; crate::base::limits::OBJECT_CHUNK];
     loop {
         match source.read(&mut buffer) {
             Ok(0) => return Ok(()),

@@ -2,8 +2,11 @@
 //! ([`Store`]: retries, checks, kept generations).
 
 mod directory;
+pub mod http;
 mod label;
 mod nats;
+mod open;
+pub mod pack;
 mod s3;
 mod sftp;
 mod store;
@@ -13,6 +16,7 @@ mod webdav;
 pub use directory::{Directory, path_of as directory_path};
 pub use label::Label;
 pub use nats::NatsStore;
+pub use open::{Location, OpenStore};
 pub use s3::{Keys, S3, S3Options, Signable, canonical_request, find_keys, sign, string_to_sign};
 pub use sftp::{Sftp, SftpOptions, Trust};
 pub use store::{Patience, Store};
@@ -171,5 +175,5 @@ pub fn is_snapshot(name: &str) -> bool {
 
 /// Random text that names an upload.
 pub(crate) fn upload_id() -> String {
-    data_encoding::HEXLOWER.encode(&crate::retry::random_bytes::<8>())
+    data_encoding::HEXLOWER.encode(&crate::base::retry::random_bytes::<8>())
 }

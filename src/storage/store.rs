@@ -2,11 +2,9 @@
 //! generations, never replaces a newer snapshot by an older one.
 
 use super::{Backend, Error, Label, Stored, Upload};
-use crate::digest::{Hashing, same_digest};
-use crate::pack::{Key, Unpack};
-use crate::retry::Backoff;
-use crate::stop::Stop;
-use crate::{clock, limits};
+use crate::base::digest::{Hashing, same_digest};
+use crate::base::{clock, limits, retry::Backoff, stop::Stop};
+use crate::storage::pack::{Key, Unpack};
 use std::fs::File;
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -196,7 +194,7 @@ impl Store {
                     match &self.patience.stop {
                         Some(stop) if stop.wait(pause) => return Err(Error::Transient(why)),
                         Some(_) => {}
-                        None => crate::stop::pause(pause),
+                        None => crate::base::stop::pause(pause),
                     }
                     tries += 1;
                 }

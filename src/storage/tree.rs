@@ -6,9 +6,8 @@
 //! a later uploader, who removes them first, thereby ends every earlier upload, however late it wakes up.
 
 use super::{Backend, Error, Label, Stored, Upload, is_snapshot, upload_id};
-use crate::digest::{Hashing, hex_sha256, same_digest};
-use crate::retry::Backoff;
-use crate::{limits, stop};
+use crate::base::digest::{Hashing, hex_sha256, same_digest};
+use crate::base::{limits, retry::Backoff, stop};
 use serde_json::{Map, Value, json};
 use std::io::{self, Read, Write};
 

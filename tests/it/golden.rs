@@ -1,9 +1,9 @@
 //! What was captured from the Go program: messages, files, a snapshot, a database in the middle of its work.
 
 use super::support::*;
-use harmonylite::event::{Codec, Event, Kind};
-use harmonylite::seqmap;
-use harmonylite::value::Value;
+use harmonylite::testing::event::{Codec, Event, Kind};
+use harmonylite::testing::positions;
+use harmonylite::testing::value::Value;
 use serde_json::Value as Json;
 use std::path::{Path, PathBuf};
 
@@ -74,9 +74,9 @@ fn every_message_says_what_its_index_says() {
 
 #[test]
 fn sequence_maps() {
-    let seqmap::Found::Map(map) = seqmap::read(&golden("seq-map.cbor")) else { panic!() };
+    let positions::Found::Map(map) = positions::read(&golden("seq-map.cbor")) else { panic!() };
     assert_eq!(map.into_iter().collect::<Vec<_>>(), [("harmonylite-changes-c-1".to_owned(), 21)]);
-    let seqmap::Found::Map(map) = seqmap::read(&golden("seq-map-4-shards.cbor")) else { panic!() };
+    let positions::Found::Map(map) = positions::read(&golden("seq-map-4-shards.cbor")) else { panic!() };
     assert_eq!(map.values().copied().collect::<Vec<_>>(), [7, 2, 7, 5]);
 }
 
@@ -84,7 +84,7 @@ fn sequence_maps() {
 fn the_lease_of_a_go_node() {
     let kv = json("kv.json");
     let bytes = data_encoding::HEXLOWER.decode(kv[0]["data_hex"].as_str().unwrap().as_bytes()).unwrap();
-    let claim: harmonylite::lease::Claim = ciborium::from_reader(bytes.as_slice()).unwrap();
+    let claim: harmonylite::testing::lease::Claim = ciborium::from_reader(bytes.as_slice()).unwrap();
     assert_eq!((claim.node_id, claim.timestamp), (7, 0x0000_01a2_05fc_3ea5));
 }
 
@@ -96,8 +96,8 @@ fn sql_of(name: &str) -> String {
 fn schema_hash() {
     let dir = Dir::new("hash");
     let node = Node::with_schema(&dir, 1, "nats://127.0.0.1:1", "", &sql_of("schema.sql"));
-    let schema = harmonylite::db::Schema::read(&node.open()).unwrap();
-    assert_eq!(schema.hash, "96d1562562063a0ddab98c0fb9b421e27c4edbe6ee95e4a288d6e1122bdd3566");
+    let schema = harmonylite::testing::schema_hash(&node.database).unwrap();
+    assert_eq!(schema, "96d1562562063a0ddab98c0fb9b421e27c4edbe6ee95e4a288d6e1122bdd3566");
     let other = Node::with_schema(
         &dir,
         2,
@@ -108,8 +108,8 @@ fn schema_hash() {
          CREATE TABLE ipk(id INTEGER PRIMARY KEY NOT NULL, v any) STRICT; CREATE TABLE nopk(a, b);
          CREATE TABLE wr(k TEXT PRIMARY KEY, v BLOB) WITHOUT ROWID;",
     );
-    let schema = harmonylite::db::Schema::read(&other.open()).unwrap();
-    assert_eq!(schema.hash, "a9e1dadef0c50f320d65099103011adbcfd25460e2ed2ada384dc8422510cfe5");
+    let schema = harmonylite::testing::schema_hash(&other.database).unwrap();
+    assert_eq!(schema, "a9e1dadef0c50f320d65099103011adbcfd25460e2ed2ada384dc8422510cfe5");
 }
 
 /// Puts the captured messages into a stream of a real server and lets a node apply them.

@@ -2,7 +2,7 @@
 
 use super::nats_client::connect_with;
 use super::support::*;
-use harmonylite::nats::Auth;
+use harmonylite::testing::nats::Auth;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};

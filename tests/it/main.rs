@@ -39,4 +39,3 @@ mod stores_hostile;
 mod stores_killed;
 mod stores_refused;
 mod support;
-mod tidy;

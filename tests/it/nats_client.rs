@@ -2,11 +2,11 @@
 
 use super::support::*;
 use crossbeam_channel::bounded;
-use harmonylite::nats::{
+use harmonylite::testing::Secret;
+use harmonylite::testing::nats::{
     Auth, Connection, Consumer, Error, JetStream, Kv, Objects, Options, Pipeline, Step, Url,
 };
-use harmonylite::secret::Secret;
-use harmonylite::stop;
+use harmonylite::testing::stop;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::Read;

@@ -5,9 +5,9 @@ use aws_sigv4::http_request::{
     PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SigningSettings,
     UriPathNormalizationMode, sign as sdk_sign,
 };
-use harmonylite::http::escape;
-use harmonylite::secret::Secret;
-use harmonylite::storage::{Keys, Signable, canonical_request, sign, string_to_sign};
+use harmonylite::testing::Secret;
+use harmonylite::testing::http::escape;
+use harmonylite::testing::storage::{Keys, Signable, canonical_request, sign, string_to_sign};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
@@ -87,7 +87,7 @@ fn the_official_suite() {
         let time: String = text("timestamp").chars().filter(|c| !matches!(c, '-' | ':')).collect();
         let (path, query) = case.target.split_once('?').unwrap_or((&case.target, ""));
         let path = if context["normalize"] == true { normalized(path) } else { path.to_owned() };
-        let decoded = |text: &str| harmonylite::http::unescape(text).unwrap();
+        let decoded = |text: &str| harmonylite::testing::http::unescape(text).unwrap();
         // Escaped once, as we send it.
         let path = escape(&decoded(&path), false);
         let query: Vec<(String, String)> = query
@@ -98,7 +98,7 @@ fn the_official_suite() {
             .collect();
         let mut headers = case.headers.clone();
         headers.push(("X-Amz-Date".to_owned(), time.clone()));
-        let hash = harmonylite::digest::hex_sha256(case.body.as_bytes());
+        let hash = harmonylite::testing::digest::hex_sha256(case.body.as_bytes());
         if context["sign_body"] == true {
             headers.push(("x-amz-content-sha256".to_owned(), hash.clone()));
         }
@@ -187,7 +187,7 @@ fn the_sdk_signs_the_same() {
                 query.iter().map(|(n, v)| format!("{}={}", escape(n, true), escape(v, true))).collect();
             let mark = if pairs.is_empty() { "" } else { "?" };
             let url = format!("http://127.0.0.1:9000{path}{mark}{}", pairs.join("&"));
-            let hash = harmonylite::digest::hex_sha256(body.as_bytes());
+            let hash = harmonylite::testing::digest::hex_sha256(body.as_bytes());
             let mut headers = MORE.to_vec();
             headers.extend([
                 ("host", "127.0.0.1:9000"),

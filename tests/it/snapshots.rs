@@ -2,8 +2,8 @@
 
 use super::nats_client::connect_with;
 use super::support::*;
-use harmonylite::nats::{Auth, JetStream};
-use harmonylite::{config, lease, snapshot, stop};
+use harmonylite::testing::nats::{Auth, JetStream};
+use harmonylite::testing::{config, lease, open_store, snapshot, stop};
 use std::io::Read;
 
 const SCHEMA: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v); CREATE TABLE nopk(a, b)";
@@ -221,7 +221,7 @@ fn who_lost_the_lease_does_not_wait_for_its_changes() {
     let connection = connect_with(&nats.url(), Auth::default());
     connection.wait_up(std::time::Duration::from_secs(10)).unwrap();
     let (_source, token) = stop::pair();
-    let store = snapshot::store(&config, Some(&connection), &token).unwrap();
+    let store = open_store(&config, Some(&connection), &token).unwrap();
     // Held by nobody.
     let lost = lease::Lease::default();
     let terms = snapshot::Terms {

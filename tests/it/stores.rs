@@ -3,11 +3,11 @@
 use super::nats_client::connect_with;
 use super::servers::{self, KEY, PASSWORD, SECRET, Server, Ssh, USER, python, tool};
 use super::support::*;
-use harmonylite::config::{self, Config};
-use harmonylite::nats::Auth;
-use harmonylite::stop;
-use harmonylite::storage::{Error, Label, Store, Stored, Upload};
-use harmonylite::{digest, snapshot};
+use harmonylite::testing::config::{self, Config};
+use harmonylite::testing::nats::Auth;
+use harmonylite::testing::stop;
+use harmonylite::testing::storage::{Error, Label, Store, Stored, Upload};
+use harmonylite::testing::{digest, open_store};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -49,7 +49,7 @@ pub fn open(dir: &Dir, place: &Place) -> Store {
         connection.wait_up(std::time::Duration::from_secs(10)).unwrap();
         connection
     });
-    snapshot::store(&config, connection.as_ref(), &token).unwrap()
+    open_store(&config, connection.as_ref(), &token).unwrap()
 }
 
 /// A file of pseudo-random bytes, and its label.
@@ -175,7 +175,7 @@ fn generations(dir: &Dir, place: &Place) {
     }
     let found = store.list().unwrap();
     let names: Vec<&str> = found.iter().map(|stored| stored.name.as_str()).collect();
-    let dated = |n: usize| format!("snapshot-{}.db", harmonylite::clock::compact(made[n].1.time_ms));
+    let dated = |n: usize| format!("snapshot-{}.db", harmonylite::testing::clock::compact(made[n].1.time_ms));
     assert_eq!(names, [NAME, &dated(3), &dated(2)], "{name}");
     for (stored, made) in found.iter().zip([&made[4], &made[3], &made[2]]) {
         assert!(same(&stored.label, &made.1), "{name}: {}: {:?}", stored.name, stored.label);

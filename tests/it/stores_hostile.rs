@@ -4,7 +4,7 @@ use super::proxy::{Act, Killer, Liar};
 use super::servers::{self, KEY, SECRET};
 use super::stores::{NAME, Place, boto, curl, fetch, file, open, s3_config, save, webdav_config};
 use super::support::*;
-use harmonylite::storage::{Error, Store};
+use harmonylite::testing::storage::{Error, Store};
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -66,7 +66,7 @@ fn whole(case: &Case, what: &str, files: &[&PathBuf]) -> usize {
     })
 }
 
-fn upload(store: &Store, made: &(PathBuf, harmonylite::storage::Label)) -> Result<(), Error> {
+fn upload(store: &Store, made: &(PathBuf, harmonylite::testing::storage::Label)) -> Result<(), Error> {
     store.prepare()?;
     save(store, made, 2).map(drop)
 }

@@ -3,9 +3,9 @@
 use super::dialect::Refusal;
 use super::keys::Keys;
 use super::sigv4::{self, Signable};
-use crate::http::{Body, Client, Request, Response, escape};
+use crate::base::{clock, limits};
+use crate::storage::http::{Body, Client, Request, Response, escape};
 use crate::storage::{Error, Upload};
-use crate::{clock, limits};
 use md5::{Digest as _, Md5};
 use std::io::Read;
 use std::path::PathBuf;
@@ -183,7 +183,7 @@ impl Bucket {
         let (host, path) = self.address(call.key, &region);
         let hash = match call.payload {
             Payload::Empty => EMPTY_HASH.to_owned(),
-            Payload::Bytes(bytes) => crate::digest::hex_sha256(bytes),
+            Payload::Bytes(bytes) => crate::base::digest::hex_sha256(bytes),
             Payload::Piece(_, piece) => piece.sha256.clone(),
         };
         let time = clock::compact(clock::unix_ms() + self.skew.load(Relaxed) * 1000);

@@ -1,7 +1,7 @@
 //! What S3 servers answer: errors and lists in XML, told apart by what the client can do.
 
-use crate::http::{Failure, Response};
 use crate::storage::Error;
+use crate::storage::http::{Failure, Response};
 use roxmltree::Document;
 
 /// An answer that is no success.
@@ -119,7 +119,7 @@ pub fn http_date(text: &str) -> Option<i64> {
     let year: i64 = parts.next()?.parse().ok()?;
     let mut clock = || parts.next()?.parse::<i64>().ok();
     let (hour, minute, second) = (clock()?, clock()?, clock()?);
-    crate::clock::unix_seconds(year, month, day).map(|day| day + hour * 3600 + minute * 60 + second)
+    crate::base::clock::unix_seconds(year, month, day).map(|day| day + hour * 3600 + minute * 60 + second)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Credentials for S3: from the configuration, the environment, or the shared credentials file.
 
-use crate::secret::Secret;
+use crate::base::secret::Secret;
 use std::path::PathBuf;
 
 /// An access key.

@@ -15,7 +15,7 @@ pub use keys::{Keys, find as find_keys};
 pub use sigv4::{Signable, canonical_request, sign, string_to_sign};
 
 use super::{Backend, Error, Label, Stored, Upload, is_snapshot, label};
-use crate::http::{Response, escape};
+use crate::storage::http::{Response, escape};
 use bucket::{Bucket, Call, Payload, Piece};
 use dialect::{Refusal, items, root_text};
 use std::io::Write;

@@ -3,8 +3,7 @@
 use super::S3;
 use super::bucket::{Call, Payload, Piece};
 use super::dialect::{Refusal, root_text, xml_escape};
-use crate::limits;
-use crate::retry::Backoff;
+use crate::base::{limits, retry::Backoff};
 use crate::storage::{Backend as _, Error, Upload};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -112,7 +111,7 @@ impl S3 {
                 Err(Error::Transient(why)) if tries < limits::STORE_TRIES => {
                     tries += 1;
                     log::debug!("{}: part {number}: {why}; trying again", self.describe());
-                    crate::stop::pause(backoff.pause());
+                    crate::base::stop::pause(backoff.pause());
                 }
                 // The whole upload again would not do better.
                 Err(Error::Transient(why)) => {

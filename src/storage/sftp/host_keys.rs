@@ -1,7 +1,7 @@
 //! Is this the server that we mean? Its host key is compared with a fingerprint, a known_hosts file, or the key that was
 //! remembered at the first connection.
 
-use crate::files;
+use crate::base::files;
 use data_encoding::{BASE64, BASE64_NOPAD};
 use std::path::{Path, PathBuf};
 

@@ -7,9 +7,8 @@ pub use host_keys::Trust;
 
 use super::tree::{Entry, Files, Source, Tree};
 use super::{Error, label};
-use crate::http::unescape;
-use crate::limits;
-use crate::secret::Secret;
+use crate::base::{limits, secret::Secret};
+use crate::storage::http::unescape;
 use rename::Renamed;
 use ssh2::{
     ErrorCode, HashType, KeyboardInteractivePrompt, MethodType, OpenFlags, OpenType, Prompt, Session,

@@ -1,6 +1,6 @@
 //! HTTP authentication as servers ask for it: basic (RFC 7617) and digest (RFC 7616; MD5, SHA-256, their `-sess` forms).
 
-use crate::secret::Secret;
+use crate::base::secret::Secret;
 use data_encoding::{BASE64, HEXLOWER};
 use md5::{Digest as _, Md5};
 
@@ -98,7 +98,7 @@ impl Challenge {
 impl Digest {
     fn hash(&self, text: &str) -> String {
         if self.sha256 {
-            crate::digest::hex_sha256(text.as_bytes())
+            crate::base::digest::hex_sha256(text.as_bytes())
         } else {
             HEXLOWER.encode(&Md5::digest(text.as_bytes()))
         }

@@ -8,8 +8,8 @@ mod auth;
 use super::label;
 use super::tree::{Entry, Files, Source, Tree};
 use super::{Error, is_snapshot};
-use crate::http::{Body, Client, Request, Response, escape, unescape};
-use crate::secret::Secret;
+use crate::base::secret::Secret;
+use crate::storage::http::{Body, Client, Request, Response, escape, unescape};
 use auth::{Challenge, Login};
 use roxmltree::Document;
 use std::io::Write;
@@ -267,7 +267,7 @@ impl Tree for Webdav {
             Ok(found) => Ok(found.unwrap_or_default()),
             // nginx without its extension: no lists. What lies under the usual name can be found without one.
             Err(Error::Permanent(why)) if why == "http 405" => {
-                let name = crate::limits::SNAPSHOT_NAME;
+                let name = crate::base::limits::SNAPSHOT_NAME;
                 let size = self.size(name)?;
                 Ok(size.map(|size| Entry { name: name.to_owned(), size }).into_iter().collect())
             }

@@ -1,0 +1,98 @@
+//! Log lines: `console` for people, `json` for machines. `RUST_LOG` has the last word on what is logged.
+
+use crate::base::{clock, secret};
+use log::{Level, LevelFilter, Record};
+use std::io::{IsTerminal, Write};
+
+/// How lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// `2026-11-23 12:00:00 INFO  text`, in colour on a terminal.
+    Console,
+    /// One object a line: `time` (RFC 3339), `level`, `node_id`, `message`.
+    Json,
+}
+
+/// Where lines go, and which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// A daemon's: to standard output.
+    Daemon,
+    /// A command's: to standard error, beside what it prints.
+    Command,
+    /// A command's that says nothing when all is well.
+    Quiet,
+}
+
+/// Starts logging.
+pub fn start(format: Format, verbose: bool, node_id: u64, output: Output) {
+    let (terminal, target) = match output {
+        Output::Daemon => (std::io::stdout().is_terminal(), env_logger::Target::Stdout),
+        _ => (std::io::stderr().is_terminal(), env_logger::Target::Stderr),
+    };
+    let colour = terminal && std::env::var_os("NO_COLOR").is_none();
+    let level = match output {
+        Output::Quiet => LevelFilter::Warn,
+        _ if verbose => LevelFilter::Debug,
+        _ => LevelFilter::Info,
+    };
+    let mut builder = env_logger::Builder::new();
+    builder.filter_level(level).filter_module("rustls", LevelFilter::Warn);
+    if let Ok(filter) = std::env::var("RUST_LOG") {
+        builder.parse_filters(&filter);
+    }
+    builder.target(target).format(move |out, record| {
+        let now = clock::unix_ms();
+        match format {
+            Format::Console => writeln!(out, "{}", console_line(now, record, colour)),
+            Format::Json => writeln!(out, "{}", json_line(now, record, node_id)),
+        }
+    });
+    // A second start in one process (tests) keeps the first logger.
+    let _ = builder.try_init();
+}
+
+fn message(record: &Record) -> String {
+    secret::redact(&record.args().to_string()).replace('\n', " | ")
+}
+
+fn console_line(now: i64, record: &Record, colour: bool) -> String {
+    let (on, off) = match (colour, record.level()) {
+        (false, _) => ("", ""),
+        (_, Level::Error) => ("\x1b[31m", "\x1b[0m"),
+        (_, Level::Warn) => ("\x1b[33m", "\x1b[0m"),
+        (_, Level::Info) => ("\x1b[32m", "\x1b[0m"),
+        _ => ("\x1b[90m", "\x1b[0m"),
+    };
+    format!("{} {on}{:<5}{off} {}", clock::console(now), record.level(), message(record))
+}
+
+fn json_line(now: i64, record: &Record, node_id: u64) -> String {
+    serde_json::json!({
+        "time": clock::rfc3339(now),
+        "level": record.level().as_str().to_lowercase(),
+        "node_id": node_id,
+        "message": message(record),
+    })
+    .to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines() {
+        let args = format_args!("connect nats://u:p@h:1\nfailed");
+        let record = Record::builder().args(args).level(Level::Warn).build();
+        assert_eq!(
+            console_line(0, &record, false),
+            "1970-01-01 00:00:00 WARN  connect nats://***@h:1 | failed"
+        );
+        assert!(console_line(0, &record, true).contains("\x1b[33mWARN"));
+        let json: serde_json::Value = serde_json::from_str(&json_line(1, &record, 7)).unwrap();
+        assert_eq!(json["time"], "1970-01-01T00:00:00.001Z");
+        assert_eq!((json["level"].as_str(), json["node_id"].as_u64()), (Some("warn"), Some(7)));
+        assert_eq!(json["message"], "connect nats://***@h:1 | failed");
+    }
+}

@@ -1,0 +1,16 @@
+//! The ground floor: what knows no word of the domain.
+
+pub mod child;
+pub mod clock;
+pub mod digest;
+pub mod error;
+pub mod files;
+pub mod limits;
+pub mod logger;
+pub mod once;
+pub mod retry;
+pub mod secret;
+pub mod stop;
+pub mod worker;
+
+pub use error::{Error, Kind};

@@ -1,0 +1,38 @@
+//! Checkpoints of what we wrote ourselves: passive, while another connection of ours holds the write lock, so that no
+//! other process can be in the middle of resetting the WAL.
+
+use crate::base::limits;
+use crate::db::{error::Error, open};
+use rusqlite::Connection;
+use std::path::{Path, PathBuf};
+
+/// Events applied since the last checkpoint from which another one is worth its while.
+const EVENTS: usize = 500;
+
+/// Keeps the WAL file from growing without bound when the application does not checkpoint.
+pub struct Checkpointer {
+    connection: Connection,
+    path: PathBuf,
+    events: usize,
+}
+
+impl Checkpointer {
+    /// Opens a connection for checkpoints.
+    pub fn open(path: &Path) -> Result<Checkpointer, Error> {
+        Ok(Checkpointer { connection: open::open(path)?, path: path.to_path_buf(), events: 0 })
+    }
+
+    /// To be called after each batch, with the connection that wrote it and the number of its events.
+    pub fn after_batch(&mut self, writer: &Connection, events: usize) {
+        self.events += events;
+        if self.events < EVENTS || open::wal_size(&self.path) < limits::WAL_CHECKPOINT_BYTES {
+            return;
+        }
+        self.events = 0;
+        // Whatever fails here is tried again with a later batch.
+        if writer.execute_batch("BEGIN IMMEDIATE").is_ok() {
+            let _ = self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+            let _ = writer.execute_batch("COMMIT");
+        }
+    }
+}

@@ -1,0 +1,445 @@
+//! An event: one row's image or tombstone as one message of a stream, in the CBOR of the Go program.
+//!
+//! `map{"FromNodeId": uint, "Payload": map{"Id", "Type", "TableName", "Row": map{column: value}, "sh"}}`, zstd around
+//! it when the stream is a compressed one. Times (tag 32) and booleans of Go nodes are understood and never written.
+
+use crate::base::{clock, limits};
+use crate::model::value::Value;
+use ciborium_ll::{Decoder, Header};
+use std::fmt;
+
+/// Text whose bytes are not UTF-8 travels as this tag around a byte string; CBOR text must be UTF-8.
+const TAG_RAW_TEXT: u64 = 18_508;
+/// The Go program's wrapper of a time: tag 32 around `{1: Unix seconds}`.
+const TAG_GO_TIME: u64 = 32;
+/// Nesting at which a value is refused.
+const DEPTH: usize = 16;
+
+/// What happened to the row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The row has this image.
+    Insert,
+    /// The row has this image.
+    Update,
+    /// The row is gone; `row` holds at least the key.
+    Delete,
+}
+
+/// One message of a change stream.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// The node that published it.
+    pub node: u64,
+    /// Its change-log id there.
+    pub id: i64,
+    /// Image or tombstone.
+    pub kind: Kind,
+    /// The table's name.
+    pub table: String,
+    /// Column names and values.
+    pub row: Vec<(String, Value)>,
+    /// Hash of the publisher's schema, 64 hex digits.
+    pub schema_hash: Option<String>,
+}
+
+/// Why bytes are not an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Malformed(String);
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn malformed<T>(what: impl Into<String>) -> Result<T, Malformed> {
+    Err(Malformed(what.into()))
+}
+
+// ---- writing
+
+/// Appends a CBOR head in its shortest form.
+pub fn head(out: &mut Vec<u8>, major: u8, number: u64) {
+    let major = major << 5;
+    let bytes = number.to_be_bytes();
+    match number {
+        0..=23 => out.push(major | bytes[7]),
+        24..=0xff => out.extend_from_slice(&[major | 24, bytes[7]]),
+        0x100..=0xffff => {
+            out.push(major | 25);
+            out.extend_from_slice(&bytes[6..]);
+        }
+        0x1_0000..=0xffff_ffff => {
+            out.push(major | 26);
+            out.extend_from_slice(&bytes[4..]);
+        }
+        _ => {
+            out.push(major | 27);
+            out.extend_from_slice(&bytes);
+        }
+    }
+}
+
+/// Appends a CBOR text string.
+pub fn text(out: &mut Vec<u8>, text: &str) {
+    head(out, 3, text.len() as u64);
+    out.extend_from_slice(text.as_bytes());
+}
+
+/// Appends a value.
+pub fn value(out: &mut Vec<u8>, value: &Value) {
+    match value {
+        Value::Null => out.push(0xf6),
+        Value::Integer(number) => integer(out, *number),
+        Value::Real(real) => {
+            out.push(0xfb);
+            out.extend_from_slice(&real.to_be_bytes());
+        }
+        Value::Text(bytes) => {
+            if std::str::from_utf8(bytes).is_ok() {
+                head(out, 3, bytes.len() as u64);
+            } else {
+                head(out, 6, TAG_RAW_TEXT);
+                head(out, 2, bytes.len() as u64);
+            }
+            out.extend_from_slice(bytes);
+        }
+        Value::Blob(bytes) => {
+            head(out, 2, bytes.len() as u64);
+            out.extend_from_slice(bytes);
+        }
+    }
+}
+
+/// Appends a signed integer.
+pub fn integer(out: &mut Vec<u8>, number: i64) {
+    match u64::try_from(number) {
+        Ok(positive) => head(out, 0, positive),
+        Err(_) => head(out, 1, !number.cast_unsigned()),
+    }
+}
+
+impl Event {
+    /// The event as CBOR.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out =
+            Vec::with_capacity(160 + self.row.iter().map(|(n, v)| n.len() + v.size()).sum::<usize>());
+        head(&mut out, 5, 2);
+        text(&mut out, "FromNodeId");
+        head(&mut out, 0, self.node);
+        text(&mut out, "Payload");
+        head(&mut out, 5, 4 + u64::from(self.schema_hash.is_some()));
+        text(&mut out, "Id");
+        integer(&mut out, self.id);
+        text(&mut out, "Type");
+        text(
+            &mut out,
+            match self.kind {
+                Kind::Insert => "insert",
+                Kind::Update => "update",
+                Kind::Delete => "delete",
+            },
+        );
+        text(&mut out, "TableName");
+        text(&mut out, &self.table);
+        text(&mut out, "Row");
+        head(&mut out, 5, self.row.len() as u64);
+        for (name, column) in &self.row {
+            text(&mut out, name);
+            value(&mut out, column);
+        }
+        if let Some(hash) = &self.schema_hash {
+            text(&mut out, "sh");
+            text(&mut out, hash);
+        }
+        out
+    }
+
+    /// Reads an event; lenient in what a Go node's decoder is lenient in.
+    pub fn decode(bytes: &[u8]) -> Result<Event, Malformed> {
+        let mut cursor = Cursor(bytes);
+        let mut node = None;
+        let mut body = None;
+        cursor.map(|cursor, key| {
+            match key {
+                k if k.eq_ignore_ascii_case("FromNodeId") => node = Some(cursor.unsigned()?),
+                k if k.eq_ignore_ascii_case("Payload") => body = Some(Body::read(cursor)?),
+                _ => cursor.skip(DEPTH)?,
+            }
+            Ok(())
+        })?;
+        let body = body.ok_or_else(|| Malformed("no Payload".into()))?;
+        let kind = match body.kind.as_deref() {
+            Some("insert") => Kind::Insert,
+            Some("update") => Kind::Update,
+            Some("delete") => Kind::Delete,
+            other => return malformed(format!("unknown Type {other:?}")),
+        };
+        let table = body.table.filter(|t| !t.is_empty()).ok_or_else(|| Malformed("no TableName".into()))?;
+        if body.row.is_empty() {
+            return malformed(format!("table {table}: empty Row"));
+        }
+        let (node, id) = (node.unwrap_or(0), body.id.unwrap_or(0));
+        Ok(Event {
+            node,
+            id,
+            kind,
+            table,
+            row: body.row,
+            schema_hash: body.schema_hash.filter(|h| !h.is_empty()),
+        })
+    }
+}
+
+#[derive(Default)]
+struct Body {
+    id: Option<i64>,
+    kind: Option<String>,
+    table: Option<String>,
+    row: Vec<(String, Value)>,
+    schema_hash: Option<String>,
+}
+
+impl Body {
+    fn read(cursor: &mut Cursor) -> Result<Body, Malformed> {
+        let mut body = Body::default();
+        cursor.map(|cursor, key| {
+            match key {
+                k if k.eq_ignore_ascii_case("Id") => body.id = Some(cursor.signed()?),
+                k if k.eq_ignore_ascii_case("Type") => body.kind = Some(cursor.string()?),
+                k if k.eq_ignore_ascii_case("TableName") => body.table = Some(cursor.string()?),
+                k if k.eq_ignore_ascii_case("sh") => body.schema_hash = Some(cursor.string()?),
+                k if k.eq_ignore_ascii_case("Row") => {
+                    let mut row: Vec<(String, Value)> = Vec::new();
+                    cursor.map(|cursor, name| {
+                        let column = cursor.value()?;
+                        match row.iter_mut().find(|(n, _)| n == name) {
+                            Some(earlier) => earlier.1 = column,
+                            None => row.push((name.to_owned(), column)),
+                        }
+                        Ok(())
+                    })?;
+                    body.row = row;
+                }
+                _ => cursor.skip(DEPTH)?,
+            }
+            Ok(())
+        })?;
+        Ok(body)
+    }
+}
+
+// ---- reading
+
+struct Cursor<'a>(&'a [u8]);
+
+impl Cursor<'_> {
+    fn pull(&mut self) -> Result<Header, Malformed> {
+        let mut decoder = Decoder::from(self.0);
+        let header = decoder.pull().map_err(|_| Malformed("truncated or invalid CBOR".into()))?;
+        self.0 = &self.0[decoder.offset()..];
+        Ok(header)
+    }
+
+    fn take(&mut self, length: usize) -> Result<&[u8], Malformed> {
+        let (taken, rest) =
+            self.0.split_at_checked(length).ok_or_else(|| Malformed("truncated CBOR".into()))?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    /// The bytes of a text or byte string whose head was just read.
+    fn bytes(&mut self, length: Option<usize>) -> Result<Vec<u8>, Malformed> {
+        if let Some(length) = length {
+            return Ok(self.take(length)?.to_vec());
+        }
+        let mut whole = Vec::new();
+        loop {
+            match self.pull()? {
+                Header::Break => return Ok(whole),
+                Header::Text(Some(length)) | Header::Bytes(Some(length)) => {
+                    whole.extend_from_slice(self.take(length)?);
+                }
+                _ => return malformed("bad segment of a string"),
+            }
+        }
+    }
+
+    fn string(&mut self) -> Result<String, Malformed> {
+        match self.pull()? {
+            Header::Text(length) => {
+                String::from_utf8(self.bytes(length)?).map_err(|_| Malformed("a name is not UTF-8".into()))
+            }
+            other => malformed(format!("expected text, found {other:?}")),
+        }
+    }
+
+    fn unsigned(&mut self) -> Result<u64, Malformed> {
+        match self.pull()? {
+            Header::Positive(number) => Ok(number),
+            other => malformed(format!("expected an unsigned integer, found {other:?}")),
+        }
+    }
+
+    fn signed(&mut self) -> Result<i64, Malformed> {
+        match self.pull()? {
+            Header::Positive(number) => positive(number),
+            Header::Negative(number) => negative(number),
+            other => malformed(format!("expected an integer, found {other:?}")),
+        }
+    }
+
+    /// Reads a map with text keys, calling `entry` with the cursor on each value.
+    fn map(
+        &mut self,
+        mut entry: impl FnMut(&mut Self, &str) -> Result<(), Malformed>,
+    ) -> Result<(), Malformed> {
+        let Header::Map(length) = self.pull()? else { return malformed("expected a map") };
+        let mut left = length;
+        loop {
+            if left == Some(0) {
+                return Ok(());
+            }
+            let key = match self.pull()? {
+                Header::Break if left.is_none() => return Ok(()),
+                Header::Text(length) => self.bytes(length)?,
+                other => return malformed(format!("expected a text key, found {other:?}")),
+            };
+            let key = String::from_utf8(key).map_err(|_| Malformed("a name is not UTF-8".into()))?;
+            entry(self, &key)?;
+            left = left.map(|n| n - 1);
+        }
+    }
+
+    fn value(&mut self) -> Result<Value, Malformed> {
+        Ok(match self.pull()? {
+            Header::Positive(number) => Value::Integer(positive(number)?),
+            Header::Negative(number) => Value::Integer(negative(number)?),
+            Header::Float(real) if real.is_nan() => Value::Null,
+            Header::Float(real) => Value::Real(real),
+            Header::Simple(20) => Value::Integer(0),
+            Header::Simple(21) => Value::Integer(1),
+            Header::Simple(22 | 23) => Value::Null,
+            Header::Bytes(length) => Value::Blob(self.bytes(length)?),
+            Header::Text(length) => Value::Text(self.bytes(length)?),
+            Header::Tag(TAG_RAW_TEXT) => match self.pull()? {
+                Header::Bytes(length) => Value::Text(self.bytes(length)?),
+                other => return malformed(format!("raw text holds {other:?}")),
+            },
+            Header::Tag(TAG_GO_TIME) => self.go_time()?,
+            other => return malformed(format!("a column holds {other:?}")),
+        })
+    }
+
+    fn go_time(&mut self) -> Result<Value, Malformed> {
+        let Header::Map(length) = self.pull()? else { return malformed("a time is not a map") };
+        let mut time = Value::Null;
+        let mut left = length;
+        while left != Some(0) {
+            match self.pull()? {
+                Header::Break if left.is_none() => break,
+                Header::Positive(1) => {
+                    time = match self.value()? {
+                        Value::Integer(seconds) => {
+                            // Years outside 0..9999 have no four-digit form.
+                            let seconds = seconds.clamp(-62_167_219_200, 253_402_300_799);
+                            Value::text(&clock::go_text(seconds))
+                        }
+                        other => other,
+                    }
+                }
+                other => return malformed(format!("a time has the key {other:?}")),
+            }
+            left = left.map(|n| n - 1);
+        }
+        Ok(time)
+    }
+
+    fn skip(&mut self, depth: usize) -> Result<(), Malformed> {
+        if depth == 0 {
+            return malformed("nested too deeply");
+        }
+        match self.pull()? {
+            Header::Bytes(length) | Header::Text(length) => self.bytes(length).map(drop),
+            Header::Tag(_) => self.skip(depth - 1),
+            Header::Array(length) => self.skip_items(length, 1, depth),
+            Header::Map(length) => self.skip_items(length, 2, depth),
+            Header::Break => malformed("unexpected break"),
+            _ => Ok(()),
+        }
+    }
+
+    fn skip_items(&mut self, length: Option<usize>, each: usize, depth: usize) -> Result<(), Malformed> {
+        if let Some(length) = length {
+            for _ in 0..length.saturating_mul(each) {
+                self.skip(depth - 1)?;
+            }
+            return Ok(());
+        }
+        loop {
+            let before = self.0;
+            if matches!(self.pull()?, Header::Break) {
+                return Ok(());
+            }
+            self.0 = before;
+            self.skip(depth - 1)?;
+        }
+    }
+}
+
+fn positive(number: u64) -> Result<i64, Malformed> {
+    i64::try_from(number).map_err(|_| Malformed(format!("integer {number} does not fit 64 signed bits")))
+}
+
+fn negative(number: u64) -> Result<i64, Malformed> {
+    positive(number).map(|n| !n)
+}
+
+// ---- compression
+
+const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
+/// Packs and unpacks payloads, keeping the compression's working memory from one to the next.
+pub struct Codec {
+    compressor: Option<zstd::bulk::Compressor<'static>>,
+    decompressor: zstd::bulk::Decompressor<'static>,
+}
+
+impl Codec {
+    /// `compress`: whether payloads are packed; unpacking tells by itself.
+    pub fn new(compress: bool) -> std::io::Result<Codec> {
+        let compressor = if compress { Some(zstd::bulk::Compressor::new(1)?) } else { None };
+        Ok(Codec { compressor, decompressor: zstd::bulk::Decompressor::new()? })
+    }
+
+    /// A message's payload.
+    pub fn pack(&mut self, event: &Event) -> std::io::Result<Vec<u8>> {
+        let plain = event.encode();
+        match &mut self.compressor {
+            Some(compressor) => compressor.compress(&plain),
+            None => Ok(plain),
+        }
+    }
+
+    /// The event of a payload.
+    pub fn unpack(&mut self, payload: &[u8]) -> Result<Event, Malformed> {
+        if !payload.starts_with(&ZSTD_MAGIC) {
+            return Event::decode(payload);
+        }
+        let mut capacity = (payload.len() * 4).max(4096);
+        loop {
+            match self.decompressor.decompress(payload, capacity) {
+                Ok(plain) => return Event::decode(&plain),
+                Err(_) if capacity < limits::MESSAGE_BYTES && payload.len() < capacity => {
+                    capacity = (capacity * 8).min(limits::MESSAGE_BYTES);
+                }
+                Err(error) => return malformed(format!("zstd: {error}")),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "event_tests.rs"]
+mod tests;

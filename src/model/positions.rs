@@ -1,0 +1,75 @@
+//! The sequence map: the file that shows the checkpoint to the outside, a CBOR map from stream name to sequence, as the
+//! Go program writes it (compat.md 1d). The truth is in the database.
+
+use crate::base::files;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Stream name to the highest sequence applied.
+pub type SeqMap = BTreeMap<String, u64>;
+
+/// Where a database stands in one stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// Highest sequence applied.
+    pub seq: u64,
+    /// Creation time of the stream that `seq` counts in; empty when unknown (taken over from a sequence map).
+    pub created: String,
+}
+
+/// What was found where the file should be.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Found {
+    /// A map, perhaps an empty one.
+    Map(SeqMap),
+    /// No file.
+    Missing,
+    /// Something else: torn, garbage, unreadable; why.
+    Damaged(String),
+}
+
+/// Reads the file. The first CBOR item counts; what follows is ignored, as the Go program never shortens its file.
+pub fn read(path: &Path) -> Found {
+    match std::fs::read(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Found::Missing,
+        Err(error) => Found::Damaged(error.to_string()),
+        Ok(bytes) if bytes.is_empty() => Found::Map(SeqMap::new()),
+        Ok(bytes) => match ciborium::from_reader(bytes.as_slice()) {
+            Ok(map) => Found::Map(map),
+            Err(error) => Found::Damaged(error.to_string()),
+        },
+    }
+}
+
+/// Writes the file whole: temporary name, sync, rename.
+pub fn write(path: &Path, map: &SeqMap) -> std::io::Result<()> {
+    let mut bytes = Vec::new();
+    ciborium::into_writer(map, &mut bytes).map_err(std::io::Error::other)?;
+    files::write_atomically(path, &bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn read_what_was_written_and_survive_garbage() {
+        let path = std::env::temp_dir().join(format!("harmonylite-seqmap-{}", std::process::id()));
+        assert_eq!(read(&path), Found::Missing);
+        let map = SeqMap::from([("harmonylite-changes-c-1".to_owned(), 300)]);
+        write(&path, &map).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        assert_eq!(bytes[..3], [0xa1, 0x77, b'h']);
+        assert_eq!(bytes[bytes.len() - 3..], [0x19, 0x01, 0x2c]);
+        assert_eq!(read(&path), Found::Map(map.clone()));
+        std::fs::write(&path, [bytes.as_slice(), b"rest of an older, longer file"].concat()).unwrap();
+        assert_eq!(read(&path), Found::Map(map));
+        std::fs::write(&path, &bytes[..bytes.len() - 4]).unwrap();
+        assert!(matches!(read(&path), Found::Damaged(_)));
+        std::fs::write(&path, b"garbage").unwrap();
+        assert!(matches!(read(&path), Found::Damaged(_)));
+        std::fs::write(&path, b"").unwrap();
+        assert_eq!(read(&path), Found::Map(SeqMap::new()));
+        std::fs::remove_file(&path).unwrap();
+    }
+}

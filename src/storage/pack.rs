@@ -1,0 +1,471 @@
+//! Packing of stored files: zstd, and encryption with a key that only the nodes have. Both are recognised by their first
+//! bytes, and stream.
+//!
+//! Encrypted file: the 24 bytes `harmonylite-encrypted-1\n`, 32 random bytes of salt, then chunks. The file's key is
+//! HKDF-SHA256 of the 32-byte key with that salt and the info text `harmonylite snapshot`. Each chunk is up to 65,536 bytes
+//! under ChaCha20-Poly1305 (RFC 8439), so up to 65,552 bytes in the file; its nonce is its number, big-endian in 11 bytes,
+//! and one byte: 1 for the last chunk, else 0. (The construction is that of age's payload: no chunk can be left out, moved
+//! or cut off unnoticed.)
+
+use crate::base::retry::random_bytes;
+use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::hkdf::{HKDF_SHA256, Salt};
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Write};
+use std::path::Path;
+use zstd::stream::raw::Operation;
+
+const MAGIC: &[u8; 24] = b"harmonylite-encrypted-1\n";
+const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+const INFO: &[u8] = b"harmonylite snapshot";
+const CHUNK: usize = 64 << 10;
+const TAG: usize = 16;
+/// What comes before the first chunk.
+const HEAD: usize = MAGIC.len() + 32;
+/// zstd's own default.
+const LEVEL: i32 = 3;
+
+/// The key that all nodes share.
+#[derive(Clone)]
+pub struct Key([u8; 32]);
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(hidden)")
+    }
+}
+
+impl Key {
+    /// Reads a key file: 64 hex digits.
+    pub fn read(path: &Path) -> Result<Key, String> {
+        let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+        let bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(text.trim().as_bytes()).ok();
+        let bytes = bytes.and_then(|bytes| bytes.try_into().ok());
+        bytes.map(Key).ok_or_else(|| "not 64 hex digits".to_owned())
+    }
+
+    fn for_file(&self, salt: &[u8; 32]) -> LessSafeKey {
+        let mut bytes = [0; 32];
+        Salt::new(HKDF_SHA256, salt)
+            .extract(&self.0)
+            .expand(&[INFO], HKDF_SHA256)
+            .and_then(|okm| okm.fill(&mut bytes))
+            .expect("32 bytes are what HKDF-SHA256 gives");
+        LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, &bytes).expect("the key has 32 bytes"))
+    }
+}
+
+fn nonce(number: u64, last: bool) -> Nonce {
+    let mut bytes = [0; NONCE_LEN];
+    bytes[3..11].copy_from_slice(&number.to_be_bytes());
+    bytes[11] = u8::from(last);
+    Nonce::assume_unique_for_key(bytes)
+}
+
+/// How files are packed.
+#[derive(Clone, Debug, Default)]
+pub struct Packing {
+    /// Compress.
+    pub zstd: bool,
+    /// Encrypt.
+    pub key: Option<Key>,
+}
+
+impl Packing {
+    /// `zstd`, `encrypted`, `zstd+encrypted`, or nothing.
+    pub fn name(&self) -> String {
+        let parts = [(self.zstd, "zstd"), (self.key.is_some(), "encrypted")];
+        parts.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect::<Vec<_>>().join("+")
+    }
+
+    /// Whether a file stays as it is.
+    pub fn is_none(&self) -> bool {
+        !self.zstd && self.key.is_none()
+    }
+
+    /// Packs a file into another.
+    pub fn pack(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut source = BufReader::with_capacity(CHUNK, File::open(from)?);
+        let target = BufWriter::with_capacity(CHUNK, File::create(to)?);
+        let sealed = match &self.key {
+            Some(key) => Sealing::Sealed(Box::new(Seal::new(key, target)?)),
+            None => Sealing::Plain(target),
+        };
+        let sealed = if self.zstd {
+            let mut encoder = zstd::Encoder::new(sealed, LEVEL)?;
+            encoder.include_checksum(true)?;
+            io::copy(&mut source, &mut encoder)?;
+            encoder.finish()?
+        } else {
+            let mut sealed = sealed;
+            io::copy(&mut source, &mut sealed)?;
+            sealed
+        };
+        let mut target = match sealed {
+            Sealing::Plain(target) => target,
+            Sealing::Sealed(seal) => seal.finish()?,
+        };
+        target.flush()
+    }
+}
+
+enum Sealing<W: Write> {
+    Plain(W),
+    Sealed(Box<Seal<W>>),
+}
+
+impl<W: Write> Write for Sealing<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Sealing::Plain(target) => target.write(bytes),
+            Sealing::Sealed(seal) => seal.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Encrypts what is written.
+struct Seal<W> {
+    target: W,
+    key: LessSafeKey,
+    number: u64,
+    pending: Vec<u8>,
+}
+
+impl<W: Write> Seal<W> {
+    fn new(key: &Key, mut target: W) -> io::Result<Seal<W>> {
+        let salt = random_bytes::<32>();
+        target.write_all(MAGIC)?;
+        target.write_all(&salt)?;
+        Ok(Seal { target, key: key.for_file(&salt), number: 0, pending: Vec::with_capacity(CHUNK + TAG) })
+    }
+
+    fn chunk(&mut self, last: bool) -> io::Result<()> {
+        self.key
+            .seal_in_place_append_tag(nonce(self.number, last), Aad::empty(), &mut self.pending)
+            .map_err(|_| io::Error::other("encryption failed"))?;
+        self.target.write_all(&self.pending)?;
+        self.pending.clear();
+        self.number += 1;
+        Ok(())
+    }
+
+    fn finish(mut self) -> io::Result<W> {
+        self.chunk(true)?;
+        Ok(self.target)
+    }
+}
+
+impl<W: Write> Write for Seal<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // A full chunk waits: it may be the last.
+        if self.pending.len() == CHUNK {
+            self.chunk(false)?;
+        }
+        let count = bytes.len().min(CHUNK - self.pending.len());
+        self.pending.extend_from_slice(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Unpacks what is written to it, recognising how it is packed; what is not passes as it is.
+pub struct Unpack<W> {
+    key: Option<Key>,
+    /// The first bytes, while they are too few to tell.
+    head: Option<Vec<u8>>,
+    unseal: Option<Unseal>,
+    inflate: Inflate<W>,
+    fault: Option<String>,
+}
+
+impl<W: Write> Unpack<W> {
+    /// In front of `target`.
+    pub fn new(target: W, key: Option<&Key>) -> Unpack<W> {
+        Unpack {
+            key: key.cloned(),
+            head: Some(vec![]),
+            unseal: None,
+            inflate: Inflate { head: Some(vec![]), zstd: None, target },
+            fault: None,
+        }
+    }
+
+    /// Ends it. What was written can be unpacked, or: why not.
+    pub fn finish(mut self) -> io::Result<Result<(), String>> {
+        self.note(Unpack::end)?;
+        self.inflate.target.flush()?;
+        Ok(self.fault.map_or(Ok(()), Err))
+    }
+
+    /// Errors of the target are passed on: they have a number. Others are the content's fault, and kept for the end.
+    fn note(&mut self, step: impl FnOnce(&mut Unpack<W>) -> io::Result<()>) -> io::Result<()> {
+        if self.fault.is_none() {
+            match step(self) {
+                Err(error) if error.raw_os_error().is_none() => self.fault = Some(error.to_string()),
+                result => return result,
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match (&mut self.head, &mut self.unseal) {
+            (Some(head), _) => {
+                head.extend_from_slice(bytes);
+                if head.len() >= HEAD { self.decide() } else { Ok(()) }
+            }
+            (None, Some(unseal)) => unseal.take(bytes, &mut self.inflate),
+            (None, None) => self.inflate.take(bytes),
+        }
+    }
+
+    fn decide(&mut self) -> io::Result<()> {
+        let head = self.head.take().unwrap_or_default();
+        if !head.starts_with(MAGIC) {
+            return self.inflate.take(&head);
+        }
+        let no_key = || io::Error::other("it is encrypted, and this node has no key (snapshot.key_file)");
+        let key = self.key.as_ref().ok_or_else(no_key)?;
+        let salt = head.get(MAGIC.len()..HEAD).and_then(|salt| salt.try_into().ok()).ok_or_else(cut_off)?;
+        let mut unseal =
+            Unseal { key: key.for_file(salt), number: 0, pending: Vec::with_capacity(CHUNK + TAG) };
+        unseal.take(&head[HEAD..], &mut self.inflate)?;
+        self.unseal = Some(unseal);
+        Ok(())
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        if self.head.is_some() {
+            self.decide()?;
+        }
+        if let Some(unseal) = &mut self.unseal {
+            unseal.chunk(true, &mut self.inflate)?;
+        }
+        self.inflate.end()
+    }
+}
+
+impl<W: Write> Write for Unpack<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.note(|unpack| unpack.take(bytes))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inflate.target.flush()
+    }
+}
+
+fn cut_off() -> io::Error {
+    io::Error::other("it is cut off")
+}
+
+/// Decrypts.
+struct Unseal {
+    key: LessSafeKey,
+    number: u64,
+    /// A full chunk waits: it may be the last.
+    pending: Vec<u8>,
+}
+
+impl Unseal {
+    fn take<W: Write>(&mut self, mut bytes: &[u8], inflate: &mut Inflate<W>) -> io::Result<()> {
+        while !bytes.is_empty() {
+            if self.pending.len() == CHUNK + TAG {
+                self.chunk(false, inflate)?;
+            }
+            let (now, later) = bytes.split_at(bytes.len().min(CHUNK + TAG - self.pending.len()));
+            self.pending.extend_from_slice(now);
+            bytes = later;
+        }
+        Ok(())
+    }
+
+    fn chunk<W: Write>(&mut self, last: bool, inflate: &mut Inflate<W>) -> io::Result<()> {
+        let damaged = |_| io::Error::other("it is encrypted with another key, or damaged");
+        let plain = self
+            .key
+            .open_in_place(nonce(self.number, last), Aad::empty(), &mut self.pending)
+            .map_err(damaged)?;
+        inflate.take(plain)?;
+        self.pending.clear();
+        self.number += 1;
+        Ok(())
+    }
+}
+
+/// Decompresses.
+struct Inflate<W> {
+    /// The first bytes, while they are too few to tell.
+    head: Option<Vec<u8>>,
+    zstd: Option<Frames>,
+    target: W,
+}
+
+struct Frames {
+    decoder: zstd::stream::raw::Decoder<'static>,
+    output: Vec<u8>,
+    /// The last frame is.
+    whole: bool,
+}
+
+impl<W: Write> Inflate<W> {
+    fn take(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if let Some(head) = &mut self.head {
+            head.extend_from_slice(bytes);
+            return if head.len() >= ZSTD_MAGIC.len() { self.decide() } else { Ok(()) };
+        }
+        match &mut self.zstd {
+            Some(frames) => frames.take(bytes, &mut self.target),
+            None => self.target.write_all(bytes),
+        }
+    }
+
+    fn decide(&mut self) -> io::Result<()> {
+        let head = self.head.take().unwrap_or_default();
+        if head.starts_with(&ZSTD_MAGIC) {
+            let decoder = zstd::stream::raw::Decoder::new()?;
+            self.zstd = Some(Frames { decoder, output: vec![0; 2 * CHUNK], whole: false });
+        }
+        self.take(&head)
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        if self.head.is_some() {
+            self.decide()?;
+        }
+        if self.zstd.as_ref().is_some_and(|frames| !frames.whole) { Err(cut_off()) } else { Ok(()) }
+    }
+}
+
+impl Frames {
+    fn take(&mut self, mut bytes: &[u8], target: &mut impl Write) -> io::Result<()> {
+        let mut full = false;
+        while !bytes.is_empty() || full {
+            if self.whole {
+                self.decoder.reinit()?;
+            }
+            let done = self.decoder.run_on_buffers(bytes, &mut self.output)?;
+            target.write_all(&self.output[..done.bytes_written])?;
+            bytes = &bytes[done.bytes_read..];
+            full = done.bytes_written == self.output.len();
+            self.whole = done.remaining == 0;
+            full &= !self.whole;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Files(std::path::PathBuf);
+
+    impl Files {
+        fn path(&self, name: &str) -> std::path::PathBuf {
+            self.0.join(name)
+        }
+    }
+
+    impl Drop for Files {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn files(name: &str) -> Files {
+        let dir = std::env::temp_dir().join(format!("harmonylite-pack-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        Files(dir)
+    }
+
+    fn key(byte: u8) -> Key {
+        Key([byte; 32])
+    }
+
+    /// Written piece by piece.
+    fn unpack(packed: &[u8], piece: usize, key: Option<&Key>) -> Result<Vec<u8>, String> {
+        let mut plain = vec![];
+        let mut unpack = Unpack::new(&mut plain, key);
+        packed.chunks(piece).for_each(|piece| unpack.write_all(piece).unwrap());
+        unpack.finish().unwrap().map(|()| plain)
+    }
+
+    #[test]
+    fn there_and_back() {
+        let files = files("back");
+        let (plain, packed) = (files.path("plain"), files.path("packed"));
+        for size in [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 17] {
+            let bytes: Vec<u8> = (0..size).map(|n| (n * n % 251) as u8).collect();
+            std::fs::write(&plain, &bytes).unwrap();
+            for (zstd, encrypt) in [(false, false), (true, false), (false, true), (true, true)] {
+                let packing = Packing { zstd, key: encrypt.then(|| key(1)) };
+                packing.pack(&plain, &packed).unwrap();
+                let stored = std::fs::read(&packed).unwrap();
+                assert_eq!(stored != bytes, zstd || encrypt);
+                for piece in [1, 7, 4096, CHUNK + TAG, 1 << 20] {
+                    let result = unpack(&stored, piece, Some(&key(1))).unwrap();
+                    assert!(result == bytes, "{size} {} {piece}", packing.name());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn no_key_another_key_and_damage() {
+        let files = files("damage");
+        let (plain, packed) = (files.path("plain"), files.path("packed"));
+        std::fs::write(&plain, vec![7; 2 * CHUNK + 5]).unwrap();
+        Packing { zstd: true, key: None }.pack(&plain, &packed).unwrap();
+        let compressed = std::fs::read(&packed).unwrap();
+        let cut = unpack(&compressed[..compressed.len() - 1], CHUNK, None);
+        assert!(cut.unwrap_err().contains("cut off"));
+        let two = [compressed.as_slice(), &compressed].concat();
+        assert_eq!(unpack(&two, 11, None).unwrap().len(), 4 * CHUNK + 10, "frames may follow each other");
+        Packing { zstd: false, key: Some(key(1)) }.pack(&plain, &packed).unwrap();
+        let whole = std::fs::read(&packed).unwrap();
+        assert!(unpack(&whole, CHUNK, None).unwrap_err().contains("has no key"));
+        assert!(unpack(&whole, CHUNK, Some(&key(2))).unwrap_err().contains("another key"));
+        let second = HEAD + CHUNK + TAG;
+        // Cut off at and between chunks, a flipped bit, two chunks exchanged.
+        let exchanged = [
+            &whole[..HEAD],
+            &whole[second..second + CHUNK + TAG],
+            &whole[HEAD..second],
+            &whole[second + CHUNK + TAG..],
+        ];
+        let mut flipped = whole.clone();
+        flipped[second + 9] ^= 1;
+        for damaged in [
+            whole[..second].to_vec(),
+            whole[..whole.len() - 1].to_vec(),
+            whole[..HEAD].to_vec(),
+            whole[..HEAD - 1].to_vec(),
+            flipped,
+            exchanged.concat(),
+        ] {
+            assert!(unpack(&damaged, CHUNK, Some(&key(1))).is_err());
+        }
+    }
+
+    #[test]
+    fn key_files() {
+        let files = files("keys");
+        let path = files.path("key");
+        std::fs::write(&path, "00".repeat(31) + "fF\n").unwrap();
+        assert_eq!(Key::read(&path).unwrap().0[31], 255);
+        for wrong in ["", "00", "zz"] {
+            std::fs::write(&path, wrong).unwrap();
+            assert!(Key::read(&path).is_err());
+        }
+        assert_eq!(format!("{:?}", key(1)), "(hidden)");
+    }
+}
