@@ -53,7 +53,7 @@ check: deps
 # All that CI runs.
 test: setup check
 	$(CARGO_TEST) --lib
-	$(CARGO_TEST) --test it -- --test-threads 2
+	$(CARGO_TEST) --test it -- --test-threads 3
 
 # Two nodes, rows both ways, a snapshot, a third node from nothing: about a minute after the build.
 demo: deps
@@ -63,10 +63,11 @@ demo: deps
 bench: setup
 	HARMONYLITE_BENCH_MB=$${MB:-300} $(CARGO_TEST) --test it -- speed:: large:: --nocapture --test-threads 1
 
-# Kills, outages, disasters and random schedules, again and again: ROUNDS of them (default 20), about two minutes each.
+# Random schedules of the rules and of real databases, kills, outages and chaos, again and again: ROUNDS of them (default
+# 20), about three minutes each.
 soak: setup
 	@for round in $$(seq $${ROUNDS:-20}); do echo "== round $$round"; \
-	  HARMONYLITE_SCHEDULES=100000 $(CARGO_TEST) --lib -q -- fold:: || exit 1; \
+	  HARMONYLITE_SCHEDULES=100000 HARMONYLITE_DB_SCHEDULES=300 $(CARGO_TEST) --lib -q -- fold:: databases_converge || exit 1; \
 	  $(CARGO_TEST) --test it -q -- crash:: three_nodes --test-threads 2 || exit 1; \
 	  HARMONYLITE_CHAOS=60 $(CARGO_TEST) --test it -- chaos:: --nocapture || exit 1; done
 

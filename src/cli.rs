@@ -1,7 +1,9 @@
 //! The command line: flags, exit codes, and the commands that are not the daemon.
 
+use crate::base::error::{Error, Kind};
 use crate::base::logger::{self, Output};
-use crate::base::{limits, stop, worker};
+use crate::base::worker::{self, Workers};
+use crate::base::{limits, stop};
 use crate::commands::{self, Show};
 use crate::config::{self, Config};
 use crate::daemon;
@@ -37,7 +39,8 @@ Usage: harmonylite -config FILE [flags]       (flags take one dash or two)
   -version              print the version and exit
   -h, -help             print this and exit
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.";
+Exit codes: 0 done; 1 failed; 2 wrong usage or configuration; 75 not now, the same may succeed later: the broker or the
+store cannot be reached, or somebody else is at work.";
 
 /// What to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,7 +72,7 @@ struct Flags {
     to: Option<PathBuf>,
 }
 
-/// Runs the program with the arguments behind its name.
+/// Runs the program with the arguments after its name.
 pub fn run(arguments: Vec<OsString>) -> ExitCode {
     let flags = match parse(arguments) {
         Ok(flags) => flags,
@@ -112,12 +115,24 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             log::error!("{why}");
-            ExitCode::FAILURE
+            ExitCode::from(exit_code(why.kind()))
         }
     }
 }
 
-fn configuration(flags: &Flags) -> Result<(Config, Vec<String>), Vec<String>> {
+/// `EX_TEMPFAIL` of sysexits.h: nothing is broken, and the same command may succeed later.
+const TRY_LATER: u8 = 75;
+
+/// What a failure means to the shell, cron or a supervisor.
+fn exit_code(kind: Kind) -> u8 {
+    match kind {
+        Kind::Usage => 2,
+        Kind::Stopped | Kind::Waiting | Kind::Unreachable => TRY_LATER,
+        Kind::Refused | Kind::Missing | Kind::Damaged | Kind::Unusable | Kind::Local => 1,
+    }
+}
+
+fn configuration(flags: &Flags) -> Result<(Config, Vec<String>), Vec<Error>> {
     let (mut config, warnings) = config::load(flags.config.as_deref(), flags.node_id)?;
     config.nats.cluster_addr.clone_from(&flags.cluster_addr);
     config.nats.cluster_peers.clone_from(&flags.cluster_peers);
@@ -125,21 +140,22 @@ fn configuration(flags: &Flags) -> Result<(Config, Vec<String>), Vec<String>> {
     let cluster =
         !flags.cluster_addr.is_empty() || !flags.cluster_peers.is_empty() || !flags.leaf_servers.is_empty();
     if cluster && !config.nats.urls.is_empty() {
-        return Err(vec!["-cluster-addr, -cluster-peers and -leaf-servers are for our own nats-server: nats.urls must be empty".to_owned()]);
+        return Err(vec![Error::usage(
+            "-cluster-addr, -cluster-peers and -leaf-servers are for our own nats-server: nats.urls must be empty",
+        )]);
     }
     if !flags.cluster_peers.is_empty() && flags.cluster_addr.is_empty() {
-        return Err(vec![
-            "-cluster-peers needs -cluster-addr: where our own nats-server listens for its cluster"
-                .to_owned(),
-        ]);
+        return Err(vec![Error::usage(
+            "-cluster-peers needs -cluster-addr: where our own nats-server listens for its cluster",
+        )]);
     }
     if flags.command == Command::RestoreAt {
-        snapshot::parse_when(&config, &flags.name).map_err(|why| vec![format!("-restore-at {why}")])?;
+        snapshot::parse_when(&config, &flags.name).map_err(|error| vec![error.at("-restore-at")])?;
     }
     Ok((config, warnings))
 }
 
-fn execute(flags: &Flags, config: &Config) -> Result<(), String> {
+fn execute(flags: &Flags, config: &Config) -> Result<(), Error> {
     let (source, stop) = stop::pair();
     signals(source)?;
     let (show, name) = (flags.show, flags.name.as_str());
@@ -149,11 +165,11 @@ fn execute(flags: &Flags, config: &Config) -> Result<(), String> {
         Command::ListSnapshots => commands::list(config, &stop, show),
         Command::VerifySnapshot => commands::verify(config, &stop, show, name),
         Command::RestoreSnapshot => {
-            let target = flags.to.as_deref().ok_or("-restore-snapshot needs -to FILE")?;
+            let target = needed(flags.to.as_deref(), "-restore-snapshot needs -to FILE")?;
             commands::restore(config, &stop, show, name, target)
         }
         Command::RestoreAt => {
-            let target = flags.to.as_deref().ok_or("-restore-at needs -to FILE")?;
+            let target = needed(flags.to.as_deref(), "-restore-at needs -to FILE")?;
             commands::restore_at(config, &stop, show, name, target)
         }
         _ => {
@@ -163,13 +179,17 @@ fn execute(flags: &Flags, config: &Config) -> Result<(), String> {
     }
 }
 
-/// The first SIGTERM or SIGINT stops in order, the second at once.
-fn signals(source: stop::StopSource) -> Result<(), String> {
+fn needed<T>(value: Option<T>, why: &str) -> Result<T, Error> {
+    value.ok_or_else(|| Error::usage(why))
+}
+
+/// The first SIGTERM or SIGINT stops everything in order, the second ends the process at once.
+fn signals(source: stop::StopSource) -> Result<(), Error> {
     use signal_hook::consts::{SIGINT, SIGTERM};
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])
-        .map_err(|error| format!("signals: {error}"))?;
-    let (exits, _) = crossbeam_channel::bounded(1);
-    worker::spawn("signals", &exits, move || {
+        .map_err(|error| Error::local(format!("signals: {error}")))?;
+    // It lives as long as the process.
+    Workers::default().spawn("signals", move || {
         let mut source = Some(source);
         for signal in signals.forever() {
             match source.take() {
@@ -182,7 +202,6 @@ fn signals(source: stop::StopSource) -> Result<(), String> {
         }
         Ok(())
     })
-    .map(drop)
 }
 
 #[allow(clippy::disallowed_methods, reason = "the second signal asks for exactly this")]
@@ -242,7 +261,7 @@ fn parse(arguments: Vec<OsString>) -> Result<Flags, String> {
             Arg::Long("version") | Arg::Short('V') => command = switch(&mut parser, Command::Version)?,
             Arg::Long("help") | Arg::Short('h') => command = switch(&mut parser, Command::Help)?,
             Arg::Long(later @ ("schema-status" | "schema-status-cluster" | "pprof")) => {
-                return Err(config::later_key(&format!("-{later}")));
+                return Err(config::not_yet(&format!("-{later}")));
             }
             other => return Err(format!("{}; -h shows the flags", other.unexpected())),
         }
@@ -282,7 +301,7 @@ fn on(parser: &mut Parser) -> Result<bool, String> {
     Ok(switch(parser, Command::Daemon)?.is_some())
 }
 
-/// The name behind a flag, if what follows is none; else the current snapshot's.
+/// The name that follows a flag, unless another flag follows; then the current snapshot's name.
 fn optional_name(parser: &mut Parser) -> Result<String, String> {
     let attached = parser.optional_value();
     let name = match attached {
@@ -395,5 +414,38 @@ mod tests {
         ] {
             assert_eq!(flags(arguments).unwrap_err(), message);
         }
+    }
+
+    #[test]
+    fn cron_can_tell_later_from_broken() {
+        for kind in [Kind::Waiting, Kind::Unreachable, Kind::Stopped] {
+            assert_eq!(exit_code(kind), TRY_LATER);
+        }
+        for kind in [Kind::Refused, Kind::Missing, Kind::Damaged, Kind::Unusable, Kind::Local] {
+            assert_eq!(exit_code(kind), 1);
+        }
+        assert_eq!(exit_code(Kind::Usage), 2);
+    }
+
+    #[test]
+    fn a_snapshot_and_a_file_belong_together() {
+        assert!(flags(&["-restore-snapshot", "snapshot.db"]).is_err());
+        assert!(flags(&["-to", "/tmp/x"]).is_err());
+        let both = flags(&["-restore-snapshot", "snapshot.db", "-to", "/tmp/x"]).unwrap();
+        assert_eq!((both.command, both.name.as_str()), (Command::RestoreSnapshot, "snapshot.db"));
+    }
+
+    #[test]
+    fn one_command_at_a_time() {
+        let error = flags(&["-save-snapshot", "-list-snapshots"]).unwrap_err();
+        assert!(error.starts_with("only one of"), "{error}");
+        assert_eq!(flags(&["-save-snapshot", "-help"]).unwrap().command, Command::Help);
+    }
+
+    #[test]
+    fn switches_as_go_programs_take_them() {
+        assert_eq!(flags(&["-save-snapshot=true"]).unwrap().command, Command::SaveSnapshot);
+        assert_eq!(flags(&["--save-snapshot=false"]).unwrap().command, Command::Daemon);
+        assert!(flags(&["-save-snapshot=maybe"]).is_err());
     }
 }

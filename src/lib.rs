@@ -1,59 +1,127 @@
 //! harmonylite replicates an application's SQLite database between nodes through NATS JetStream. Every node may write.
 //!
+//! It takes over the name, the command line, the configuration and the formats of an existing program, written in Go
+//! ([`formats`]); comments call that one *the Go program*, and a node that runs it *a Go node*.
+//!
 //! # Bird's eye
 //!
 //! The application keeps reading and writing its own database file. Triggers note the *key* of each row that it touches
 //! in one log table. A row's way from there to another node:
 //!
-//! 1. [`db::watch`] sees that something was committed (file event, then `data_version`) and wakes the publisher.
-//! 2. [`replicator::Publisher`] reads the next log entries and the rows' images in one read transaction
-//!    ([`db::ChangeLog`]), and publishes one [`event`] a row into the stream of the row's [`shard`], many in flight.
-//! 3. JetStream orders them. Every node, the origin included, reads the stream from its own checkpoint on.
-//! 4. [`replicator::Applier`] hands batches to [`db::Applier`], which asks [`fold`] what to do with each event and writes
-//!    rows and checkpoint in one transaction. An event of our own that comes back settles its log entries.
+//! 1. `db::capture::watch` sees that something was committed (a file event, then `data_version`) and wakes the publisher.
+//! 2. `replicator::Publisher` reads the next log entries and the rows' images in one read transaction (`db::ChangeLog`), and
+//!    publishes one event a row (`model::event`) into the stream of the row's shard (`model::shard`), many in flight.
+//! 3. JetStream orders them. Every node, the origin included, reads each stream from its own checkpoint on
+//!    (`streams::Reader`).
+//! 4. `replicator::Follower` hands batches to `db::Applier`, which gathers the facts about each event, asks `model::fold` what to
+//!    do, carries that plan out, and writes rows and checkpoint in one transaction. An event of our own that comes back settles
+//!    its log entries.
 //!
-//! Beside that road: [`lease`] elects the leader and lets one node upload at a time, [`snapshot`] makes snapshots and gives a
-//! node without a database one, [`storage`] is where they are kept (one contract, [`storage::Backend`]; the rules common to
-//! all stores, [`storage::Store`]; NATS, S3 on [`http`], and what looks like a directory: WebDAV, SFTP, a disk), [`pack`]
-//! compresses and encrypts them, [`nats`] speaks to the broker (or runs it), [`daemon`] starts and stops everything.
+//! Beside that road: `cluster` elects the leader and lets one node upload at a time, `snapshot` makes snapshots and gives a
+//! node without a database one, `storage` is where they are kept (one contract, `storage::Backend`; the rules common to all
+//! stores, `storage::Store`), `nats` speaks to the broker, `broker` connects to it or runs it, `operate` shows what goes on,
+//! `daemon` starts and stops everything.
 //!
-//! Back to a whole database lead four roads, all from a snapshot that was found and checked first ([`snapshot::Search`]): none
-//! there ([`snapshot::Recovery`] renames one into place), a damaged one (set aside, then replaced through SQLite's backup
-//! interface, [`db::replace`]), one that fell behind the streams and one that joins with rows of its own
-//! ([`snapshot::Joining`]; both are compared without a lock, [`db::compare`], and folded in one transaction,
-//! [`db::Applier::reconcile`]).
+//! Four roads lead back to a whole database, all from a snapshot that was found and checked first (`snapshot::Search`). A
+//! database that is not there gets a snapshot renamed into its place. One that is damaged is set aside, then replaced through
+//! SQLite's backup interface (`snapshot::Recovery`, `db::replace_database`). One that fell out of the streams' reach, and one that joins
+//! with rows of its own (`snapshot::Joining`), are compared with the snapshot without a lock (`db::compare`); the differences
+//! are folded in one transaction.
+//!
+//! # The rooms, from the ground up
+//!
+//! A file uses what stands below it, never above, and no file of a room on its own floor; `tests/house` keeps that true.
+//!
+//! | room | what it is |
+//! |---|---|
+//! | `base` | what knows no word of the domain: limits, clock, stop, threads, retries, errors, files |
+//! | `model` | what all nodes must agree on: values, events, the rules that fold them, shards, positions; no I/O |
+//! | `nats` | the NATS client: core protocol, JetStream, key-value, object store |
+//! | `db` | the only room that speaks SQL: capture, apply, restore |
+//! | `storage` | where snapshots are kept: NATS, S3, WebDAV, SFTP, a directory; packing |
+//! | `config` | the configuration file, read and checked once |
+//! | `streams` | the change streams: made, judged against a position, read in order |
+//! | `broker` | the connection, and our own nats-server if we run it |
+//! | `operate` | the board (what is shown), signals (what controls), health, metrics |
+//! | `cluster` | what nodes tell each other: leases, founder, requests, proofs, presence |
+//! | `replicator` | publisher and follower |
+//! | `snapshot` | made, scheduled, searched, restored, joined with, proven |
+//! | `daemon` | sessions of workers on one database, watched over |
+//! | `commands`, `cli` | what a person or cron calls |
 //!
 //! # Reading order
 //!
-//! `fold.rs` (the rules), `db/capture.rs`, `db/changelog.rs`, `db/apply.rs`, `replicator/`, `nats/connection.rs`,
-//! `daemon/mod.rs`; for snapshots `snapshot/mod.rs`, `storage/mod.rs`, `storage/store.rs`, then a store; for recovery
-//! `daemon/open.rs`, `snapshot/search.rs`, `snapshot/restore.rs`, `db/reconcile.rs`.
+//! `model/fold.rs` (the rules), `db/capture/triggers.rs`, `db/capture/changelog.rs`, `db/apply/facts.rs`, `db/apply/carry.rs`,
+//! `db/apply/applier.rs`, `replicator/`, `nats/keeper.rs`, `daemon/session.rs`; for snapshots `snapshot/save.rs`, `storage/mod.rs`, `storage/store.rs`, then a store; for recovery
+//! `daemon/open.rs`, `snapshot/search.rs`, `snapshot/restore.rs`, `db/restore/reconcile.rs`.
 //!
-//! # Threads
+//! # Threads and channels
 //!
-//! `nats` (owns the socket), `publisher`, `applier`, `watch`, `check` (reads all pages once), `lease`, `snapshot` (with
-//! `upload-lease` and, for S3, `s3-part` during an upload), `presence`, `health`, `metrics`, `signals`, and `nats-server` when we
-//! supervise our own. Those that work on the database are one session; a replaced or damaged database ends it, and the next
-//! one begins. Each mutable thing has one owner. Channels are bounded; wake-ups are level-triggered. Stop is the
-//! disconnection of a channel ([`stop`]). A worker that ends, ends the daemon; a panic ends the process.
+//! ```text
+//!             application ── writes ──> SQLite file <── one transaction a batch ──┐
+//!                                         │ file event, data_version              │
+//!                                       watch                                     │
+//!                                         │ wake (1)                              │
+//!                                         v         Start, Rewind (4), wake (1)   │
+//!       check (reads all pages once)   publisher <──────────────────────────── follower
+//!                                         │  ^                                    ^
+//!                             bytes (1 MiB)  │ acknowledgements (2 x window)      │ messages (2 x pull batch, each stream)
+//!                                         v  │                                    │
+//!   nats-server <──── socket ─────────── nats ────────────────────────────────────┘
+//!   (supervised, if ours)
+//!
+//!   lease ── held? ──> snapshot ── with upload-lease, s3-part ──> store          presence, health, metrics, signals, streams
+//! ```
+//!
+//! The numbers are places in the channels: each is bounded, and what happens when one is full stands at its making. `nats` owns
+//! the socket and waits for nobody. `publisher`, `follower`, `watch`, `check` and `snapshot` work on the database: together they
+//! are a session (`daemon::session`); a replaced or damaged database ends it, and the next one begins. `lease`, `presence`,
+//! `health`, `metrics` and, with `replicate = false`, `streams` live as long as the daemon; `signals` as long as the process. Each
+//! mutable thing has one owner thread. Whoever starts a thread joins it (`base::worker`). Stop is the disconnection of a channel
+//! (`base::stop`). A worker that ends by itself, but for `check`, ends the daemon; a panic ends the process.
+//!
+//! # Glossary
+//!
+//! - **row key**: a table's name and the values of its primary key. **image**: the values of all stored columns of a row.
+//! - **event**: one row key with its image, or with word that the row is gone (a **tombstone**), as one message of a stream.
+//! - **shard**: one stream with its subject. A row key always hashes to the same shard, so a row's events have one order.
+//! - **change log**: the table in which triggers note the key of each row that the application touches.
+//! - **touched**: a row key that the change log holds: the application wrote the row, and its event has not come back.
+//! - **echo**: an event of our own, read back from its stream.
+//! - **settled**: a log entry whose event came back; it is removed, in the transaction that moves the checkpoint.
+//! - **fold**: to apply an event by the rules of `model::fold`. S(n) is the state made by folding a stream's first n events.
+//! - **checkpoint**, **position**: up to which sequence of a stream this database has folded. The **sequence map** is the file
+//!   that shows it to the outside.
+//! - **incarnation**: the random name under which one database publishes. Log ids count within it; a database that turns out
+//!   to be an older copy takes a new one.
+//! - **origin**: a node and an incarnation: who published an event.
+//! - **straggler**: an event that reached its stream after a later one of its origin; nobody folds it.
+//! - **parked**: an event that waits on a node for a table or column that the application has not created there yet.
+//! - **whole**: a node is whole when its database holds all that the streams and snapshots brought. One that is not never leads.
+//! - **gap**: messages that a stream no longer holds and that a node has not folded: only a snapshot helps.
+//! - **leader**: the node that makes the snapshots. **founder**: the node whose rows were the cluster's first state.
+//! - **generation**: the streams that positions count in; it changes when one of them is created anew. **making**: the same for
+//!   one stream inside a running daemon.
+//! - **session**: the workers on one database file, from its opening to its end.
 //!
 //! # Invariants
 //!
-//! - After a node has consumed a stream up to n, every row that its log does not hold equals S(n), the fold of the stream's
-//!   first n events. So with empty logs and equal positions all nodes are equal.
+//! - After a node has consumed a stream up to n, every row that its log does not hold equals S(n). So with empty logs and equal
+//!   positions all nodes are equal.
 //! - Rows and checkpoint change in one transaction. The database is the truth; the sequence-map file only shows it.
-//! - A log entry goes when its event has come back, never before. Log ids are never used twice under
-//!   one name: a database that turns out to be an older copy publishes under a new one.
+//! - A log entry goes when its event has come back, never before. Log ids are never used twice in one incarnation.
 //! - Nothing is published before a started node has consumed what the streams held.
+//! - A sequence counts in one making of its stream, and is never compared with one of another.
 //! - A snapshot holds no row whose event is not in the stream, and knows its position.
 //! - The store holds a whole snapshot at every instant, and its position never goes back: uploads are exclusive, and a new
 //!   uploader makes it impossible to finish what an earlier one began before it begins itself.
 //!
 //! # What is deliberately absent
 //!
-//! No async runtime. No unbounded queue. No global state. No `unsafe` but in `child.rs`. No automatic checkpoint on our
-//! connections, no file of a live database opened but by SQLite. No clock of one machine compared with another's. A test
-//! (`tests/it/tidy.rs`) keeps the layers apart.
+//! No async runtime. No unbounded queue. No mutable global but the logger and the panic hook. No `unsafe` but in
+//! `base/child.rs`. No automatic checkpoint on our connections, no file of a live database opened but by SQLite. No decision
+//! about a lease by comparing clocks of two machines. (The age of a snapshot and of a proof, by which intervals go on
+//! over restarts, is read from their maker's clock: a wrong one makes the next one early or late, and nothing else.)
 
 mod base;
 mod broker;
@@ -63,6 +131,7 @@ mod commands;
 mod config;
 mod daemon;
 mod db;
+pub mod formats;
 mod model;
 mod nats;
 mod operate;
@@ -76,28 +145,32 @@ pub use cli::run;
 /// What the tests of this repository look at, and nobody else should: no part of it is promised.
 #[doc(hidden)]
 pub mod testing {
+    pub use crate::base::Error;
+    pub use crate::base::retry::Retry;
     pub use crate::base::secret::Secret;
+    pub use crate::base::worker::Workers;
     pub use crate::base::{clock, digest, stop};
     pub use crate::broker::open_store;
-    pub use crate::cluster::lease;
+    pub use crate::cluster::{Bucket, lease};
     pub use crate::db::schema_hash;
     pub use crate::model::{event, positions, value};
     pub use crate::storage::http;
 
     pub mod snapshot {
-        pub use crate::snapshot::{Terms, save};
+        pub use crate::snapshot::{Node, Terms, save};
     }
     pub mod config {
         pub use crate::config::{Config, load};
     }
     pub mod nats {
         pub use crate::nats::{
-            Acked, Auth, Connection, Consumer, Error, JetStream, Kv, Objects, Options, Pipeline, Step, Url,
+            Acked, Auth, Connection, Consumer, Error, JetStream, Kv, Objects, Options, Pipeline, Pull, Step,
+            Url,
         };
     }
     pub mod storage {
         pub use crate::storage::{
-            Backend, Error, Keys, Label, Patience, Signable, Store, Stored, Upload, canonical_request, sign,
+            Backend, Candidate, Error, Keys, Label, Signable, Store, Stored, Upload, canonical_request, sign,
             string_to_sign,
         };
     }

@@ -1,11 +1,12 @@
-//! The one place with `unsafe`: a child process that cannot outlive us.
+//! A child process that cannot outlive this one. The one file with `unsafe`.
 
 #![allow(unsafe_code, reason = "std offers no safe way to run code between fork and exec")]
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-/// Lets the kernel kill the child when the thread that starts it ends, so that it dies with us even after SIGKILL.
+/// Makes the kernel send SIGTERM to the child when the thread that starts it ends, so that it dies with this process even if
+/// that is killed with SIGKILL.
 pub fn die_with_parent(command: &mut Command) {
     let set = || {
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;

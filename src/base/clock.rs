@@ -1,4 +1,5 @@
-//! Calendar time: now, and Unix seconds as text. (Durations are measured with `std::time::Instant`, but for leases.)
+//! Calendar time: now, and Unix time as text and back. Durations are measured with `std::time::Instant`, those of leases with
+//! [`since_boot`].
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -9,7 +10,8 @@ pub fn unix_ms() -> i64 {
         .map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
 }
 
-/// Time since the machine was started, the time it slept included: what a lease is measured with.
+/// Time since the machine was started, including the time that it slept. A lease is measured with it: a holder that slept past
+/// its lease must know.
 pub fn since_boot() -> std::time::Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     let nanos = u32::try_from(now.tv_nsec).unwrap_or(0);
@@ -30,19 +32,22 @@ fn civil(days: i64) -> (i64, i64, i64) {
     (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }
 
-/// Unix seconds of the beginning of a day in UTC; `None` when there is no such day.
+/// Unix seconds of the beginning of a day in UTC; `None` when the calendar has no such day.
 pub fn unix_seconds(year: i64, month: i64, day: i64) -> Option<i64> {
     if !(1..=12).contains(&month) || !(1..=31).contains(&day) || !(0..=9999).contains(&year) {
         return None;
     }
-    let (month, year) = if month > 2 { (month - 3, year) } else { (month + 9, year - 1) };
-    let era = year.div_euclid(400);
-    let of_era = year.rem_euclid(400);
-    let days = of_era * 365 + of_era / 4 - of_era / 100 + (153 * month + 2) / 5 + day - 1;
-    Some((era * 146_097 + days - 719_468) * 86_400)
+    // Counted in years that begin in March, as in `civil`.
+    let (from_march, shifted) = if month > 2 { (month - 3, year) } else { (month + 9, year - 1) };
+    let of_era = shifted.rem_euclid(400);
+    let of_year = (153 * from_march + 2) / 5 + day - 1;
+    let days =
+        shifted.div_euclid(400) * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
+    // The 30th of February is the 1st or 2nd of March by this count.
+    (civil(days) == (year, month, day)).then_some(days * 86_400)
 }
 
-/// Unix milliseconds without punctuation, to the second: `20240701T120000Z`.
+/// Unix milliseconds without punctuation, cut to the second: `20240701T120000Z`.
 pub fn compact(ms: i64) -> String {
     let text = date_time(ms.div_euclid(1000), 'T');
     text.chars().filter(|c| *c != '-' && *c != ':').chain(['Z']).collect()
@@ -56,7 +61,7 @@ fn date_time(seconds: i64, separator: char) -> String {
     format!("{year:04}-{month:02}-{day:02}{separator}{hour:02}:{minute:02}:{second:02}")
 }
 
-/// Unix seconds as the Go program binds a time on a machine in UTC: `2024-07-01 12:00:00+00:00`.
+/// Unix seconds as the Go program writes a time into a database, on a machine in UTC: `2024-07-01 12:00:00+00:00`.
 pub fn go_text(seconds: i64) -> String {
     date_time(seconds, ' ') + "+00:00"
 }
@@ -66,7 +71,8 @@ pub fn rfc3339(ms: i64) -> String {
     format!("{}.{:03}Z", date_time(ms.div_euclid(1000), 'T'), ms.rem_euclid(1000))
 }
 
-/// Reads RFC 3339, with a space or `T`, with or without a fraction and a zone (none: UTC), as Unix milliseconds.
+/// Reads RFC 3339 as Unix milliseconds. Date and time may be separated by a space, seconds, fraction and zone left away;
+/// without a zone the time is in UTC.
 pub fn parse(text: &str) -> Option<i64> {
     let (date, rest) = text.trim().split_once(['T', 't', ' '])?;
     let mut parts = date.split('-').map(|part| part.parse::<i64>().ok());
@@ -96,7 +102,7 @@ pub fn parse(text: &str) -> Option<i64> {
     Some((day + clock(whole)? - offset) * 1000 + millis)
 }
 
-/// Unix milliseconds for people: `2024-07-01 12:00:00`.
+/// Unix milliseconds as people read them: `2024-07-01 12:00:00`.
 pub fn console(ms: i64) -> String {
     date_time(ms.div_euclid(1000), ' ')
 }
@@ -112,12 +118,37 @@ mod tests {
         assert_eq!(go_text(-1), "1969-12-31 23:59:59+00:00");
         assert_eq!(go_text(-62_135_596_800), "0001-01-01 00:00:00+00:00");
         assert_eq!(rfc3339(951_782_400_007), "2000-02-29T00:00:00.007Z");
+        assert_eq!(rfc3339(-1), "1969-12-31T23:59:59.999Z");
         assert_eq!(compact(1_795_526_100_999), "20261124T131500Z");
-        for days in [-719_468, -1, 0, 59, 11_016, 20_781, 47_540] {
+        assert_eq!(console(4_107_542_399_000), "2100-02-28 23:59:59");
+    }
+
+    #[test]
+    fn days_and_back() {
+        for days in (-719_468..60_000).step_by(97).chain([-1, 0, 59, 11_016, 20_781, 47_540]) {
             let (year, month, day) = civil(days);
             assert_eq!(unix_seconds(year, month, day), Some(days * 86_400).filter(|_| year >= 0));
         }
-        assert_eq!(unix_seconds(2024, 13, 1), None);
+    }
+
+    #[test]
+    fn days_that_no_calendar_has() {
+        for (year, month, day) in [
+            (2024, 13, 1),
+            (2024, 0, 1),
+            (2023, 2, 29),
+            (1900, 2, 29),
+            (2024, 2, 30),
+            (2024, 4, 31),
+            (-1, 1, 1),
+        ] {
+            assert_eq!(unix_seconds(year, month, day), None, "{year}-{month}-{day}");
+        }
+        assert!(unix_seconds(2000, 2, 29).is_some() && unix_seconds(2024, 2, 29).is_some());
+    }
+
+    #[test]
+    fn times_that_people_write() {
         for (text, ms) in [
             ("2026-11-24T13:15:00Z", Some(1_795_526_100_000)),
             ("2026-11-24 13:15:00", Some(1_795_526_100_000)),
@@ -126,13 +157,20 @@ mod tests {
             ("2026-11-24T08:15:00.123456789-05:00", Some(1_795_526_100_123)),
             ("2026-11-24", None),
             ("2026-13-24T00:00:00Z", None),
+            ("2026-02-30T00:00:00Z", None),
             ("2026-11-24T25:00:00Z", None),
             ("2026-11-24T13:15:00Zulu", None),
+            ("2026-11-24T13:15:00.xZ", None),
             ("yesterday at noon", None),
         ] {
             assert_eq!(parse(text), ms, "{text}");
         }
         assert_eq!(parse(&rfc3339(951_782_400_007)), Some(951_782_400_007));
-        assert_eq!(console(4_107_542_399_000), "2100-02-28 23:59:59");
+    }
+
+    #[test]
+    fn clocks_go_forward() {
+        let (boot, unix) = (since_boot(), unix_ms());
+        assert!(since_boot() >= boot && unix > 1_700_000_000_000);
     }
 }

@@ -10,9 +10,9 @@ pub const SCAN_MAX_BYTES: usize = 1 << 20;
 pub const PUBLISH_WINDOW: usize = 512;
 /// Bytes of published messages without an acknowledgement; one larger message still passes alone.
 pub const PUBLISH_WINDOW_BYTES: usize = 2 << 20;
-/// Silence after which all unacknowledged messages are sent again.
+/// After this long without an acknowledgement, all unacknowledged messages are sent again.
 pub const PUBLISH_RESEND: Duration = Duration::from_secs(2);
-/// Messages asked of a stream at once; the subscription's queue holds as many, so the socket's reader never waits.
+/// Messages asked of a stream at once. The subscription's queue has room for twice as many, so the socket's reader never waits.
 pub const PULL_BATCH: usize = 1024;
 /// Bytes asked of a stream at once, raised to the server's largest message.
 pub const PULL_BYTES: usize = 1 << 20;
@@ -24,22 +24,22 @@ pub const PULL_HEARTBEAT: Duration = Duration::from_secs(5);
 pub const PULL_SILENCE: Duration = Duration::from_secs(15);
 /// Events in one apply transaction.
 pub const APPLY_BATCH: usize = 512;
-/// Echoes alone (events of our own that came back) wait so long for company: settling the log is not urgent, and each
+/// How long echoes alone wait for company before they are applied: settling the change log is not urgent, and each
 /// transaction of ours makes the application's writers wait.
 pub const ECHO_WAIT: Duration = Duration::from_millis(150);
-/// Number of echoes that end the wait, unless the streams are short.
+/// This many echoes end that wait, or fewer where the streams are short.
 pub const ECHO_BATCH: usize = 2048;
-/// Bytes of waiting events that end it.
+/// This many bytes of waiting events end it, too.
 pub const ECHO_BYTES: usize = 512 << 10;
-/// Time after which an apply transaction takes no more events, so that the application's writers wait little.
+/// After this time an apply transaction takes no more events, so that the application's writers wait little.
 pub const APPLY_TIME: Duration = Duration::from_millis(15);
 /// Wait for a reply of the JetStream API.
 pub const API_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connecting to one NATS server, TLS and greeting included.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Our own PING after so much silence on a connection.
+/// After this long without a byte from the server, we send a PING.
 pub const PING_INTERVAL: Duration = Duration::from_secs(10);
-/// PINGs without an answer after which a connection counts as dead.
+/// After this many PINGs without an answer, a connection counts as dead.
 pub const PINGS_MISSED: u32 = 2;
 /// Bytes waiting to be written to the broker; writers wait when full.
 pub const OUT_BUFFER: usize = 1 << 20;
@@ -49,27 +49,29 @@ pub const CONTROL_LINE: usize = 64 << 10;
 pub const MESSAGE_BYTES: usize = 64 << 20;
 /// How long a statement waits for the application's write lock in one try; tries go on until stop.
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pause between two tries for the write lock of the connection that applies.
+/// Pause between two tries of the applying connection for the write lock. SQLite's own pauses grow to 100 ms and lose nearly
+/// every race against an application that writes without pause.
 pub const BUSY_STEP: Duration = Duration::from_micros(400);
 /// Page cache of each of our connections, in KiB.
 pub const PAGE_CACHE_KIB: i64 = 512;
 /// Statements kept prepared by a connection.
 pub const STATEMENTS: usize = 64;
-/// Size of the WAL file from which we checkpoint what we wrote ourselves.
+/// From this size of the WAL file on, we checkpoint what we wrote ourselves.
 pub const WAL_CHECKPOINT_BYTES: u64 = 4 << 20;
-/// Safety net of the watcher: how often it looks without an event, unless `polling_interval` says otherwise.
+/// Pause between two looks of the watcher without a file event, unless `polling_interval` says otherwise.
 pub const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// Pauses between looks after a file event: the event comes before the commit is visible.
+/// Pauses between looks after a file event, in microseconds: the event comes before the commit is visible.
 pub const LOOK_AGAIN_US: [u64; 10] = [0, 150, 300, 600, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000];
-/// Pause before the next look when another event comes at once; doubles up to the second while they keep coming.
+/// Pause before the next look when another event comes at once; it doubles up to `LOOK_SPACING_MAX` while they keep coming.
 pub const LOOK_SPACING_MIN: Duration = Duration::from_micros(100);
 /// The longest such pause.
 pub const LOOK_SPACING_MAX: Duration = Duration::from_micros(800);
-/// The sequence-map file is written at most so often (and at stop).
+/// The sequence-map file is written at most once in this time, and at stop.
 pub const SEQMAP_INTERVAL: Duration = Duration::from_secs(1);
-/// Draining at the first signal; our own nats-server may take four more seconds, and all must end within ten.
+/// Time for the workers of a session to end after the first signal; our own nats-server may take four more seconds, and all
+/// must end within ten.
 pub const DRAIN: Duration = Duration::from_secs(5);
-/// First and longest pause between tries.
+/// First pause between two tries; the following ones double up to `RETRY_MAX`.
 pub const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// Longest pause between tries.
 pub const RETRY_MAX: Duration = Duration::from_secs(10);
@@ -77,19 +79,19 @@ pub const RETRY_MAX: Duration = Duration::from_secs(10);
 pub const OBJECT_CHUNK: usize = 128 << 10;
 /// Object chunks in flight.
 pub const OBJECT_WINDOW: usize = 4;
-/// Copying so many bytes is announced: it may take a while.
+/// From this many bytes on, a copy is announced in the log: it may take a while.
 pub const LONG_COPY: u64 = 256 << 20;
-/// Progress of a transfer is logged so often.
+/// Time between two log lines on the progress of a transfer.
 pub const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
-/// A transfer without any progress for so long has failed.
+/// A transfer without any progress for this long has failed.
 pub const TRANSFER_STALL: Duration = Duration::from_secs(30);
 /// An HTTP server's answer, counted from the end of the request: completing a large upload takes its time.
 pub const HTTP_ANSWER: Duration = Duration::from_secs(120);
-/// An idle HTTP connection is not used again after so long: servers close theirs.
+/// An idle HTTP connection is not used again after this time: servers close theirs.
 pub const HTTP_IDLE: Duration = Duration::from_secs(4);
 /// Longest text that is read from an HTTP server, in bytes.
 pub const HTTP_TEXT: u64 = 1 << 20;
-/// Tries of one request or transfer of a snapshot.
+/// Tries of one request or transfer of a snapshot, however many steps it has.
 pub const STORE_TRIES: u32 = 5;
 /// Part of an S3 upload, at least.
 pub const S3_PART: u64 = 16 << 20;
@@ -99,18 +101,18 @@ pub const SETTLE_WAIT: Duration = Duration::from_secs(30);
 pub const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(120);
 /// How long the scheduler waits for the upload lease: longer than a dead holder keeps it.
 pub const UPLOAD_PATIENCE: Duration = Duration::from_secs(15);
-/// How often the leader looks whether a node asked for a snapshot.
+/// Time between two looks of the leader whether a node asked for a snapshot.
 pub const ASKED_LOOK: Duration = Duration::from_secs(5);
-/// A daemon says so often that it is there.
+/// Time between two messages by which a daemon says that it is there.
 pub const PRESENCE_INTERVAL: Duration = Duration::from_secs(30);
-/// Who asks for health and then says or takes nothing for so long gets no answer.
+/// Somebody who asks for health or metrics and then sends or takes nothing for this long gets no answer.
 pub const HEALTH_ASKER: Duration = Duration::from_secs(2);
 /// Name of the snapshot in every store.
 pub const SNAPSHOT_NAME: &str = "snapshot.db";
 /// Prefix of every table and trigger of ours and of a Go node.
 pub const PREFIX: &str = "__harmonylite__";
 
-/// After the start, the time until all pages of the database are checked once.
+/// Time from the start of a session until all pages of the database are checked once.
 pub const CHECK_AFTER: Duration = Duration::from_secs(2);
 
 /// How long a node that joins waits for the founder's first snapshot.
@@ -118,23 +120,23 @@ pub const FIRST_SNAPSHOT: Duration = Duration::from_secs(60);
 /// How long a node that joins waits for a store that cannot be reached.
 pub const STORE_ABSENT: Duration = Duration::from_secs(10);
 
-/// After a proof that failed, the time until the next one, at most.
+/// Longest time from a failed proof to the next one.
 pub const PROVE_AGAIN: Duration = Duration::from_secs(600);
 /// How long a list of snapshots waits for NATS to learn which was proven.
 pub const PROOF_LOOK: Duration = Duration::from_secs(3);
 
-/// The pause before a database that was just recovered is recovered again; it doubles.
+/// Pause before a database that was just recovered is recovered again; it doubles.
 pub const RECOVERY_PAUSE: Duration = Duration::from_secs(5);
-/// After so long without damage, the next one is a new one; also the longest pause.
+/// Damage after this long without any counts as the first; also the longest pause between two recoveries.
 pub const RECOVERED_FOR_GOOD: Duration = Duration::from_secs(3600);
 
-/// A snapshot that was downloaded and did not serve is not downloaded again before; the pauses double up to this.
+/// Longest pause before a snapshot that was downloaded and did not serve is downloaded again; the pauses double up to this.
 pub const DOWNLOAD_AGAIN_MAX: Duration = Duration::from_secs(300);
-/// After asking for another snapshot than a damaged one, the time until that is asked again; it doubles.
+/// Pause between two requests for another snapshot than a damaged one; it doubles.
 pub const ASK_AGAIN: Duration = Duration::from_secs(60);
-/// The longest such time.
+/// The longest such pause.
 pub const ASK_AGAIN_MAX: Duration = Duration::from_secs(3600);
-/// The longest pause between two looks for a snapshot, of a node that fell behind the streams or joins.
+/// Longest pause between two attempts to find a snapshot, of a node that fell out of the streams' reach or joins.
 pub const RECOVERY_LOOK_MAX: Duration = Duration::from_secs(5);
 /// A transfer that brings fewer bytes than this in `TRANSFER_STALL` has stalled, however often one of them comes.
 pub const TRANSFER_LEAST: u64 = 1 << 10;

@@ -1,4 +1,5 @@
-//! Log lines: `console` for people, `json` for machines. `RUST_LOG` has the last word on what is logged.
+//! Log lines: `console` for people, `json` for machines. If the environment variable `RUST_LOG` is set, it decides what is
+//! logged.
 
 use crate::base::{clock, secret};
 use log::{Level, LevelFilter, Record};
@@ -7,24 +8,24 @@ use std::io::{IsTerminal, Write};
 /// How lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// `2026-11-23 12:00:00 INFO  text`, in colour on a terminal.
+    /// `2026-11-23 12:00:00 INFO  text`; the level is coloured on a terminal.
     Console,
-    /// One object a line: `time` (RFC 3339), `level`, `node_id`, `message`.
+    /// One JSON object a line: `time` (RFC 3339), `level`, `node_id`, `message`.
     Json,
 }
 
-/// Where lines go, and which.
+/// Where lines go, and which of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// A daemon's: to standard output.
+    /// All of a daemon's, to standard output.
     Daemon,
-    /// A command's: to standard error, beside what it prints.
+    /// All of a command's, to standard error: its result goes to standard output.
     Command,
-    /// A command's that says nothing when all is well.
+    /// Only warnings and errors, to standard error.
     Quiet,
 }
 
-/// Starts logging.
+/// Starts logging. In a process that logs already (a test), the first logger stays.
 pub fn start(format: Format, verbose: bool, node_id: u64, output: Output) {
     let (terminal, target) = match output {
         Output::Daemon => (std::io::stdout().is_terminal(), env_logger::Target::Stdout),
@@ -48,7 +49,6 @@ pub fn start(format: Format, verbose: bool, node_id: u64, output: Output) {
             Format::Json => writeln!(out, "{}", json_line(now, record, node_id)),
         }
     });
-    // A second start in one process (tests) keeps the first logger.
     let _ = builder.try_init();
 }
 

@@ -8,9 +8,14 @@ pub mod files;
 pub mod limits;
 pub mod logger;
 pub mod once;
+pub mod random;
 pub mod retry;
 pub mod secret;
 pub mod stop;
 pub mod worker;
 
 pub use error::{Error, Kind};
+
+#[cfg(test)]
+#[path = "scratch_tests.rs"]
+pub mod scratch;

@@ -1,4 +1,4 @@
-//! Secrets that cannot be printed, and URLs without theirs.
+//! Secrets that cannot be printed, and texts with the secrets of their URLs hidden.
 
 use std::fmt;
 
@@ -7,17 +7,17 @@ use std::fmt;
 pub struct Secret(String);
 
 impl Secret {
-    /// Takes a secret's text.
+    /// Wraps a text, which is shown by no message from then on.
     pub fn new(text: impl Into<String>) -> Self {
         Secret(text.into())
     }
 
-    /// The text itself, for the one place that sends it.
+    /// The text itself, for the code that sends it.
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// Whether there is none.
+    /// Whether no secret was given.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -29,8 +29,8 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// A URL, list of URLs or text that may hold one, with everything between `://` and `@` hidden, and the values of
-/// query parameters that name a secret.
+/// The same text, with the secrets of all URLs in it hidden: what stands between `://` and `@`, and the values of query
+/// parameters that hold a login or a secret.
 pub fn redact(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -79,6 +79,23 @@ mod tests {
             redact("https://n/x?dir=/a&login=me&secret=s3"),
             "https://n/x?dir=/a&login=***&secret=***"
         );
-        assert_eq!(format!("{:?}", Secret::new("x")), "(hidden)");
+    }
+
+    #[test]
+    fn text_around_urls_stays() {
+        assert_eq!(redact(""), "");
+        assert_eq!(redact("http://h/a@b is no login"), "http://h/a@b is no login");
+        assert_eq!(redact("(\"tls://u:p@h\") failed"), "(\"tls://***@h\") failed");
+        assert_eq!(
+            redact("at http://h/?password=x&y=1 and http://h/?token=z"),
+            "at http://h/?password=***&y=1 and http://h/?token=***"
+        );
+    }
+
+    #[test]
+    fn a_secret_is_printed_nowhere() {
+        let secret = Secret::new("x");
+        assert_eq!(format!("{secret:?}"), "(hidden)");
+        assert!(secret.expose() == "x" && !secret.is_empty() && Secret::default().is_empty());
     }
 }

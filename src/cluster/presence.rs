@@ -1,16 +1,17 @@
 //! Finding out that another running daemon has this node's `node_id`: a cloned machine, a copied configuration.
 //!
-//! Each daemon says now and then, on a subject of its node, that it is there: who hears somebody else there has a namesake.
-//! Rows survive that (events carry the database's incarnation), but leases and people take the two for one.
+//! Each daemon says now and then, on a subject of its node, that it is there. A daemon that hears another one on its own
+//! subject has a namesake. Rows survive that (events carry the database's incarnation), but leases and people take the two
+//! for one.
 
-use crate::base::{limits, retry, stop::Stop, worker};
+use crate::base::{error::Error, limits, random, stop::Stop, worker::Workers};
 use crate::config::Config;
 use crate::nats::Connection;
-use crate::operate::board::Status;
-use crossbeam_channel::{Sender, bounded, select};
+use crate::operate::Board;
+use crossbeam_channel::{bounded, select};
 use serde_json::json;
-use std::sync::{Arc, PoisonError};
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Messages that wait to be looked at; one that finds no room comes again.
 const QUEUE: usize = 16;
@@ -19,59 +20,83 @@ const QUEUE: usize = 16;
 pub fn start(
     config: &Config,
     connection: &Connection,
-    status: &Arc<Status>,
+    board: &Arc<Board>,
     stop: &Stop,
-    exits: &Sender<worker::Exit>,
-) -> Result<(), String> {
+    workers: &mut Workers,
+) -> Result<(), Error> {
     let subject = format!("{}.node.{}", config.nats.stream_prefix, config.node_id);
-    let (connection, status, stop) = (connection.clone(), status.clone(), stop.clone());
-    let me = format!("{:016x}", retry::random_u64());
+    let (connection, board, stop) = (connection.clone(), board.clone(), stop.clone());
+    let me = format!("{:016x}", random::random_u64());
     let place = format!("{} (process {})", config.db_path.display(), std::process::id());
     let node_id = config.node_id;
-    worker::spawn("presence", exits, move || {
+    workers.spawn("presence", move || {
         let hello = json!({ "id": me, "database": place, "host": host() }).to_string();
         let (queue, heard) = bounded(QUEUE);
         let _subscription = connection.subscribe(&subject, queue);
-        let mut spoke: Option<Instant> = None;
-        let mut heard_at: Option<Instant> = None;
+        let mut times = Times::default();
         loop {
-            if spoke.is_none_or(|at| at.elapsed() >= limits::PRESENCE_INTERVAL) && connection.is_up() {
-                spoke = Some(Instant::now());
-                // Not said now: said later.
+            if times.is_silent(Instant::now()) && connection.is_up() {
+                times.spoke(Instant::now());
+                // What cannot be said now is said later.
                 let _ = connection.publish(&subject, &[], hello.as_bytes());
             }
-            if heard_at.is_some_and(|at| at.elapsed() >= limits::PRESENCE_INTERVAL * 3) {
-                heard_at = None;
-                set(&status, String::new());
+            if times.has_gone(Instant::now()) {
+                board.set_namesake("");
             }
             select! {
                 recv(stop.receiver()) -> _ => return Ok(()),
                 recv(heard) -> message => {
                     let Ok(message) = message else { return Ok(()) };
                     if let Some(other) = somebody_else(&message.payload, &me) {
-                        heard_at = Some(Instant::now());
-                        if set(&status, other.clone()) {
+                        let news = board.set_namesake(&other);
+                        times.heard(Instant::now(), news);
+                        if news {
                             log::error!(
                                 "another daemon runs with node_id {node_id}, {other}: give each node a node_id of its own"
                             );
-                            // The other one shall know soon, too.
-                            spoke = None;
                         }
                     }
                 }
-                default(std::time::Duration::from_secs(1)) => {}
+                default(Duration::from_secs(1)) => {}
             }
         }
     })
-    .map(drop)
 }
 
-/// Notes the namesake; true when that is news.
-fn set(status: &Status, other: String) -> bool {
-    let mut known = status.namesake.lock().unwrap_or_else(PoisonError::into_inner);
-    let news = *known != other;
-    *known = other;
-    news
+/// When we spoke, and when somebody else did.
+#[derive(Debug, Default)]
+struct Times {
+    spoke: Option<Instant>,
+    heard: Option<Instant>,
+}
+
+impl Times {
+    /// Whether it is time to say that we are there.
+    fn is_silent(&self, now: Instant) -> bool {
+        self.spoke.is_none_or(|at| now.saturating_duration_since(at) >= limits::PRESENCE_INTERVAL)
+    }
+
+    fn spoke(&mut self, now: Instant) {
+        self.spoke = Some(now);
+    }
+
+    /// Somebody else spoke; when that is news, it shall hear of us soon, too.
+    fn heard(&mut self, now: Instant, news: bool) {
+        self.heard = Some(now);
+        if news {
+            self.spoke = None;
+        }
+    }
+
+    /// Whether nobody else was heard for some intervals; true once.
+    fn has_gone(&mut self, now: Instant) -> bool {
+        let gone =
+            self.heard.is_some_and(|at| now.saturating_duration_since(at) >= limits::PRESENCE_INTERVAL * 3);
+        if gone {
+            self.heard = None;
+        }
+        gone
+    }
 }
 
 /// Where a message's sender runs, if it is not us.
@@ -100,5 +125,29 @@ mod tests {
         assert_eq!(somebody_else(hello, "b").unwrap(), "on h: /x(process 7)");
         assert_eq!(somebody_else(b"junk", "b"), None);
         assert_eq!(somebody_else(b"{}", "b"), None);
+    }
+
+    #[test]
+    fn a_daemon_speaks_at_once_and_then_once_an_interval() {
+        let start = Instant::now();
+        let mut times = Times::default();
+        assert!(times.is_silent(start));
+        times.spoke(start);
+        assert!(!times.is_silent(start + limits::PRESENCE_INTERVAL / 2));
+        assert!(times.is_silent(start + limits::PRESENCE_INTERVAL));
+    }
+
+    #[test]
+    fn a_namesake_that_is_news_is_answered_soon_and_forgotten_late() {
+        let start = Instant::now();
+        let mut times = Times::default();
+        times.spoke(start);
+        times.heard(start, false);
+        assert!(!times.is_silent(start));
+        times.heard(start, true);
+        assert!(times.is_silent(start));
+        assert!(!times.has_gone(start + limits::PRESENCE_INTERVAL * 2));
+        assert!(times.has_gone(start + limits::PRESENCE_INTERVAL * 3));
+        assert!(!times.has_gone(start + limits::PRESENCE_INTERVAL * 4), "said once");
     }
 }

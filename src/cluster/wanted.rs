@@ -1,32 +1,59 @@
-//! A node that found the stored snapshot too old asks for a fresh one: by a key beside the leases, which a leader sees even
-//! if there is none at the moment.
+//! A node for which the stored snapshot does not serve asks for another one: by a key that a leader sees even if there is no
+//! leader at the moment.
 
+use super::{Bucket, Entry, Key};
 use crate::base::clock;
-use crate::cluster::lease;
 use crate::model::positions::SeqMap;
-use crate::nats::{Error, JetStream, Kv};
+use crate::nats::Error;
 use crate::storage::Stored;
-use serde_json::json;
+use serde_json::{Value, json};
 
-/// The key. Its value: `{"node_id": 3, "positions": {"<stream>": 120}, "instead_of": "<identity>", "minute": 29925435}`: the
-/// lowest positions that are of use, a snapshot that is not, and when it was asked, so that a later request is another one.
-const KEY: &str = "snapshot-wanted";
+/// `{"node_id": 3, "positions": {"<stream>": 120}, "instead_of": "<identity>", "minute": 29925435}`: the lowest positions that
+/// are of use, a snapshot that is not, and when it was asked, so that a later request is another one.
+const WANTED: Key<Wanted> = Key {
+    name: "snapshot-wanted",
+    encode: |wanted| {
+        let value = json!({
+            "node_id": wanted.node_id, "positions": wanted.positions, "instead_of": wanted.instead_of, "minute": wanted.minute,
+        });
+        value.to_string().into_bytes()
+    },
+    decode: |bytes| {
+        let value: Value = serde_json::from_slice(bytes).ok()?;
+        let positions = value["positions"].as_object()?;
+        Some(Wanted {
+            node_id: value["node_id"].as_u64().unwrap_or(0),
+            positions: positions
+                .iter()
+                .filter_map(|(name, seq)| Some((name.clone(), seq.as_u64()?)))
+                .collect(),
+            instead_of: value["instead_of"].as_str().unwrap_or_default().to_owned(),
+            minute: value["minute"].as_i64().unwrap_or(0),
+        })
+    },
+};
 
 /// What a node asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
-    /// Of the key: tells one request from the next.
-    pub revision: u64,
-    /// Who asked.
+    /// The node that asked last.
     pub node_id: u64,
     /// Positions from which the streams go on without a gap.
     pub positions: SeqMap,
     /// [`Stored::identity`] of a snapshot that is of no use; empty: any other reason.
     pub instead_of: String,
+    /// Unix minutes of the request.
+    minute: i64,
 }
 
 impl Wanted {
-    /// Both requests in one. That an earlier one was served does no harm: the snapshot that served it serves it still.
+    /// A request of this minute.
+    pub fn new(node_id: u64, positions: SeqMap, instead_of: String) -> Wanted {
+        Wanted { node_id, positions, instead_of, minute: clock::unix_ms() / 60_000 }
+    }
+
+    /// Both requests in one. It does no harm when the earlier one was served already: the snapshot that served it serves it
+    /// still.
     fn and(&self, earlier: Option<Wanted>) -> Wanted {
         let Some(earlier) = earlier else { return self.clone() };
         let mut both = self.clone();
@@ -40,12 +67,10 @@ impl Wanted {
         both
     }
 
-    fn encode(&self) -> Vec<u8> {
-        let value = json!({
-            "node_id": self.node_id, "positions": self.positions, "instead_of": self.instead_of,
-            "minute": clock::unix_ms() / 60_000,
-        });
-        value.to_string().into_bytes()
+    /// Whether both ask for the same in the same minute, whoever asks.
+    fn asks_the_same(&self, other: &Wanted) -> bool {
+        (self.minute, &self.positions, &self.instead_of)
+            == (other.minute, &other.positions, &other.instead_of)
     }
 
     /// Whether a snapshot serves.
@@ -58,43 +83,20 @@ impl Wanted {
     }
 }
 
-/// Asks; false when the same was asked within this minute. What others asked for stays asked for: there is one key.
-pub fn ask(js: &JetStream, replicas: u64, wanted: &Wanted) -> Result<bool, Error> {
-    let kv = Kv::open(js, lease::BUCKET, replicas)?;
-    let mut tries = 0;
-    loop {
-        let entry = kv.get(KEY)?;
-        let before = entry.as_ref().and_then(|entry| entry.value.as_deref());
-        let value = wanted.and(before.and_then(decode)).encode();
-        if before == Some(value.as_slice()) {
-            return Ok(false);
-        }
-        tries += 1;
-        match kv.update(KEY, &value, entry.as_ref().map_or(0, |entry| entry.revision)) {
-            Ok(_) => return Ok(true),
-            // Another node asked at the same moment.
-            Err(Error::Conflict(_)) if tries < 5 => {}
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-/// What was asked last; an unreadable request asks for nothing.
-pub fn asked(js: &JetStream, replicas: u64) -> Result<Option<Wanted>, Error> {
-    let Some(entry) = Kv::open(js, lease::BUCKET, replicas)?.get(KEY)? else { return Ok(None) };
-    let wanted = entry.value.as_deref().and_then(decode);
-    Ok(wanted.map(|wanted| Wanted { revision: entry.revision, ..wanted }))
-}
-
-fn decode(value: &[u8]) -> Option<Wanted> {
-    let value: serde_json::Value = serde_json::from_slice(value).ok()?;
-    let positions = value["positions"].as_object()?;
-    Some(Wanted {
-        revision: 0,
-        node_id: value["node_id"].as_u64().unwrap_or(0),
-        positions: positions.iter().filter_map(|(name, seq)| Some((name.clone(), seq.as_u64()?))).collect(),
-        instead_of: value["instead_of"].as_str().unwrap_or_default().to_owned(),
+/// Asks; false when the same was asked within this minute. There is one key, so requests are merged: what others asked for
+/// stays asked for.
+pub fn ask(bucket: &Bucket, wanted: &Wanted) -> Result<bool, Error> {
+    bucket.change(&WANTED, |before| {
+        let both = wanted.and(before.clone());
+        let known = before.is_some_and(|before| before.asks_the_same(&both));
+        (!known).then_some(both)
     })
+}
+
+/// What was asked last, and the revision that tells this request from the next; an unreadable request asks for nothing.
+pub fn asked(bucket: &Bucket) -> Result<Option<(u64, Wanted)>, Error> {
+    let Entry { revision, value } = bucket.get(&WANTED)?;
+    Ok(value.map(|wanted| (revision, wanted)))
 }
 
 #[cfg(test)]
@@ -130,7 +132,11 @@ mod tests {
             ..label(&[])
         };
         assert!(both.is_served_by(&fresh(5)) && !both.is_served_by(&fresh(4)));
-        assert_eq!(decode(&both.encode()), Some(both));
+        assert_eq!((WANTED.decode)(&(WANTED.encode)(&both)), Some(both.clone()));
+        // Two nodes that wait for the same do not take turns in asking for it.
+        let again = Wanted { node_id: 9, ..both.clone() };
+        assert!(again.and(Some(both.clone())).asks_the_same(&both));
+        assert!(!Wanted { minute: 1, ..both.clone() }.asks_the_same(&both));
         // A Go node's has no digest, and is told by its size.
         let theirs = Stored { label: Label::default(), ..label(&[]) };
         let instead = Wanted { instead_of: theirs.identity(), ..Wanted::default() };

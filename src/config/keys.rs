@@ -1,74 +1,75 @@
-//! Every key with its default, unit and bounds (compat.md 1k and our own).
+//! Every key with its default, unit and bounds: those of the Go program and those of this one.
 
 use super::reader::Reader;
 use super::{Config, Health, Join, Nats, Prometheus, ReplicationLog, Snapshot, stores};
-use crate::base::{files, limits, logger::Format, secret::Secret};
+use crate::base::secret::{self, Secret};
+use crate::base::{Error, files, limits, logger::Format};
 use crate::db::JournalMode;
+use crate::nats::Url;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// A day in milliseconds, times 366: the longest interval.
+/// The longest interval: 366 days in milliseconds.
 const YEAR_MS: u64 = 366 * 86_400_000;
 
-/// Keys whose capability is not in this version, each with the value that switches it off (or `None`: any use is refused).
-const LATER: &[(&str, Option<&str>)] =
-    &[("sharding.ignore_tables", None), ("tables.include", None), ("tables.exclude", None)];
+/// Keys of the Go program whose capability this version does not have: they may be there, but must ask for nothing.
+const NOT_YET: &[&str] = &["sharding.ignore_tables", "tables.include", "tables.exclude"];
 
-/// The line that refuses a key or flag whose capability comes with a later version.
-pub fn later_key(what: &str) -> String {
+/// Keys of the Go program that have no effect here, and why.
+const WITHOUT_EFFECT: &[(&str, &str)] = &[
+    ("cleanup_interval", "a change-log row is removed as soon as its event has come back"),
+    ("nats.connect_retries", "connecting is tried for ever"),
+    ("nats.reconnect_wait_seconds", "pauses between tries grow by themselves"),
+];
+
+/// The text that refuses a key or flag whose capability this version does not have.
+pub fn not_yet(what: &str) -> String {
     format!("{what}: this version does not have that capability yet; it comes with a later one")
 }
 
 /// Reads a configuration file, or the defaults without one. `node_id` is that of the command line.
 ///
-/// Returns the configuration and warnings, or all errors, one line each.
-pub fn load(file: Option<&Path>, node_id: Option<u64>) -> Result<(Config, Vec<String>), Vec<String>> {
-    let name = super::origin(file);
+/// Returns the configuration and warnings, or all errors: one for each mistake, of [`crate::base::Kind::Usage`].
+pub fn load(file: Option<&Path>, node_id: Option<u64>) -> Result<(Config, Vec<String>), Vec<Error>> {
+    let name = file.map_or_else(|| "defaults".to_owned(), |path| path.display().to_string());
     let table = match file {
         None => toml::Table::new(),
         Some(path) => {
-            let text = std::fs::read_to_string(path).map_err(|error| vec![format!("{name}: {error}")])?;
-            text.parse::<toml::Table>().map_err(|error| vec![syntax_error(&name, &text, &error)])?
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| vec![Error::usage(error.to_string()).at(&name)])?;
+            text.parse::<toml::Table>()
+                .map_err(|error| vec![Error::usage(syntax_error(&text, &error)).at(&name)])?
         }
     };
     let mut reader = Reader::new(name.clone(), table);
-    let mut warnings = refuse_later(&mut reader, &name);
+    refuse_not_yet(&mut reader);
+    let mut warnings = warn_without_effect(&mut reader, &name);
     let config = read(&mut reader, node_id);
     warnings.extend(reader.unknown());
+    let mistakes = reader.mistakes();
     match config {
-        Some(config) if reader.errors.is_empty() => Ok((config, warnings)),
-        _ => Err(reader.errors),
+        Some(config) if mistakes.is_empty() => Ok((config, warnings)),
+        _ => Err(mistakes),
     }
 }
 
-fn syntax_error(name: &str, text: &str, error: &toml::de::Error) -> String {
+fn syntax_error(text: &str, error: &toml::de::Error) -> String {
     let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-    format!("{name}: line {line}: not TOML: {}", error.message().replace('\n', ", "))
+    format!("line {line}: not TOML: {}", error.message().replace('\n', ", "))
 }
 
-/// Refuses what comes later; warns of keys of the Go program that mean nothing here.
-fn refuse_later(reader: &mut Reader, name: &str) -> Vec<String> {
-    for (key, off) in LATER {
-        match off {
-            Some(_) => {
-                if reader.boolean(key, false) {
-                    reader.errors.push(format!("{name}: {}", later_key(&format!("{key} = true"))));
-                }
-            }
-            None => {
-                // Sections of a Go node's sample configuration, with nothing in them, ask for nothing.
-                if reader.asks_for_something(key) {
-                    reader.errors.push(format!("{name}: {}", later_key(key)));
-                }
-            }
+/// The sections of a Go node's sample configuration, with nothing in them, ask for nothing.
+fn refuse_not_yet(reader: &mut Reader) {
+    for key in NOT_YET {
+        if reader.asks_for_something(key) {
+            reader.note(key, not_yet(key));
         }
     }
+}
+
+fn warn_without_effect(reader: &mut Reader, name: &str) -> Vec<String> {
     let mut warnings = vec![];
-    for (key, why) in [
-        ("cleanup_interval", "a change-log row is removed as soon as its event has come back"),
-        ("nats.connect_retries", "connecting is tried for ever"),
-        ("nats.reconnect_wait_seconds", "pauses between tries grow by themselves"),
-    ] {
+    for (key, why) in WITHOUT_EFFECT {
         reader.integer(key, 0, 0, i64::MAX.cast_unsigned());
         if reader.is_set(key) {
             warnings.push(format!("{name}: {key} has no effect here: {why}"));
@@ -157,7 +158,7 @@ fn join(reader: &mut Reader) -> Join {
 
 fn required_db_path(reader: &mut Reader) -> Option<PathBuf> {
     let path = reader.path("db_path");
-    if path.is_none() && reader.errors.iter().all(|e| !e.contains("db_path")) {
+    if path.is_none() && !reader.is_wrong("db_path") {
         reader.wrong("db_path", "(not set)", "the path of the application's SQLite database");
     }
     path.map(|path| std::path::absolute(&path).unwrap_or(path))
@@ -256,8 +257,8 @@ fn listens(reader: &mut Reader, key: &str, bind: &str) {
 fn nats(reader: &mut Reader) -> Nats {
     let urls = reader.list("nats.urls");
     for url in &urls {
-        if let Err(why) = crate::nats::Url::parse(url) {
-            let shown = crate::base::secret::redact(url);
+        if let Err(why) = Url::parse(url) {
+            let shown = secret::redact(url);
             reader.wrong(
                 "nats.urls",
                 format!("{shown:?} ({why})"),
@@ -314,11 +315,7 @@ fn nats(reader: &mut Reader) -> Nats {
         ("nats.cert_file", &nats.cert_file),
         ("nats.key_file", &nats.key_file),
     ] {
-        if let Some(path) = path
-            && let Err(error) = std::fs::File::open(path)
-        {
-            reader.wrong(key, format!("{path:?} ({error})"), "a file that can be read");
-        }
+        reader.readable(key, path.as_deref());
     }
     nats
 }

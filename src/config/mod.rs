@@ -1,23 +1,24 @@
-//! The configuration: read once, checked once, handed down as plain structs.
+//! The configuration: read and checked once at the start, then handed down as plain structs.
 
 mod keys;
 mod reader;
 mod stores;
 
-use crate::base::{logger::Format, secret::Secret};
+use crate::base::{files, logger::Format, secret::Secret};
 use crate::db::JournalMode;
+use crate::model::shard;
 use crate::storage::{Location, pack::Packing};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-pub use keys::{later_key, load};
+pub use keys::{load, not_yet};
 
-/// Everything that the daemon was told.
+/// The whole configuration, with what flags of the command line add to it.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The application's database.
     pub db_path: PathBuf,
-    /// The sequence map; beside the database unless set.
+    /// The file of the sequence map; it lies beside the database unless set.
     pub seq_map_path: PathBuf,
     /// This node's number, unique in the cluster.
     pub node_id: u64,
@@ -27,31 +28,31 @@ pub struct Config {
     pub replicate: bool,
     /// Change-log rows read in one pass.
     pub scan_max_changes: u64,
-    /// Stop after so long without an event; zero: never.
+    /// The time without an event after which the daemon stops; zero: never.
     pub sleep_timeout: Duration,
-    /// How often to look for changes without a file event.
+    /// Time between two looks for changes when no file event comes.
     pub polling_interval: Duration,
     /// What to do with a database that is not in WAL mode.
     pub journal_mode: JournalMode,
     /// What becomes of rows that only this node has when it joins.
     pub join: Join,
-    /// The change streams.
+    /// The section `[replication_log]`: the change streams.
     pub log: ReplicationLog,
-    /// Snapshots.
+    /// The section `[snapshot]`.
     pub snapshot: Snapshot,
-    /// The broker.
+    /// The section `[nats]`: the broker.
     pub nats: Nats,
-    /// The health check.
+    /// The section `[health_check]`.
     pub health: Health,
-    /// The metrics.
+    /// The section `[prometheus]`: metrics.
     pub prometheus: Prometheus,
-    /// How lines look.
+    /// The form of log lines.
     pub log_format: Format,
-    /// Debug lines as well.
+    /// Log debug lines as well.
     pub verbose: bool,
 }
 
-/// What becomes of a database's own rows at its first join.
+/// What becomes of the rows that only this node has when it joins for the first time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Join {
     /// They are published.
@@ -61,7 +62,7 @@ pub enum Join {
 }
 
 impl Join {
-    /// As the configuration says it.
+    /// As the configuration file says it.
     pub fn name(self) -> &'static str {
         match self {
             Join::Merge => "merge",
@@ -73,15 +74,15 @@ impl Join {
 /// `[replication_log]`.
 #[derive(Clone, Debug)]
 pub struct ReplicationLog {
-    /// Number of streams.
+    /// The number of streams.
     pub shards: u64,
     /// Messages that each stream keeps.
     pub max_entries: u64,
     /// Copies of each stream in a NATS cluster.
     pub replicas: u64,
-    /// zstd around events, and streams named accordingly.
+    /// Compress events with zstd. The streams are named accordingly.
     pub compress: bool,
-    /// Bring the limits of existing streams in line with this configuration.
+    /// Change the limits of existing streams to those of this configuration.
     pub update_existing: bool,
 }
 
@@ -90,54 +91,52 @@ pub struct ReplicationLog {
 pub struct Snapshot {
     /// Make and use snapshots.
     pub enabled: bool,
-    /// Time between snapshots; zero: none by time.
+    /// Time between two snapshots; zero: the time alone is no reason to make one.
     pub interval: Duration,
-    /// How often the leader restores the newest one on trial; zero: never.
+    /// Time between two trial restores of the newest snapshot by the leader; zero: none.
     pub verify_interval: Duration,
     /// Life of the leader's lease.
     pub leader_ttl: Duration,
-    /// Directory of temporary files; beside the database unless set.
+    /// Directory of temporary files; that of the database unless set.
     pub temp_dir: Option<PathBuf>,
-    /// Where they are kept.
+    /// Where snapshots are kept.
     pub store: Location,
-    /// How many are kept, the current one included.
+    /// The number of snapshots that are kept, including the current one.
     pub keep: u64,
-    /// Read an upload back before it becomes the snapshot, where the store checks no hash itself.
+    /// Read an upload back before it becomes the current snapshot, in stores that check no hash themselves.
     pub read_back: bool,
-    /// How the stored file is packed; the key also unpacks.
+    /// How stored files are packed. Its key also unpacks.
     pub packing: Packing,
 }
 
 /// `[prometheus]`.
 #[derive(Clone, Debug)]
 pub struct Prometheus {
-    /// Answer at all.
     pub enable: bool,
     /// `host:port`.
     pub bind: String,
-    /// First part of the names.
+    /// First part of the metrics' names.
     pub namespace: String,
-    /// Second part; empty: none.
+    /// Second part of the metrics' names; empty: there is none.
     pub subsystem: String,
 }
 
 /// `[health_check]`.
 #[derive(Clone, Debug)]
 pub struct Health {
-    /// Answer at all.
     pub enable: bool,
     /// `host:port`.
     pub bind: String,
     /// Path of the URL.
     pub path: String,
-    /// JSON; else only the status code.
+    /// Answer with JSON; otherwise with the status code alone.
     pub detailed: bool,
 }
 
-/// `[nats]`, and the flags about the server that we start ourselves.
+/// `[nats]`, and the flags for a nats-server of our own.
 #[derive(Clone, Debug)]
 pub struct Nats {
-    /// Servers; empty: our own.
+    /// URLs of servers; none: the daemon runs a nats-server of its own.
     pub urls: Vec<String>,
     /// Subjects are `<prefix>-<shard>`.
     pub subject_prefix: String,
@@ -145,23 +144,20 @@ pub struct Nats {
     pub stream_prefix: String,
     /// The nats-server program; found on PATH unless set.
     pub server_binary: Option<PathBuf>,
-    /// Settings for our own server that win over ours.
+    /// A file with settings for our own server that win over those of the daemon.
     pub server_config: Option<PathBuf>,
     /// Address of our own server.
     pub bind_address: String,
-    /// nkey seed file.
+    /// The file with the seed of an nkey.
     pub seed_file: Option<PathBuf>,
-    /// User name.
     pub user_name: String,
-    /// Password.
     pub user_password: Secret,
-    /// Token.
     pub token: Secret,
-    /// Certificate authorities for TLS.
+    /// Certificate authorities for TLS, beside the system's.
     pub ca_file: Option<PathBuf>,
     /// Client certificate.
     pub cert_file: Option<PathBuf>,
-    /// Its key.
+    /// The key of the client certificate.
     pub key_file: Option<PathBuf>,
     /// Do not use servers that the broker announces.
     pub ignore_discovered: bool,
@@ -174,10 +170,15 @@ pub struct Nats {
 }
 
 impl Config {
-    /// Name of a shard's stream.
+    /// The name of a shard's stream.
     pub fn stream(&self, shard: u64) -> String {
         let mark = if self.log.compress { "-c" } else { "" };
         format!("{}{mark}-{shard}", self.nats.stream_prefix)
+    }
+
+    /// Names of all streams, in the order of their shards.
+    pub fn streams(&self) -> Vec<String> {
+        (1..=self.log.shards).map(|shard| self.stream(shard)).collect()
     }
 
     /// Subject of a shard's events.
@@ -185,41 +186,36 @@ impl Config {
         format!("{}-{shard}", self.nats.subject_prefix)
     }
 
-    /// Name of this node towards NATS.
+    /// The name of this node's connections to NATS.
     pub fn node_name(&self) -> String {
         format!("harmonylite-node-{}", self.node_id)
     }
 
-    /// Locked by a running daemon.
+    /// The file that a running daemon keeps locked.
     pub fn lock_path(&self) -> PathBuf {
-        crate::base::files::beside(&self.db_path, ".harmonylite.lock")
+        files::beside(&self.db_path, ".harmonylite.lock")
     }
 
-    /// Whether this node takes part in making snapshots. Who applies nothing does not hold what others wrote, nor know where
-    /// its database stands in the streams.
+    /// Whether this node takes part in making snapshots. A node that applies nothing lacks what others wrote, and does not know
+    /// its position in the streams.
     pub fn makes_snapshots(&self) -> bool {
         self.snapshot.enabled && self.publish && self.replicate
     }
 
-    /// Where temporary copies of the database go.
+    /// The directory of temporary copies of the database.
     pub fn temp_dir(&self) -> PathBuf {
-        self.snapshot.temp_dir.clone().unwrap_or_else(|| crate::base::files::parent(&self.db_path))
+        self.snapshot.temp_dir.clone().unwrap_or_else(|| files::parent(&self.db_path))
     }
 }
 
-/// Node id of a machine without `node_id`: a hash of its machine id, as the Go program computes it.
-pub fn machine_node_id() -> Option<u64> {
+/// The node id of a machine without `node_id`: a hash of its machine id (formats, section "Node id").
+fn machine_node_id() -> Option<u64> {
     ["/var/lib/dbus/machine-id", "/etc/machine-id"].iter().find_map(|path| {
         let text = std::fs::read_to_string(path).ok()?;
         let id = text.trim();
-        (!id.is_empty()).then(|| crate::model::shard::fnv1(id.as_bytes()))
+        (!id.is_empty()).then(|| shard::fnv1(id.as_bytes()))
     })
 }
 
-/// A short text for errors: the file, or the built-in defaults.
-pub(crate) fn origin(file: Option<&Path>) -> String {
-    file.map_or_else(|| "defaults".to_owned(), |path| path.display().to_string())
-}
-
 #[cfg(test)]
-mod tests;
+pub mod tests;

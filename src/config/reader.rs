@@ -1,24 +1,42 @@
-//! A TOML table read key by key: every wrong value becomes one line, every key nobody asked for a warning.
+//! Reads a TOML table key by key. Every wrong value is noted as a mistake, and every key that is never read as unknown.
 
+use crate::base::Error;
 use std::collections::BTreeSet;
 use toml::{Table, Value};
 
 /// Reads keys by their dotted path and gathers what is wrong.
 pub struct Reader {
+    /// The name of the file, for messages.
     file: String,
     table: Table,
+    /// The keys that were read.
     known: BTreeSet<&'static str>,
-    /// One line for each mistake.
-    pub errors: Vec<String>,
+    mistakes: Vec<Mistake>,
+}
+
+struct Mistake {
+    /// The key whose value is wrong, or the section that is none.
+    key: String,
+    error: Error,
 }
 
 impl Reader {
     /// Reads from `table`, naming `file` in messages.
     pub fn new(file: String, table: Table) -> Reader {
-        Reader { file, table, known: BTreeSet::new(), errors: Vec::new() }
+        Reader { file, table, known: BTreeSet::new(), mistakes: Vec::new() }
     }
 
-    /// The value at `key`; keys match without case, as in the Go program.
+    /// One error for each mistake.
+    pub fn mistakes(self) -> Vec<Error> {
+        self.mistakes.into_iter().map(|mistake| mistake.error).collect()
+    }
+
+    /// Whether a mistake was noted in `key` itself.
+    pub fn is_wrong(&self, key: &str) -> bool {
+        self.mistakes.iter().any(|mistake| mistake.key == key)
+    }
+
+    /// The value at `key`. Keys match in upper and lower case, as in the Go program.
     fn find(&mut self, key: &'static str) -> Option<Value> {
         self.known.insert(key);
         let mut parts = key.split('.').peekable();
@@ -34,9 +52,10 @@ impl Reader {
             }
             at.push_str(part);
             let Value::Table(inner) = value else {
-                let message = format!("{}: {at} = {value}: accepted is a section [{at}]", self.file);
-                if !self.errors.contains(&message) {
-                    self.errors.push(message);
+                // Each key of the section comes here: the mistake is one all the same.
+                if !self.is_wrong(&at) {
+                    let value = value.clone();
+                    self.wrong(&at, value, &format!("a section [{at}]"));
                 }
                 return None;
             };
@@ -45,7 +64,6 @@ impl Reader {
         None
     }
 
-    /// Whether `key` is set.
     pub fn is_set(&mut self, key: &'static str) -> bool {
         self.find(key).is_some()
     }
@@ -64,12 +82,26 @@ impl Reader {
         self.find(key).is_some_and(|value| filled(&value))
     }
 
-    /// Notes a mistake in `key`.
+    /// Notes a mistake in `key`, which is shown with its value and what is accepted.
     pub fn wrong(&mut self, key: &str, value: impl std::fmt::Display, accepted: &str) {
-        self.errors.push(format!("{}: {key} = {value}: accepted is {accepted}", self.file));
+        self.note(key, format!("{key} = {value}: accepted is {accepted}"));
     }
 
-    /// Notes a mistake unless `value` is a name that NATS takes as one token of a subject.
+    /// Notes a mistake in `key` in words of its own.
+    pub fn note(&mut self, key: &str, text: String) {
+        self.mistakes.push(Mistake { key: key.to_owned(), error: Error::usage(text).at(&self.file) });
+    }
+
+    /// Notes a mistake unless the file at `key` can be read.
+    pub fn readable(&mut self, key: &str, path: Option<&std::path::Path>) {
+        if let Some(path) = path
+            && let Err(error) = std::fs::File::open(path)
+        {
+            self.wrong(key, format!("{path:?} ({error})"), "a file that can be read");
+        }
+    }
+
+    /// Notes a mistake unless `value`, that of `key`, can be one token of a NATS subject.
     pub fn token(&mut self, key: &str, value: &str) {
         let valid = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
         if value.is_empty() || !value.bytes().all(valid) {
@@ -77,7 +109,6 @@ impl Reader {
         }
     }
 
-    /// A boolean.
     pub fn boolean(&mut self, key: &'static str, default: bool) -> bool {
         match self.find(key) {
             None => default,
@@ -89,7 +120,7 @@ impl Reader {
         }
     }
 
-    /// An integer between two bounds.
+    /// An integer from `min` to `max`.
     pub fn integer(&mut self, key: &'static str, default: u64, min: u64, max: u64) -> u64 {
         let value = match self.find(key) {
             None => return default,
@@ -108,7 +139,6 @@ impl Reader {
         }
     }
 
-    /// A text.
     pub fn text(&mut self, key: &'static str, default: &str) -> String {
         match self.find(key) {
             None => default.to_owned(),
@@ -120,7 +150,7 @@ impl Reader {
         }
     }
 
-    /// A text whose value no message shows.
+    /// A text that no message shows.
     pub fn secret(&mut self, key: &'static str) -> String {
         match self.find(key) {
             None => String::new(),
@@ -132,13 +162,12 @@ impl Reader {
         }
     }
 
-    /// A text that names a path; empty counts as not set.
+    /// A path; an empty text counts as not set.
     pub fn path(&mut self, key: &'static str) -> Option<std::path::PathBuf> {
         let text = self.text(key, "");
         (!text.is_empty()).then(|| text.into())
     }
 
-    /// A list of texts.
     pub fn list(&mut self, key: &'static str) -> Vec<String> {
         let accepted = "a list of texts, like [\"a\", \"b\"]";
         match self.find(key) {
@@ -158,7 +187,7 @@ impl Reader {
         }
     }
 
-    /// A warning for each key that nobody asked for, with the nearest that is known.
+    /// A warning for each key that was never read, with the nearest one that was.
     pub fn unknown(&self) -> Vec<String> {
         let mut warnings = vec![];
         self.walk(&self.table, "", &mut warnings);
@@ -190,7 +219,7 @@ impl Reader {
     }
 }
 
-/// Edits (insert, delete, replace) that lead from one text to the other.
+/// The number of edits (insert, delete, replace a character) that lead from one text to the other.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
@@ -204,4 +233,57 @@ fn distance(a: &str, b: &str) -> usize {
         }
     }
     row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reader(text: &str) -> Reader {
+        Reader::new("FILE".to_owned(), text.parse().unwrap())
+    }
+
+    fn texts(reader: Reader) -> Vec<String> {
+        reader.mistakes().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn distances() {
+        for (one, other, edits) in
+            [("", "", 0), ("abc", "", 3), ("", "abc", 3), ("url", "urls", 1), ("kitten", "sitting", 3)]
+        {
+            assert_eq!(distance(one, other), edits, "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn a_value_where_a_section_belongs_is_one_mistake() {
+        let mut reader = reader("nats = 3");
+        assert_eq!((reader.list("nats.urls"), reader.text("nats.token", "x")), (vec![], "x".to_owned()));
+        assert!(reader.is_wrong("nats") && !reader.is_wrong("nats.urls"));
+        assert_eq!(texts(reader), ["FILE: nats = 3: accepted is a section [nats]"]);
+    }
+
+    #[test]
+    fn bounds_are_within() {
+        let mut reader = reader("a = 1\nb = 5\nc = 6\nd = -1\ne = 1.5");
+        for (key, read) in [("a", 1), ("b", 5), ("c", 3), ("d", 3), ("e", 3), ("f", 3)] {
+            assert_eq!(reader.integer(key, 3, 1, 5), read, "{key}");
+            assert_eq!(reader.is_wrong(key), matches!(key, "c" | "d" | "e"), "{key}");
+        }
+    }
+
+    #[test]
+    fn what_asks_for_nothing() {
+        let mut reader = reader("[a]\nx = \"\"\ny = false\nz = []\n[a.b]\n[c]\nx = 0");
+        assert!(!reader.asks_for_something("a") && !reader.asks_for_something("none"));
+        assert!(reader.asks_for_something("c"));
+    }
+
+    #[test]
+    fn a_secret_of_the_wrong_kind_is_not_shown() {
+        let mut reader = reader("token = 12345");
+        assert_eq!(reader.secret("token"), "");
+        assert_eq!(texts(reader), ["FILE: token = (hidden): accepted is a text in quotes"]);
+    }
 }

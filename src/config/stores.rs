@@ -1,13 +1,14 @@
 //! The keys of the snapshot stores.
 
 use super::reader::Reader;
-use crate::base::{limits, secret::Secret};
+use crate::base::secret::{self, Secret};
+use crate::base::{files, limits};
 use crate::storage::pack::{Key, Packing};
 use crate::storage::{Keys, Location, S3Options, SftpOptions, Trust, WebdavOptions, directory_path};
 use std::path::{Path, PathBuf};
 
-/// The store that `snapshot.store` names. The keys of the others are read too, so that none of them is called unknown, but
-/// need not be complete.
+/// The store that `snapshot.store` names. The keys of the other stores are read too, so that none of them is called unknown,
+/// but they need not be complete.
 pub fn store(reader: &mut Reader, stream_prefix: &str, seq_map_path: Option<&Path>) -> Location {
     let kind = reader.text("snapshot.store", "nats");
     let nats = nats(reader, stream_prefix);
@@ -27,7 +28,7 @@ pub fn store(reader: &mut Reader, stream_prefix: &str, seq_map_path: Option<&Pat
             None
         }
     };
-    // What is missing has been noted as a mistake.
+    // Without a store a mistake has been noted, and the configuration is refused.
     found.unwrap_or(nats)
 }
 
@@ -42,13 +43,11 @@ fn nats(reader: &mut Reader, stream_prefix: &str) -> Location {
     Location::Nats { bucket, replicas: reader.integer("snapshot.nats.replicas", 1, 0, 5) }
 }
 
-/// A file that must be readable.
+/// A path whose file must be readable.
 fn readable(reader: &mut Reader, key: &'static str) -> Option<PathBuf> {
-    let path = reader.path(key)?;
-    if let Err(error) = std::fs::File::open(&path) {
-        reader.wrong(key, format!("{path:?} ({error})"), "a file that can be read");
-    }
-    Some(path)
+    let path = reader.path(key);
+    reader.readable(key, path.as_deref());
+    path
 }
 
 fn s3(reader: &mut Reader, wanted: bool) -> Location {
@@ -68,14 +67,14 @@ fn s3(reader: &mut Reader, wanted: bool) -> Location {
         bucket,
     };
     let id = reader.secret("snapshot.s3.access_key");
-    let secret = reader.secret("snapshot.s3.secret");
+    let secret_key = reader.secret("snapshot.s3.secret");
     let token = Secret::new(reader.secret("snapshot.s3.session_token"));
     if wanted {
         let host = options.endpoint.split_once("://").map_or(options.endpoint.as_str(), |(_, host)| host);
         let scheme = options.endpoint.split_once("://").map_or("http", |(scheme, _)| scheme);
         let host = host.trim_end_matches('/');
         if host.is_empty() || host.contains(['/', '@', ' ', '?']) || !matches!(scheme, "http" | "https") {
-            let shown = crate::base::secret::redact(&options.endpoint);
+            let shown = secret::redact(&options.endpoint);
             let accepted = "host[:port], or http:// or https:// and that";
             reader.wrong("snapshot.s3.endpoint", format!("{shown:?}"), accepted);
         }
@@ -84,7 +83,7 @@ fn s3(reader: &mut Reader, wanted: bool) -> Location {
             let shown = format!("{:?}", options.bucket);
             reader.wrong("snapshot.s3.bucket", shown, "a bucket's name: letters, digits, - . and _");
         }
-        if id.is_empty() != secret.is_empty() {
+        if id.is_empty() != secret_key.is_empty() {
             reader.wrong(
                 "snapshot.s3.access_key",
                 "without snapshot.s3.secret, or the reverse",
@@ -92,8 +91,11 @@ fn s3(reader: &mut Reader, wanted: bool) -> Location {
             );
         }
     }
-    let keys =
-        (!id.is_empty() && !secret.is_empty()).then(|| Keys { id, secret: Secret::new(secret), token });
+    let keys = (!id.is_empty() && !secret_key.is_empty()).then(|| Keys {
+        id,
+        secret: Secret::new(secret_key),
+        token,
+    });
     Location::S3(options, keys)
 }
 
@@ -125,7 +127,7 @@ fn sftp(reader: &mut Reader, wanted: bool, seq_map_path: Option<&Path>) -> Optio
     let trust = match (host_key.is_empty(), known_hosts) {
         (false, _) => Trust::Fingerprint(host_key),
         (true, Some(path)) => Trust::KnownHosts(path),
-        (true, None) => Trust::FirstUse(crate::base::files::parent(seq_map_path?).join("sftp-known-hosts")),
+        (true, None) => Trust::FirstUse(files::parent(seq_map_path?).join("sftp-known-hosts")),
     };
     match SftpOptions::parse(&url, trust) {
         Ok(options) => Some(Location::Sftp(SftpOptions { key_file, passphrase, ..options })),
@@ -152,7 +154,7 @@ fn file(reader: &mut Reader, wanted: bool) -> Option<Location> {
     }
 }
 
-/// How stored files are packed. The key alone encrypts; reading works with any setting as long as the key is there.
+/// How stored files are packed. With a key they are encrypted. Reading needs only the key, and recognises the packing.
 pub fn packing(reader: &mut Reader) -> Packing {
     let zstd = match reader.text("snapshot.compression", "none").as_str() {
         "none" => false,

@@ -1,22 +1,28 @@
 //! Defaults, and one test for each message.
 
 use super::*;
-use std::sync::atomic::{AtomicU32, Ordering};
-
+use crate::base::{Error, Kind, scratch::Scratch};
+use std::path::Path;
 fn try_load(text: &str) -> Result<(Config, Vec<String>), Vec<String>> {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let number = COUNT.fetch_add(1, Ordering::Relaxed);
-    let path = std::env::temp_dir().join(format!("harmonylite-config-{}-{number}.toml", std::process::id()));
+    let scratch = Scratch::new("config");
+    let path = scratch.path("config.toml");
     std::fs::write(&path, text).unwrap();
-    let result = load(Some(&path), None);
-    std::fs::remove_file(&path).unwrap();
-    let strip = |lines: Vec<String>| -> Vec<String> {
-        lines.into_iter().map(|line| line.replace(&path.display().to_string(), "FILE")).collect()
-    };
-    result.map(|(config, warnings)| (config, strip(warnings))).map_err(strip)
+    let strip = |line: &str| line.replace(&path.display().to_string(), "FILE");
+    match load(Some(&path), None) {
+        Ok((config, warnings)) => Ok((config, warnings.iter().map(|line| strip(line)).collect())),
+        Err(errors) => {
+            assert!(errors.iter().all(|error| error.kind() == Kind::Usage), "{errors:?}");
+            Err(errors.iter().map(|error| strip(&error.to_string())).collect())
+        }
+    }
 }
 
 const BASE: &str = "db_path = \"/data/app.db\"\nnode_id = 1\n";
+
+/// For tests of other rooms: the defaults, and some settings.
+pub fn with(text: &str) -> Config {
+    try_load(&format!("{BASE}{text}")).unwrap().0
+}
 
 fn errors(text: &str) -> Vec<String> {
     try_load(&format!("{BASE}{text}")).map(|(config, _)| format!("{config:?}")).unwrap_err()
@@ -156,7 +162,8 @@ fn one_message_each() {
         ["FILE: db_path = (not set): accepted is the path of the application's SQLite database"]
     );
     let missing = load(Some(Path::new("/no/such.toml")), None).unwrap_err();
-    assert_eq!(missing, ["/no/such.toml: No such file or directory (os error 2)"]);
+    let why = "/no/such.toml: No such file or directory (os error 2)";
+    assert_eq!(missing, [Error::usage(why)]);
 }
 
 #[test]
@@ -195,9 +202,72 @@ fn keys_match_without_case_and_secrets_stay_hidden() {
 
 #[test]
 fn node_id_of_the_command_line_wins() {
-    let path = std::env::temp_dir().join(format!("harmonylite-config-node-{}.toml", std::process::id()));
+    let scratch = Scratch::new("config-node");
+    let path = scratch.path("config.toml");
     std::fs::write(&path, BASE).unwrap();
     assert_eq!(load(Some(&path), Some(9)).unwrap().0.node_id, 9);
     assert_eq!(load(Some(&path), Some(0)).unwrap().0.node_id, 1);
-    std::fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn capabilities_of_the_go_program_that_are_not_here_are_refused() {
+    for (text, key) in [
+        ("[tables]\ninclude = [\"a\"]", "tables.include"),
+        ("[tables]\nexclude = [\"a\"]", "tables.exclude"),
+        ("[sharding]\nignore_tables = [\"a\"]", "sharding.ignore_tables"),
+    ] {
+        assert_eq!(errors(text), [format!("FILE: {}", not_yet(key))]);
+    }
+    assert!(warnings("[tables]\ninclude = []").is_empty());
+}
+
+#[test]
+fn a_wrong_database_path_is_one_mistake() {
+    assert_eq!(
+        try_load("db_path = 3\nnode_id = 1").unwrap_err(),
+        ["FILE: db_path = 3: accepted is a text in quotes"]
+    );
+}
+
+#[test]
+fn names_that_follow_from_the_configuration() {
+    let (config, _) = try_load(&format!("{BASE}[replication_log]\ncompress = false")).unwrap();
+    assert_eq!(config.stream(2), "harmonylite-changes-2");
+    assert_eq!(config.node_name(), "harmonylite-node-1");
+    assert_eq!(config.lock_path(), PathBuf::from("/data/app.db.harmonylite.lock"));
+    assert_eq!(config.temp_dir(), PathBuf::from("/data"));
+    let (config, _) = try_load(&format!("{BASE}[snapshot]\ntemp_dir = \"/tmp\"")).unwrap();
+    assert_eq!(config.temp_dir(), PathBuf::from("/tmp"));
+}
+
+#[test]
+fn a_node_makes_snapshots_only_if_it_publishes_and_applies() {
+    let makes = |text: &str| try_load(&format!("{BASE}{text}")).unwrap().0.makes_snapshots();
+    assert!(makes(""));
+    for text in ["publish = false", "replicate = false", "[snapshot]\nenabled = false"] {
+        assert!(!makes(text), "{text}");
+    }
+}
+
+#[test]
+fn the_store_that_is_named_is_the_one() {
+    let store = |text: &str| try_load(&format!("{BASE}[snapshot]\n{text}")).unwrap().0.snapshot.store;
+    assert!(
+        matches!(store("store = \"file\"\nfile.path = \"/b\""), Location::File(path) if path == Path::new("/b"))
+    );
+    let s3 = store(
+        "store = \"s3\"\ns3.endpoint = \"h\"\ns3.bucket = \"b\"\ns3.access_key = \"k\"\ns3.secret = \"s\"",
+    );
+    assert!(
+        matches!(&s3, Location::S3(options, Some(_)) if options.bucket == "b" && options.force_path_style.is_none())
+    );
+    assert!(!format!("{s3:?}").contains("\"s\""), "{s3:?}");
+    let webdav = store("store = \"webdav\"\nwebdav.url = \"https://h/?login=u&secret=hunter2\"");
+    assert!(matches!(&webdav, Location::Webdav(options) if options.user == "u"));
+    assert!(webdav.is_apart_from_nats() && !format!("{webdav:?}").contains("hunter2"));
+    let sftp = store("store = \"sftp\"\nsftp.url = \"sftp://u:hunter2@h/d\"");
+    let Location::Sftp(options) = &sftp else { panic!("{sftp:?}") };
+    let beside = crate::storage::Trust::FirstUse("/data/sftp-known-hosts".into());
+    assert_eq!((options.dir.as_str(), &options.trust), ("/d", &beside));
+    assert!(!format!("{sftp:?}").contains("hunter2"));
 }

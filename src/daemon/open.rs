@@ -1,16 +1,19 @@
 //! Getting the database open: made fit for replication, waited for while it is locked, restored while it is missing or
 //! damaged.
 
+use super::state::Daemon;
+use crate::base::error::{Context, Error};
 use crate::base::{files, limits, once::Once, retry::Backoff, stop::Stop};
 use crate::config::Config;
 use crate::db::{self, ChangeLog};
 use crate::model::positions::{self, SeqMap};
-use crate::operate::board::Status;
+use crate::operate::{Signals, Whole};
 use crate::replicator;
 use crate::snapshot::Recovery;
 use std::time::{Duration, Instant};
 
-/// A disk that fails damages the next database too: recovering it again and again would fill it with copies.
+/// Pauses between recoveries: a disk that fails damages the next database too, and recovering it again and again would fill
+/// the disk with copies.
 #[derive(Default)]
 pub struct Pauses {
     last: Option<Instant>,
@@ -18,43 +21,47 @@ pub struct Pauses {
 }
 
 impl Pauses {
-    /// No pause for the first recovery in a while, growing ones for those that follow. True: stopped.
-    pub fn wait(&mut self, status: &Status, stop: &Stop) -> bool {
-        let again = self.last.is_some_and(|last| last.elapsed() < limits::RECOVERED_FOR_GOOD);
+    /// No pause for the first recovery in a while, growing ones for those that follow.
+    fn next(&mut self, now: Instant) -> Duration {
+        let again =
+            self.last.is_some_and(|last| now.saturating_duration_since(last) < limits::RECOVERED_FOR_GOOD);
         self.next = if again {
             (self.next * 2).clamp(limits::RECOVERY_PAUSE, limits::RECOVERED_FOR_GOOD)
         } else {
             Duration::ZERO
         };
-        if again {
-            let text = format!(
-                "damaged again: a disk or memory may be failing; recovering in {} s",
-                self.next.as_secs()
-            );
+        self.last = Some(now + self.next);
+        self.next
+    }
+
+    /// Takes the next pause. True: stopped.
+    pub fn wait(&mut self, signals: &Signals, stop: &Stop) -> bool {
+        let pause = self.next(Instant::now());
+        if !pause.is_zero() {
+            let seconds = pause.as_secs();
+            let text = format!("damaged again: a disk or memory may be failing; recovering in {seconds} s");
             log::error!("{text}");
-            status.set_missing(&text);
+            signals.set_whole(Whole::Damaged(text));
         }
-        let stopped = stop.wait(self.next);
-        self.last = Some(Instant::now());
-        stopped
+        stop.wait(pause)
     }
 }
 
 /// The database, opened: restored when it is missing or damaged. `None`: stopped.
 pub fn get_database(
-    config: &Config,
+    daemon: &Daemon<'_>,
     recovery: &Recovery<'_>,
     pauses: &mut Pauses,
-    stop: &Stop,
-) -> Result<Option<Database>, String> {
+) -> Result<Option<Database>, Error> {
+    let (config, signals, stop) = (daemon.config, &daemon.signals, daemon.stop);
     loop {
         if !config.db_path.exists() && !recovery.missing() {
             return Ok(None);
         }
-        match open_database(config, recovery.status, stop)? {
+        match open_database(config, signals, stop)? {
             Opened::Database(database) => return Ok(Some(*database)),
             Opened::Gone => {}
-            Opened::Damaged(why) if !pauses.wait(recovery.status, stop) && recovery.damaged(&why) => {}
+            Opened::Damaged(why) if !pauses.wait(signals, stop) && recovery.damaged(&why) => {}
             Opened::Damaged(_) | Opened::Stopped => return Ok(None),
         }
     }
@@ -81,25 +88,22 @@ enum Opened {
 }
 
 /// Opens the database; while the application holds a lock or the disk is full, again and again.
-fn open_database(config: &Config, status: &Status, stop: &Stop) -> Result<Opened, String> {
+fn open_database(config: &Config, signals: &Signals, stop: &Stop) -> Result<Opened, Error> {
     let path = config.db_path.display();
     let mut backoff = Backoff::up_to(Duration::from_secs(2));
     let mut said = Once::default();
     loop {
         let why = match try_open(config) {
-            Ok(database) => {
-                status.set_missing("");
-                return Ok(Opened::Database(Box::new(database)));
-            }
+            Ok(database) => return Ok(Opened::Database(Box::new(database))),
             Err(db::Error::Corrupt(why)) => return Ok(Opened::Damaged(why)),
             // It was removed a moment ago.
             Err(_) if !config.db_path.exists() => return Ok(Opened::Gone),
             Err(db::Error::Busy) => format!("{path}: locked by the application; waiting"),
             Err(db::Error::Disk(why)) => format!("{path}: {why}; trying again"),
-            Err(error) => return Err(format!("{path}: {error}")),
+            Err(error) => return Err(error).context(path),
         };
         said.warn(&why);
-        status.set_missing(&why);
+        signals.set_whole(Whole::Waiting(why));
         if backoff.wait(stop) {
             return Ok(Opened::Stopped);
         }
@@ -110,13 +114,16 @@ fn try_open(config: &Config) -> Result<Database, db::Error> {
     let path = &config.db_path;
     db::check_file(path)?;
     db::prepare(path, config.journal_mode)?;
-    db::Applier::ensure_state(path, config.publish)?;
+    db::ensure_state(path)?;
+    if !config.publish {
+        db::remove_capture(path)?;
+    }
     if let positions::Found::Map(reached) = positions::read(&config.seq_map_path)
-        && db::rename_older_copy(path, &reached)?
+        && db::new_incarnation_of_older_copy(path, &reached)?
     {
         log::warn!(
-            "{}: is behind {}: an older copy, or it lost its last commits. What it had published comes back; it publishes \
-             under a new name from now on",
+            "{}: lacks what {} says it had: it is an older copy, or lost its last commits. What it had published comes back from \
+             the streams; it publishes under a new name from now on",
             path.display(),
             config.seq_map_path.display()
         );
@@ -137,7 +144,9 @@ fn try_open(config: &Config) -> Result<Database, db::Error> {
     } else {
         None
     };
-    let applier = if config.replicate { Some(db::Applier::open(path, config.node_id)?) } else { None };
+    let streams: Vec<String> = (1..=config.log.shards).map(|number| config.stream(number)).collect();
+    let applier =
+        if config.replicate { Some(db::Applier::open(path, config.node_id, &streams)?) } else { None };
     let unknown = match &applier {
         Some(applier) => applier.positions()?.is_empty(),
         None => false,
@@ -161,5 +170,36 @@ fn read_seq_map(config: &Config) -> SeqMap {
             log::warn!("{path}: {why}; beginning with what the streams hold");
             SeqMap::new()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_that_is_damaged_again_and_again_waits_ever_longer() {
+        let start = Instant::now();
+        let mut pauses = Pauses::default();
+        assert_eq!(pauses.next(start), Duration::ZERO);
+        let mut now = start;
+        let mut seen = vec![];
+        for _ in 0..12 {
+            let pause = pauses.next(now);
+            now += pause;
+            seen.push(pause);
+        }
+        assert_eq!(seen[0], limits::RECOVERY_PAUSE);
+        assert_eq!(seen[1], limits::RECOVERY_PAUSE * 2);
+        assert_eq!(seen[11], limits::RECOVERED_FOR_GOOD);
+    }
+
+    #[test]
+    fn damage_after_a_long_while_is_a_new_one() {
+        let start = Instant::now();
+        let mut pauses = Pauses::default();
+        pauses.next(start);
+        assert!(!pauses.next(start).is_zero());
+        assert!(pauses.next(start + limits::RECOVERED_FOR_GOOD * 2).is_zero());
     }
 }

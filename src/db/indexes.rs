@@ -3,25 +3,22 @@
 use crate::db::{error::Error, sql::quote};
 use rusqlite::Connection;
 
-/// A UNIQUE index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UniqueIndex {
-    /// It enforces the primary key.
+    /// The index enforces the primary key.
     pub of_primary_key: bool,
-    /// Its columns.
     pub columns: Vec<IndexColumn>,
-    /// The condition of a partial index.
+    /// What follows WHERE in the statement of a partial index.
     pub condition: Option<String>,
 }
 
-/// One column of an index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IndexColumn {
-    /// A column's name; `None` for an expression.
+    /// `None` for an expression.
     pub name: Option<String>,
-    /// The expression's text; empty for a column.
+    /// The text of an expression; empty for a column.
     pub expression: String,
-    /// How it compares.
+    /// Name of the collation, as SQLite gives it.
     pub collation: String,
 }
 
@@ -31,11 +28,12 @@ impl UniqueIndex {
         self.columns.iter().find(|c| c.name.as_deref() == Some(column)).map(|c| c.collation.as_str())
     }
 
-    /// SQL that is true of a row `o` of the table when it collides in this index with the row `NEW` of a trigger.
+    /// A condition for a query over rows `o` of the table inside a trigger: true of those that collide in this index with the
+    /// row `NEW`.
     ///
-    /// Names inside an expression or a condition are those of the table's columns: in the outer query they mean `o`, in
-    /// the inner one the values of `NEW` under the same names.
-    pub fn collides_with_new(&self, all_columns: &[String]) -> String {
+    /// Names inside an expression or a condition of the index are those of the table's columns. In the outer query they mean
+    /// `o`, in the inner one the values of `NEW` under the same names.
+    pub fn collides_with_new(&self, all_columns: &[&str]) -> String {
         let new_row: Vec<String> = all_columns.iter().map(|c| format!("NEW.{0} AS {0}", quote(c))).collect();
         let mut terms: Vec<String> = self
             .columns
@@ -59,7 +57,7 @@ impl UniqueIndex {
     }
 }
 
-/// All UNIQUE indexes of a table, that of the primary key included.
+/// All UNIQUE indexes of a table, including that of the primary key.
 pub fn list(connection: &Connection, table: &str) -> Result<Vec<UniqueIndex>, Error> {
     let mut statement = connection.prepare_cached(
         "SELECT l.name, l.origin, s.sql FROM pragma_index_list(?1) AS l \
@@ -142,7 +140,8 @@ fn without_suffix(term: &str) -> String {
     tokens.get(end.saturating_sub(1)).map_or_else(String::new, |last| term[..last.1].to_owned())
 }
 
-/// Start and end of each token: quoted things and words whole, everything else one character. Comments are left out.
+/// Start and end of each token. A token is a word or number, a quoted string or name, or any other single character. Comments
+/// are left out.
 pub fn tokens(sql: &str) -> Vec<(usize, usize)> {
     let bytes = sql.as_bytes();
     let mut found = vec![];
@@ -186,9 +185,50 @@ pub fn tokens(sql: &str) -> Vec<(usize, usize)> {
     found
 }
 
+/// Words that can stand before a parenthesis inside an expression and are no functions.
+const KEYWORDS: [&str; 26] = [
+    "and", "as", "between", "by", "case", "cast", "collate", "distinct", "else", "escape", "exists",
+    "filter", "from", "glob", "in", "is", "isnull", "like", "not", "notnull", "or", "over", "select", "then",
+    "values", "when",
+];
+
+/// The functions that an expression calls, in lower case.
+pub fn functions_called(expression: &str) -> Vec<String> {
+    let tokens = tokens(expression);
+    let text = |at: usize| tokens.get(at).map_or("", |token| &expression[token.0..token.1]);
+    let mut found = vec![];
+    for at in 0..tokens.len() {
+        let word = text(at);
+        let lower = word.to_ascii_lowercase();
+        // The operators call functions of these names, which SQLite itself does not have.
+        if lower == "regexp" || lower == "match" {
+            found.push(lower);
+        } else if text(at + 1) == "("
+            && let Some(name) = name_of(word)
+            && (name != word || !KEYWORDS.contains(&lower.as_str()))
+        {
+            found.push(name.to_ascii_lowercase());
+        }
+    }
+    found
+}
+
+/// The name that a token stands for, without its quotes; `None` for strings, numbers and signs.
+fn name_of(token: &str) -> Option<&str> {
+    match token.chars().next()? {
+        '"' | '`' | '[' => token.get(1..token.len() - 1),
+        first if first.is_alphabetic() || first == '_' || !first.is_ascii() => Some(token),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn split(sql: &str) -> Vec<&str> {
+        tokens(sql).into_iter().map(|(from, to)| &sql[from..to]).collect()
+    }
 
     #[test]
     fn terms_and_conditions() {
@@ -198,5 +238,59 @@ mod tests {
         assert_eq!(condition.as_deref(), Some("z > 'a)b'"));
         assert_eq!(parts("CREATE INDEX i ON [t](a, b)"), (vec!["a".to_owned(), "b".to_owned()], None));
         assert_eq!(parts("nonsense"), (vec![], None));
+    }
+
+    #[test]
+    fn strings_names_and_comments_are_told_apart() {
+        assert_eq!(split("a -- b\nc /* d */ e"), ["a", "c", "e"]);
+        assert_eq!(
+            split("'it''s' \"a\"\"b\" [x]y] `q``r`"),
+            ["'it''s'", "\"a\"\"b\"", "[x]", "y", "]", "`q``r`"]
+        );
+        assert_eq!(split("é1||_x.5"), ["é1", "|", "|", "_x", ".", "5"]);
+        assert_eq!(split("'open"), ["'open"]);
+        assert_eq!(split("/* open"), Vec::<&str>::new());
+        assert_eq!(split(""), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn suffixes_are_taken_off_one_term() {
+        assert_eq!(without_suffix("a COLLATE \"x y\" desc"), "a");
+        assert_eq!(without_suffix("desc"), "desc");
+        assert_eq!(without_suffix("a || collate"), "a || collate");
+        assert_eq!(without_suffix("  (a + b)  ASC "), "  (a + b)");
+    }
+
+    #[test]
+    fn functions_are_found_and_keywords_are_not() {
+        assert_eq!(functions_called("lower(a) || \"my f\" (b, 'x(') AND c IN (1, 2)"), ["lower", "my f"]);
+        assert_eq!(functions_called("CAST(a AS text) COLLATE nocase"), Vec::<String>::new());
+        assert_eq!(functions_called("CASE WHEN (a) THEN (b) ELSE F(c) END"), ["f"]);
+        assert_eq!(functions_called("a REGEXP 'x'"), ["regexp"]);
+        assert_eq!(functions_called("a /* g( */ + 5 (b)"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn indexes_are_listed_with_columns_expressions_and_collations() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection
+            .execute_batch(
+                "CREATE TABLE t(a TEXT COLLATE RTRIM PRIMARY KEY, b UNIQUE, c);
+                 CREATE UNIQUE INDEX i ON t(c COLLATE NOCASE, a || b) WHERE c IS NOT NULL; CREATE INDEX plain ON t(c)",
+            )
+            .unwrap();
+        let found = list(&connection, "t").unwrap();
+        assert_eq!(found.len(), 3);
+        let of_key = found.iter().find(|index| index.of_primary_key).unwrap();
+        assert_eq!(of_key.collation_of("a"), Some("RTRIM"));
+        assert_eq!(of_key.collation_of("b"), None);
+        let partial = found.iter().find(|index| index.condition.is_some()).unwrap();
+        assert_eq!(partial.condition.as_deref(), Some("c IS NOT NULL"));
+        let columns: Vec<_> = partial
+            .columns
+            .iter()
+            .map(|c| (c.name.as_deref(), c.expression.as_str(), c.collation.as_str()))
+            .collect();
+        assert_eq!(columns, [(Some("c"), "", "NOCASE"), (None, "a || b", "BINARY")]);
     }
 }

@@ -1,33 +1,36 @@
-//! The application's database: everything that speaks SQL lives below here.
+//! The application's database. Everything that speaks SQL stands below here.
 //!
-//! Rules of this directory: no automatic checkpoints on our connections; nothing opens or closes the database's files by
-//! other means than SQLite; a read transaction is never held while waiting.
+//! Rules of this room: our connections make no automatic checkpoints; nothing opens or closes the database's files by other
+//! means than SQLite; no read transaction is held while waiting.
 
 mod apply;
 mod capture;
 mod error;
 mod indexes;
 mod open;
+mod ours;
 mod restore;
 mod schema;
 mod sql;
 mod state;
+mod table;
 
-pub use apply::{Applied, Applier, Incoming};
-pub use capture::{Batch, Capture, Change, ChangeLog, cleanup, rename_older_copy, watch};
+pub use apply::{Applier, Incoming, ensure_state};
+pub use capture::{Capture, Change, ChangeLog, install_capture, remove_capture, watch};
 pub use error::Error;
-pub use open::{JournalMode, check_file, prepare};
+pub use open::{JournalMode, check_file, prepare, sqlite_version};
+pub use ours::cleanup;
 pub use restore::{
-    Comparison, Extra, Inside, Look, Made, Ready, Salvage, Salvaged, Stamp, compare, copy, damage, inspect,
-    install_capture, make, make_ready, mismatch, positions_of, replace, schema_hash, set_positions, strip,
-    unsettled,
+    Extra, Inside, Look, Made, Salvage, Salvaged, Stamp, compare, copy_database, find_damage,
+    holds_unsettled, inspect_snapshot, make_ready, make_snapshot, positions_of, replace_database,
+    schema_hash, schema_mismatch, set_positions, strip_snapshot,
 };
-
-/// Version of the bundled SQLite.
-pub fn sqlite_version() -> &'static str {
-    rusqlite::version()
-}
+pub use state::new_incarnation_of_older_copy;
 
 #[cfg(test)]
 #[path = "schedules_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "scratch_tests.rs"]
+mod scratch;

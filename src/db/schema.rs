@@ -1,111 +1,62 @@
-//! The application's schema as replication needs it: tables, columns, keys, UNIQUE indexes, and the schema hash.
+//! The application's schema as replication needs it: which tables are replicated, and the schema hash.
 
 use crate::base::limits;
 use crate::db::indexes::{self, UniqueIndex};
-use crate::db::{error::Error, sql::quote};
-use crate::model::shard;
-use crate::model::value::{Collation, Value};
+use crate::db::table::{Column, KeyColumn, Keyed, ROWID, Table};
+use crate::db::{capture::log_table, error::Error, ours};
+use crate::model::value::Collation;
 use rusqlite::Connection;
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-/// A column.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Column {
-    /// Its name.
-    pub name: String,
-    /// Its declared type, verbatim.
-    pub declared_type: String,
-    /// Computed: never written, never published.
-    pub generated: bool,
-    /// NOT NULL, for the schema hash.
-    pub not_null: bool,
-    /// Position in the primary key, from 1; 0: not in it.
-    pub key_position: usize,
-}
-
-/// A replicated table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Table {
-    /// Our number for it in the change log; 0 until capture has given one.
-    pub id: i64,
-    /// Its name.
-    pub name: String,
-    /// All columns, generated ones too.
-    pub columns: Vec<Column>,
-    /// The key in order: column names and how they compare. `rowid` for a table without a primary key.
-    pub key: Vec<(String, Collation)>,
-    /// Keyed by the rowid, which travels as the pseudo column `rowid`.
-    pub by_rowid: bool,
-    /// Has no rowid.
-    pub without_rowid: bool,
-    /// The key is an alias of the rowid: `INTEGER PRIMARY KEY`.
-    pub integer_key: bool,
-    /// UNIQUE indexes besides the primary key.
-    pub unique: Vec<UniqueIndex>,
-}
-
-/// The whole.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Schema {
-    /// `PRAGMA schema_version` when it was read.
+    /// `PRAGMA schema_version` when the schema was read.
     pub version: i64,
-    /// Replicated tables by name.
-    pub tables: HashMap<String, Arc<Table>>,
-    /// Names of tables that are there and not replicated: virtual tables, their shadows, views.
+    /// The replicated tables by name.
+    pub tables: HashMap<Arc<str>, Arc<Table>>,
+    /// The replicated tables by their numbers in the change log; empty until [`Schema::number`] was called.
+    pub by_number: HashMap<i64, Arc<Table>>,
+    /// Names of what is there and not replicated: views, virtual tables and their shadow tables, tables that cannot be
+    /// replicated.
     pub others: HashSet<String>,
-    /// Hash of the replicated tables, as the Go program computes it (compat.md 1h).
-    pub hash: String,
+    /// Hash of the replicated tables (formats, section "Schema hash").
+    pub hash: Arc<str>,
 }
 
-impl Table {
-    /// Columns that are written and published.
-    pub fn stored(&self) -> impl Iterator<Item = &Column> {
-        self.columns.iter().filter(|column| !column.generated)
-    }
-
-    /// SQL that finds a row by its key, whose values are the parameters from 1 on.
-    pub fn key_filter(&self) -> String {
-        let terms =
-            self.key.iter().enumerate().map(|(at, (name, _))| format!("{} IS ?{}", quote(name), at + 1));
-        terms.collect::<Vec<_>>().join(" AND ")
-    }
-
-    /// All rows share one shard, because two of them can collide or compare equal with different bytes.
-    pub fn one_shard(&self) -> bool {
-        !self.unique.is_empty() || self.key.iter().any(|(_, collation)| *collation != Collation::Binary)
-    }
-
-    /// The hash that picks a row's shard.
-    pub fn shard_hash(&self, key: &[Value]) -> u64 {
-        if self.one_shard() {
-            return shard::hash(&self.name, &[]);
+impl Default for Schema {
+    fn default() -> Schema {
+        Schema {
+            version: 0,
+            tables: HashMap::new(),
+            by_number: HashMap::new(),
+            others: HashSet::new(),
+            hash: "".into(),
         }
-        let columns: Vec<shard::KeyColumn> = self
-            .key
-            .iter()
-            .zip(key)
-            .map(|((name, _), value)| {
-                let column = self.columns.iter().find(|column| column.name == *name);
-                (name.as_str(), column.map_or("", |column| column.declared_type.as_str()), value)
-            })
-            .collect();
-        shard::hash(&self.name, &columns)
     }
 }
 
-/// `PRAGMA schema_version`: changes with every CREATE, ALTER and DROP.
+/// `PRAGMA schema_version`, which changes with every CREATE, ALTER and DROP.
 pub fn version(connection: &Connection) -> Result<i64, Error> {
     Ok(connection.prepare_cached("PRAGMA schema_version")?.query_row([], |row| row.get(0))?)
 }
 
+/// What replication makes of a table.
+enum Found {
+    Replicated(Arc<Table>),
+    /// The table is not replicated, and why.
+    LeftOut(String),
+}
+
 impl Schema {
-    /// Reads the schema. Tables that cannot be replicated are named in a warning.
+    /// Reads the schema. A table that cannot be replicated is named in a warning.
     pub fn read(connection: &Connection) -> Result<Schema, Error> {
         let mut schema = Schema { version: version(connection)?, ..Schema::default() };
-        let mut list = connection
-            .prepare("SELECT name, type, wr FROM pragma_table_list WHERE schema = 'main' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'")?;
+        let mut list = connection.prepare(
+            "SELECT name, type, wr FROM pragma_table_list \
+             WHERE schema = 'main' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'",
+        )?;
         let mut rows = list.query([])?;
         while let Some(row) = rows.next()? {
             let (name, kind, without_rowid): (String, String, bool) = (row.get(0)?, row.get(1)?, row.get(2)?);
@@ -117,28 +68,62 @@ impl Schema {
                 continue;
             }
             match read_table(connection, &name, without_rowid)? {
-                Ok(table) => {
-                    schema.tables.insert(name, Arc::new(table));
+                Found::Replicated(table) => {
+                    schema.tables.insert(table.name.clone(), table);
                 }
-                Err(why) => {
+                Found::LeftOut(why) => {
                     log::warn!("table {name} is not replicated: {why}");
                     schema.others.insert(name);
                 }
             }
         }
-        schema.hash = schema.compute_hash();
+        schema.hash = schema.compute_hash().into();
         Ok(schema)
     }
 
+    /// Reads the schema with the numbers that capture has given to the tables.
+    pub fn read_numbered(connection: &Connection) -> Result<Schema, Error> {
+        let mut schema = Schema::read(connection)?;
+        let known = if ours::has_table(connection, log_table::NUMBERS)? {
+            log_table::numbers(connection)?
+        } else {
+            HashMap::new()
+        };
+        schema.number(&known);
+        Ok(schema)
+    }
+
+    /// Gives the tables their numbers; those that `known` does not name have none.
+    pub fn number(&mut self, known: &HashMap<String, i64>) {
+        self.by_number.clear();
+        for table in self.tables.values_mut() {
+            let id = known.get(&*table.name).copied().unwrap_or(0);
+            Arc::make_mut(table).id = id;
+            self.by_number.insert(id, table.clone());
+        }
+        self.by_number.remove(&0);
+    }
+
+    /// Number of columns that the longest key has.
+    pub fn key_width(&self) -> usize {
+        self.tables.values().map(|table| table.key.len()).max().unwrap_or(1)
+    }
+
+    /// Whether events of a table are of no concern: the table is there and not replicated, or it is one of ours.
+    pub fn leaves_out(&self, table: &str) -> bool {
+        !self.tables.contains_key(table) && (self.others.contains(table) || table.starts_with(limits::PREFIX))
+    }
+
     fn compute_hash(&self) -> String {
-        let mut names: Vec<&Table> = self.tables.values().map(Arc::as_ref).collect();
-        names.sort_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
+        let mut tables: Vec<&Table> = self.tables.values().map(Arc::as_ref).collect();
+        tables.sort_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
         let mut text = String::new();
-        for table in names {
+        for table in tables {
             text.push_str(&table.name);
             let mut columns: Vec<&Column> = table.columns.iter().collect();
             columns.sort_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
             for column in columns {
+                // What the Go program's library calls a column without a type.
                 let kind = if column.declared_type.is_empty() {
                     "*schema.BinaryType"
                 } else {
@@ -154,60 +139,62 @@ impl Schema {
     }
 }
 
-/// The outer result is the database's, the inner one says why the table is left out.
-fn read_table(
-    connection: &Connection,
-    name: &str,
-    without_rowid: bool,
-) -> Result<Result<Table, String>, Error> {
-    let mut statement = connection
-        .prepare_cached("SELECT name, type, \"notnull\", pk, hidden FROM pragma_table_xinfo(?1)")?;
-    let columns: Vec<Column> = statement
-        .query_map([name], |row| {
-            Ok(Column {
-                name: row.get(0)?,
-                declared_type: row.get(1)?,
-                not_null: row.get(2)?,
-                key_position: usize::from(row.get::<_, u8>(3)?),
-                generated: row.get::<_, i64>(4)? >= 2,
-            })
-        })?
-        .collect::<Result<_, _>>()?;
+fn read_table(connection: &Connection, name: &str, without_rowid: bool) -> Result<Found, Error> {
+    let columns = read_columns(connection, name)?;
+    let (of_key, unique): (Vec<_>, Vec<_>) =
+        indexes::list(connection, name)?.into_iter().partition(|index| index.of_primary_key);
+    let key_index = of_key.first();
     let mut key_columns: Vec<&Column> = columns.iter().filter(|column| column.key_position > 0).collect();
     key_columns.sort_by_key(|column| column.key_position);
-    let by_rowid = key_columns.is_empty();
-    let index_list = indexes::list(connection, name)?;
-    let key_index = index_list.iter().find(|index| index.of_primary_key);
-    let integer_key = key_columns.len() == 1 && !without_rowid && key_index.is_none();
-    let mut key = vec![];
-    if by_rowid {
-        if columns.iter().any(|column| column.name.eq_ignore_ascii_case("rowid")) {
-            return Ok(Err(
-                "it has no primary key, and a column of its own named rowid: declare a primary key"
-                    .to_owned(),
-            ));
-        }
-        key.push(("rowid".to_owned(), Collation::Binary));
+    let keyed = match (key_columns.is_empty(), without_rowid, key_index) {
+        (true, _, _) => Keyed::Rowid,
+        (false, true, _) => Keyed::WithoutRowid,
+        (false, false, None) => Keyed::RowidAlias,
+        (false, false, Some(_)) => Keyed::Index,
+    };
+    if keyed == Keyed::Rowid && columns.iter().any(|column| column.name.eq_ignore_ascii_case(ROWID)) {
+        let why = "it has no primary key, and a column of its own named rowid: declare a primary key";
+        return Ok(Found::LeftOut(why.to_owned()));
     }
+    let mut key = vec![];
     for column in key_columns {
         let collation = key_index.and_then(|index| index.collation_of(&column.name)).unwrap_or("BINARY");
-        match known_collation(collation) {
-            Some(collation) => key.push((column.name.clone(), collation)),
-            None => {
-                return Ok(Err(format!("its key compares by the application's own collation {collation}")));
-            }
-        }
+        let Some(known) = known_collation(collation) else {
+            return Ok(Found::LeftOut(format!(
+                "its key compares by the application's own collation {collation}"
+            )));
+        };
+        let (name, declared_type) = (column.name.clone(), column.declared_type.clone());
+        key.push(KeyColumn { name, declared_type, collation: known });
     }
-    let unique: Vec<UniqueIndex> = index_list.into_iter().filter(|index| !index.of_primary_key).collect();
-    let unknown =
-        unique.iter().flat_map(|index| &index.columns).find(|c| known_collation(&c.collation).is_none());
-    if let Some(column) = unknown {
-        return Ok(Err(format!(
-            "a UNIQUE index compares by the application's own collation {}",
-            column.collation
+    if let Some(collation) = unknown_collation(&unique) {
+        return Ok(Found::LeftOut(format!(
+            "a UNIQUE index compares by the application's own collation {collation}"
         )));
     }
-    Ok(Ok(Table { id: 0, name: name.to_owned(), columns, key, by_rowid, without_rowid, integer_key, unique }))
+    Ok(Found::Replicated(Arc::new(Table::new(name, columns, key, keyed, unique))))
+}
+
+fn read_columns(connection: &Connection, table: &str) -> Result<Vec<Column>, Error> {
+    let mut statement = connection
+        .prepare_cached("SELECT name, type, \"notnull\", pk, hidden FROM pragma_table_xinfo(?1)")?;
+    let columns = statement.query_map([table], |row| {
+        Ok(Column {
+            name: row.get(0)?,
+            declared_type: row.get(1)?,
+            not_null: row.get(2)?,
+            key_position: usize::from(row.get::<_, u8>(3)?),
+            // 2 and 3 are virtual and stored generated columns, 1 a hidden column of a virtual table.
+            generated: row.get::<_, i64>(4)? >= 2,
+        })
+    })?;
+    Ok(columns.collect::<Result<_, _>>()?)
+}
+
+fn unknown_collation(unique: &[UniqueIndex]) -> Option<&str> {
+    let mut collations =
+        unique.iter().flat_map(|index| &index.columns).map(|column| column.collation.as_str());
+    collations.find(|collation| known_collation(collation).is_none())
 }
 
 fn known_collation(name: &str) -> Option<Collation> {
@@ -216,5 +203,126 @@ fn known_collation(name: &str) -> Option<Collation> {
         "NOCASE" => Some(Collation::NoCase),
         "RTRIM" => Some(Collation::RTrim),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(sql: &str) -> Schema {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(sql).unwrap();
+        Schema::read(&connection).unwrap()
+    }
+
+    fn key(schema: &Schema, table: &str) -> Vec<String> {
+        schema.tables[table].key.iter().map(|column| column.name.to_string()).collect()
+    }
+
+    #[test]
+    fn the_hash_is_over_sorted_tables_and_columns() {
+        let schema =
+            read("CREATE TABLE b(y, x TEXT NOT NULL, PRIMARY KEY(x)); CREATE TABLE a(i INTEGER PRIMARY KEY)");
+        let text = "a|i:INTEGER:false:true\nb|x:TEXT:true:true|y:*schema.BinaryType:false:false\n";
+        let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+        assert_eq!(*schema.hash, *data_encoding::HEXLOWER.encode(digest.as_ref()));
+    }
+
+    #[test]
+    fn the_hash_sees_types_and_not_indexes() {
+        let hash = |sql: &str| read(sql).hash;
+        let plain = hash("CREATE TABLE t(k INTEGER PRIMARY KEY, a TEXT)");
+        assert_eq!(
+            plain,
+            hash("CREATE TABLE t(a TEXT, k INTEGER PRIMARY KEY); CREATE UNIQUE INDEX i ON t(a)")
+        );
+        assert_ne!(plain, hash("CREATE TABLE t(k INTEGER PRIMARY KEY, a BLOB)"));
+        assert_ne!(plain, hash("CREATE TABLE t(k INTEGER PRIMARY KEY, a TEXT NOT NULL)"));
+    }
+
+    #[test]
+    fn keys_come_in_the_order_of_the_primary_key() {
+        let schema = read("CREATE TABLE t(a, b, c, PRIMARY KEY(c, a)); CREATE TABLE n(a)");
+        assert_eq!(key(&schema, "t"), ["c", "a"]);
+        assert_eq!(key(&schema, "n"), ["rowid"]);
+        assert_eq!(schema.key_width(), 2);
+    }
+
+    #[test]
+    fn four_ways_to_tell_rows_apart() {
+        let schema = read(
+            "CREATE TABLE a(x); CREATE TABLE b(x INTEGER PRIMARY KEY); CREATE TABLE c(x TEXT PRIMARY KEY); \
+             CREATE TABLE d(x TEXT PRIMARY KEY) WITHOUT ROWID; CREATE TABLE e(x INTEGER PRIMARY KEY) WITHOUT ROWID; \
+             CREATE TABLE f(x INTEGER PRIMARY KEY DESC);",
+        );
+        let keyed = ["a", "b", "c", "d", "e", "f"].map(|name| schema.tables[name].keyed);
+        let expected =
+            [Keyed::Rowid, Keyed::RowidAlias, Keyed::Index, Keyed::WithoutRowid, Keyed::WithoutRowid];
+        assert_eq!(keyed[..5], expected);
+        // A quirk of SQLite: DESC makes it no alias of the rowid.
+        assert_eq!(keyed[5], Keyed::Index);
+    }
+
+    #[test]
+    fn collations_of_keys_are_known() {
+        let schema = read("CREATE TABLE t(a TEXT COLLATE nocase, b COLLATE RTRIM, c, PRIMARY KEY(a, b, c))");
+        let collations: Vec<Collation> =
+            schema.tables["t"].key.iter().map(|column| column.collation).collect();
+        assert_eq!(collations, [Collation::NoCase, Collation::RTrim, Collation::Binary]);
+    }
+
+    #[test]
+    fn collations_of_the_application_leave_a_table_out() {
+        let connection = Connection::open_in_memory().unwrap();
+        // Only the application's connection knows its collation, so the schema is written by force.
+        connection
+            .execute_batch(
+                "CREATE TABLE k(a TEXT COLLATE RTRIM PRIMARY KEY); CREATE TABLE u(a INTEGER PRIMARY KEY, b COLLATE RTRIM UNIQUE); \
+                 CREATE TABLE fine(a INTEGER PRIMARY KEY, b COLLATE RTRIM); PRAGMA writable_schema=ON; \
+                 UPDATE sqlite_schema SET sql = replace(sql, 'RTRIM', 'mine'); PRAGMA writable_schema=RESET",
+            )
+            .unwrap();
+        let schema = Schema::read(&connection).unwrap();
+        assert!(schema.leaves_out("k") && schema.leaves_out("u"));
+        assert!(schema.tables.contains_key("fine"));
+    }
+
+    #[test]
+    fn views_shadows_and_our_own_tables_are_left_out() {
+        let schema = read(
+            "CREATE TABLE t(a); CREATE VIEW v AS SELECT a FROM t; CREATE VIRTUAL TABLE f USING fts5(x); \
+             CREATE TABLE \"__harmonylite__log\"(id INTEGER PRIMARY KEY)",
+        );
+        assert_eq!(schema.tables.len(), 1);
+        for name in ["v", "f", "f_data", "__harmonylite__log", "__harmonylite__anything"] {
+            assert!(schema.leaves_out(name), "{name}");
+        }
+        assert!(!schema.leaves_out("t") && !schema.leaves_out("unknown"));
+    }
+
+    #[test]
+    fn odd_names_are_tables_like_any_other() {
+        let schema = read(
+            r#"CREATE TABLE "a""b"("x y" PRIMARY KEY); CREATE TABLE "таблица"(a); CREATE TABLE sqlitex(a); CREATE TABLE "1"(rowid INTEGER PRIMARY KEY);"#,
+        );
+        assert_eq!(key(&schema, "a\"b"), ["x y"]);
+        assert_eq!(key(&schema, "1"), ["rowid"]);
+        assert!(schema.tables.contains_key("таблица") && schema.tables.contains_key("sqlitex"));
+    }
+
+    #[test]
+    fn a_column_named_rowid_needs_a_key_beside_it() {
+        assert!(read("CREATE TABLE t(RowId, a)").leaves_out("t"));
+        assert!(read("CREATE TABLE t(rowid, a PRIMARY KEY)").tables.contains_key("t"));
+    }
+
+    #[test]
+    fn numbers_lead_back_to_tables() {
+        let mut schema = read("CREATE TABLE a(x); CREATE TABLE b(x)");
+        schema.number(&HashMap::from([("a".to_owned(), 7), ("gone".to_owned(), 8)]));
+        assert_eq!((schema.tables["a"].id, schema.tables["b"].id), (7, 0));
+        assert_eq!(schema.by_number.len(), 1);
+        assert_eq!(&*schema.by_number[&7].name, "a");
     }
 }

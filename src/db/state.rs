@@ -1,33 +1,37 @@
-//! Our small state table: this database's incarnation, the checkpoint of each stream, and the highest id folded from each
-//! origin. It is written in the transaction that applies, and travels inside snapshots.
+//! Our state table: this database's incarnation, the checkpoint of each stream, and the highest id folded from each origin. It
+//! is written in the transaction that applies events, and travels inside snapshots. All SQL on it stands here.
 
-use crate::db::error::Error;
+use crate::db::{error::Error, open, ours};
 use crate::model::origin::{Origin, parse_incarnation};
 use crate::model::positions::{Position, SeqMap};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+use std::path::Path;
 
-/// Name of the table.
 pub const TABLE: &str = "__harmonylite__state";
 
-/// The text that a database has which came from a snapshot: the cluster's rows are in it, and it has none of its own.
+/// Name of the text that a database has when it came from a snapshot: its rows are the cluster's.
 pub const RESTORED: &str = "restored";
+/// Name of the text that holds the schema hash of a snapshot.
+pub const SCHEMA_HASH: &str = "schema_hash";
 
-/// Creates the table.
+const INCARNATION: &str = "incarnation";
+
+const CREATE: &str = "CREATE TABLE IF NOT EXISTS __harmonylite__state(kind TEXT NOT NULL, name TEXT NOT NULL, value, \
+     PRIMARY KEY(kind, name)) WITHOUT ROWID";
+const GET: &str = "SELECT value FROM __harmonylite__state WHERE kind = ?1 AND name = ?2";
+const SET: &str = "INSERT OR REPLACE INTO __harmonylite__state(kind, name, value) VALUES(?1, ?2, ?3)";
+const POSITIONS: &str = "SELECT name, value FROM __harmonylite__state WHERE kind = 'seq'";
+const GENERATION: &str = "SELECT name || '=' || value FROM __harmonylite__state WHERE kind = 'created' AND value <> '' ORDER BY name";
+const FORGET_FOLDED: &str =
+    "DELETE FROM __harmonylite__state WHERE kind = 'folded' AND substr(name, 1, length(?1) + 1) = ?1 || ' '";
+const FORGET_META: &str = "DELETE FROM __harmonylite__state WHERE kind = 'meta'";
+
 pub fn create(connection: &Connection) -> Result<(), Error> {
-    Ok(connection.execute_batch(&format!(
-        "CREATE TABLE IF NOT EXISTS {TABLE}(kind TEXT NOT NULL, name TEXT NOT NULL, value, PRIMARY KEY(kind, name)) WITHOUT ROWID"
-    ))?)
+    Ok(connection.execute_batch(CREATE)?)
 }
 
-/// Whether the table is there.
 pub fn exists(connection: &Connection) -> Result<bool, Error> {
-    has_table(connection, TABLE)
-}
-
-/// Whether a table is there.
-pub fn has_table(connection: &Connection, name: &str) -> Result<bool, Error> {
-    let sql = "SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = ?1";
-    Ok(connection.prepare_cached(sql)?.query_row([name], |_| Ok(())).optional()?.is_some())
+    ours::has_table(connection, TABLE)
 }
 
 fn get<T: rusqlite::types::FromSql>(
@@ -35,19 +39,11 @@ fn get<T: rusqlite::types::FromSql>(
     kind: &str,
     name: &str,
 ) -> Result<Option<T>, Error> {
-    let sql = format!("SELECT value FROM {TABLE} WHERE kind = ?1 AND name = ?2");
-    Ok(connection.prepare_cached(&sql)?.query_row([kind, name], |row| row.get(0)).optional()?)
+    Ok(connection.prepare_cached(GET)?.query_row([kind, name], |row| row.get(0)).optional()?)
 }
 
-/// Writes one value.
-pub fn set(
-    connection: &Connection,
-    kind: &str,
-    name: &str,
-    value: impl rusqlite::ToSql,
-) -> Result<(), Error> {
-    let sql = format!("INSERT OR REPLACE INTO {TABLE}(kind, name, value) VALUES(?1, ?2, ?3)");
-    connection.prepare_cached(&sql)?.execute(params![kind, name, value])?;
+fn set(connection: &Connection, kind: &str, name: &str, value: impl rusqlite::ToSql) -> Result<(), Error> {
+    connection.prepare_cached(SET)?.execute(params![kind, name, value])?;
     Ok(())
 }
 
@@ -56,74 +52,91 @@ pub fn meta(connection: &Connection, name: &str) -> Result<Option<String>, Error
     get(connection, "meta", name)
 }
 
-/// Writes such a text.
 pub fn set_meta(connection: &Connection, name: &str, value: &str) -> Result<(), Error> {
     set(connection, "meta", name, value)
 }
 
-/// A fresh incarnation: ids of the change log begin anew.
-pub fn new_incarnation(connection: &Connection) -> Result<(), Error> {
-    set_meta(connection, "incarnation", &format!("{:016x}", crate::base::retry::random_u64()))
+/// Removes all texts.
+pub fn forget_meta(connection: &Connection) -> Result<(), Error> {
+    connection.execute(FORGET_META, [])?;
+    Ok(())
 }
 
-/// Who we are as a publisher.
+/// Gives the database a new incarnation, under which the ids of its change log begin anew for everybody.
+pub fn new_incarnation(connection: &Connection) -> Result<(), Error> {
+    set_meta(connection, INCARNATION, &format!("{:016x}", crate::base::random::random_u64()))
+}
+
+pub fn has_incarnation(connection: &Connection) -> Result<bool, Error> {
+    Ok(meta(connection, INCARNATION)?.is_some())
+}
+
+/// Under which name this database publishes.
 pub fn origin(connection: &Connection, node: u64) -> Result<Origin, Error> {
-    let incarnation = meta(connection, "incarnation")?.as_deref().and_then(parse_incarnation);
+    let incarnation = meta(connection, INCARNATION)?.as_deref().and_then(parse_incarnation);
     let missing = || Error::Other(format!("{TABLE} has no incarnation; run -cleanup and start again"));
     Ok(Origin { node, incarnation: incarnation.ok_or_else(missing)? })
 }
 
-/// The position in a stream; `None` when the database never followed it.
+/// Gives the database at `path` a new incarnation if one of its positions is before the one that it had `reached`: it is an
+/// older copy then, whose log gives ids again that others have folded. Returns whether it is.
+pub fn new_incarnation_of_older_copy(path: &Path, reached: &SeqMap) -> Result<bool, Error> {
+    let mut connection = open::open(path)?;
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let positions = positions(&transaction)?;
+    let is_before = |(stream, seq): (&String, &u64)| reached.get(stream).is_some_and(|reached| reached > seq);
+    let older = positions.iter().any(is_before);
+    if older {
+        new_incarnation(&transaction)?;
+    }
+    transaction.commit()?;
+    Ok(older)
+}
+
+/// The position in a stream; `None` when the database never followed the stream.
 pub fn position(connection: &Connection, stream: &str) -> Result<Option<Position>, Error> {
     let Some(seq) = get::<i64>(connection, "seq", stream)? else { return Ok(None) };
     let created = get::<String>(connection, "created", stream)?.unwrap_or_default();
     Ok(Some(Position { seq: u64::try_from(seq).unwrap_or(0), created }))
 }
 
-/// Writes the position in a stream.
 pub fn set_position(connection: &Connection, stream: &str, position: &Position) -> Result<(), Error> {
     set(connection, "created", stream, &position.created)?;
     set_seq(connection, stream, position.seq)
 }
 
-/// Writes the sequence alone.
+/// Writes the sequence of a position, not the stream's time of creation.
 pub fn set_seq(connection: &Connection, stream: &str, seq: u64) -> Result<(), Error> {
     set(connection, "seq", stream, i64::try_from(seq).unwrap_or(i64::MAX))
 }
 
 /// All positions, as the sequence map shows them.
 pub fn positions(connection: &Connection) -> Result<SeqMap, Error> {
-    let sql = format!("SELECT name, value FROM {TABLE} WHERE kind = 'seq'");
-    let mut statement = connection.prepare_cached(&sql)?;
+    let mut statement = connection.prepare_cached(POSITIONS)?;
     let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?)))?;
     rows.map(|row| row.map(|(name, seq)| (name, u64::try_from(seq).unwrap_or(0))).map_err(Error::from))
         .collect()
 }
 
-/// The highest id folded from an origin in a stream; 0: none.
+/// The highest id folded from an origin in a stream; 0 when none was.
 pub fn folded(connection: &Connection, stream: &str, origin: Origin) -> Result<i64, Error> {
     Ok(get(connection, "folded", &format!("{stream} {origin}"))?.unwrap_or(0))
 }
 
-/// Writes it.
 pub fn set_folded(connection: &Connection, stream: &str, origin: Origin, id: i64) -> Result<(), Error> {
     set(connection, "folded", &format!("{stream} {origin}"), id)
 }
 
 /// Forgets what was folded from a stream that does not exist any more.
 pub fn forget_folded(connection: &Connection, stream: &str) -> Result<(), Error> {
-    let sql =
-        format!("DELETE FROM {TABLE} WHERE kind = 'folded' AND substr(name, 1, length(?1) + 1) = ?1 || ' '");
-    connection.execute(&sql, [stream])?;
+    connection.execute(FORGET_FOLDED, [stream])?;
     Ok(())
 }
 
-/// Names the streams that the positions count in: changes when one of them is created anew. Empty: not known.
+/// The generation of the streams that the positions count in: a short hash that changes when one of them is created anew.
+/// Empty when no stream's time of creation is known.
 pub fn generation(connection: &Connection) -> Result<String, Error> {
-    let sql = format!(
-        "SELECT name || '=' || value FROM {TABLE} WHERE kind = 'created' AND value <> '' ORDER BY name"
-    );
-    let mut statement = connection.prepare(&sql)?;
+    let mut statement = connection.prepare(GENERATION)?;
     let lines: Vec<String> =
         statement.query_map([], |row| row.get(0))?.collect::<Result<_, rusqlite::Error>>()?;
     if lines.is_empty() {
@@ -131,4 +144,77 @@ pub fn generation(connection: &Connection) -> Result<String, Error> {
     }
     let hash = ring::digest::digest(&ring::digest::SHA256, lines.join("\n").as_bytes());
     Ok(data_encoding::HEXLOWER.encode(&hash.as_ref()[..4]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn database() -> Connection {
+        let connection = Connection::open_in_memory().unwrap();
+        create(&connection).unwrap();
+        connection
+    }
+
+    #[test]
+    fn positions_are_kept_for_each_stream() {
+        let c = database();
+        assert_eq!(position(&c, "s-1").unwrap(), None);
+        let at = Position { seq: 7, created: "2025".to_owned() };
+        set_position(&c, "s-1", &at).unwrap();
+        set_seq(&c, "s-2", u64::MAX).unwrap();
+        assert_eq!(position(&c, "s-1").unwrap(), Some(at));
+        let unknown = Position { seq: i64::MAX.unsigned_abs(), created: String::new() };
+        assert_eq!(position(&c, "s-2").unwrap(), Some(unknown));
+        assert_eq!(positions(&c).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn marks_of_one_stream_are_forgotten_alone() {
+        let c = database();
+        let origin = Origin { node: 7, incarnation: 1 };
+        for stream in ["s-1", "s-10", "s-1 x"] {
+            set_folded(&c, stream, origin, 5).unwrap();
+        }
+        forget_folded(&c, "s-1").unwrap();
+        assert_eq!(folded(&c, "s-1", origin).unwrap(), 0);
+        assert_eq!(folded(&c, "s-10", origin).unwrap(), 5);
+        assert_eq!(folded(&c, "s-10", Origin { node: 8, ..origin }).unwrap(), 0);
+    }
+
+    #[test]
+    fn an_incarnation_is_needed_and_never_the_same_again() {
+        let c = database();
+        assert!(origin(&c, 1).unwrap_err().to_string().contains("no incarnation"));
+        new_incarnation(&c).unwrap();
+        let first = origin(&c, 1).unwrap();
+        assert_eq!((first.node, origin(&c, 1).unwrap()), (1, first));
+        new_incarnation(&c).unwrap();
+        assert_ne!(origin(&c, 1).unwrap(), first);
+    }
+
+    #[test]
+    fn the_generation_changes_with_the_creation_of_a_stream_alone() {
+        let c = database();
+        let at = |seq, created: &str| Position { seq, created: created.to_owned() };
+        set_position(&c, "s-1", &at(1, "")).unwrap();
+        assert_eq!(generation(&c).unwrap(), "");
+        set_position(&c, "s-1", &at(1, "2025-01-01")).unwrap();
+        let first = generation(&c).unwrap();
+        assert_eq!(first.len(), 8);
+        set_seq(&c, "s-1", 2).unwrap();
+        assert_eq!(generation(&c).unwrap(), first);
+        set_position(&c, "s-1", &at(2, "2025-01-02")).unwrap();
+        assert_ne!(generation(&c).unwrap(), first);
+    }
+
+    #[test]
+    fn texts_go_together_and_leave_positions() {
+        let c = database();
+        set_meta(&c, RESTORED, "1").unwrap();
+        set_seq(&c, "s-1", 3).unwrap();
+        forget_meta(&c).unwrap();
+        assert_eq!(meta(&c, RESTORED).unwrap(), None);
+        assert_eq!(positions(&c).unwrap(), SeqMap::from([("s-1".to_owned(), 3)]));
+    }
 }

@@ -1,46 +1,49 @@
 //! An event: one row's image or tombstone as one message of a stream, in the CBOR of the Go program.
 //!
-//! `map{"FromNodeId": uint, "Payload": map{"Id", "Type", "TableName", "Row": map{column: value}, "sh"}}`, zstd around
-//! it when the stream is a compressed one. Times (tag 32) and booleans of Go nodes are understood and never written.
+//! `map{"FromNodeId": uint, "Payload": map{"Id", "Type", "TableName", "Row": map{column: value}, "sh"}}`, compressed with zstd
+//! when the stream is a compressed one (formats, section "Change streams and messages"). Times (tag 32) and booleans, which
+//! the Go program writes, are understood and never written.
 
 use crate::base::{clock, limits};
 use crate::model::value::Value;
 use ciborium_ll::{Decoder, Header};
+use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
-/// Text whose bytes are not UTF-8 travels as this tag around a byte string; CBOR text must be UTF-8.
+/// Text that is not UTF-8 travels as a byte string under this tag, because CBOR text must be UTF-8.
 const TAG_RAW_TEXT: u64 = 18_508;
-/// The Go program's wrapper of a time: tag 32 around `{1: Unix seconds}`.
+/// The Go program writes a time as `{1: Unix seconds}` under this tag.
 const TAG_GO_TIME: u64 = 32;
-/// Nesting at which a value is refused.
+/// A value that is nested more deeply than this is refused.
 const DEPTH: usize = 16;
 
 /// What happened to the row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The row has this image.
+    /// The row has this image. We publish every image as an insert.
     Insert,
-    /// The row has this image.
+    /// The row has this image. Only the Go program publishes updates.
     Update,
-    /// The row is gone; `row` holds at least the key.
+    /// The row is gone. [`Event::row`] holds at least the key.
     Delete,
 }
 
 /// One message of a change stream.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
-    /// The node that published it.
+    /// The node that published the event.
     pub node: u64,
-    /// Its change-log id there.
+    /// The event's change-log id at that node.
     pub id: i64,
     /// Image or tombstone.
     pub kind: Kind,
-    /// The table's name.
-    pub table: String,
-    /// Column names and values.
-    pub row: Vec<(String, Value)>,
+    /// Name of the table.
+    pub table: Arc<str>,
+    /// Column names and values. Names are shared with the table that the row was read from.
+    pub row: Vec<(Arc<str>, Value)>,
     /// Hash of the publisher's schema, 64 hex digits.
-    pub schema_hash: Option<String>,
+    pub schema_hash: Option<Arc<str>>,
 }
 
 /// Why bytes are not an event.
@@ -59,8 +62,8 @@ fn malformed<T>(what: impl Into<String>) -> Result<T, Malformed> {
 
 // ---- writing
 
-/// Appends a CBOR head in its shortest form.
-pub fn head(out: &mut Vec<u8>, major: u8, number: u64) {
+/// Appends a CBOR head (major type and number) in its shortest form.
+fn head(out: &mut Vec<u8>, major: u8, number: u64) {
     let major = major << 5;
     let bytes = number.to_be_bytes();
     match number {
@@ -87,7 +90,7 @@ pub fn text(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(text.as_bytes());
 }
 
-/// Appends a value.
+/// Appends a column's value in the Go program's CBOR.
 pub fn value(out: &mut Vec<u8>, value: &Value) {
     match value {
         Value::Null => out.push(0xf6),
@@ -112,7 +115,7 @@ pub fn value(out: &mut Vec<u8>, value: &Value) {
     }
 }
 
-/// Appends a signed integer.
+/// Appends a CBOR integer in its shortest form.
 pub fn integer(out: &mut Vec<u8>, number: i64) {
     match u64::try_from(number) {
         Ok(positive) => head(out, 0, positive),
@@ -156,7 +159,8 @@ impl Event {
         out
     }
 
-    /// Reads an event; lenient in what a Go node's decoder is lenient in.
+    /// Reads an event, and is as lenient as the Go program's decoder: keys in any case and order, unknown keys, map lengths that
+    /// are not announced.
     pub fn decode(bytes: &[u8]) -> Result<Event, Malformed> {
         let mut cursor = Cursor(bytes);
         let mut node = None;
@@ -195,10 +199,10 @@ impl Event {
 #[derive(Default)]
 struct Body {
     id: Option<i64>,
-    kind: Option<String>,
-    table: Option<String>,
-    row: Vec<(String, Value)>,
-    schema_hash: Option<String>,
+    kind: Option<Arc<str>>,
+    table: Option<Arc<str>>,
+    row: Vec<(Arc<str>, Value)>,
+    schema_hash: Option<Arc<str>>,
 }
 
 impl Body {
@@ -211,12 +215,12 @@ impl Body {
                 k if k.eq_ignore_ascii_case("TableName") => body.table = Some(cursor.string()?),
                 k if k.eq_ignore_ascii_case("sh") => body.schema_hash = Some(cursor.string()?),
                 k if k.eq_ignore_ascii_case("Row") => {
-                    let mut row: Vec<(String, Value)> = Vec::new();
+                    let mut row: Vec<(Arc<str>, Value)> = Vec::new();
                     cursor.map(|cursor, name| {
                         let column = cursor.value()?;
-                        match row.iter_mut().find(|(n, _)| n == name) {
+                        match row.iter_mut().find(|(n, _)| **n == *name) {
                             Some(earlier) => earlier.1 = column,
-                            None => row.push((name.to_owned(), column)),
+                            None => row.push((name.into(), column)),
                         }
                         Ok(())
                     })?;
@@ -234,7 +238,7 @@ impl Body {
 
 struct Cursor<'a>(&'a [u8]);
 
-impl Cursor<'_> {
+impl<'a> Cursor<'a> {
     fn pull(&mut self) -> Result<Header, Malformed> {
         let mut decoder = Decoder::from(self.0);
         let header = decoder.pull().map_err(|_| Malformed("truncated or invalid CBOR".into()))?;
@@ -242,7 +246,7 @@ impl Cursor<'_> {
         Ok(header)
     }
 
-    fn take(&mut self, length: usize) -> Result<&[u8], Malformed> {
+    fn take(&mut self, length: usize) -> Result<&'a [u8], Malformed> {
         let (taken, rest) =
             self.0.split_at_checked(length).ok_or_else(|| Malformed("truncated CBOR".into()))?;
         self.0 = rest;
@@ -266,12 +270,19 @@ impl Cursor<'_> {
         }
     }
 
-    fn string(&mut self) -> Result<String, Malformed> {
+    fn string(&mut self) -> Result<Arc<str>, Malformed> {
         match self.pull()? {
-            Header::Text(length) => {
-                String::from_utf8(self.bytes(length)?).map_err(|_| Malformed("a name is not UTF-8".into()))
-            }
+            Header::Text(length) => Ok(self.name(length)?.into()),
             other => malformed(format!("expected text, found {other:?}")),
+        }
+    }
+
+    /// The name whose head was just read; copied only if it comes in segments.
+    fn name(&mut self, length: Option<usize>) -> Result<Cow<'a, str>, Malformed> {
+        let broken = || Malformed("a name is not UTF-8".into());
+        match length {
+            Some(length) => std::str::from_utf8(self.take(length)?).map(Cow::Borrowed).map_err(|_| broken()),
+            None => String::from_utf8(self.bytes(None)?).map(Cow::Owned).map_err(|_| broken()),
         }
     }
 
@@ -303,10 +314,9 @@ impl Cursor<'_> {
             }
             let key = match self.pull()? {
                 Header::Break if left.is_none() => return Ok(()),
-                Header::Text(length) => self.bytes(length)?,
+                Header::Text(length) => self.name(length)?,
                 other => return malformed(format!("expected a text key, found {other:?}")),
             };
-            let key = String::from_utf8(key).map_err(|_| Malformed("a name is not UTF-8".into()))?;
             entry(self, &key)?;
             left = left.map(|n| n - 1);
         }
@@ -400,20 +410,20 @@ fn negative(number: u64) -> Result<i64, Malformed> {
 
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
-/// Packs and unpacks payloads, keeping the compression's working memory from one to the next.
+/// Packs and unpacks payloads. It keeps the working memory of the compression from one payload to the next.
 pub struct Codec {
     compressor: Option<zstd::bulk::Compressor<'static>>,
     decompressor: zstd::bulk::Decompressor<'static>,
 }
 
 impl Codec {
-    /// `compress`: whether payloads are packed; unpacking tells by itself.
+    /// `compress` says whether [`Codec::pack`] compresses. [`Codec::unpack`] sees it in the payload.
     pub fn new(compress: bool) -> std::io::Result<Codec> {
         let compressor = if compress { Some(zstd::bulk::Compressor::new(1)?) } else { None };
         Ok(Codec { compressor, decompressor: zstd::bulk::Decompressor::new()? })
     }
 
-    /// A message's payload.
+    /// The payload of an event's message.
     pub fn pack(&mut self, event: &Event) -> std::io::Result<Vec<u8>> {
         let plain = event.encode();
         match &mut self.compressor {
@@ -427,6 +437,7 @@ impl Codec {
         if !payload.starts_with(&ZSTD_MAGIC) {
             return Event::decode(payload);
         }
+        // The size of the plain text is not always announced, so a buffer that is too small is tried again with a larger one.
         let mut capacity = (payload.len() * 4).max(4096);
         loop {
             match self.decompressor.decompress(payload, capacity) {

@@ -12,7 +12,7 @@ fn sample(row: Vec<(&str, Value)>) -> Event {
         id: 1,
         kind: Kind::Insert,
         table: "Books".into(),
-        row: row.into_iter().map(|(n, v)| (n.to_owned(), v)).collect(),
+        row: row.into_iter().map(|(n, v)| (n.into(), v)).collect(),
         schema_hash: Some("abcd".into()),
     }
 }
@@ -69,7 +69,7 @@ fn times_and_booleans_of_go_nodes() {
     ] {
         let mut bytes = event.clone();
         bytes.splice(at..=at, hex(cbor));
-        assert_eq!(Event::decode(&bytes).unwrap().row, vec![("x".to_owned(), expected)], "{cbor}");
+        assert_eq!(Event::decode(&bytes).unwrap().row, vec![("x".into(), expected)], "{cbor}");
     }
     event.truncate(at);
     assert!(Event::decode(&event).is_err());
@@ -99,4 +99,74 @@ fn garbage_is_an_error_and_never_a_panic() {
         assert!(codec.unpack(&hex(bad)).is_err(), "{bad}");
     }
     assert!(codec.unpack(&[0x81; 100_000]).is_err());
+}
+
+#[test]
+fn a_tombstone_carries_its_kind_and_an_event_need_not_have_a_hash() {
+    let event = Event { kind: Kind::Delete, schema_hash: None, ..sample(vec![("id", Value::Integer(5))]) };
+    assert_eq!(Event::decode(&event.encode()).unwrap(), event);
+    let update = Event { kind: Kind::Update, ..event };
+    assert_eq!(Event::decode(&update.encode()).unwrap(), update);
+}
+
+#[test]
+fn heads_are_the_shortest_ones() {
+    for (number, expected) in [
+        (0, "00"),
+        (23, "17"),
+        (24, "1818"),
+        (255, "18ff"),
+        (256, "190100"),
+        (65_536, "1a00010000"),
+        (1 << 32, "1b0000000100000000"),
+    ] {
+        let mut out = vec![];
+        integer(&mut out, number);
+        assert_eq!(out, hex(expected), "{number}");
+    }
+    let mut out = vec![];
+    integer(&mut out, -1);
+    integer(&mut out, i64::MIN);
+    assert_eq!(out, hex("20 3b7fffffffffffffff"));
+}
+
+#[test]
+fn keys_in_any_case_and_order_and_unknown_ones_are_read() {
+    // {"payload": {"row": {"a": 1}, "TABLENAME": "t", "new": [1, {}], "type": "insert"}, "extra": null}
+    let bytes = hex("a2 677061796c6f6164 a4 63726f77 a1 6161 01 695441424c454e414d45 6174 636e6577 8201a0 \
+        6474797065 66696e73657274 656578747261 f6");
+    let event = Event::decode(&bytes).unwrap();
+    assert_eq!((event.node, event.id, &*event.table, event.schema_hash), (0, 0, "t", None));
+    assert_eq!(event.row, vec![("a".into(), Value::Integer(1))]);
+}
+
+#[test]
+fn names_in_segments_and_repeated_columns_are_read() {
+    let event = sample(vec![("ab", Value::Integer(1)), ("ab", Value::Integer(2))]).encode();
+    let at = event.windows(3).position(|w| w == [0x62, b'a', b'b']).unwrap();
+    let mut bytes = event.clone();
+    bytes.splice(at..at + 3, hex("7f 6161 6162 ff"));
+    assert_eq!(Event::decode(&bytes).unwrap().row, vec![("ab".into(), Value::Integer(2))]);
+}
+
+#[test]
+fn what_is_missing_or_too_large_is_named() {
+    let text = |event: &Event| Event::decode(&event.encode()).unwrap_err().to_string();
+    assert_eq!(text(&sample(vec![])), "table Books: empty Row");
+    assert_eq!(text(&Event { table: "".into(), ..sample(vec![("a", Value::Null)]) }), "no TableName");
+    assert_eq!(Event::decode(&hex("a0")).unwrap_err().to_string(), "no Payload");
+    let mut bytes = sample(vec![("x", Value::Integer(5))]).encode();
+    let at = bytes.windows(3).position(|w| w == [0x61, b'x', 5]).unwrap() + 2;
+    bytes.splice(at..=at, hex("1bffffffffffffffff"));
+    let error = Event::decode(&bytes).unwrap_err().to_string();
+    assert_eq!(error, "integer 18446744073709551615 does not fit 64 signed bits");
+}
+
+#[test]
+fn a_payload_much_larger_than_packed_is_unpacked() {
+    let mut codec = Codec::new(true).unwrap();
+    let event = sample(vec![("zeros", Value::Blob(vec![0; 3_000_000]))]);
+    let payload = codec.pack(&event).unwrap();
+    assert!(payload.len() < 10_000, "{}", payload.len());
+    assert_eq!(codec.unpack(&payload).unwrap(), event);
 }

@@ -144,18 +144,15 @@ impl Node {
             tombstone: event.image.is_none(),
             touched: broken != Broken::Touched && self.touched(event.key),
             unsettled: self.log.iter().any(|(id, k)| *k == event.key && *id <= event.id),
+            unlogged: false,
             collisions: collisions.iter().map(|k| broken != Broken::Blocked && self.touched(*k)).collect(),
         };
         let plan = decide(&facts);
         if plan.fold {
             self.folded.insert(event.node, event.id);
         }
-        if plan.delete_collisions {
-            for (key, touched) in collisions.iter().zip(&facts.collisions) {
-                if !touched {
-                    self.rows.remove(key);
-                }
-            }
+        for at in &plan.displace {
+            self.rows.remove(&collisions[*at]);
         }
         match plan.row {
             Row::Keep => {}
@@ -195,7 +192,7 @@ fn publish(node: &mut Node, stream: &mut Vec<Message>, random: &mut Random) {
         return;
     }
     if node.outbox.len() > 1 && random.percent() < 8 {
-        // Rejected by the broker while the next ones pass: sent again behind them.
+        // Rejected by the broker while the next ones pass: sent again after them.
         let event = node.outbox.remove(0);
         let place = 1 + random.below(node.outbox.len());
         node.outbox.insert(place, event);
@@ -323,4 +320,111 @@ fn every_rule_is_needed() {
         assert!(failed > 0, "rule {name} broken on purpose went unnoticed");
         println!("rule {name} broken: {failed} of 2000 schedules fail");
     }
+}
+
+/// An event of another node, new in the order of its origin.
+fn new() -> Facts {
+    Facts { order: Some(Order { id: 5, folded: 4 }), ..Facts::default() }
+}
+
+/// The echo of an event of ours.
+fn echo() -> Facts {
+    Facts { own: true, touched: true, unsettled: true, ..new() }
+}
+
+#[test]
+fn an_event_that_nothing_stands_against_is_written() {
+    let plan = decide(&new());
+    let expected = Plan {
+        fold: true,
+        displace: vec![],
+        row: Row::Write,
+        touch: false,
+        settle: false,
+        new_incarnation: false,
+        reason: Reason::Folded,
+    };
+    assert_eq!(plan, expected);
+    assert_eq!(decide(&Facts::default()), expected, "an event without origin");
+}
+
+#[test]
+fn a_tombstone_deletes() {
+    let plan = decide(&Facts { tombstone: true, ..new() });
+    assert_eq!((plan.row, plan.touch, plan.reason), (Row::Delete, false, Reason::Folded));
+}
+
+#[test]
+fn an_echo_settles_and_writes_nothing() {
+    let plan = decide(&echo());
+    assert_eq!((plan.fold, plan.row, plan.settle, plan.reason), (true, Row::Keep, true, Reason::Echo));
+}
+
+#[test]
+fn a_later_write_of_the_application_wins() {
+    for tombstone in [false, true] {
+        let plan = decide(&Facts { touched: true, tombstone, ..new() });
+        assert_eq!((plan.row, plan.settle, plan.reason), (Row::Keep, false, Reason::OursIsLater));
+    }
+}
+
+#[test]
+fn duplicates_and_stragglers_change_nothing() {
+    for id in [1, 4] {
+        for collisions in [vec![], vec![false], vec![true]] {
+            let plan = decide(&Facts { order: Some(Order { id, folded: 4 }), collisions, ..new() });
+            assert_eq!((plan.fold, plan.row, plan.reason), (false, Row::Keep, Reason::Duplicate));
+            assert!(plan.displace.is_empty() && !plan.touch && !plan.settle);
+        }
+    }
+}
+
+#[test]
+fn an_own_straggler_is_logged_again_once() {
+    let straggler = Facts { order: Some(Order { id: 4, folded: 4 }), ..echo() };
+    let plan = decide(&straggler);
+    assert_eq!((plan.touch, plan.settle, plan.reason), (true, true, Reason::OwnStraggler));
+    let plan = decide(&Facts { unsettled: false, ..straggler });
+    assert_eq!((plan.touch, plan.settle, plan.reason), (false, false, Reason::Duplicate));
+}
+
+#[test]
+fn untouched_collisions_are_displaced() {
+    let plan = decide(&Facts { collisions: vec![false, false], ..new() });
+    assert_eq!((plan.displace, plan.row, plan.reason), (vec![0, 1], Row::Write, Reason::Displaced));
+}
+
+#[test]
+fn a_touched_collision_blocks_and_the_others_still_go() {
+    let plan = decide(&Facts { collisions: vec![false, true, false], ..new() });
+    assert_eq!((plan.displace, plan.row, plan.touch), (vec![0, 2], Row::Delete, true));
+    assert_eq!(plan.reason, Reason::Blocked);
+    // The own key touched: its row stays, whatever the image collides with.
+    let plan = decide(&Facts { touched: true, collisions: vec![false, true], ..new() });
+    assert_eq!((plan.displace, plan.row, plan.touch), (vec![0], Row::Keep, false));
+}
+
+#[test]
+fn an_older_copy_gets_a_new_incarnation_and_folds_what_it_had_published() {
+    let unlogged = Facts { own: true, unlogged: true, ..new() };
+    let plan = decide(&unlogged);
+    assert!(plan.new_incarnation && plan.fold && !plan.settle);
+    assert_eq!((plan.row, plan.reason), (Row::Write, Reason::Folded));
+    let plan = decide(&Facts { touched: true, ..unlogged.clone() });
+    assert_eq!((plan.row, plan.settle, plan.reason), (Row::Keep, false, Reason::OursIsLater));
+    // A duplicate says nothing about the copy: its entries were settled.
+    let passed = Facts { order: Some(Order { id: 4, folded: 4 }), ..unlogged };
+    assert!(!decide(&passed).new_incarnation);
+}
+
+#[test]
+fn collisions_are_needed_only_for_images_that_may_be_folded() {
+    assert!(new().need_collisions());
+    assert!(echo().need_collisions());
+    assert!(!Facts { tombstone: true, ..new() }.need_collisions());
+    assert!(!Facts { order: Some(Order { id: 4, folded: 4 }), ..new() }.need_collisions());
+    // What is not needed does not change the plan.
+    let facts = Facts { order: Some(Order { id: 4, folded: 4 }), ..echo() };
+    let with = Facts { collisions: vec![true, false], ..facts.clone() };
+    assert_eq!(decide(&with), decide(&facts));
 }

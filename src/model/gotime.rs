@@ -1,38 +1,36 @@
 //! How the Go program reads a column of type date, datetime, timestamp or boolean: needed only to put a row whose key is
-//! such a column into the same shard as it does (compat.md 1a, 1b).
+//! such a column into the same shard as the Go program does (formats, section "Shards").
 
 use crate::model::value::Value;
 
 /// What the Go program hashes for a key value.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Hashed {
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Hashed<'a> {
     /// The value as it is.
-    Plain(Value),
-    /// A boolean column's integer.
+    Same(&'a Value),
+    /// The integer of a boolean column, as a CBOR boolean.
     Bool(bool),
+    /// Unix seconds of a point in time.
+    Seconds(i64),
+    /// Text that is no point in time to the Go program.
+    Null,
 }
 
 /// The value of a key column as the Go program hashes it.
-pub fn hashed(value: &Value, declared_type: &str) -> Hashed {
+pub fn hashed<'a>(value: &'a Value, declared_type: &str) -> Hashed<'a> {
     let is = |name: &str| declared_type.eq_ignore_ascii_case(name);
-    if is("boolean")
-        && let Value::Integer(number) = value
-    {
-        return Hashed::Bool(*number > 0);
-    }
-    if !(is("date") || is("datetime") || is("timestamp")) {
-        return Hashed::Plain(value.clone());
-    }
-    Hashed::Plain(match value {
-        Value::Integer(number) if number.unsigned_abs() > 1_000_000_000_000 => {
-            Value::Integer(number.div_euclid(1000))
+    let is_time = is("date") || is("datetime") || is("timestamp");
+    match value {
+        Value::Integer(number) if is("boolean") => Hashed::Bool(*number > 0),
+        // The Go driver takes so large a number for milliseconds.
+        Value::Integer(number) if is_time && number.unsigned_abs() > 1_000_000_000_000 => {
+            Hashed::Seconds(number.div_euclid(1000))
         }
-        Value::Text(bytes) => match std::str::from_utf8(bytes).ok().and_then(parse) {
-            Some(seconds) => Value::Integer(seconds),
-            None => Value::Null,
-        },
-        other => other.clone(),
-    })
+        Value::Text(bytes) if is_time => {
+            std::str::from_utf8(bytes).ok().and_then(parse).map_or(Hashed::Null, Hashed::Seconds)
+        }
+        other => Hashed::Same(other),
+    }
 }
 
 /// Unix seconds (rounded down) of a text timestamp in one of the layouts that the Go driver tries; `None` for any other
@@ -119,16 +117,37 @@ mod tests {
         assert_eq!(parse("2024-01-02"), Some(1_704_153_600));
         assert_eq!(parse("2024-05-06 07:08:09"), Some(1_714_979_289));
         assert_eq!(parse("2024-05-06T07:08:09Z"), Some(1_714_979_289));
-        assert_eq!(parse("2025-03-01 12:00:00.123+02:00"), Some(1_740_823_200));
         assert_eq!(parse("2025-03-01 12:00"), Some(1_740_830_400));
         assert_eq!(parse("1969-12-31 23:59:59.5"), Some(-1));
+    }
+
+    #[test]
+    fn offsets_are_subtracted() {
+        assert_eq!(parse("2025-03-01 12:00:00.123+02:00"), Some(1_740_823_200));
+        assert_eq!(parse("2025-03-01 12:00:00-02:30"), Some(1_740_830_400 + 9_000));
+        // The Go driver has no layout with an offset and without seconds.
+        assert_eq!(parse("2025-03-01 12:00+02:00"), None);
+    }
+
+    #[test]
+    fn leap_days_are_where_the_calendar_has_them() {
+        assert_eq!(parse("2000-02-29"), Some(951_782_400));
+        assert_eq!(parse("1900-02-29"), None);
+        assert_eq!(parse("2023-02-29"), None);
+        assert_eq!(parse("2024-02-29").unwrap() + 86_400, parse("2024-03-01").unwrap());
+    }
+
+    #[test]
+    fn other_texts_are_no_time() {
         for bad in [
             "",
             "Jan 5 2024",
             "03/15/2024",
             "2024-13-01",
-            "2023-02-29",
+            "2024-01-00",
             "2024-01-01 24:00",
+            "2024-01-01 10:00:00.",
+            "2024-01-01x10:00",
             "0001-01-01",
             "ü024-01-01 x",
         ] {
@@ -138,17 +157,15 @@ mod tests {
 
     #[test]
     fn only_four_types_are_special() {
-        assert_eq!(hashed(&Value::Integer(2), "BOOLEAN"), Hashed::Bool(true));
+        let two = Value::Integer(2);
+        assert_eq!(hashed(&two, "BOOLEAN"), Hashed::Bool(true));
         assert_eq!(hashed(&Value::Integer(-1), "boolean"), Hashed::Bool(false));
-        assert_eq!(hashed(&Value::Integer(2), "BOOL"), Hashed::Plain(Value::Integer(2)));
-        assert_eq!(
-            hashed(&Value::Integer(1_700_000_000_123), "timestamp"),
-            Hashed::Plain(Value::Integer(1_700_000_000))
-        );
-        assert_eq!(hashed(&Value::text("x"), "Date"), Hashed::Plain(Value::Null));
-        assert_eq!(
-            hashed(&Value::text("2024-01-02"), "DATETIME(6)"),
-            Hashed::Plain(Value::text("2024-01-02"))
-        );
+        assert_eq!(hashed(&two, "BOOL"), Hashed::Same(&two));
+        assert_eq!(hashed(&two, "timestamp"), Hashed::Same(&two));
+        assert_eq!(hashed(&Value::Integer(1_700_000_000_123), "timestamp"), Hashed::Seconds(1_700_000_000));
+        assert_eq!(hashed(&Value::text("x"), "Date"), Hashed::Null);
+        let day = Value::text("2024-01-02");
+        assert_eq!(hashed(&day, "DATETIME(6)"), Hashed::Same(&day));
+        assert_eq!(hashed(&day, "datetime"), Hashed::Seconds(1_704_153_600));
     }
 }

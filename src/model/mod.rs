@@ -1,4 +1,5 @@
-//! What all nodes must agree on: values, events, the rules that fold them, shards, positions. No I/O.
+//! What all nodes must agree on: values, events, the rules that fold events, shards, positions. No SQL and no sockets; only
+//! `positions` reads and writes a file.
 
 pub mod event;
 pub mod fold;

@@ -1,13 +1,12 @@
-//! Who published an event, and the message id under which its stream knows it.
+//! The publisher of an event, and the message id under which the event's stream knows it.
 
 use std::fmt;
 
 /// A node and an incarnation of its database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Origin {
-    /// Node id.
     pub node: u64,
-    /// Random, made with our tables.
+    /// A random number that the database got together with our tables.
     pub incarnation: u64,
 }
 
@@ -18,13 +17,13 @@ impl fmt::Display for Origin {
 }
 
 impl Origin {
-    /// The message id of one of its events: `<node>-<incarnation>-<change-log id>`, and `-<attempt>` when it is sent again
-    /// although its stream had acknowledged it: the stream must not take it for a duplicate.
+    /// The message id of an event: `<node>-<incarnation>-<change-log id>`. `attempt` is 0 the first time. An event that is sent
+    /// again although its stream had acknowledged it ends with `-<attempt>`, so that the stream does not take it for a duplicate.
     pub fn message_id(self, id: i64, attempt: u64) -> String {
         if attempt == 0 { format!("{self}-{id}") } else { format!("{self}-{id}-{attempt}") }
     }
 
-    /// Reads a message id of ours; `None` for anybody else's.
+    /// Reads a message id that this program made; `None` for any other.
     pub fn parse_message_id(text: &str) -> Option<(Origin, i64)> {
         let mut parts = text.split('-');
         let (node, incarnation, id) =
@@ -34,7 +33,7 @@ impl Origin {
     }
 }
 
-/// An incarnation as it is written: 16 lower-case hex digits.
+/// Reads an incarnation, which is written as 16 lower-case hex digits.
 pub fn parse_incarnation(text: &str) -> Option<u64> {
     let ours = text.len() == 16 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     if ours { u64::from_str_radix(text, 16).ok() } else { None }

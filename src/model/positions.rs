@@ -1,5 +1,5 @@
 //! The sequence map: the file that shows the checkpoint to the outside, a CBOR map from stream name to sequence, as the
-//! Go program writes it (compat.md 1d). The truth is in the database.
+//! Go program writes it (formats, section "Sequence map"). The truth is in the database.
 
 use crate::base::files;
 use std::collections::BTreeMap;
@@ -20,15 +20,16 @@ pub struct Position {
 /// What was found where the file should be.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Found {
-    /// A map, perhaps an empty one.
+    /// Possibly an empty one.
     Map(SeqMap),
-    /// No file.
+    /// There is no file.
     Missing,
-    /// Something else: torn, garbage, unreadable; why.
+    /// A file that is torn, garbage or unreadable, and why.
     Damaged(String),
 }
 
-/// Reads the file. The first CBOR item counts; what follows is ignored, as the Go program never shortens its file.
+/// Reads the file. Only the first CBOR item counts: the Go program never shortens its file, so the rest of a longer map may
+/// follow it.
 pub fn read(path: &Path) -> Found {
     match std::fs::read(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Found::Missing,
@@ -52,9 +53,13 @@ pub fn write(path: &Path, map: &SeqMap) -> std::io::Result<()> {
 mod tests {
     use super::*;
 
+    fn scratch(name: &str) -> std::path::PathBuf {
+        std::env::temp_dir().join(format!("harmonylite-seqmap-{name}-{}", std::process::id()))
+    }
+
     #[test]
-    fn read_what_was_written_and_survive_garbage() {
-        let path = std::env::temp_dir().join(format!("harmonylite-seqmap-{}", std::process::id()));
+    fn what_was_written_is_read() {
+        let path = scratch("written");
         assert_eq!(read(&path), Found::Missing);
         let map = SeqMap::from([("harmonylite-changes-c-1".to_owned(), 300)]);
         write(&path, &map).unwrap();
@@ -64,10 +69,18 @@ mod tests {
         assert_eq!(read(&path), Found::Map(map.clone()));
         std::fs::write(&path, [bytes.as_slice(), b"rest of an older, longer file"].concat()).unwrap();
         assert_eq!(read(&path), Found::Map(map));
-        std::fs::write(&path, &bytes[..bytes.len() - 4]).unwrap();
-        assert!(matches!(read(&path), Found::Damaged(_)));
-        std::fs::write(&path, b"garbage").unwrap();
-        assert!(matches!(read(&path), Found::Damaged(_)));
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn garbage_is_damaged_and_nothing_is_an_empty_map() {
+        let path = scratch("garbage");
+        write(&path, &SeqMap::from([("s".to_owned(), u64::MAX)])).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        for bad in [&bytes[..bytes.len() - 4], b"garbage"] {
+            std::fs::write(&path, bad).unwrap();
+            assert!(matches!(read(&path), Found::Damaged(_)));
+        }
         std::fs::write(&path, b"").unwrap();
         assert_eq!(read(&path), Found::Map(SeqMap::new()));
         std::fs::remove_file(&path).unwrap();

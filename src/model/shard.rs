@@ -1,14 +1,14 @@
 //! Which stream a row's events go to: FNV-1 64 over the table's name and the key, as the Go program computes it
-//! (compat.md 1b), so that all nodes of a cluster agree.
+//! (formats, section "Shards"), so that all nodes of a cluster agree.
 
 use crate::model::gotime::{Hashed, hashed};
 use crate::model::{event, value::Value};
 
-/// One key column: name, declared type, value.
+/// Name, declared type and value of a key column.
 pub type KeyColumn<'a> = (&'a str, &'a str, &'a Value);
 
-/// The hash of a row; `key` in any order. With an empty key all rows of the table share one shard, as those of a table
-/// must whose rows can collide in a UNIQUE index.
+/// The hash of a row; `key` may be in any order. With an empty key all rows of the table share one shard, which is needed where
+/// two rows can collide in a UNIQUE index: the events of both must have one order.
 pub fn hash(table: &str, key: &[KeyColumn]) -> u64 {
     let mut sorted: Vec<_> = key.to_vec();
     sorted.sort_by(|a, b| a.0.as_bytes().cmp(b.0.as_bytes()));
@@ -20,7 +20,9 @@ pub fn hash(table: &str, key: &[KeyColumn]) -> u64 {
         match hashed(value, declared_type) {
             Hashed::Bool(true) => bytes.push(0xf5),
             Hashed::Bool(false) => bytes.push(0xf4),
-            Hashed::Plain(value) => event::value(&mut bytes, &value),
+            Hashed::Same(value) => event::value(&mut bytes, value),
+            Hashed::Seconds(seconds) => event::integer(&mut bytes, seconds),
+            Hashed::Null => event::value(&mut bytes, &Value::Null),
         }
     }
     bytes.push(0xff);
@@ -71,7 +73,27 @@ mod tests {
             assert_eq!(number(hash, 4), shard, "{table}");
             assert_eq!(number(hash, 1), 1);
         }
-        // The machine id of compat.md 1j.
+    }
+
+    #[test]
+    fn the_node_id_of_a_machine_id() {
+        // The node id of this machine id, as the Go program computes it (formats, section "Node id").
         assert_eq!(fnv1(b"3d1219c7c4c5404aaa1f6d2a48adfda4"), 13_916_653_139_930_605_921);
+        assert_eq!(fnv1(b""), 0xcbf2_9ce4_8422_2325);
+    }
+
+    #[test]
+    fn the_order_of_key_columns_does_not_count_and_their_names_do() {
+        let (one, two) = (Value::Integer(1), Value::Integer(2));
+        let there = hash("t", &[("a", "INTEGER", &one), ("b", "INTEGER", &two)]);
+        assert_eq!(there, hash("t", &[("b", "INTEGER", &two), ("a", "INTEGER", &one)]));
+        assert_ne!(there, hash("t", &[("a", "INTEGER", &two), ("b", "INTEGER", &one)]));
+        assert_ne!(there, hash("u", &[("a", "INTEGER", &one), ("b", "INTEGER", &two)]));
+    }
+
+    #[test]
+    fn shards_are_counted_from_one() {
+        assert_eq!([number(0, 4), number(3, 4), number(4, 4)], [1, 4, 1]);
+        assert_eq!(number(u64::MAX, 0), 1);
     }
 }

@@ -1,33 +1,14 @@
-//! One connection to the broker, kept up for ever by a thread that owns the socket. Other threads hand it bytes through
-//! a bounded buffer and get messages through bounded queues; it waits for nobody.
+//! A handle on one connection to the broker, which a thread of its own keeps up for ever. Threads hand over bytes through a
+//! bounded buffer and get messages through bounded queues.
 
-use super::dial::{self, Auth, Link};
-use super::url::Url;
-use super::wire::{self, Message, Op};
-use super::{Error, nuid};
-use crate::base::{limits, once::Once, retry::Backoff, stop::Stop, worker};
-use crossbeam_channel::{Receiver, Sender, bounded};
-use rustix::event::{EventfdFlags, PollFd, PollFlags};
-use rustix::fd::OwnedFd;
-use serde_json::Value;
-use std::collections::HashMap;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use super::error::Error;
+use super::keeper::{Keeper, Options};
+use super::shared::{Shared, State};
+use super::wire::{self, Message};
+use crate::base::{limits, stop::Stop, worker::Workers};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
-
-/// How to reach the broker.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Servers to try.
-    pub urls: Vec<Url>,
-    /// Our name, shown by the server.
-    pub name: String,
-    /// Login and trust.
-    pub auth: Auth,
-    /// Do not use servers that the broker announces.
-    pub ignore_discovered: bool,
-    /// Its coming and going is no news: another connection says the same.
-    pub quiet: bool,
-}
 
 /// A handle on the connection; clones share it. When the last one is dropped, the connection is closed.
 #[derive(Clone)]
@@ -42,98 +23,43 @@ struct CloseOnDrop(Arc<Shared>);
 impl Drop for CloseOnDrop {
     fn drop(&mut self) {
         self.0.lock().closed = true;
-        self.0.state_changed.notify_all();
+        self.0.notify();
         self.0.wake();
-    }
-}
-
-struct Shared {
-    state: Mutex<State>,
-    state_changed: Condvar,
-    wake: OwnedFd,
-    inbox: String,
-}
-
-#[derive(Default)]
-struct State {
-    up: bool,
-    closed: bool,
-    /// Counts the connections made; changes with each.
-    epoch: u64,
-    max_payload: usize,
-    server: String,
-    announced: Vec<String>,
-    out: Vec<u8>,
-    next_id: u64,
-    subscriptions: HashMap<u64, (String, Sender<Message>)>,
-    replies: HashMap<u64, Sender<Message>>,
-    watchers: Vec<Sender<()>>,
-    last_error: String,
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    /// Waits until another thread says that something changed, or the time is up.
-    fn wait<'a>(&self, state: MutexGuard<'a, State>, at_most: Duration) -> MutexGuard<'a, State> {
-        let waited = self.state_changed.wait_timeout(state, at_most);
-        waited.unwrap_or_else(std::sync::PoisonError::into_inner).0
-    }
-
-    fn wake(&self) {
-        // The counter of an eventfd overflows only after 2^64 wake-ups that nobody read.
-        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
-    }
-
-    fn announce_change(&self, state: &mut State) {
-        state.watchers.retain(|watcher| {
-            !matches!(watcher.try_send(()), Err(crossbeam_channel::TrySendError::Disconnected(())))
-        });
-        self.state_changed.notify_all();
     }
 }
 
 /// A subscription; dropping it unsubscribes.
 pub struct Subscription {
     connection: Connection,
-    /// Number that its messages carry.
+    /// The number that its messages carry.
     pub sid: u64,
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
         let mut state = self.connection.shared.lock();
-        state.subscriptions.remove(&self.sid);
-        if state.up {
-            let line = format!("UNSUB {}\r\n", self.sid);
-            state.out.extend_from_slice(line.as_bytes());
-            self.connection.shared.wake();
-        }
+        state.unsubscribe(self.sid);
+        self.connection.say(&mut state, &wire::unsubscribe_line(self.sid));
     }
 }
 
-/// Sid of the inbox for replies.
-const REPLIES: u64 = 1;
-
 impl Connection {
     /// Starts the connection's thread and returns at once; the thread connects, and reconnects, until `stop`.
-    pub fn open(options: Options, stop: Stop, exits: &Sender<worker::Exit>) -> Result<Connection, Error> {
-        let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-            .map_err(|error| Error::Permanent(format!("eventfd: {error}")))?;
-        let state = State { next_id: REPLIES + 1, ..State::default() };
-        let inbox = format!("_INBOX.{}", nuid());
-        let shared =
-            Arc::new(Shared { state: Mutex::new(state), state_changed: Condvar::new(), wake, inbox });
-        let close = Arc::new(CloseOnDrop(shared.clone()));
-        let mut keeper = Keeper { shared: shared.clone(), options, stop, said: HashMap::new() };
-        worker::spawn("nats", exits, move || {
-            keeper.run();
-            Ok(())
-        })
-        .map_err(Error::Permanent)?;
-        Ok(Connection { shared, close })
+    pub fn open(options: Options, stop: Stop, workers: &mut Workers) -> Result<Connection, Error> {
+        let connection = Connection::without_thread()?;
+        let mut keeper = Keeper::new(connection.shared.clone(), options, stop);
+        workers
+            .spawn("nats", move || {
+                keeper.run();
+                Ok(())
+            })
+            .map_err(|error| Error::Local(error.to_string()))?;
+        Ok(connection)
+    }
+
+    fn without_thread() -> Result<Connection, Error> {
+        let shared = Shared::new()?;
+        Ok(Connection { close: Arc::new(CloseOnDrop(shared.clone())), shared })
     }
 
     /// Whether the broker is there now.
@@ -141,17 +67,17 @@ impl Connection {
         self.shared.lock().up
     }
 
-    /// Which connection this is: changes with every reconnect.
+    /// Which connection this is: the number changes with every reconnect. 0 before the first.
     pub fn epoch(&self) -> u64 {
         self.shared.lock().epoch
     }
 
-    /// Largest message that the server takes.
+    /// Bytes of the largest message that the server takes; 0 before the first connect.
     pub fn max_payload(&self) -> usize {
         self.shared.lock().max_payload
     }
 
-    /// Why the last try failed; empty when none did.
+    /// Why the last try to connect failed; empty when none did.
     pub fn last_error(&self) -> String {
         self.shared.lock().last_error.clone()
     }
@@ -159,15 +85,13 @@ impl Connection {
     /// A queue that gets a token whenever the connection comes or goes.
     pub fn watch(&self) -> Receiver<()> {
         let (sender, receiver) = bounded(1);
-        self.shared.lock().watchers.push(sender);
+        self.shared.lock().add_watcher(sender);
         receiver
     }
 
     /// Waits until the broker is there.
     pub fn wait_up(&self, timeout: Duration) -> Result<(), Error> {
-        let until = Instant::now() + timeout;
-        drop(self.up_state(until)?);
-        Ok(())
+        self.up_state(Instant::now() + timeout).map(drop)
     }
 
     fn up_state(&self, until: Instant) -> Result<MutexGuard<'_, State>, Error> {
@@ -183,6 +107,25 @@ impl Connection {
         Ok(state)
     }
 
+    /// Adds a line for the server while there is a connection: the next login makes all subscriptions again anyway.
+    fn say(&self, state: &mut State, line: &str) {
+        if state.up {
+            state.say(line);
+            self.shared.wake();
+        }
+    }
+
+    /// Bytes that publish a message. Fails only for a message that can never be sent.
+    pub fn frame(
+        &self,
+        subject: &str,
+        reply: Option<&str>,
+        headers: &[(&str, &str)],
+        payload: &[u8],
+    ) -> Result<Vec<u8>, Error> {
+        wire::publish_frame(subject, reply, headers, payload, self.max_payload())
+    }
+
     /// Hands over a frame; waits while the buffer is full, fails at once without a connection.
     pub fn send(&self, frame: &[u8]) -> Result<(), Error> {
         let until = Instant::now() + limits::API_TIMEOUT;
@@ -191,7 +134,7 @@ impl Connection {
             if !state.up {
                 return Err(Error::Transient("not connected".into()));
             }
-            if state.out.is_empty() || state.out.len() + frame.len() <= limits::OUT_BUFFER {
+            if state.has_room(frame) {
                 break;
             }
             let left = until.saturating_duration_since(Instant::now());
@@ -203,6 +146,7 @@ impl Connection {
         let asleep = state.out.is_empty();
         state.out.extend_from_slice(frame);
         drop(state);
+        // With bytes in the buffer the thread has been woken already.
         if asleep {
             self.shared.wake();
         }
@@ -211,24 +155,10 @@ impl Connection {
 
     /// Publishes without an answer.
     pub fn publish(&self, subject: &str, headers: &[(&str, &str)], payload: &[u8]) -> Result<(), Error> {
-        let frame = wire::publish_frame(subject, None, headers, payload).map_err(Error::Permanent)?;
-        self.check_size(&frame)?;
-        self.send(&frame)
+        self.send(&self.frame(subject, None, headers, payload)?)
     }
 
-    fn check_size(&self, frame: &[u8]) -> Result<(), Error> {
-        let max = self.max_payload();
-        // The line before the body counts little; the server is the judge at the margin.
-        if max > 0 && frame.len() > max + 256 {
-            return Err(Error::Permanent(format!(
-                "{} bytes, the server takes {max} (its max_payload)",
-                frame.len()
-            )));
-        }
-        Ok(())
-    }
-
-    /// Publishes and waits for one answer.
+    /// Publishes and waits for one answer, at most `timeout`, the wait for a connection included.
     pub fn request(
         &self,
         subject: &str,
@@ -238,320 +168,204 @@ impl Connection {
     ) -> Result<Message, Error> {
         let until = Instant::now() + timeout;
         let (sender, receiver) = bounded(1);
-        let token = {
-            let mut state = self.up_state(until)?;
-            state.next_id += 1;
-            let token = state.next_id;
-            state.replies.insert(token, sender);
-            token
-        };
-        let forget = || drop(self.shared.lock().replies.remove(&token));
+        let token = self.up_state(until)?.expect_reply(sender);
         let reply = format!("{}.{token}", self.shared.inbox);
-        let sent = wire::publish_frame(subject, Some(&reply), headers, payload)
-            .map_err(Error::Permanent)
-            .and_then(|frame| self.check_size(&frame).and_then(|()| self.send(&frame)));
-        if let Err(error) = sent {
-            forget();
-            return Err(error);
-        }
-        let answer = receiver.recv_deadline(until);
-        forget();
+        let sent = self.frame(subject, Some(&reply), headers, payload).and_then(|frame| self.send(&frame));
+        let answer = sent.and_then(|()| {
+            receiver.recv_deadline(until).map_err(|error| match error {
+                RecvTimeoutError::Timeout => {
+                    Error::Transient(format!("{subject}: no answer within {} ms", timeout.as_millis()))
+                }
+                RecvTimeoutError::Disconnected => Error::Transient("connection lost".into()),
+            })
+        });
+        self.shared.lock().forget_reply(token);
         match answer {
+            // The server's own answer when the subject has no subscriber.
             Ok(message) if message.headers.status == Some(503) => {
                 Err(Error::Transient(format!("{subject}: nobody answers (no JetStream?)")))
             }
-            Ok(message) => Ok(message),
-            Err(crossbeam_channel::RecvTimeoutError::Timeout) => {
-                Err(Error::Transient(format!("{subject}: no answer within {} ms", timeout.as_millis())))
-            }
-            Err(crossbeam_channel::RecvTimeoutError::Disconnected) => {
-                Err(Error::Transient("connection lost".into()))
-            }
+            other => other,
         }
     }
 
-    /// Subscribes; messages go to `queue`, and those that find it full are dropped (the reader waits for nobody).
+    /// Subscribes; messages go to `queue`, and those that find it full are dropped.
     pub fn subscribe(&self, subject: &str, queue: Sender<Message>) -> Subscription {
         let mut state = self.shared.lock();
-        state.next_id += 1;
-        let sid = state.next_id;
-        state.subscriptions.insert(sid, (subject.to_owned(), queue));
-        if state.up {
-            let line = format!("SUB {subject} {sid}\r\n");
-            state.out.extend_from_slice(line.as_bytes());
-            self.shared.wake();
-        }
+        let sid = state.subscribe(subject, queue);
+        self.say(&mut state, &wire::subscribe_line(subject, sid));
         Subscription { connection: self.clone(), sid }
     }
 }
 
-/// The thread that owns the socket.
-struct Keeper {
-    shared: Arc<Shared>,
-    options: Options,
-    stop: Stop,
-    /// By address.
-    said: HashMap<String, Once>,
+/// A connection without a thread and a socket, for the tests of what stands on it.
+#[cfg(test)]
+impl Connection {
+    /// Down, and no login yet.
+    pub fn offline() -> Connection {
+        Connection::without_thread().unwrap()
+    }
+
+    /// As if the thread had logged in.
+    pub fn come_up(&self) {
+        let info = wire::ServerInfo::parse(br#"{"max_payload":1000}"#).unwrap();
+        self.shared.lock().connected(&info, &self.shared.inbox);
+        self.shared.notify();
+        self.said();
+    }
+
+    /// As if the thread had lost the connection.
+    pub fn go_down(&self) {
+        self.shared.lock().disconnected(&Error::Transient("pulled the plug".into()));
+        self.shared.notify();
+    }
+
+    /// What the thread would have sent since the last call.
+    pub fn said(&self) -> String {
+        let mut bytes = Vec::new();
+        self.shared.lock().take_out(&mut bytes);
+        self.shared.notify();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    /// As if the thread had read these bytes.
+    pub fn hear(&self, bytes: &[u8]) {
+        let mut parser = wire::Parser::default();
+        parser.push(bytes);
+        while let Some(op) = parser.next().unwrap() {
+            self.shared.lock().handle(op).unwrap();
+        }
+    }
 }
 
-impl Keeper {
-    fn run(&mut self) {
-        let mut backoff = Backoff::default();
-        while !self.finished() {
-            match self.connect() {
-                Some(link) => {
-                    backoff.reset();
-                    let why = self.serve(link);
-                    self.down(&why);
-                    if !self.finished() && !self.options.quiet {
-                        log::warn!("lost the connection to NATS: {why}; reconnecting");
-                    }
-                }
-                None => self.pause(backoff.pause()),
-            }
-        }
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    fn finished(&self) -> bool {
-        self.stop.requested() || self.shared.lock().closed
-    }
+    const NOW: Duration = Duration::ZERO;
+    const SOON: Duration = Duration::from_secs(5);
 
-    /// Waits, but not longer than the connection is wanted.
-    fn pause(&self, pause: Duration) {
-        let until = Instant::now() + pause;
-        while !self.finished() {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() || self.stop.wait(left.min(Duration::from_millis(200))) {
-                return;
+    /// Answers the next request with a message whose header block and payload are given.
+    fn answer(connection: &Connection, headers: &str, payload: &str) {
+        let asked = loop {
+            let asked = connection.said();
+            if !asked.is_empty() {
+                break asked;
             }
-        }
-    }
-
-    fn candidates(&self) -> Vec<Url> {
-        let mut urls = self.options.urls.clone();
-        let announced =
-            if self.options.ignore_discovered { vec![] } else { self.shared.lock().announced.clone() };
-        for address in announced {
-            if let (Ok(url), Some(first)) = (Url::parse(&address), self.options.urls.first())
-                && !urls.iter().any(|known| known.host == url.host && known.port == url.port)
-            {
-                urls.push(Url {
-                    tls: first.tls,
-                    user: first.user.clone(),
-                    password: first.password.clone(),
-                    ..url
-                });
-            }
-        }
-        let mut keyed: Vec<_> = urls.into_iter().map(|url| (crate::base::retry::random_u32(), url)).collect();
-        keyed.sort_by_key(|(key, _)| *key);
-        keyed.into_iter().map(|(_, url)| url).collect()
-    }
-
-    fn connect(&mut self) -> Option<Link> {
-        for url in self.candidates() {
-            if self.finished() {
-                return None;
-            }
-            match dial::dial(&url, &self.options.auth, &self.options.name) {
-                Ok(link) => {
-                    self.up(&link, &url);
-                    return Some(link);
-                }
-                Err(why) => {
-                    let warning = format!("connect to NATS at {}: {why}", url.address());
-                    self.shared.lock().last_error.clone_from(&warning);
-                    if !self.options.quiet && self.said.entry(url.address()).or_default().is_news(&warning) {
-                        log::warn!("{warning}; trying for ever");
-                    }
-                }
-            }
-        }
-        None
-    }
-
-    fn up(&mut self, link: &Link, url: &Url) {
-        let mut state = self.shared.lock();
-        read_info(&mut state, &link.info);
-        state.up = true;
-        state.epoch += 1;
-        state.last_error.clear();
-        state.server = url.address();
-        state.out.clear();
-        let inbox = format!("SUB {}.* {REPLIES}\r\n", self.shared.inbox);
-        state.out.extend_from_slice(inbox.as_bytes());
-        let lines: Vec<String> = state
-            .subscriptions
-            .iter()
-            .map(|(sid, (subject, _))| format!("SUB {subject} {sid}\r\n"))
-            .collect();
-        state.out.extend_from_slice(lines.concat().as_bytes());
-        self.shared.announce_change(&mut state);
-        drop(state);
-        self.said.clear();
-        let version = link.info["version"].as_str().unwrap_or("?");
-        let level = if self.options.quiet { log::Level::Debug } else { log::Level::Info };
-        log::log!(level, "connected to NATS at {} (nats-server {version})", url.address());
-    }
-
-    fn down(&self, why: &str) {
-        let mut state = self.shared.lock();
-        state.up = false;
-        why.clone_into(&mut state.last_error);
-        state.out = Vec::new();
-        state.replies.clear();
-        self.shared.announce_change(&mut state);
-    }
-
-    /// Moves bytes until the connection ends; says why it did.
-    fn serve(&self, mut link: Link) -> String {
-        let mut buffer = vec![0; 32 << 10];
-        let mut writing: Vec<u8> = Vec::new();
-        let mut written = 0;
-        let mut heard = Instant::now();
-        let mut pings = 0;
-        loop {
-            if self.finished() && written == writing.len() && self.shared.lock().out.is_empty() {
-                return "closed".to_owned();
-            }
-            if written == writing.len() {
-                writing.clear();
-                written = 0;
-                self.refill(&mut writing);
-            }
-            if written < writing.len() || link.transport.wants_write() {
-                match link.transport.write(&writing[written..]) {
-                    Ok(count) => written += count,
-                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                    Err(error) => return error.to_string(),
-                }
-            }
-            let want_write = written < writing.len() || link.transport.wants_write();
-            let ready = match self.poll(&link, want_write, heard) {
-                Ok(ready) => ready,
-                Err(why) => return why,
-            };
-            if ready {
-                match self.read(&mut link, &mut buffer) {
-                    Ok(true) => {
-                        heard = Instant::now();
-                        pings = 0;
-                    }
-                    Ok(false) => {}
-                    Err(why) => return why,
-                }
-            }
-            if heard.elapsed() > limits::PING_INTERVAL * (pings + 1) {
-                if pings >= limits::PINGS_MISSED {
-                    return format!("no answer to {pings} pings");
-                }
-                pings += 1;
-                self.shared.lock().out.extend_from_slice(b"PING\r\n");
-            }
-        }
-    }
-
-    fn refill(&self, writing: &mut Vec<u8>) {
-        let mut state = self.shared.lock();
-        std::mem::swap(&mut state.out, writing);
-        if state.out.capacity() > limits::OUT_BUFFER {
-            state.out = Vec::new();
-        }
-        drop(state);
-        if !writing.is_empty() {
-            self.shared.state_changed.notify_all();
-        }
-    }
-
-    /// Waits for the socket, a wake-up or the next ping; true when there may be something to read.
-    fn poll(&self, link: &Link, want_write: bool, heard: Instant) -> Result<bool, String> {
-        let socket = link.transport.socket();
-        let interest = if want_write { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
-        let mut fds = [PollFd::new(socket, interest), PollFd::new(&self.shared.wake, PollFlags::IN)];
-        let since = heard.elapsed();
-        let interval = limits::PING_INTERVAL;
-        // Up to the next multiple of the ping interval since something was heard; stop is looked at once a second.
-        let rest = interval.as_millis() - since.as_millis() % interval.as_millis();
-        let timeout = Duration::from_millis(u64::try_from(rest).unwrap_or(1_000)).min(Duration::from_secs(1));
-        let timeout = rustix::event::Timespec {
-            tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(1),
-            tv_nsec: i64::from(timeout.subsec_nanos()),
+            std::thread::yield_now();
         };
-        match rustix::event::poll(&mut fds, Some(&timeout)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(errno.to_string()),
-        }
-        let readable = !fds[0].revents().is_empty();
-        if !fds[1].revents().is_empty() {
-            let mut counter = [0; 8];
-            let _ = rustix::io::read(&self.shared.wake, &mut counter);
-        }
-        Ok(readable)
+        let reply = asked.split(' ').nth(2).unwrap();
+        let (head, total) = (headers.len(), headers.len() + payload.len());
+        connection.hear(format!("HMSG {reply} 1 {head} {total}\r\n{headers}{payload}\r\n").as_bytes());
     }
 
-    /// Reads what is there and hands it out; true when anything came.
-    fn read(&self, link: &mut Link, buffer: &mut [u8]) -> Result<bool, String> {
-        let mut any = false;
-        // A bound, so that a flood of messages does not keep us from writing.
-        for _ in 0..16 {
-            match link.transport.read(buffer) {
-                Ok(0) => return Err("closed by the server".to_owned()),
-                Ok(count) => {
-                    any = true;
-                    link.parser.push(&buffer[..count]);
-                    while let Some(op) = link.parser.next()? {
-                        self.handle(op)?;
-                    }
-                    if count < buffer.len() && matches!(link.transport, dial::Transport::Plain(_)) {
-                        break;
-                    }
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error.to_string()),
-            }
-        }
-        Ok(any)
+    #[test]
+    fn without_a_connection_calls_fail_with_the_reason() {
+        let connection = Connection::offline();
+        let not_connected = Error::Transient("not connected".into());
+        assert_eq!(connection.wait_up(NOW), Err(not_connected.clone()));
+        assert_eq!(connection.publish("s", &[], b"x"), Err(not_connected));
+        connection.come_up();
+        connection.go_down();
+        assert_eq!(connection.request("s", &[], b"", NOW), Err(Error::Transient("pulled the plug".into())));
+        assert_eq!(connection.last_error(), "pulled the plug");
     }
 
-    fn handle(&self, op: Op) -> Result<(), String> {
-        let mut state = self.shared.lock();
-        match op {
-            Op::Message(message) if message.sid == REPLIES => {
-                let token = message.subject.rsplit('.').next().and_then(|token| token.parse().ok());
-                if let Some(waiting) = token.and_then(|token: u64| state.replies.remove(&token)) {
-                    let _ = waiting.try_send(message);
-                }
-            }
-            Op::Message(message) => {
-                // A full queue drops the message: who subscribes notices by its own numbers, the reader waits for nobody.
-                if let Some((_, queue)) = state.subscriptions.get(&message.sid) {
-                    let _ = queue.try_send(message);
-                }
-            }
-            Op::Ping => state.out.extend_from_slice(b"PONG\r\n"),
-            Op::Info(json) => {
-                if let Ok(info) = serde_json::from_slice(&json) {
-                    read_info(&mut state, &info);
-                }
-            }
-            Op::Err(text) => {
-                let lower = text.to_ascii_lowercase();
-                if !lower.starts_with("permissions violation") && !lower.starts_with("invalid subject") {
-                    return Err(format!("the server says: {text}"));
-                }
-                log::warn!("NATS says: {text}");
-            }
-            Op::Pong | Op::Ok => {}
-        }
-        Ok(())
+    #[test]
+    fn subscriptions_come_and_go_with_their_handle() {
+        let connection = Connection::offline();
+        connection.come_up();
+        let (queue, messages) = bounded(4);
+        let subscription = connection.subscribe("s", queue);
+        let sid = subscription.sid;
+        assert_eq!(connection.said(), format!("SUB s {sid}\r\n"));
+        connection.hear(format!("MSG s {sid} 2\r\nhi\r\n").as_bytes());
+        assert_eq!(messages.try_recv().unwrap().payload, b"hi");
+        drop(subscription);
+        assert_eq!(connection.said(), format!("UNSUB {sid}\r\n"));
+        connection.hear(format!("MSG s {sid} 2\r\nhi\r\n").as_bytes());
+        assert!(messages.try_recv().is_err());
     }
-}
 
-fn read_info(state: &mut State, info: &Value) {
-    state.max_payload = info["max_payload"].as_u64().and_then(|n| usize::try_from(n).ok()).unwrap_or(1 << 20);
-    state.announced = info["connect_urls"]
-        .as_array()
-        .map(|urls| urls.iter().filter_map(|url| url.as_str().map(str::to_owned)).collect())
-        .unwrap_or_default();
+    #[test]
+    fn a_request_gets_its_answer() {
+        let connection = Connection::offline();
+        connection.come_up();
+        std::thread::scope(|scope| {
+            scope.spawn(|| answer(&connection, "NATS/1.0\r\nA: b\r\n\r\n", "yes"));
+            let message = connection.request("s", &[], b"?", SOON).unwrap();
+            assert_eq!((message.payload.as_slice(), message.headers.get("a")), (&b"yes"[..], Some("b")));
+        });
+    }
+
+    #[test]
+    fn nobody_there_to_answer_is_said_at_once() {
+        let connection = Connection::offline();
+        connection.come_up();
+        std::thread::scope(|scope| {
+            scope.spawn(|| answer(&connection, "NATS/1.0 503\r\n\r\n", ""));
+            let error = connection.request("s", &[], b"?", SOON).unwrap_err();
+            assert_eq!(error, Error::Transient("s: nobody answers (no JetStream?)".into()));
+        });
+    }
+
+    #[test]
+    fn a_lost_connection_ends_the_wait_for_an_answer() {
+        let connection = Connection::offline();
+        connection.come_up();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while connection.said().is_empty() {
+                    std::thread::yield_now();
+                }
+                connection.go_down();
+            });
+            let error = connection.request("s", &[], b"?", SOON).unwrap_err();
+            assert_eq!(error, Error::Transient("connection lost".into()));
+        });
+    }
+
+    #[test]
+    fn a_request_that_got_no_answer_leaves_nothing_behind() {
+        let connection = Connection::offline();
+        connection.come_up();
+        let error = connection.request("s", &[], b"?", Duration::from_millis(1)).unwrap_err();
+        assert_eq!(error, Error::Transient("s: no answer within 1 ms".into()));
+        let asked = connection.said();
+        let reply = asked.split(' ').nth(2).unwrap();
+        connection.hear(format!("MSG {reply} 1 0\r\n\r\n").as_bytes());
+        assert!(!connection.shared.lock().expects_replies());
+    }
+
+    #[test]
+    fn a_message_that_is_too_large_is_never_sent() {
+        let connection = Connection::offline();
+        connection.come_up();
+        assert!(connection.publish("s", &[], &[0; 1000]).is_ok());
+        assert!(matches!(connection.publish("s", &[], &[0; 1001]), Err(Error::Permanent(_))));
+        assert_eq!(connection.said().matches("PUB").count(), 1);
+    }
+
+    #[test]
+    fn watchers_see_the_connection_come_and_go() {
+        let connection = Connection::offline();
+        let changes = connection.watch();
+        connection.come_up();
+        assert!(connection.is_up() && changes.try_recv().is_ok());
+        connection.go_down();
+        assert!(!connection.is_up() && changes.try_recv().is_ok());
+        connection.come_up();
+        assert_eq!(connection.epoch(), 2);
+    }
+
+    #[test]
+    fn the_last_handle_closes() {
+        let connection = Connection::offline();
+        let shared = connection.shared.clone();
+        let other = connection.clone();
+        drop(connection);
+        assert!(!shared.lock().closed);
+        drop(other);
+        assert!(shared.lock().closed);
+    }
 }

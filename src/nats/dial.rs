@@ -1,62 +1,47 @@
-//! Reaching one server: TCP, TLS, greeting, login. All within one deadline.
+//! Reaching one server: TCP, TLS, greeting, login. All within one deadline, and given up soon after nobody wants it any more.
 
+use super::error::Error;
+use super::login::{self, Auth};
 use super::url::Url;
-use super::wire::{Op, Parser};
-use crate::base::{limits, secret::Secret};
+use super::wire::{Op, Parser, ServerInfo};
+use crate::base::limits;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
-use serde_json::{Value, json};
 use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
-use std::path::PathBuf;
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-/// How we identify ourselves, and whom we trust.
-#[derive(Clone, Debug, Default)]
-pub struct Auth {
-    /// User name; the URL's wins.
-    pub user: String,
-    /// Password.
-    pub password: Secret,
-    /// Token.
-    pub token: Secret,
-    /// File with an nkey seed.
-    pub seed_file: Option<PathBuf>,
-    /// Certificate authorities instead of the system's.
-    pub ca_file: Option<PathBuf>,
-    /// Client certificate chain.
-    pub cert_file: Option<PathBuf>,
-    /// Its key.
-    pub key_file: Option<PathBuf>,
-}
+/// Longest time until a wait looks again whether the connection is still wanted.
+const LOOK: Duration = Duration::from_millis(200);
 
-/// A logged-in connection, non-blocking from here on.
+/// A connection to a server that let us in. Its socket does not block.
 pub struct Link {
-    /// The bytes' way.
     pub transport: Transport,
-    /// What was read and not yet understood.
+    /// Holds bytes that were read and are no whole operation yet.
     pub parser: Parser,
     /// The server's greeting.
-    pub info: Value,
+    pub info: ServerInfo,
 }
 
-/// Plain or encrypted.
+/// A TCP connection, with or without TLS.
 pub enum Transport {
-    /// TCP.
     Plain(TcpStream),
-    /// TLS over TCP.
     Tls(Box<rustls::ClientConnection>, TcpStream),
 }
 
 impl Transport {
-    /// The socket, to poll.
+    /// The socket, for poll.
     pub fn socket(&self) -> &TcpStream {
         match self {
             Transport::Plain(socket) | Transport::Tls(_, socket) => socket,
         }
     }
 
-    /// Reads; `Ok(0)` is the end, `WouldBlock` nothing now.
+    /// Reads; `Ok(0)` means that the server closed, `WouldBlock` that nothing is there now.
     pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let (tls, socket) = match self {
             Transport::Plain(socket) => return socket.read(buffer),
@@ -72,7 +57,7 @@ impl Transport {
         }
     }
 
-    /// Writes what fits now.
+    /// Writes as much as the socket takes now.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let (tls, socket) = match self {
             Transport::Plain(socket) => return socket.write(bytes),
@@ -103,161 +88,220 @@ fn flush_tls(tls: &mut rustls::ClientConnection, socket: &mut TcpStream) -> io::
     Ok(())
 }
 
-/// A socket in blocking mode with one deadline for everything done through it.
-struct Deadline {
+/// One deadline for everything that is done through a blocking socket until the login.
+struct Deadline<'a> {
     until: Instant,
+    /// Stands in front of errors: `login`.
     doing: &'static str,
+    /// Whether the connection is still wanted.
+    wanted: &'a dyn Fn() -> bool,
 }
 
-impl Deadline {
-    fn arm(&self, socket: &TcpStream) -> Result<(), String> {
-        let left = self.until.saturating_duration_since(Instant::now());
+impl Deadline<'_> {
+    /// How long to wait before the next look; an error when there is nothing to wait for any more.
+    fn slice(&self, now: Instant) -> Result<Duration, Error> {
+        let left = self.until.saturating_duration_since(now);
         if left.is_zero() {
-            return Err(format!("{}: no end within {} s", self.doing, limits::CONNECT_TIMEOUT.as_secs()));
+            let limit = limits::CONNECT_TIMEOUT.as_secs();
+            return Err(Error::Transient(format!("{}: not done within {limit} s", self.doing)));
         }
-        let set = socket.set_read_timeout(Some(left)).and_then(|()| socket.set_write_timeout(Some(left)));
-        set.map_err(|error| self.error(&error))
+        if !(self.wanted)() {
+            return Err(Error::Transient(format!("{}: no longer wanted", self.doing)));
+        }
+        Ok(left.min(LOOK))
     }
 
-    fn error(&self, error: &io::Error) -> String {
-        match error.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                format!("{}: no answer within {} s", self.doing, limits::CONNECT_TIMEOUT.as_secs())
-            }
-            _ => format!("{}: {error}", self.doing),
+    /// Lets the socket's next read or write end when it is time for another look.
+    fn arm(&self, socket: &TcpStream) -> Result<(), Error> {
+        let slice = Some(self.slice(Instant::now())?);
+        let set = socket.set_read_timeout(slice).and_then(|()| socket.set_write_timeout(slice));
+        set.map_err(|error| self.failed(&error))
+    }
+
+    /// What a read or write brought; `None`: nothing yet, and the caller tries again.
+    fn brought(&self, result: io::Result<usize>) -> Result<Option<usize>, Error> {
+        use io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
+        match result {
+            Ok(count) => Ok(Some(count)),
+            Err(error) if matches!(error.kind(), WouldBlock | TimedOut | Interrupted) => Ok(None),
+            Err(error) => Err(self.failed(&error)),
         }
+    }
+
+    fn failed(&self, error: &io::Error) -> Error {
+        Error::Transient(format!("{}: {error}", self.doing))
     }
 }
 
-/// Connects and logs in.
-pub fn dial(url: &Url, auth: &Auth, name: &str) -> Result<Link, String> {
-    let mut deadline = Deadline { until: Instant::now() + limits::CONNECT_TIMEOUT, doing: "connect" };
-    let socket = tcp(url, &deadline)?;
-    let mut transport = Transport::Plain(socket);
+/// Connects and logs in. `name` is shown by the server in its list of clients. Gives up when `wanted` says no.
+pub fn dial(url: &Url, auth: &Auth, name: &str, wanted: &dyn Fn() -> bool) -> Result<Link, Error> {
+    let until = Instant::now() + limits::CONNECT_TIMEOUT;
+    let mut deadline = Deadline { until, doing: "connect", wanted };
+    let mut transport = Transport::Plain(tcp(url, &deadline)?);
     let mut parser = Parser::default();
     deadline.doing = "greeting";
     let info = match next_op(&mut transport, &mut parser, &deadline)? {
-        Op::Info(json) => serde_json::from_slice::<Value>(&json).map_err(|e| format!("greeting: {e}"))?,
-        Op::Err(text) => return Err(format!("refused: {text}")),
-        _ => return Err("greeting: not a NATS server".to_owned()),
+        Op::Info(json) => ServerInfo::parse(&json).map_err(|error| error.at("greeting"))?,
+        Op::Err(text) => return Err(Error::Transient(format!("refused: {text}"))),
+        _ => return Err(Error::Transient("greeting: not a NATS server".to_owned())),
     };
-    let flag = |name: &str| info[name].as_bool().unwrap_or(false);
-    let tls = url.tls || flag("tls_required") || (flag("tls_available") && auth.ca_file.is_some());
+    let tls = wants_tls(url, auth, &info)?;
     if tls {
-        if !flag("tls_required") && !flag("tls_available") {
-            return Err("the server has no TLS, and the URL demands it".to_owned());
-        }
         if !parser.is_empty() {
-            return Err("greeting: bytes before TLS".to_owned());
+            return Err(Error::Transient("greeting: bytes before TLS".to_owned()));
         }
         deadline.doing = "TLS";
         transport = start_tls(transport, url, auth, &deadline)?;
     }
     deadline.doing = "login";
-    let connect = connect_line(url, auth, name, &info, tls)?;
+    let connect = login::connect_line(url, auth, name, &info, tls)?;
     write_all(&mut transport, format!("CONNECT {connect}\r\nPING\r\n").as_bytes(), &deadline)?;
     loop {
         match next_op(&mut transport, &mut parser, &deadline)? {
             Op::Pong => break,
-            Op::Err(text) => return Err(format!("login: {text}")),
+            Op::Err(text) => return Err(Error::Permanent(format!("login: {text}"))),
             Op::Ping => write_all(&mut transport, b"PONG\r\n", &deadline)?,
             _ => {}
         }
     }
-    transport.socket().set_nonblocking(true).map_err(|e| deadline.error(&e))?;
+    transport.socket().set_nonblocking(true).map_err(|error| deadline.failed(&error))?;
     Ok(Link { transport, parser, info })
 }
 
-fn tcp(url: &Url, deadline: &Deadline) -> Result<TcpStream, String> {
-    let addresses: Vec<_> = match (url.host.as_str(), url.port).to_socket_addrs() {
-        Ok(addresses) => addresses.collect(),
-        Err(error) => return Err(format!("resolve {}: {error}", url.host)),
-    };
-    let mut failure = format!("resolve {}: no address", url.host);
+/// Whether the connection is to be encrypted: the URL or the server demands it, or the server offers it and we were told
+/// whom to trust.
+fn wants_tls(url: &Url, auth: &Auth, info: &ServerInfo) -> Result<bool, Error> {
+    if url.tls && !info.tls_required && !info.tls_available {
+        return Err(Error::Permanent("the server has no TLS, and the URL demands it".to_owned()));
+    }
+    Ok(url.tls || info.tls_required || (info.tls_available && auth.ca_file.is_some()))
+}
+
+/// Connects to the first address of the host that answers.
+fn tcp(url: &Url, deadline: &Deadline<'_>) -> Result<TcpStream, Error> {
+    let unresolved = |why: &str| Error::Transient(format!("resolve {}: {why}", url.host));
+    let addresses =
+        (url.host.as_str(), url.port).to_socket_addrs().map_err(|error| unresolved(&error.to_string()))?;
+    let mut failure = unresolved("no address");
     for address in addresses {
-        let left = deadline.until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        match TcpStream::connect_timeout(&address, left) {
-            Ok(socket) => {
-                use rustix::net::sockopt;
-                let options = socket
-                    .set_nodelay(true)
-                    .and_then(|()| Ok(sockopt::set_socket_keepalive(&socket, true)?))
-                    .and_then(|()| Ok(sockopt::set_tcp_user_timeout(&socket, 30_000)?));
-                options.map_err(|error| deadline.error(&error))?;
-                return Ok(socket);
-            }
-            Err(error) => failure = deadline.error(&error),
+        match connect(address, deadline) {
+            Ok(socket) => return Ok(socket),
+            Err(error) => failure = error,
         }
     }
     Err(failure)
 }
 
-fn next_op(transport: &mut Transport, parser: &mut Parser, deadline: &Deadline) -> Result<Op, String> {
+/// Connects without blocking, because the kernel may take minutes to give up and nothing could end the wait.
+fn connect(address: SocketAddr, deadline: &Deadline<'_>) -> Result<TcpStream, Error> {
+    let failed = |errno: Errno| deadline.failed(&errno.into());
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = net::socket_with(family, SocketType::STREAM, flags, None).map_err(failed)?;
+    match net::connect(&socket, &address) {
+        Ok(()) | Err(Errno::INPROGRESS) => {}
+        Err(errno) => return Err(failed(errno)),
+    }
+    loop {
+        let slice = deadline.slice(Instant::now())?;
+        let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(slice.subsec_nanos()) };
+        match rustix::event::poll(&mut [PollFd::new(&socket, PollFlags::OUT)], Some(&timeout)) {
+            Ok(0) | Err(Errno::INTR) => {}
+            Ok(_) => break,
+            Err(errno) => return Err(failed(errno)),
+        }
+    }
+    sockopt::socket_error(&socket).and_then(|connected| connected).map_err(failed)?;
+    let socket = TcpStream::from(socket);
+    set_options(&socket).map_err(|error| deadline.failed(&error))?;
+    Ok(socket)
+}
+
+/// Blocking until the login; small messages go out at once; the kernel notices within 30 s that a server vanished.
+fn set_options(socket: &TcpStream) -> io::Result<()> {
+    socket.set_nonblocking(false)?;
+    socket.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(socket, true)?;
+    sockopt::set_tcp_user_timeout(socket, 30_000)?;
+    Ok(())
+}
+
+fn next_op(transport: &mut Transport, parser: &mut Parser, deadline: &Deadline<'_>) -> Result<Op, Error> {
     let mut buffer = [0; 4096];
     loop {
         if let Some(op) = parser.next()? {
             return Ok(op);
         }
         deadline.arm(transport.socket())?;
-        match transport.read(&mut buffer) {
-            Ok(0) => return Err(format!("{}: closed by the server", deadline.doing)),
-            Ok(count) => parser.push(&buffer[..count]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(deadline.error(&error)),
+        match deadline.brought(transport.read(&mut buffer))? {
+            Some(0) => return Err(Error::Transient(format!("{}: closed by the server", deadline.doing))),
+            Some(count) => parser.push(&buffer[..count]),
+            None => {}
         }
     }
 }
 
-fn write_all(transport: &mut Transport, mut bytes: &[u8], deadline: &Deadline) -> Result<(), String> {
+fn write_all(transport: &mut Transport, mut bytes: &[u8], deadline: &Deadline<'_>) -> Result<(), Error> {
     while !bytes.is_empty() || transport.wants_write() {
         deadline.arm(transport.socket())?;
-        let count = transport.write(bytes).map_err(|error| deadline.error(&error))?;
+        let count = deadline.brought(transport.write(bytes))?.unwrap_or(0);
         bytes = &bytes[count..];
     }
     Ok(())
 }
 
-fn start_tls(transport: Transport, url: &Url, auth: &Auth, deadline: &Deadline) -> Result<Transport, String> {
+fn start_tls(
+    transport: Transport,
+    url: &Url,
+    auth: &Auth,
+    deadline: &Deadline<'_>,
+) -> Result<Transport, Error> {
     let Transport::Plain(mut socket) = transport else { return Ok(transport) };
-    let server_name = ServerName::try_from(url.host.clone()).map_err(|e| format!("TLS: {e}"))?;
+    let server_name = ServerName::try_from(url.host.clone()).map_err(|error| tls_failed(&error))?;
     let config = tls_config(auth)?;
-    let mut tls = rustls::ClientConnection::new(config, server_name).map_err(|e| format!("TLS: {e}"))?;
+    let mut tls = rustls::ClientConnection::new(config, server_name).map_err(|error| tls_failed(&error))?;
     while tls.is_handshaking() {
         deadline.arm(&socket)?;
         if tls.wants_write() {
-            tls.write_tls(&mut socket).map_err(|e| deadline.error(&e))?;
+            deadline.brought(tls.write_tls(&mut socket))?;
             continue;
         }
-        if tls.read_tls(&mut socket).map_err(|e| deadline.error(&e))? == 0 {
-            return Err("TLS: closed by the server".to_owned());
+        if deadline.brought(tls.read_tls(&mut socket))? == Some(0) {
+            return Err(Error::Transient("TLS: closed by the server".to_owned()));
         }
-        tls.process_new_packets().map_err(|e| format!("TLS: {e}"))?;
+        tls.process_new_packets().map_err(|error| tls_failed(&error))?;
     }
     Ok(Transport::Tls(Box::new(tls), socket))
 }
 
-fn tls_config(auth: &Auth) -> Result<Arc<rustls::ClientConfig>, String> {
+/// A certificate that we do not trust, a name that does not fit, no common version.
+fn tls_failed(error: &dyn std::fmt::Display) -> Error {
+    Error::Permanent(format!("TLS: {error}"))
+}
+
+fn tls_config(auth: &Auth) -> Result<Arc<rustls::ClientConfig>, Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|e| format!("TLS: {e}"))?
+        .map_err(|error| tls_failed(&error))?
         .with_root_certificates(roots(auth)?);
     let config = match (&auth.cert_file, &auth.key_file) {
         (Some(cert), Some(key)) => {
-            let bad = |path: &PathBuf| format!("{}: no PEM of the expected kind", path.display());
+            let bad = |path: &Path| Error::Local(format!("{}: no PEM of the expected kind", path.display()));
             let chain: Result<Vec<_>, _> =
                 CertificateDer::pem_file_iter(cert).map_err(|_| bad(cert))?.collect();
             let key = PrivateKeyDer::from_pem_file(key).map_err(|_| bad(key))?;
             builder
                 .with_client_auth_cert(chain.map_err(|_| bad(cert))?, key)
-                .map_err(|e| format!("TLS: {e}"))?
+                .map_err(|error| tls_failed(&error))?
         }
         _ => builder.with_no_client_auth(),
     };
     Ok(Arc::new(config))
 }
 
-fn roots(auth: &Auth) -> Result<rustls::RootCertStore, String> {
+/// The certificate authorities that we trust: those of `auth.ca_file`, or else the system's.
+fn roots(auth: &Auth) -> Result<rustls::RootCertStore, Error> {
     static SYSTEM: OnceLock<rustls::RootCertStore> = OnceLock::new();
     let Some(path) = &auth.ca_file else {
         // Read only when TLS is used, so that a broken trust store hurts nobody else.
@@ -269,84 +313,97 @@ fn roots(auth: &Auth) -> Result<rustls::RootCertStore, String> {
         return Ok(store.clone());
     };
     let mut store = rustls::RootCertStore::empty();
-    let bad = |why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
-    for certificate in CertificateDer::pem_file_iter(path).map_err(|e| bad(&e))? {
-        store.add(certificate.map_err(|e| bad(&e))?).map_err(|e| bad(&e))?;
+    let bad = |why: &dyn std::fmt::Display| Error::Local(format!("{}: {why}", path.display()));
+    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| bad(&error))? {
+        store.add(certificate.map_err(|error| bad(&error))?).map_err(|error| bad(&error))?;
     }
     Ok(store)
-}
-
-fn connect_line(url: &Url, auth: &Auth, name: &str, info: &Value, tls: bool) -> Result<Value, String> {
-    let mut line = json!({
-        "verbose": false, "pedantic": false, "tls_required": tls, "name": name, "lang": "rust",
-        "version": env!("CARGO_PKG_VERSION"), "protocol": 1, "headers": true, "no_responders": true,
-    });
-    match (&url.user, &url.password) {
-        (Some(user), Some(password)) => {
-            line["user"] = json!(user);
-            line["pass"] = json!(password.expose());
-        }
-        (Some(token), None) => line["auth_token"] = json!(token),
-        _ if !auth.user.is_empty() => {
-            line["user"] = json!(auth.user);
-            line["pass"] = json!(auth.password.expose());
-        }
-        _ if !auth.token.is_empty() => line["auth_token"] = json!(auth.token.expose()),
-        _ => {}
-    }
-    if let Some(path) = &auth.seed_file {
-        let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
-        let (public, key) = nkey(&text).map_err(|why| format!("{}: {why}", path.display()))?;
-        let nonce = info["nonce"].as_str().unwrap_or_default();
-        line["nkey"] = json!(public);
-        line["sig"] = json!(data_encoding::BASE64URL_NOPAD.encode(key.sign(nonce.as_bytes()).as_ref()));
-    }
-    Ok(line)
-}
-
-/// The public key and the key pair of an nkey seed: the first line that begins with `S`.
-///
-/// A seed is base32 of: prefix bits of `S` and of the kind (`U`), 32 bytes, CRC-16.
-fn nkey(text: &str) -> Result<(String, ring::signature::Ed25519KeyPair), String> {
-    use ring::signature::KeyPair;
-    let bad = || "not an nkey seed (SU...)".to_owned();
-    let line = text.lines().map(str::trim).find(|line| line.starts_with('S')).ok_or_else(bad)?;
-    let raw = data_encoding::BASE32_NOPAD.decode(line.as_bytes()).map_err(|_| bad())?;
-    let (content, check) = raw.split_at_checked(34).ok_or_else(bad)?;
-    if check != crc16(content).to_le_bytes() || content[0] & 0xf8 != 18 << 3 {
-        return Err(bad());
-    }
-    let kind = (content[0] & 7) << 5 | content[1] >> 3;
-    let key = ring::signature::Ed25519KeyPair::from_seed_unchecked(&content[2..]).map_err(|_| bad())?;
-    let mut public = vec![kind];
-    public.extend_from_slice(key.public_key().as_ref());
-    public.extend_from_slice(&crc16(&public).to_le_bytes());
-    Ok((data_encoding::BASE32_NOPAD.encode(&public), key))
-}
-
-/// CRC-16/XMODEM, as nkeys use it.
-fn crc16(bytes: &[u8]) -> u16 {
-    bytes.iter().fold(0, |crc: u16, byte| {
-        (0..8).fold(
-            crc ^ u16::from(*byte) << 8,
-            |crc, _| if crc & 0x8000 == 0 { crc << 1 } else { crc << 1 ^ 0x1021 },
-        )
-    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn info(json: &str) -> ServerInfo {
+        ServerInfo::parse(json.as_bytes()).unwrap()
+    }
+
+    fn tls(url: &str, ca_file: Option<&str>, server: &str) -> Result<bool, Error> {
+        let auth = Auth { ca_file: ca_file.map(Into::into), ..Auth::default() };
+        wants_tls(&Url::parse(url).unwrap(), &auth, &info(server))
+    }
+
     #[test]
-    fn an_nkey_seed_and_its_public_key() {
-        // A pair published in the documentation of NATS.
-        let seed = "SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY";
-        let public = "UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4";
-        assert_eq!(nkey(&format!("# a comment\n{seed}\n")).unwrap().0, public);
-        assert!(nkey("SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VX").is_err());
-        assert!(nkey("").is_err());
-        assert!(nkey("SU").is_err());
-        assert!(nkey("Sü").is_err());
+    fn the_server_may_demand_tls() {
+        assert_eq!(tls("nats://h", None, r#"{"tls_required":true}"#), Ok(true));
+        assert_eq!(tls("nats://h", None, "{}"), Ok(false));
+    }
+
+    #[test]
+    fn tls_that_is_only_offered_is_used_by_those_who_were_told_whom_to_trust() {
+        let offered = r#"{"tls_available":true}"#;
+        assert_eq!(tls("nats://h", None, offered), Ok(false));
+        assert_eq!(tls("nats://h", Some("/ca"), offered), Ok(true));
+        assert_eq!(tls("nats://h", Some("/ca"), "{}"), Ok(false));
+    }
+
+    #[test]
+    fn a_url_that_demands_tls_never_goes_in_plain_text() {
+        assert_eq!(tls("tls://h", None, r#"{"tls_available":true}"#), Ok(true));
+        assert_eq!(tls("tls://h", None, r#"{"tls_required":true}"#), Ok(true));
+        assert!(matches!(tls("tls://h", Some("/ca"), "{}"), Err(Error::Permanent(_))));
+    }
+
+    #[test]
+    fn files_that_cannot_be_read_are_named() {
+        let missing = || Some("/no/such.pem".into());
+        let auth = Auth { ca_file: missing(), ..Auth::default() };
+        let error = roots(&auth).unwrap_err();
+        assert!(matches!(&error, Error::Local(why) if why.starts_with("/no/such.pem: ")), "{error:?}");
+        let auth = Auth { cert_file: missing(), key_file: missing(), ..Auth::default() };
+        let error = tls_config(&auth).unwrap_err();
+        assert_eq!(error, Error::Local("/no/such.pem: no PEM of the expected kind".into()));
+    }
+
+    #[test]
+    fn a_wait_ends_with_the_deadline_and_when_nobody_wants_it() {
+        let begin = Instant::now();
+        let until = begin + limits::CONNECT_TIMEOUT;
+        let deadline = Deadline { until, doing: "login", wanted: &|| true };
+        assert_eq!(deadline.slice(begin), Ok(LOOK));
+        assert_eq!(deadline.slice(until - LOOK / 2), Ok(LOOK / 2));
+        assert_eq!(deadline.slice(until), Err(Error::Transient("login: not done within 5 s".into())));
+        let unwanted = Deadline { wanted: &|| false, ..deadline };
+        assert_eq!(unwanted.slice(begin), Err(Error::Transient("login: no longer wanted".into())));
+    }
+
+    #[test]
+    fn a_read_that_brought_nothing_yet_is_tried_again() {
+        let deadline = Deadline { until: Instant::now(), doing: "greeting", wanted: &|| true };
+        assert_eq!(deadline.brought(Ok(3)), Ok(Some(3)));
+        for kind in [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut, io::ErrorKind::Interrupted] {
+            assert_eq!(deadline.brought(Err(kind.into())), Ok(None));
+        }
+        let reset = deadline.brought(Err(io::ErrorKind::ConnectionReset.into())).unwrap_err();
+        assert_eq!(reset, Error::Transient("greeting: connection reset".into()));
+    }
+
+    #[test]
+    fn connections_that_are_accepted_refused_and_unwanted() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let until = Instant::now() + limits::CONNECT_TIMEOUT;
+        let deadline = Deadline { until, doing: "connect", wanted: &|| true };
+        let socket = connect(address, &deadline).unwrap();
+        assert_eq!(listener.accept().unwrap().1, socket.local_addr().unwrap());
+        let unwanted = Deadline { wanted: &|| false, ..deadline };
+        assert_eq!(
+            connect(address, &unwanted).unwrap_err(),
+            Error::Transient("connect: no longer wanted".into())
+        );
+        drop(listener);
+        let deadline = Deadline { wanted: &|| true, ..unwanted };
+        let Err(Error::Transient(why)) = connect(address, &deadline) else { panic!() };
+        assert!(why.starts_with("connect: Connection refused"), "{why}");
     }
 }

@@ -1,13 +1,13 @@
 //! The JetStream API: streams, their state, single messages.
 
-use super::Error;
 use super::connection::Connection;
-use super::wire::Message;
+use super::error::Error;
+use super::wire::{Headers, Message};
 use crate::base::limits;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// Streams of one account.
+/// The streams of the account that the connection is logged in to.
 #[derive(Clone)]
 pub struct JetStream {
     connection: Connection,
@@ -16,28 +16,28 @@ pub struct JetStream {
 /// A stream as the server describes it.
 #[derive(Clone, Debug, Deserialize)]
 pub struct StreamInfo {
-    /// Its configuration, whole: also what this program does not know.
+    /// The whole configuration: also settings that this program does not know.
     pub config: Value,
-    /// When it was created, RFC 3339: tells a recreated stream from the old one.
+    /// When it was created, RFC 3339: tells a stream that was deleted and created anew from the old one.
     pub created: String,
-    /// What it holds.
     pub state: StreamState,
 }
 
 /// What a stream holds.
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub struct StreamState {
-    /// Number of messages.
     pub messages: u64,
-    /// Sequence of the first message; of the next one when there is none. 0 in a new stream.
+    /// Sequence of the first message. When the stream is empty: the next message's; 0 in a new stream.
     pub first_seq: u64,
-    /// Sequence of the last message ever; 0: none.
+    /// Sequence of the last message that the stream ever took; 0: none yet.
     pub last_seq: u64,
 }
 
 #[derive(Deserialize)]
 struct ApiError {
+    /// As in HTTP.
     code: u16,
+    /// What exactly went wrong: a number of nats-server's `server/errors.json`.
     #[serde(default)]
     err_code: u16,
     #[serde(default)]
@@ -48,31 +48,37 @@ struct ApiError {
 #[derive(Deserialize)]
 pub(super) struct Stored {
     pub seq: u64,
+    /// Base64 of the header block.
     #[serde(default)]
     hdrs: String,
+    /// Base64 of the payload.
     #[serde(default)]
     data: String,
+    /// When the server stored it, RFC 3339.
+    #[serde(default)]
+    time: String,
 }
 
 impl Stored {
-    pub fn headers(&self) -> super::wire::Headers {
-        super::wire::Headers::parse(&data_encoding::BASE64.decode(self.hdrs.as_bytes()).unwrap_or_default())
+    /// Its headers; none when they cannot be read.
+    pub fn headers(&self) -> Headers {
+        Headers::parse(&data_encoding::BASE64.decode(self.hdrs.as_bytes()).unwrap_or_default())
     }
 
     pub fn data(&self) -> Result<Vec<u8>, Error> {
         data_encoding::BASE64
             .decode(self.data.as_bytes())
-            .map_err(|e| Error::Permanent(format!("message data: {e}")))
+            .map_err(|error| Error::Permanent(format!("message data: {error}")))
     }
 }
 
 impl JetStream {
-    /// JetStream over a connection.
+    /// The API as the connection's account sees it.
     pub fn new(connection: Connection) -> JetStream {
         JetStream { connection }
     }
 
-    /// The connection itself.
+    /// For what goes past the API: subscriptions, pipelines.
     pub fn connection(&self) -> &Connection {
         &self.connection
     }
@@ -87,11 +93,7 @@ impl JetStream {
 
     /// A stream's description; `None` when it does not exist.
     pub fn stream(&self, name: &str) -> Result<Option<StreamInfo>, Error> {
-        match self.api(&format!("STREAM.INFO.{name}"), &Value::Null) {
-            Ok(info) => Ok(Some(info)),
-            Err(Error::NotFound(_)) => Ok(None),
-            Err(error) => Err(error),
-        }
+        if_found(self.api(&format!("STREAM.INFO.{name}"), &Value::Null))
     }
 
     /// Creates a stream.
@@ -108,7 +110,7 @@ impl JetStream {
         }
         match self.create_stream(config) {
             Ok(info) => Ok((info, true)),
-            // Another node was faster, perhaps with other limits.
+            // Another node created it meanwhile, perhaps with other limits: then creating it is an error.
             Err(error) => match self.stream(name)? {
                 Some(info) => Ok((info, false)),
                 None => Err(error),
@@ -116,51 +118,30 @@ impl JetStream {
         }
     }
 
-    /// Changes single settings of a stream, leaving all others as they are.
+    /// Changes single settings of a stream, leaving all others as they are. Returns whether any was another before.
     pub fn change_stream(&self, info: &StreamInfo, changes: &[(&str, Value)]) -> Result<bool, Error> {
-        let mut config = info.config.clone();
-        let name = config["name"].as_str().unwrap_or_default().to_owned();
-        let mut changed = false;
-        for (key, value) in changes {
-            if config[*key] != *value {
-                config[*key] = value.clone();
-                changed = true;
-            }
-        }
-        if changed {
-            let _: StreamInfo = self.api(&format!("STREAM.UPDATE.{name}"), &config)?;
-        }
-        Ok(changed)
+        let Some(config) = changed(&info.config, changes) else { return Ok(false) };
+        let name = config["name"].as_str().unwrap_or_default();
+        self.api::<StreamInfo>(&format!("STREAM.UPDATE.{name}"), &config).map(|_| true)
     }
 
-    /// The newest message of a subject.
+    /// The newest message of a subject; `None`: there is none.
     pub(super) fn last_message(&self, stream: &str, subject: &str) -> Result<Option<Stored>, Error> {
-        #[derive(Deserialize)]
-        struct Answer {
-            message: Stored,
-        }
-        match self.api::<Answer>(&format!("STREAM.MSG.GET.{stream}"), &json!({ "last_by_subj": subject })) {
-            Ok(answer) => Ok(Some(answer.message)),
-            Err(Error::NotFound(_)) => Ok(None),
-            Err(error) => Err(error),
-        }
+        self.message(stream, &json!({ "last_by_subj": subject }))
     }
 
     /// When the server stored a message (RFC 3339); `None`: the stream does not hold it.
     pub fn message_time(&self, stream: &str, seq: u64) -> Result<Option<String>, Error> {
+        Ok(self.message(stream, &json!({ "seq": seq }))?.map(|stored| stored.time))
+    }
+
+    fn message(&self, stream: &str, which: &Value) -> Result<Option<Stored>, Error> {
         #[derive(Deserialize)]
         struct Answer {
-            message: Time,
+            message: Stored,
         }
-        #[derive(Deserialize)]
-        struct Time {
-            time: String,
-        }
-        match self.api::<Answer>(&format!("STREAM.MSG.GET.{stream}"), &json!({ "seq": seq })) {
-            Ok(answer) => Ok(Some(answer.message.time)),
-            Err(Error::NotFound(_)) => Ok(None),
-            Err(error) => Err(error),
-        }
+        let answer: Option<Answer> = if_found(self.api(&format!("STREAM.MSG.GET.{stream}"), which))?;
+        Ok(answer.map(|answer| answer.message))
     }
 
     /// Removes the messages of a subject.
@@ -175,27 +156,39 @@ impl JetStream {
     }
 }
 
-/// A stream's acknowledgement.
+/// A stream's acknowledgement of a message.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Ack {
-    /// The stream that took the message.
-    #[serde(default)]
-    pub stream: String,
-    /// Its sequence there.
+    /// The message's sequence in the stream.
     #[serde(default)]
     pub seq: u64,
-    /// The message's id was known: this is the earlier message's sequence.
+    /// The stream had a message with this id already, and `seq` is that one's.
     #[serde(default)]
     pub duplicate: bool,
 }
 
-/// Reads a publish acknowledgement: an error first, then a sequence above 0.
+/// A stream's configuration with single settings changed; `None` when all are so already.
+fn changed(config: &Value, changes: &[(&str, Value)]) -> Option<Value> {
+    let mut wanted = config.clone();
+    for (key, value) in changes {
+        wanted[*key] = value.clone();
+    }
+    (wanted != *config).then_some(wanted)
+}
+
+/// What is missing is `None`.
+fn if_found<T>(result: Result<T, Error>) -> Result<Option<T>, Error> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(Error::NotFound(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Reads a publish acknowledgement: an error first, then a sequence above 0. Anything else is no acknowledgement.
 pub(super) fn ack(message: &Message) -> Result<Ack, Error> {
-    if message.headers.status.is_some() {
-        return Err(Error::Transient(format!(
-            "no stream takes the subject (status {})",
-            message.headers.status.unwrap_or_default()
-        )));
+    if let Some(status) = message.headers.status {
+        return Err(Error::Transient(format!("no stream takes the subject (status {status})")));
     }
     let ack: Ack = parse(message)?;
     if ack.seq == 0 {
@@ -210,7 +203,7 @@ fn parse<T: serde::de::DeserializeOwned>(message: &Message) -> Result<T, Error> 
     struct Failed {
         error: Option<ApiError>,
     }
-    let unreadable = |e: serde_json::Error| Error::Transient(format!("unreadable answer: {e}"));
+    let unreadable = |error: serde_json::Error| Error::Transient(format!("unreadable answer: {error}"));
     let failed: Failed = serde_json::from_slice(&message.payload).map_err(unreadable)?;
     match failed.error {
         Some(error) => Err(classify(&error)),
@@ -218,15 +211,26 @@ fn parse<T: serde::de::DeserializeOwned>(message: &Message) -> Result<T, Error> 
     }
 }
 
-/// Error codes by what can be done about them.
+// Numbers of nats-server's `server/errors.json` that mean something else than their HTTP code does, with their names there.
+/// `JSStreamSubjectOverlapErr`
+const SUBJECTS_OVERLAP: u16 = 10_065;
+/// `JSStreamWrongLastSequenceErrF`
+const WRONG_LAST_SEQUENCE: u16 = 10_071;
+/// `JSStreamExpectedLastSeqPerSubjectNotReady`
+const LAST_SEQUENCE_NOT_READY: u16 = 10_163;
+/// `JSStreamWrongLastSequenceConstantErr`
+const WRONG_LAST_SEQUENCE_CONSTANT: u16 = 10_164;
+
+/// What the caller can do about an error of the API.
 fn classify(error: &ApiError) -> Error {
     let text = format!("{} ({}, {})", error.description, error.code, error.err_code);
     match (error.code, error.err_code) {
-        (_, 10_071 | 10_164) => Error::Conflict(text),
-        (_, 10_163) => Error::Transient(text),
-        // JetStream is switched off: a configuration that somebody must change, but it may well be changed while we wait.
+        (_, WRONG_LAST_SEQUENCE | WRONG_LAST_SEQUENCE_CONSTANT) => Error::Conflict(text),
+        (_, SUBJECTS_OVERLAP) => Error::Overlap(text),
+        (_, LAST_SEQUENCE_NOT_READY) => Error::Transient(text),
         (404, _) => Error::NotFound(text),
         (400, _) => Error::Permanent(text),
+        // Among them 503, JetStream is switched off: somebody may well change that while we wait.
         _ => Error::Transient(text),
     }
 }
@@ -240,15 +244,24 @@ mod tests {
             sid: 1,
             subject: "x".into(),
             reply: None,
-            headers: Default::default(),
+            headers: Headers::default(),
             payload: payload.into(),
         }
     }
 
+    fn failed(code: u16, err_code: u16) -> Error {
+        classify(&ApiError { code, err_code, description: "why".into() })
+    }
+
     #[test]
-    fn a_rejected_publish_is_never_an_acknowledgement() {
+    fn acknowledgements() {
         let good = ack(&message(r#"{"stream":"S","seq":5,"duplicate":true}"#)).unwrap();
         assert_eq!((good.seq, good.duplicate), (5, true));
+        assert_eq!(ack(&message(r#"{"seq":1}"#)), Ok(Ack { seq: 1, duplicate: false }));
+    }
+
+    #[test]
+    fn a_rejected_publish_is_never_an_acknowledgement() {
         for (bad, transient) in [
             (
                 r#"{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 3"},"stream":"S","seq":0}"#,
@@ -266,6 +279,45 @@ mod tests {
         }
         let mut nobody = message("");
         nobody.headers.status = Some(503);
-        assert!(matches!(ack(&nobody), Err(Error::Transient(_))));
+        assert_eq!(ack(&nobody), Err(Error::Transient("no stream takes the subject (status 503)".into())));
+    }
+
+    #[test]
+    fn errors_by_what_can_be_done_about_them() {
+        let text = |code, err_code| format!("why ({code}, {err_code})");
+        assert_eq!(failed(400, 10_071), Error::Conflict(text(400, 10_071)));
+        assert_eq!(failed(400, 10_164), Error::Conflict(text(400, 10_164)));
+        assert_eq!(failed(400, 10_065), Error::Overlap(text(400, 10_065)));
+        assert_eq!(failed(400, 10_163), Error::Transient(text(400, 10_163)));
+        assert_eq!(failed(404, 10_059), Error::NotFound(text(404, 10_059)));
+        assert_eq!(failed(400, 10_003), Error::Permanent(text(400, 10_003)));
+        assert_eq!(failed(503, 10_076), Error::Transient(text(503, 10_076)));
+        assert_eq!(failed(500, 0), Error::Transient(text(500, 0)));
+    }
+
+    #[test]
+    fn only_what_is_missing_is_none() {
+        assert_eq!(if_found(Ok(1)), Ok(Some(1)));
+        assert_eq!(if_found::<u8>(Err(Error::NotFound("x".into()))), Ok(None));
+        let other = Error::Permanent("x".into());
+        assert_eq!(if_found::<u8>(Err(other.clone())), Err(other));
+    }
+
+    #[test]
+    fn settings_change_alone_and_only_when_they_differ() {
+        let config = json!({ "name": "S", "max_msgs": 5, "unknown": [1] });
+        assert_eq!(changed(&config, &[("max_msgs", json!(5))]), None);
+        let wanted = changed(&config, &[("max_msgs", json!(5)), ("num_replicas", json!(3))]).unwrap();
+        assert_eq!(wanted, json!({ "name": "S", "max_msgs": 5, "unknown": [1], "num_replicas": 3 }));
+    }
+
+    #[test]
+    fn stored_messages() {
+        let stored: Stored =
+            serde_json::from_str(r#"{"seq":3,"hdrs":"TkFUUy8xLjANCkE6IGINCg0K","data":"aGk="}"#).unwrap();
+        assert_eq!((stored.headers().get("A"), stored.data()), (Some("b"), Ok(b"hi".to_vec())));
+        let odd: Stored = serde_json::from_str(r#"{"seq":3,"hdrs":"?","data":"?"}"#).unwrap();
+        assert_eq!(odd.headers(), Headers::default());
+        assert!(matches!(odd.data(), Err(Error::Permanent(_))));
     }
 }

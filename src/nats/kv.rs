@@ -1,8 +1,8 @@
-//! KV buckets, as far as a lease and a registry need them: get, create, compare-and-set, delete.
+//! Key-value buckets, as far as leases and registries need them: get, compare-and-set, delete.
 
-use super::Error;
+use super::error::Error;
 use super::jetstream::JetStream;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// One bucket: the stream `KV_<bucket>`.
 #[derive(Clone)]
@@ -14,22 +14,16 @@ pub struct Kv {
 /// A value and the revision that a compare-and-set names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// The value; `None` when the key was deleted.
+    /// `None` when the key was deleted.
     pub value: Option<Vec<u8>>,
-    /// Sequence of the message that wrote it.
+    /// Sequence of the message that wrote or deleted it.
     pub revision: u64,
 }
 
 impl Kv {
-    /// Opens a bucket, created if missing (compat.md 1e): history 1, no age limit.
+    /// Opens a bucket, created if missing (formats, section "Key-value buckets").
     pub fn open(js: &JetStream, bucket: &str, replicas: u64) -> Result<Kv, Error> {
-        let config = json!({
-            "name": format!("KV_{bucket}"), "subjects": [format!("$KV.{bucket}.>")], "retention": "limits",
-            "max_consumers": -1, "max_msgs": -1, "max_bytes": -1, "max_msgs_per_subject": 1, "max_msg_size": -1,
-            "max_age": 0, "discard": "new", "storage": "file", "num_replicas": replicas.max(1),
-            "duplicate_window": 120_000_000_000u64, "allow_rollup_hdrs": true, "deny_delete": true, "allow_direct": true,
-        });
-        js.ensure_stream(&config)?;
+        js.ensure_stream(&bucket_config(bucket, replicas))?;
         Ok(Kv { js: js.clone(), bucket: bucket.to_owned() })
     }
 
@@ -37,7 +31,7 @@ impl Kv {
         format!("$KV.{}.{key}", self.bucket)
     }
 
-    /// Reads a key from the stream's leader; `None` when it was never written.
+    /// Reads a key from the stream's leader, never from a copy that may be older; `None` when it was never written.
     pub fn get(&self, key: &str) -> Result<Option<Entry>, Error> {
         let Some(stored) = self.js.last_message(&format!("KV_{}", self.bucket), &self.subject(key))? else {
             return Ok(None);
@@ -59,5 +53,29 @@ impl Kv {
         let expected = revision.to_string();
         let headers = [("KV-Operation", "DEL"), ("Nats-Expected-Last-Subject-Sequence", expected.as_str())];
         self.js.publish(&self.subject(key), &headers, &[]).map(drop)
+    }
+}
+
+/// The stream of a bucket: the last value of each key, kept for ever.
+fn bucket_config(bucket: &str, replicas: u64) -> Value {
+    json!({
+        "name": format!("KV_{bucket}"), "subjects": [format!("$KV.{bucket}.>")], "retention": "limits",
+        "max_consumers": -1, "max_msgs": -1, "max_bytes": -1, "max_msgs_per_subject": 1, "max_msg_size": -1,
+        "max_age": 0, "discard": "new", "storage": "file", "num_replicas": replicas.max(1),
+        "duplicate_window": 120_000_000_000u64, "allow_rollup_hdrs": true, "deny_delete": true, "allow_direct": true,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_keeps_one_value_of_each_key_without_an_age() {
+        let config = bucket_config("leases", 3);
+        assert_eq!((&config["name"], &config["subjects"]), (&json!("KV_leases"), &json!(["$KV.leases.>"])));
+        assert_eq!((&config["max_msgs_per_subject"], &config["max_age"]), (&json!(1), &json!(0)));
+        assert_eq!(config["num_replicas"], json!(3));
+        assert_eq!(bucket_config("leases", 0)["num_replicas"], json!(1));
     }
 }

@@ -1,18 +1,23 @@
 //! The Object Store, streamed: chunks of 128 KiB, four in flight, the description last, so that a name always stands for
-//! a whole object. Readable by every NATS client.
+//! a whole object. Every NATS client can read the objects (formats, section "Object store").
 
-use super::consume::{Consumer, Step};
+use super::consume::{Consumer, Pull, Step};
+use super::error::Error;
 use super::jetstream::JetStream;
+use super::nuid;
 use super::publish::Pipeline;
-use super::{Error, nuid};
+use crate::base::digest::{self, Hashing};
 use crate::base::limits;
 use crossbeam_channel::bounded;
 use data_encoding::BASE64URL;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
+
+/// Chunks that a reader asks for at once.
+const READ_BATCH: usize = 16;
 
 /// One bucket: the stream `OBJ_<bucket>`.
 #[derive(Clone)]
@@ -25,39 +30,48 @@ pub struct Objects {
 /// An object's description, the JSON that all NATS clients share.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObjectInfo {
-    /// Its name.
     pub name: String,
     /// Headers that the writer added.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, Vec<String>>,
-    /// Options, of which one matters: `max_chunk_size`.
+    /// `{"max_chunk_size": bytes}`; readers take the chunks as they are.
     #[serde(default)]
-    pub options: serde_json::Value,
-    /// Its bucket.
+    options: Value,
     #[serde(default)]
-    pub bucket: String,
-    /// Names its chunks.
+    bucket: String,
+    /// The last token of the chunks' subject, made anew with each upload: it tells one object of a name from the next.
     #[serde(default)]
     pub nuid: String,
-    /// Bytes.
+    /// Bytes of the whole object.
     #[serde(default)]
     pub size: u64,
-    /// Always zero in the description; a reader takes the message's time.
+    /// Always the zero of the Go language: readers take the time of the description's message.
     #[serde(default)]
-    pub mtime: String,
+    mtime: String,
     /// Number of chunks.
     #[serde(default)]
     pub chunks: u64,
     /// `SHA-256=` and url-safe base64.
     #[serde(default)]
     pub digest: String,
-    /// The object was deleted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub deleted: bool,
+    deleted: bool,
+}
+
+impl ObjectInfo {
+    fn to_json(&self) -> Result<Vec<u8>, Error> {
+        serde_json::to_vec(self)
+            .map_err(|error| Error::Permanent(format!("description of {}: {error}", self.name)))
+    }
+
+    /// The mark of a deleted object.
+    fn tombstone(self) -> ObjectInfo {
+        ObjectInfo { deleted: true, size: 0, chunks: 0, digest: String::new(), ..self }
+    }
 }
 
 impl Objects {
-    /// A bucket; nothing is asked of the server yet.
+    /// A bucket. The server is asked for nothing yet.
     pub fn new(js: &JetStream, bucket: &str, replicas: u64) -> Objects {
         Objects { js: js.clone(), bucket: bucket.to_owned(), replicas }
     }
@@ -74,16 +88,9 @@ impl Objects {
         format!("$O.{}.C.{nuid}", self.bucket)
     }
 
-    /// Creates the bucket if it is missing (compat.md 1f).
+    /// Creates the bucket if it is missing.
     pub fn ensure(&self) -> Result<(), Error> {
-        let config = json!({
-            "name": self.stream(), "description": "Bucket to store snapshot",
-            "subjects": [format!("$O.{}.C.>", self.bucket), format!("$O.{}.M.>", self.bucket)],
-            "retention": "limits", "max_consumers": -1, "max_msgs": -1, "max_bytes": -1, "max_msg_size": -1,
-            "max_age": 0, "discard": "new", "storage": "file", "num_replicas": self.replicas.max(1),
-            "duplicate_window": 120_000_000_000u64, "allow_rollup_hdrs": true, "allow_direct": true,
-        });
-        self.js.ensure_stream(&config).map(drop)
+        self.js.ensure_stream(&bucket_config(&self.bucket, self.replicas)).map(drop)
     }
 
     /// An object's description; `None` when it is missing or deleted.
@@ -91,7 +98,7 @@ impl Objects {
         Ok(self.described(name)?.0)
     }
 
-    /// An object's description, and the sequence of the message that wrote or deleted it (0: none did).
+    /// An object's description, and the sequence of the message that wrote or deleted it (0: there is none).
     fn described(&self, name: &str) -> Result<(Option<ObjectInfo>, u64), Error> {
         let Some(stored) = self.js.last_message(&self.stream(), &self.meta_subject(name))? else {
             return Ok((None, 0));
@@ -112,23 +119,15 @@ impl Objects {
         struct Info {
             state: State,
         }
-        let filter = format!("$O.{}.{kind}.>", self.bucket);
-        let info: Info = match self
-            .js
-            .api(&format!("STREAM.INFO.{}", self.stream()), &json!({ "subjects_filter": filter }))
-        {
+        let prefix = format!("$O.{}.{kind}.", self.bucket);
+        let operation = format!("STREAM.INFO.{}", self.stream());
+        let info: Info = match self.js.api(&operation, &json!({ "subjects_filter": format!("{prefix}>") })) {
             Ok(info) => info,
             Err(Error::NotFound(_)) => return Ok(vec![]),
             Err(error) => return Err(error),
         };
-        let prefix = filter.len() - 1;
-        Ok(info
-            .state
-            .subjects
-            .keys()
-            .filter_map(|subject| subject.get(prefix..))
-            .map(str::to_owned)
-            .collect())
+        let subjects = info.state.subjects.into_keys();
+        Ok(subjects.filter_map(|subject| subject.strip_prefix(&prefix).map(str::to_owned)).collect())
     }
 
     /// The descriptions of all objects.
@@ -143,24 +142,28 @@ impl Objects {
         Ok(found)
     }
 
-    /// Gives an object a second name. Both share their chunks, which go with the last of them.
+    /// Gives an object a second name. Both share their chunks, which are removed with the last of them.
     pub fn link(&self, info: &ObjectInfo, name: &str) -> Result<(), Error> {
-        let copy = ObjectInfo { name: name.to_owned(), ..info.clone() };
-        let body = serde_json::to_vec(&copy).map_err(|error| Error::Permanent(error.to_string()))?;
-        self.js.publish(&self.meta_subject(name), &[("Nats-Rollup", "sub")], &body).map(drop)
+        self.describe(&ObjectInfo { name: name.to_owned(), ..info.clone() }, None)
     }
 
     /// Deletes an object, leaving the mark by which other clients know; its chunks stay if another name has them too.
     pub fn delete(&self, name: &str) -> Result<(), Error> {
         let Some(info) = self.info(name)? else { return Ok(()) };
         let nuid = info.nuid.clone();
-        let gone = ObjectInfo { deleted: true, size: 0, chunks: 0, digest: String::new(), ..info };
-        let body = serde_json::to_vec(&gone).map_err(|error| Error::Permanent(error.to_string()))?;
-        self.js.publish(&self.meta_subject(name), &[("Nats-Rollup", "sub")], &body)?;
+        self.describe(&info.tombstone(), None)?;
         self.forget_chunks(&nuid)
     }
 
-    /// Removes chunks that no object has. Returns of how many unfinished objects.
+    /// Stores a description in place of the one before; with `after` only if that one has this sequence still.
+    fn describe(&self, info: &ObjectInfo, after: Option<u64>) -> Result<(), Error> {
+        let after = after.map(|seq| seq.to_string());
+        let mut headers = vec![("Nats-Rollup", "sub")];
+        headers.extend(after.iter().map(|seq| ("Nats-Expected-Last-Subject-Sequence", seq.as_str())));
+        self.js.publish(&self.meta_subject(&info.name), &headers, &info.to_json()?).map(drop)
+    }
+
+    /// Removes chunks that no object has: uploads that ended before their description. Returns how many uploads.
     pub fn sweep(&self) -> Result<usize, Error> {
         let mut chunks = self.tokens("C")?;
         if chunks.is_empty() {
@@ -174,6 +177,7 @@ impl Objects {
         Ok(chunks.len())
     }
 
+    /// Removes chunks, unless an object has them.
     fn forget_chunks(&self, nuid: &str) -> Result<(), Error> {
         if self.list()?.iter().any(|info| info.nuid == nuid) {
             return Ok(());
@@ -181,46 +185,30 @@ impl Objects {
         self.js.purge(&self.stream(), &self.chunk_subject(nuid))
     }
 
-    /// Stores an object under a name; the old one stays until the last moment. `may_switch` is asked right before. If
-    /// somebody else stores under the name meanwhile, that one stays: a conflict.
+    /// Stores an object under a name; the old one stays until the last moment. `may_switch` is asked right before that. If
+    /// another client stores under the name meanwhile, its object stays: a conflict.
     pub fn put(
         &self,
         name: &str,
         headers: BTreeMap<String, Vec<String>>,
         source: &mut dyn Read,
-        progress: &mut dyn FnMut(u64),
-        may_switch: &mut dyn FnMut() -> Result<(), String>,
+        may_switch: &mut dyn FnMut() -> Result<(), Error>,
     ) -> Result<ObjectInfo, Error> {
         self.ensure()?;
         let (old, old_seq) = self.described(name)?;
-        let old_seq = old_seq.to_string();
         let nuid = nuid();
-        let stored = self.put_chunks(&nuid, source, progress).and_then(|(size, chunks, digest)| {
-            let info = ObjectInfo {
-                name: name.to_owned(),
-                headers,
-                options: json!({ "max_chunk_size": limits::OBJECT_CHUNK }),
-                bucket: self.bucket.clone(),
-                nuid: nuid.clone(),
-                size,
-                mtime: "0001-01-01T00:00:00Z".to_owned(),
-                chunks,
-                digest,
-                deleted: false,
-            };
-            may_switch().map_err(Error::Conflict)?;
-            let body = serde_json::to_vec(&info).map_err(|e| Error::Permanent(e.to_string()))?;
-            let headers = [("Nats-Rollup", "sub"), ("Nats-Expected-Last-Subject-Sequence", old_seq.as_str())];
-            self.js.publish(&self.meta_subject(name), &headers, &body)?;
+        let stored = self.put_chunks(&nuid, source).and_then(|chunks| {
+            let info = chunks.described(&self.bucket, name, headers);
+            may_switch()?;
+            self.describe(&info, Some(old_seq))?;
             Ok(info)
         });
-        let leftover = match (&stored, &old) {
-            (Ok(_), Some(old)) => Some(old.nuid.clone()),
-            (Ok(_), None) => None,
-            // Unless the description got there although its acknowledgement did not.
+        let leftover = match (&stored, old) {
+            (Ok(_), old) => old.map(|old| old.nuid),
+            // The description may have arrived although its acknowledgement did not.
             (Err(_), _) => match self.info(name) {
                 Ok(Some(info)) if info.nuid == nuid => None,
-                _ => Some(nuid.clone()),
+                _ => Some(nuid),
             },
         };
         if let Some(leftover) = leftover
@@ -231,117 +219,150 @@ impl Objects {
         stored.map_err(|error| error.at(format!("put {}/{name}", self.bucket)))
     }
 
-    /// Writes the chunks; returns size, count and digest.
-    fn put_chunks(
-        &self,
-        nuid: &str,
-        source: &mut dyn Read,
-        progress: &mut dyn FnMut(u64),
-    ) -> Result<(u64, u64, String), Error> {
+    fn put_chunks(&self, nuid: &str, source: &mut dyn Read) -> Result<Chunks, Error> {
         let subject = self.chunk_subject(nuid);
         let mut pipeline: Pipeline<u64> = Pipeline::new(self.js.connection(), limits::OBJECT_WINDOW);
-        let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
+        let mut hashing = Hashing::new(std::io::sink());
         let mut order = Order::default();
-        let (mut size, mut chunks) = (0u64, 0u64);
+        let mut count = 0u64;
         let mut chunk = vec![0; limits::OBJECT_CHUNK];
         loop {
-            let length = read_full(source, &mut chunk).map_err(|e| Error::Permanent(format!("read: {e}")))?;
+            let length = read_full(source, &mut chunk).map_err(|error| local("read", &error))?;
             if length == 0 {
                 break;
             }
-            digest.update(&chunk[..length]);
+            let chunk = &chunk[..length];
+            hashing.write_all(chunk).map_err(|error| local("digest", &error))?;
             while !pipeline.has_room() {
-                order.one_ack(&mut pipeline)?;
+                one_ack(&mut pipeline, &mut order)?;
             }
-            let id = format!("{nuid}-{chunks}");
-            pipeline.send(&subject, &[("Nats-Msg-Id", id.as_str())], &chunk[..length], chunks)?;
-            size += length as u64;
-            chunks += 1;
-            progress(size);
+            // The server drops a repetition of an id that it knows.
+            let id = format!("{nuid}-{count}");
+            pipeline.send(&subject, &[("Nats-Msg-Id", id.as_str())], chunk, count)?;
+            count += 1;
         }
         while !pipeline.is_empty() {
-            order.one_ack(&mut pipeline)?;
+            one_ack(&mut pipeline, &mut order)?;
         }
-        order.check()?;
-        Ok((size, chunks, format!("SHA-256={}", BASE64URL.encode(digest.finish().as_ref()))))
+        Ok(Chunks { nuid: nuid.to_owned(), size: hashing.size, count, digest: hashing.digest() })
     }
 
     /// Reads an object into `sink`, checking its size and digest at the end.
-    pub fn get(
-        &self,
-        info: &ObjectInfo,
-        sink: &mut dyn Write,
-        progress: &mut dyn FnMut(u64),
-    ) -> Result<(), Error> {
-        let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
-        let mut size = 0u64;
+    pub fn get(&self, info: &ObjectInfo, sink: &mut dyn Write) -> Result<(), Error> {
+        let mut hashing = Hashing::new(sink);
         if info.chunks > 0 {
-            const BATCH: usize = 16;
-            let (sender, receiver) = bounded(BATCH * 4);
-            let subject = self.chunk_subject(&info.nuid);
-            let mut consumer = Consumer::open(&self.js, &self.stream(), Some(&subject), 1, BATCH, sender)?;
-            let mut chunks = 0;
-            while chunks < info.chunks {
-                let message = receiver.recv_timeout(limits::TRANSFER_STALL).map_err(|_| {
-                    Error::Transient(format!("no chunk for {} s", limits::TRANSFER_STALL.as_secs()))
-                })?;
-                match consumer.on_message(message) {
-                    Step::Item(item) => {
-                        chunks += 1;
-                        size += item.message.payload.len() as u64;
-                        digest.update(&item.message.payload);
-                        sink.write_all(&item.message.payload)
-                            .map_err(|e| Error::Permanent(format!("write: {e}")))?;
-                        progress(size);
-                    }
-                    Step::Nothing => {}
-                    Step::Rebuild(why) => return Err(Error::Transient(why)),
-                }
-                if let Some(why) = consumer.trouble() {
-                    return Err(Error::Transient(why));
-                }
-            }
+            self.get_chunks(info, &mut hashing)?;
         }
-        let digest = format!("SHA-256={}", BASE64URL.encode(digest.finish().as_ref()));
-        if size != info.size || digest.trim_end_matches('=') != info.digest.trim_end_matches('=') {
-            return Err(Error::Transient(format!(
-                "{}/{}: {size} bytes with {digest}, expected {} with {}",
-                self.bucket, info.name, info.size, info.digest
-            )));
+        check(info, hashing.size, &hashing.digest())
+            .map_err(|error| error.at(format!("{}/{}", self.bucket, info.name)))
+    }
+
+    fn get_chunks(&self, info: &ObjectInfo, sink: &mut dyn Write) -> Result<(), Error> {
+        let (queue, messages) = bounded(READ_BATCH * 4);
+        let (stream, subject) = (self.stream(), self.chunk_subject(&info.nuid));
+        let pull = Pull { stream: &stream, filter: Some(&subject), start: 1, batch: READ_BATCH };
+        let mut consumer = Consumer::open(&self.js, &pull, queue)?;
+        let mut left = info.chunks;
+        while left > 0 {
+            let message = messages.recv_timeout(limits::TRANSFER_STALL).map_err(|_| stalled("came"))?;
+            let now = Instant::now();
+            match consumer.on_message(message, now) {
+                Step::Item(item) => {
+                    sink.write_all(&item.message.payload).map_err(|error| local("write", &error))?;
+                    left -= 1;
+                }
+                Step::Nothing => {}
+                Step::Rebuild(why) => return Err(Error::Transient(why)),
+            }
+            if let Some(why) = consumer.trouble(now) {
+                return Err(Error::Transient(why));
+            }
         }
         Ok(())
     }
 }
 
-/// The sequences under which chunks were stored: they must rise, or the object would be read in another order.
+/// The stream of a bucket. Its description is the Go program's.
+fn bucket_config(bucket: &str, replicas: u64) -> Value {
+    json!({
+        "name": format!("OBJ_{bucket}"), "description": "Bucket to store snapshot",
+        "subjects": [format!("$O.{bucket}.C.>"), format!("$O.{bucket}.M.>")],
+        "retention": "limits", "max_consumers": -1, "max_msgs": -1, "max_bytes": -1, "max_msg_size": -1,
+        "max_age": 0, "discard": "new", "storage": "file", "num_replicas": replicas.max(1),
+        "duplicate_window": 120_000_000_000u64, "allow_rollup_hdrs": true, "allow_direct": true,
+    })
+}
+
+fn local(what: &str, error: &std::io::Error) -> Error {
+    Error::Local(format!("{what}: {error}"))
+}
+
+fn stalled(what: &str) -> Error {
+    Error::Transient(format!("no chunk {what} for {} s", limits::TRANSFER_STALL.as_secs()))
+}
+
+/// Whether an object that was read is the one that was described.
+fn check(info: &ObjectInfo, size: u64, digest: &str) -> Result<(), Error> {
+    if size == info.size && digest::same_digest(digest, &info.digest) {
+        return Ok(());
+    }
+    Err(Error::Transient(format!("{size} bytes with {digest}, expected {} with {}", info.size, info.digest)))
+}
+
+/// The chunks of an upload, all stored.
+struct Chunks {
+    nuid: String,
+    /// Bytes of all chunks.
+    size: u64,
+    count: u64,
+    digest: String,
+}
+
+impl Chunks {
+    fn described(self, bucket: &str, name: &str, headers: BTreeMap<String, Vec<String>>) -> ObjectInfo {
+        ObjectInfo {
+            name: name.to_owned(),
+            headers,
+            options: json!({ "max_chunk_size": limits::OBJECT_CHUNK }),
+            bucket: bucket.to_owned(),
+            nuid: self.nuid,
+            size: self.size,
+            mtime: "0001-01-01T00:00:00Z".to_owned(),
+            chunks: self.count,
+            digest: self.digest,
+            deleted: false,
+        }
+    }
+}
+
+/// Waits for the acknowledgement of one more chunk.
+fn one_ack(pipeline: &mut Pipeline<u64>, order: &mut Order) -> Result<(), Error> {
+    let until = Instant::now() + limits::TRANSFER_STALL;
+    loop {
+        let message = pipeline.acks().recv_timeout(Duration::from_millis(250)).ok();
+        if let Some(acked) = message.as_ref().and_then(|message| pipeline.on_ack(message)) {
+            return order.stored(acked.tag, acked.result?.seq);
+        }
+        let now = Instant::now();
+        if message.is_none() && now > until {
+            return Err(stalled("was stored"));
+        }
+        pipeline.tick(now);
+    }
+}
+
+/// The sequences under which chunks were stored: they must rise with the chunks' numbers, or the object would be read in
+/// another order.
 #[derive(Default)]
 struct Order(BTreeMap<u64, u64>);
 
 impl Order {
-    fn one_ack(&mut self, pipeline: &mut Pipeline<u64>) -> Result<(), Error> {
-        let until = Instant::now() + limits::TRANSFER_STALL;
-        loop {
-            if let Ok(message) = pipeline.acks().recv_timeout(Duration::from_millis(250)) {
-                if let Some(acked) = pipeline.on_ack(&message) {
-                    self.0.insert(acked.tag, acked.result?.seq);
-                    return self.check();
-                }
-            } else if Instant::now() > until {
-                return Err(Error::Transient(format!(
-                    "no chunk stored for {} s",
-                    limits::TRANSFER_STALL.as_secs()
-                )));
-            }
-            pipeline.tick();
-        }
-    }
-
-    fn check(&mut self) -> Result<(), Error> {
-        let rising = self.0.values().zip(self.0.values().skip(1)).all(|(a, b)| a < b);
-        if !rising {
+    fn stored(&mut self, chunk: u64, seq: u64) -> Result<(), Error> {
+        self.0.insert(chunk, seq);
+        if !self.0.values().is_sorted_by(|before, after| before < after) {
             return Err(Error::Transient("chunks were stored out of order".to_owned()));
         }
-        // Those that are followed by as many acknowledged ones as fit the window cannot be overtaken any more.
+        // A chunk that as many later ones have followed as two windows hold cannot be overtaken any more.
         while self.0.len() > limits::OBJECT_WINDOW * 2 {
             self.0.pop_first();
         }
@@ -349,15 +370,129 @@ impl Order {
     }
 }
 
+/// Fills the buffer; returns fewer bytes than it holds only at the end of the source.
 fn read_full(source: &mut dyn Read, buffer: &mut [u8]) -> std::io::Result<usize> {
     let mut length = 0;
     while length < buffer.len() {
         match source.read(&mut buffer[length..]) {
             Ok(0) => break,
             Ok(count) => length += count,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
     Ok(length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info() -> ObjectInfo {
+        let chunks = Chunks { nuid: "N".into(), size: 5, count: 1, digest: "SHA-256=abc=".into() };
+        chunks.described("box", "snapshot.db", BTreeMap::new())
+    }
+
+    #[test]
+    fn a_description_is_the_json_that_all_clients_share() {
+        let text = String::from_utf8(info().to_json().unwrap()).unwrap();
+        assert_eq!(
+            text,
+            r#"{"name":"snapshot.db","options":{"max_chunk_size":131072},"bucket":"box","nuid":"N","size":5,"#
+                .to_owned()
+                + r#""mtime":"0001-01-01T00:00:00Z","chunks":1,"digest":"SHA-256=abc="}"#
+        );
+        assert_eq!(serde_json::from_str::<ObjectInfo>(&text).unwrap(), info());
+    }
+
+    #[test]
+    fn a_tombstone_keeps_the_name_and_the_nuid_alone() {
+        let gone: Value = serde_json::from_slice(&info().tombstone().to_json().unwrap()).unwrap();
+        assert_eq!((&gone["deleted"], &gone["size"], &gone["chunks"]), (&json!(true), &json!(0), &json!(0)));
+        assert_eq!(
+            (&gone["name"], &gone["nuid"], &gone["digest"]),
+            (&json!("snapshot.db"), &json!("N"), &json!(""))
+        );
+    }
+
+    #[test]
+    fn a_description_of_another_client_is_read_with_what_it_has() {
+        let info: ObjectInfo = serde_json::from_str(r#"{"name":"x","headers":{"a":["b"]},"new":1}"#).unwrap();
+        assert_eq!((info.name.as_str(), info.size, info.deleted), ("x", 0, false));
+        assert_eq!(info.headers["a"], ["b"]);
+        assert!(serde_json::from_str::<ObjectInfo>("{}").is_err());
+    }
+
+    #[test]
+    fn names_and_chunks_have_subjects_of_their_own() {
+        let js = JetStream::new(crate::nats::Connection::offline());
+        let objects = Objects::new(&js, "box", 1);
+        assert_eq!(objects.stream(), "OBJ_box");
+        assert_eq!(objects.chunk_subject("N"), "$O.box.C.N");
+        // Any name is one token: dots, spaces and stars are encoded.
+        assert_eq!(objects.meta_subject("a.b *>"), "$O.box.M.YS5iICo-");
+    }
+
+    #[test]
+    fn a_bucket_holds_chunks_and_descriptions() {
+        let config = bucket_config("box", 0);
+        assert_eq!(config["subjects"], json!(["$O.box.C.>", "$O.box.M.>"]));
+        assert_eq!((&config["name"], &config["num_replicas"]), (&json!("OBJ_box"), &json!(1)));
+        assert_eq!(bucket_config("box", 3)["num_replicas"], json!(3));
+    }
+
+    #[test]
+    fn an_object_is_what_its_description_says() {
+        assert_eq!(check(&info(), 5, "SHA-256=abc="), Ok(()));
+        assert_eq!(check(&info(), 5, "SHA-256=abc"), Ok(()), "some writers leave the padding away");
+        for (size, digest) in [(4, "SHA-256=abc="), (5, "SHA-256=abd=")] {
+            let Err(Error::Transient(why)) = check(&info(), size, digest) else { panic!() };
+            assert_eq!(why, format!("{size} bytes with {digest}, expected 5 with SHA-256=abc="));
+        }
+    }
+
+    #[test]
+    fn acknowledgements_may_come_in_any_order_but_sequences_must_rise() {
+        let mut order = Order::default();
+        assert!(order.stored(1, 11).is_ok() && order.stored(0, 10).is_ok() && order.stored(2, 20).is_ok());
+        assert!(matches!(order.stored(3, 19), Err(Error::Transient(_))));
+        let mut order = Order::default();
+        order.stored(0, 10).unwrap();
+        assert!(order.stored(1, 10).is_err(), "two chunks have one sequence");
+    }
+
+    #[test]
+    fn only_chunks_that_can_still_be_overtaken_are_remembered() {
+        let mut order = Order::default();
+        for chunk in 0..100 {
+            order.stored(chunk, chunk + 1).unwrap();
+        }
+        assert_eq!(order.0.len(), limits::OBJECT_WINDOW * 2);
+        assert_eq!(order.0.keys().next(), Some(&(100 - limits::OBJECT_WINDOW as u64 * 2)));
+    }
+
+    /// Gives its bytes in pieces of three, with an interruption before each.
+    struct Slow(Vec<u8>, bool);
+
+    impl Read for Slow {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            self.1 = !self.1;
+            if self.1 {
+                return Err(ErrorKind::Interrupted.into());
+            }
+            let count = buffer.len().min(3).min(self.0.len());
+            buffer[..count].copy_from_slice(&self.0[..count]);
+            self.0.drain(..count);
+            Ok(count)
+        }
+    }
+
+    #[test]
+    fn all_chunks_but_the_last_are_full() {
+        let mut source = Slow((0..25).collect(), false);
+        let mut buffer = [0; 10];
+        let lengths: Vec<usize> = (0..4).map(|_| read_full(&mut source, &mut buffer).unwrap()).collect();
+        assert_eq!(lengths, [10, 10, 5, 0]);
+        assert_eq!(buffer[..5], [20, 21, 22, 23, 24]);
+    }
 }

@@ -1,42 +1,33 @@
 //! Pipelined publishing: many messages in flight, each acknowledged, all sent again in order when in doubt.
 
 use super::connection::{Connection, Subscription};
+use super::error::Error;
 use super::jetstream::{self, Ack};
-use super::wire::{self, Message};
-use super::{Error, nuid};
+use super::nuid;
+use super::wire::Message;
 use crate::base::limits;
 use crossbeam_channel::{Receiver, bounded};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+/// Pause between a rejection that may pass ("no stream takes the subject") and the repetition.
+const AFTER_REJECTION: Duration = Duration::from_millis(250);
+
 /// Messages on their way into streams. `T` is what the caller wants back with each acknowledgement.
 pub struct Pipeline<T> {
     connection: Connection,
+    /// Acknowledgements go to subjects below this one; their last token is the message's number.
     inbox: String,
     acks: Receiver<Message>,
     #[allow(dead_code, reason = "dropping it unsubscribes")]
     subscription: Subscription,
-    window: usize,
-    unacked: VecDeque<Pending<T>>,
-    /// Number of the first message in `unacked`.
-    first: u64,
-    bytes: usize,
-    /// The connection on which all of `unacked` was sent; 0: some were not.
-    sent_on: u64,
-    progress: Instant,
-    /// A rejection asks for a repetition at this time.
-    repeat_at: Option<Instant>,
-}
-
-struct Pending<T> {
-    frame: Vec<u8>,
-    tag: Option<T>,
+    window: Window<T>,
 }
 
 /// The end of one message.
 #[derive(Debug)]
 pub struct Acked<T> {
-    /// What the caller gave.
+    /// What the caller gave along.
     pub tag: T,
     /// Stored, or refused for good.
     pub result: Result<Ack, Error>,
@@ -45,28 +36,17 @@ pub struct Acked<T> {
 impl<T> Pipeline<T> {
     /// At most `window` messages in flight.
     pub fn new(connection: &Connection, window: usize) -> Pipeline<T> {
-        // Twice the window: repetitions are acknowledged twice; what finds no room is a repetition's.
+        // Twice the window, because repetitions are acknowledged twice. If one finds no room, the repetition brings another.
         let (sender, acks) = bounded(window * 2);
         let inbox = format!("_INBOX.{}", nuid());
         let subscription = connection.subscribe(&format!("{inbox}.*"), sender);
-        Pipeline {
-            connection: connection.clone(),
-            inbox,
-            acks,
-            subscription,
-            window,
-            unacked: VecDeque::new(),
-            first: 0,
-            bytes: 0,
-            sent_on: connection.epoch(),
-            progress: Instant::now(),
-            repeat_at: None,
-        }
+        let connection = connection.clone();
+        Pipeline { connection, inbox, acks, subscription, window: Window::new(window) }
     }
 
     /// Whether another message may be sent. One is always let through, however large.
     pub fn has_room(&self) -> bool {
-        self.unacked.len() < self.window && self.bytes < limits::PUBLISH_WINDOW_BYTES
+        self.window.has_room()
     }
 
     /// Whether the broker is there now.
@@ -74,19 +54,19 @@ impl<T> Pipeline<T> {
         self.connection.is_up()
     }
 
-    /// Largest message that the server takes.
+    /// Bytes of the largest message that the server takes.
     pub fn max_payload(&self) -> usize {
         self.connection.max_payload()
     }
 
     /// Messages without an acknowledgement.
     pub fn in_flight(&self) -> usize {
-        self.unacked.len()
+        self.window.unacked.len()
     }
 
     /// Whether everything was acknowledged.
     pub fn is_empty(&self) -> bool {
-        self.unacked.is_empty()
+        self.window.unacked.is_empty()
     }
 
     /// The queue of acknowledgements, for `select!`; what comes out goes to [`Pipeline::on_ack`].
@@ -102,42 +82,118 @@ impl<T> Pipeline<T> {
         payload: &[u8],
         tag: T,
     ) -> Result<(), Error> {
-        let max = self.connection.max_payload();
-        let size = payload.len()
-            + headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum::<usize>()
-            + 16;
-        if max > 0 && size > max {
-            return Err(Error::Permanent(format!("{size} bytes, the server takes {max} (its max_payload)")));
+        let reply = format!("{}.{}", self.inbox, self.window.next_number());
+        let frame = self.connection.frame(subject, Some(&reply), headers, payload)?;
+        // What follows an unsent message must not overtake it: then all wait for the repetition.
+        if self.window.may_send_on(self.connection.epoch()) && self.connection.send(&frame).is_err() {
+            self.window.sent_on = None;
         }
-        let reply = format!("{}.{}", self.inbox, self.first + self.unacked.len() as u64);
-        let frame = wire::publish_frame(subject, Some(&reply), headers, payload).map_err(Error::Permanent)?;
-        if self.unacked.is_empty() {
-            self.progress = Instant::now();
-            self.sent_on = self.connection.epoch();
-        }
-        self.bytes += frame.len();
-        if self.sent_on == self.connection.epoch() && self.connection.send(&frame).is_err() {
-            self.sent_on = 0;
-        }
-        self.unacked.push_back(Pending { frame, tag: Some(tag) });
+        self.window.push(frame, tag);
         Ok(())
     }
 
     /// Takes an acknowledgement. `None`: a repetition's, or a rejection that will be tried again.
     pub fn on_ack(&mut self, message: &Message) -> Option<Acked<T>> {
-        let number: u64 = message.subject.rsplit('.').next()?.parse().ok()?;
+        let number = message.subject.rsplit('.').next()?.parse().ok()?;
+        self.window.end(number, jetstream::ack(message))
+    }
+
+    /// To be called now and then: after a reconnect, a rejection or a silence, sends everything unacknowledged again.
+    pub fn tick(&mut self, now: Instant) {
+        let epoch = self.connection.is_up().then(|| self.connection.epoch());
+        if !self.window.must_repeat(now, epoch) {
+            return;
+        }
+        log::debug!("sending {} unacknowledged messages again", self.window.unacked.len());
+        if self.window.frames().any(|frame| self.connection.send(frame).is_err()) {
+            self.window.sent_on = None;
+        }
+    }
+
+    /// How soon [`Pipeline::tick`] wants to be called.
+    pub fn next_tick(&self) -> Duration {
+        self.window.next_tick()
+    }
+}
+
+/// The messages in flight, in order, and when to send them again. Time comes in by [`Window::must_repeat`] alone.
+struct Window<T> {
+    /// At most so many messages.
+    size: usize,
+    unacked: VecDeque<Pending<T>>,
+    /// Number of the first message in `unacked`; the others follow without a gap.
+    first: u64,
+    /// Of all frames in `unacked`.
+    bytes: usize,
+    /// The connection on which all of `unacked` was sent; `None`: some were not.
+    sent_on: Option<u64>,
+    /// Since when nothing was acknowledged; `None`: since the next look.
+    silent_since: Option<Instant>,
+    rejection: Rejection,
+}
+
+struct Pending<T> {
+    frame: Vec<u8>,
+    /// `None` after its acknowledgement, while an earlier message still waits for its own.
+    tag: Option<T>,
+}
+
+/// Whether a message was refused in a way that may pass.
+enum Rejection {
+    None,
+    New,
+    RepeatAt(Instant),
+}
+
+impl<T> Window<T> {
+    fn new(size: usize) -> Window<T> {
+        Window {
+            size,
+            unacked: VecDeque::new(),
+            first: 0,
+            bytes: 0,
+            sent_on: None,
+            silent_since: None,
+            rejection: Rejection::None,
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.unacked.len() < self.size && self.bytes < limits::PUBLISH_WINDOW_BYTES
+    }
+
+    /// The number of the next message.
+    fn next_number(&self) -> u64 {
+        self.first + self.unacked.len() as u64
+    }
+
+    /// Whether the next message goes out at once on this connection: only if all before it did.
+    fn may_send_on(&mut self, epoch: u64) -> bool {
+        if self.unacked.is_empty() {
+            self.sent_on = Some(epoch);
+            self.silent_since = None;
+        }
+        self.sent_on == Some(epoch)
+    }
+
+    fn push(&mut self, frame: Vec<u8>, tag: T) {
+        self.bytes += frame.len();
+        self.unacked.push_back(Pending { frame, tag: Some(tag) });
+    }
+
+    /// Notes what became of a message; `None` when it is no news, or will be tried again.
+    fn end(&mut self, number: u64, result: Result<Ack, Error>) -> Option<Acked<T>> {
         let at = usize::try_from(number.checked_sub(self.first)?).ok()?;
         let pending = self.unacked.get_mut(at)?;
-        let result = jetstream::ack(message);
         if let Err(Error::Transient(why)) = &result {
-            if self.repeat_at.is_none() {
+            if matches!(self.rejection, Rejection::None) {
                 log::debug!("publish refused for now: {why}");
-                self.repeat_at = Some(Instant::now() + Duration::from_millis(250));
+                self.rejection = Rejection::New;
             }
             return None;
         }
         let tag = pending.tag.take()?;
-        self.progress = Instant::now();
+        self.silent_since = None;
         while self.unacked.front().is_some_and(|pending| pending.tag.is_none()) {
             if let Some(done) = self.unacked.pop_front() {
                 self.bytes -= done.frame.len();
@@ -147,40 +203,242 @@ impl<T> Pipeline<T> {
         Some(Acked { tag, result })
     }
 
-    /// To be called now and then: after a reconnect, a rejection or a silence, sends everything unacknowledged again.
-    pub fn tick(&mut self) {
+    /// Whether everything must be sent again on the connection `epoch` (`None`: there is none), and notes that it is.
+    fn must_repeat(&mut self, now: Instant, epoch: Option<u64>) -> bool {
         if self.unacked.is_empty() {
-            self.repeat_at = None;
-            return;
+            self.rejection = Rejection::None;
+            return false;
         }
-        let now = Instant::now();
-        let epoch = self.connection.epoch();
-        let silent = now.duration_since(self.progress) > limits::PUBLISH_RESEND;
-        let refused = self.repeat_at.is_some_and(|at| at <= now);
-        if !self.connection.is_up() || (self.sent_on == epoch && !silent && !refused) {
-            return;
+        if matches!(self.rejection, Rejection::New) {
+            self.rejection = Rejection::RepeatAt(now + AFTER_REJECTION);
         }
-        log::debug!("sending {} unacknowledged messages again", self.unacked.len());
-        self.repeat_at = None;
-        self.progress = now;
+        let silent_since = *self.silent_since.get_or_insert(now);
+        let silent = now.duration_since(silent_since) > limits::PUBLISH_RESEND;
+        let rejected = matches!(self.rejection, Rejection::RepeatAt(at) if at <= now);
+        if epoch.is_none() || (self.sent_on == epoch && !silent && !rejected) {
+            return false;
+        }
+        self.rejection = Rejection::None;
+        self.silent_since = Some(now);
         self.sent_on = epoch;
-        for pending in self.unacked.iter().filter(|pending| pending.tag.is_some()) {
-            if self.connection.send(&pending.frame).is_err() {
-                self.sent_on = 0;
-                return;
-            }
-        }
+        true
     }
 
-    /// How soon [`Pipeline::tick`] wants to be called.
-    pub fn next_tick(&self) -> Duration {
+    /// The frames to send again, in order.
+    fn frames(&self) -> impl Iterator<Item = &[u8]> {
+        self.unacked.iter().filter(|pending| pending.tag.is_some()).map(|pending| pending.frame.as_slice())
+    }
+
+    fn next_tick(&self) -> Duration {
         if self.unacked.is_empty() {
-            return Duration::from_secs(60);
-        }
-        if self.sent_on == 0 || self.repeat_at.is_some() {
+            Duration::from_secs(60)
+        } else if self.sent_on.is_none() || !matches!(self.rejection, Rejection::None) {
             Duration::from_millis(100)
         } else {
             Duration::from_millis(500)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EPOCH: Option<u64> = Some(1);
+    const MS: Duration = Duration::from_millis(1);
+
+    fn stored(seq: u64) -> Result<Ack, Error> {
+        Ok(Ack { seq, duplicate: false })
+    }
+
+    fn busy() -> Result<Ack, Error> {
+        Err(Error::Transient("busy".into()))
+    }
+
+    /// A window whose messages, tagged by their numbers, were all sent on connection 1.
+    fn sent(count: u64) -> Window<u64> {
+        let mut window = Window::new(4);
+        for tag in 0..count {
+            assert!(window.may_send_on(1));
+            window.push(vec![b'0' + tag as u8], tag);
+        }
+        window
+    }
+
+    fn waiting(window: &Window<u64>) -> String {
+        String::from_utf8(window.frames().flatten().copied().collect()).unwrap()
+    }
+
+    #[test]
+    fn acknowledgements_in_any_order_free_the_window_from_the_front() {
+        let mut window = sent(3);
+        assert_eq!(window.end(1, stored(11)).unwrap().tag, 1);
+        assert_eq!((window.unacked.len(), window.bytes, waiting(&window).as_str()), (3, 3, "02"));
+        assert_eq!(window.end(0, stored(10)).unwrap().tag, 0);
+        assert_eq!((window.unacked.len(), window.bytes, window.first), (1, 1, 2));
+        assert_eq!(window.next_number(), 3);
+        assert_eq!(window.end(2, stored(12)).unwrap().tag, 2);
+        assert!(window.unacked.is_empty() && window.bytes == 0);
+    }
+
+    #[test]
+    fn a_message_ends_once() {
+        let mut window = sent(2);
+        assert!(window.end(1, stored(1)).is_some());
+        // Its repetition's acknowledgement, one from before the window, one of a message that was never sent.
+        assert!(window.end(1, stored(1)).is_none());
+        window.end(0, stored(2));
+        assert!(window.end(0, stored(2)).is_none());
+        assert!(window.end(7, stored(3)).is_none());
+    }
+
+    #[test]
+    fn room_is_bounded_by_messages_and_by_bytes() {
+        let mut window = sent(3);
+        assert!(window.has_room());
+        window.push(vec![0], 3);
+        assert!(!window.has_room());
+        let mut window = Window::new(4);
+        assert!(window.has_room(), "the first passes, however large");
+        window.push(vec![0; limits::PUBLISH_WINDOW_BYTES], 0);
+        assert!(!window.has_room());
+    }
+
+    #[test]
+    fn a_final_refusal_is_an_end_and_a_passing_one_is_not() {
+        let mut window = sent(2);
+        assert!(window.end(0, busy()).is_none());
+        let refused = window.end(0, Err(Error::Permanent("too large".into()))).unwrap();
+        assert_eq!((refused.tag, refused.result), (0, Err(Error::Permanent("too large".into()))));
+        assert_eq!(waiting(&window), "1");
+    }
+
+    #[test]
+    fn silence_leads_to_a_repetition() {
+        let mut window = sent(2);
+        let begin = Instant::now();
+        assert!(!window.must_repeat(begin, EPOCH));
+        assert!(!window.must_repeat(begin + limits::PUBLISH_RESEND, EPOCH));
+        assert!(window.must_repeat(begin + limits::PUBLISH_RESEND + MS, EPOCH));
+        // And that begins the wait anew.
+        assert!(!window.must_repeat(begin + limits::PUBLISH_RESEND * 2, EPOCH));
+        assert!(window.must_repeat(begin + limits::PUBLISH_RESEND * 2 + MS * 2, EPOCH));
+    }
+
+    #[test]
+    fn progress_puts_the_repetition_off() {
+        let mut window = sent(2);
+        let begin = Instant::now();
+        assert!(!window.must_repeat(begin, EPOCH));
+        window.end(0, stored(1));
+        let later = begin + limits::PUBLISH_RESEND + MS;
+        assert!(!window.must_repeat(later, EPOCH));
+        assert!(!window.must_repeat(later + limits::PUBLISH_RESEND, EPOCH));
+        assert!(window.must_repeat(later + limits::PUBLISH_RESEND + MS, EPOCH));
+    }
+
+    #[test]
+    fn another_connection_leads_to_a_repetition_at_once() {
+        let mut window = sent(1);
+        let now = Instant::now();
+        assert!(!window.must_repeat(now, EPOCH));
+        assert!(
+            !window.must_repeat(now + limits::PUBLISH_RESEND * 9, None),
+            "without a connection nothing is sent"
+        );
+        assert!(window.must_repeat(now, Some(2)));
+        assert!(!window.must_repeat(now, Some(2)));
+    }
+
+    #[test]
+    fn a_passing_rejection_leads_to_a_repetition_after_a_pause() {
+        let mut window = sent(2);
+        let now = Instant::now();
+        window.end(0, busy());
+        assert_eq!(window.next_tick(), Duration::from_millis(100));
+        assert!(!window.must_repeat(now, EPOCH));
+        // More rejections do not move the time.
+        window.end(1, busy());
+        assert!(!window.must_repeat(now + AFTER_REJECTION - MS, EPOCH));
+        assert!(window.must_repeat(now + AFTER_REJECTION, EPOCH));
+        assert!(!window.must_repeat(now + AFTER_REJECTION, EPOCH));
+        assert_eq!(window.next_tick(), Duration::from_millis(500));
+    }
+
+    #[test]
+    fn an_empty_window_has_nothing_to_repeat() {
+        let mut window = sent(1);
+        window.end(0, busy());
+        window.end(0, stored(1));
+        let now = Instant::now();
+        assert!(!window.must_repeat(now + limits::PUBLISH_RESEND * 9, Some(2)));
+        assert_eq!(window.next_tick(), Duration::from_secs(60));
+        // The silence before the next message does not count as its own.
+        assert!(window.may_send_on(2));
+        window.push(vec![b'x'], 7);
+        assert!(!window.must_repeat(now + limits::PUBLISH_RESEND * 99, Some(2)));
+    }
+
+    #[test]
+    fn nothing_overtakes_a_message_that_was_not_sent() {
+        let mut window = sent(1);
+        window.sent_on = None;
+        assert!(!window.may_send_on(1) && !window.may_send_on(2));
+        assert_eq!(window.next_tick(), Duration::from_millis(100));
+        assert!(window.must_repeat(Instant::now(), EPOCH));
+        assert!(window.may_send_on(1));
+    }
+
+    /// The bodies of the frames that went to the server.
+    fn bodies(connection: &Connection) -> String {
+        connection.said().lines().filter(|line| line.len() == 1).collect()
+    }
+
+    #[test]
+    fn after_a_reconnect_all_goes_out_again_in_order() {
+        let connection = Connection::offline();
+        let mut pipeline: Pipeline<u8> = Pipeline::new(&connection, 8);
+        let now = Instant::now();
+        for body in ["a", "b"] {
+            pipeline.send("s", &[], body.as_bytes(), 0).unwrap();
+        }
+        pipeline.tick(now);
+        assert_eq!(bodies(&connection), "");
+        connection.come_up();
+        pipeline.send("s", &[], b"c", 0).unwrap();
+        assert_eq!(bodies(&connection), "", "c must not overtake a and b");
+        pipeline.tick(now);
+        assert_eq!(bodies(&connection), "abc");
+        pipeline.send("s", &[], b"d", 0).unwrap();
+        assert_eq!(bodies(&connection), "d");
+        connection.go_down();
+        connection.come_up();
+        pipeline.tick(now);
+        assert_eq!(bodies(&connection), "abcd");
+    }
+
+    #[test]
+    fn acknowledgements_find_their_message_by_the_subject() {
+        let connection = Connection::offline();
+        connection.come_up();
+        let mut pipeline: Pipeline<&str> = Pipeline::new(&connection, 8);
+        let sid = pipeline.subscription.sid;
+        pipeline.send("s", &[], b"a", "first").unwrap();
+        pipeline.send("s", &[], b"b", "second").unwrap();
+        let body = r#"{"seq":9}"#;
+        connection.hear(format!("MSG {}.1 {sid} {}\r\n{body}\r\n", pipeline.inbox, body.len()).as_bytes());
+        let acked = pipeline.on_ack(&pipeline.acks().try_recv().unwrap()).unwrap();
+        assert_eq!((acked.tag, acked.result.unwrap().seq, pipeline.in_flight()), ("second", 9, 2));
+        connection.hear(format!("MSG {}.x {sid} 0\r\n\r\n", pipeline.inbox).as_bytes());
+        assert!(pipeline.on_ack(&pipeline.acks().try_recv().unwrap()).is_none());
+    }
+
+    #[test]
+    fn a_message_that_can_never_be_sent_takes_no_place() {
+        let connection = Connection::offline();
+        connection.come_up();
+        let mut pipeline: Pipeline<u8> = Pipeline::new(&connection, 8);
+        assert!(matches!(pipeline.send("s", &[], &[0; 2000], 0), Err(Error::Permanent(_))));
+        assert!(pipeline.is_empty());
     }
 }

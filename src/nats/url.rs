@@ -1,11 +1,12 @@
 //! A server's address: `nats://[user:password@|token@]host[:port]`, or `tls://`.
 
+use super::error::Error;
 use crate::base::secret::Secret;
 
 /// Port of a NATS server unless the URL names one.
 const DEFAULT_PORT: u16 = 4222;
 
-/// One server.
+/// The address of one server, with the login that the URL carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Url {
     /// TLS is demanded whatever the server says.
@@ -16,18 +17,18 @@ pub struct Url {
     pub port: u16,
     /// User name, or the token when there is no password.
     pub user: Option<String>,
-    /// Password.
+    /// `None` when the URL holds no colon before its `@`, or nothing after it.
     pub password: Option<Secret>,
 }
 
 impl Url {
-    /// Parses a URL; without a scheme it is `nats://`.
-    pub fn parse(text: &str) -> Result<Url, String> {
+    /// Parses a URL; without a scheme it is `nats://`. Path and query are ignored.
+    pub fn parse(text: &str) -> Result<Url, Error> {
         let (scheme, rest) = text.trim().split_once("://").unwrap_or(("nats", text.trim()));
         let tls = match scheme.to_ascii_lowercase().as_str() {
             "nats" => false,
             "tls" => true,
-            other => return Err(format!("unknown scheme {other}")),
+            other => return Err(Error::Permanent(format!("unknown scheme {other}"))),
         };
         let authority = rest.split(['/', '?']).next().unwrap_or_default();
         let (userinfo, address) = match authority.rsplit_once('@') {
@@ -45,7 +46,7 @@ impl Url {
         Ok(Url { tls, host, port, user, password })
     }
 
-    /// The address without anything secret.
+    /// `host:port`, without anything secret.
     pub fn address(&self) -> String {
         if self.host.contains(':') {
             format!("[{}]:{}", self.host, self.port)
@@ -55,9 +56,10 @@ impl Url {
     }
 }
 
-fn split_address(address: &str) -> Result<(String, u16), String> {
+fn split_address(address: &str) -> Result<(String, u16), Error> {
+    let bad = |why: &str| Error::Permanent(why.to_owned());
     let (host, port) = if let Some(rest) = address.strip_prefix('[') {
-        let (host, rest) = rest.split_once(']').ok_or("a [ without ]")?;
+        let (host, rest) = rest.split_once(']').ok_or_else(|| bad("a [ without ]"))?;
         (host, rest.strip_prefix(':'))
     } else {
         match address.split_once(':') {
@@ -65,25 +67,27 @@ fn split_address(address: &str) -> Result<(String, u16), String> {
             None => (address, None),
         }
     };
-    let bad_host = host.is_empty() || host.chars().any(|c| c.is_whitespace() || c.is_control());
-    if bad_host {
-        return Err("no host".to_owned());
+    if host.is_empty() || host.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err(bad("no host"));
     }
     let port = match port {
         None | Some("") => DEFAULT_PORT,
         Some(text) => {
-            text.parse().ok().filter(|port| *port != 0).ok_or_else(|| format!("bad port {text}"))?
+            let port = text.parse().ok().filter(|port| *port != 0);
+            port.ok_or_else(|| bad(&format!("bad port {text}")))?
         }
     };
     Ok((host.to_owned(), port))
 }
 
+/// Replaces `%40` and the like; a percent sign without two hex digits stays as it is.
 fn percent_decode(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
-        let hex = text.get(at + 1..at + 3).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        let digits = text.get(at + 1..at + 3).filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
+        let hex = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
         match (bytes[at], hex) {
             (b'%', Some(byte)) => {
                 out.push(byte);
@@ -102,17 +106,53 @@ fn percent_decode(text: &str) -> String {
 mod tests {
     use super::*;
 
+    fn login(text: &str) -> (Option<String>, Option<String>) {
+        let url = Url::parse(text).unwrap();
+        (url.user, url.password.map(|password| password.expose().to_owned()))
+    }
+
     #[test]
-    fn urls() {
+    fn everything_that_a_url_can_hold() {
         let url = Url::parse("tls://us%40er:p:w@[::1]:99/x").unwrap();
         assert_eq!((url.tls, url.host.as_str(), url.port), (true, "::1", 99));
         assert_eq!((url.user.as_deref(), url.password.as_ref().unwrap().expose()), (Some("us@er"), "p:w"));
         assert_eq!(url.address(), "[::1]:99");
-        let url = Url::parse("host").unwrap();
+    }
+
+    #[test]
+    fn what_is_left_out_has_a_default() {
+        let url = Url::parse(" host ").unwrap();
         assert_eq!((url.tls, url.address().as_str(), url.user), (false, "host:4222", None));
-        assert_eq!(Url::parse("nats://t0ken@h").unwrap().user.as_deref(), Some("t0ken"));
-        for bad in ["", "nats://", "http://x", "nats://h:0", "nats://h:x", "nats://[::1", "nats://a b"] {
-            assert!(Url::parse(bad).is_err(), "{bad}");
+        assert_eq!(Url::parse("host:").unwrap().port, 4222);
+        assert_eq!(Url::parse("NATS://[::1]").unwrap().address(), "[::1]:4222");
+        assert_eq!(Url::parse("nats://h:1?x=y").unwrap().address(), "h:1");
+    }
+
+    #[test]
+    fn logins_in_urls() {
+        assert_eq!(login("nats://h"), (None, None));
+        assert_eq!(login("nats://@h"), (None, None));
+        assert_eq!(login("nats://t0ken@h"), (Some("t0ken".into()), None));
+        assert_eq!(login("nats://u:@h"), (Some("u".into()), None));
+        assert_eq!(login("nats://u:a%2Fb@h"), (Some("u".into()), Some("a/b".into())));
+        assert_eq!(login("nats://u:100%@h"), (Some("u".into()), Some("100%".into())));
+        assert_eq!(login("nats://u:%+1@h"), (Some("u".into()), Some("%+1".into())));
+        // The last @ ends the login: a password may hold one.
+        assert_eq!(login("nats://u:p@ss@h"), (Some("u".into()), Some("p@ss".into())));
+    }
+
+    #[test]
+    fn a_wrong_url_is_refused_for_good() {
+        for bad in
+            ["", "nats://", "http://x", "nats://h:0", "nats://h:x", "nats://[::1", "nats://a b", "h:99999"]
+        {
+            assert!(matches!(Url::parse(bad), Err(Error::Permanent(_))), "{bad}");
         }
+    }
+
+    #[test]
+    fn no_secret_is_shown() {
+        let url = Url::parse("nats://u:hunter2@h").unwrap();
+        assert!(!format!("{url:?}{}", url.address()).contains("hunter2"));
     }
 }

@@ -1,173 +1,239 @@
-//! What the workers show each other and the operator: counters and states, without locks that anyone waits for.
+//! The board: what the workers show to the operator. Nobody decides anything by it.
 
 use crate::base::clock;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Shared by all workers.
 #[derive(Debug)]
-pub struct Status {
+pub struct Board {
     begun: Instant,
-    /// Events published and acknowledged.
-    pub published: AtomicU64,
-    /// Events consumed from the streams, our own echoes included.
-    pub consumed: AtomicU64,
-    /// Rows written or deleted for other nodes.
-    pub rows: AtomicU64,
-    /// Highest sequence applied, by shard (from 0).
-    pub applied: Vec<AtomicU64>,
-    /// Highest sequence at which an event of ours was stored, by shard.
-    pub acked: Vec<AtomicU64>,
-    /// Captured changes that have not come back, as last counted.
-    pub pending: AtomicU64,
-    /// The streams no longer hold what comes after our checkpoint: this node is not whole.
-    pub gap: AtomicBool,
-    /// Tables that are captured.
-    pub tables: AtomicU64,
-    /// This node is the leader.
-    pub leader: AtomicBool,
-    /// The address of another running daemon that has this node's `node_id`; empty: none was heard of.
-    pub namesake: Mutex<String>,
-    /// The database is open.
-    pub open: AtomicBool,
-    missing: Mutex<String>,
-    damage: Mutex<String>,
+    published: Count,
+    consumed: Count,
+    rows: AtomicU64,
+    pending: AtomicU64,
+    tables: AtomicU64,
+    leader: AtomicBool,
+    open: AtomicBool,
+    namesake: Mutex<String>,
     snapshot: Mutex<SnapshotState>,
-    last_event_ms: AtomicU64,
-    published_ms: AtomicI64,
-    consumed_ms: AtomicI64,
 }
 
-/// How the last snapshot went.
+/// Events, and when the last of them was counted.
+#[derive(Debug, Default)]
+struct Count {
+    events: AtomicU64,
+    /// Unix milliseconds; 0: never.
+    last_ms: AtomicI64,
+}
+
+impl Count {
+    fn add(&self, events: usize) {
+        self.events.fetch_add(events as u64, Relaxed);
+        self.last_ms.store(clock::unix_ms(), Relaxed);
+    }
+}
+
+/// How the last snapshot and the last restore on trial went, as far as this node made them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SnapshotState {
-    /// When one was last stored by this node, Unix milliseconds; 0: never.
+    /// When one was last stored, Unix milliseconds; 0: never.
     pub stored_ms: i64,
     /// Why the last try failed; empty: it did not.
     pub failure: String,
-    /// When a restore was last proven by this node, Unix milliseconds; 0: never.
+    /// When a restore was last proven, Unix milliseconds; 0: never.
     pub proven_ms: i64,
     /// Why the last proof failed; empty: it did not.
     pub unproven: String,
 }
 
-impl Status {
-    /// All zero.
-    pub fn new(shards: u64) -> Status {
-        Status {
+/// Events since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Published and acknowledged.
+    pub published: u64,
+    /// Consumed from the streams, our own echoes included.
+    pub consumed: u64,
+    /// Rows written or deleted for other nodes.
+    pub rows: u64,
+}
+
+impl Default for Board {
+    fn default() -> Board {
+        Board {
             begun: Instant::now(),
-            published: AtomicU64::new(0),
-            consumed: AtomicU64::new(0),
+            published: Count::default(),
+            consumed: Count::default(),
             rows: AtomicU64::new(0),
-            applied: (0..shards).map(|_| AtomicU64::new(0)).collect(),
-            acked: (0..shards).map(|_| AtomicU64::new(0)).collect(),
             pending: AtomicU64::new(0),
-            gap: AtomicBool::new(false),
             tables: AtomicU64::new(0),
             leader: AtomicBool::new(false),
-            namesake: Mutex::default(),
             open: AtomicBool::new(false),
-            missing: Mutex::default(),
-            damage: Mutex::default(),
+            namesake: Mutex::default(),
             snapshot: Mutex::default(),
-            last_event_ms: AtomicU64::new(0),
-            published_ms: AtomicI64::new(0),
-            consumed_ms: AtomicI64::new(0),
         }
     }
+}
 
-    /// Notes that events were published and acknowledged.
+impl Board {
+    /// Events were published and acknowledged.
     pub fn count_published(&self, events: usize) {
-        self.count(&self.published, &self.published_ms, events);
+        self.published.add(events);
     }
 
-    /// Notes that events were consumed.
-    pub fn count_consumed(&self, events: usize) {
-        self.count(&self.consumed, &self.consumed_ms, events);
+    /// Events were consumed, and rows written or deleted for other nodes.
+    pub fn count_consumed(&self, events: usize, rows: usize) {
+        self.consumed.add(events);
+        self.rows.fetch_add(rows as u64, Relaxed);
     }
 
-    fn count(&self, counter: &AtomicU64, at: &AtomicI64, events: usize) {
-        counter.fetch_add(events as u64, Relaxed);
-        at.store(clock::unix_ms(), Relaxed);
-        let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last_event_ms.store(now, Relaxed);
-    }
-
-    /// What the node waits for before it is whole; empty: nothing.
-    pub fn missing(&self) -> String {
-        self.missing.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Notes what is missing; empty: nothing is any more.
-    pub fn set_missing(&self, what: &str) {
-        what.clone_into(&mut self.missing.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    /// Notes that a worker found the database damaged: the daemon sees to it.
-    pub fn note_damage(&self, why: &str) {
-        why.clone_into(&mut self.damage.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    /// What was noted, once; empty: nothing.
-    pub fn take_damage(&self) -> String {
-        std::mem::take(&mut self.damage.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// How the last snapshot went.
-    pub fn snapshot(&self) -> SnapshotState {
-        self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Notes that a snapshot was stored, or why it was not.
-    pub fn note_snapshot(&self, result: Result<i64, &str>) {
-        let mut state = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
-        match result {
-            Ok(stored_ms) => {
-                state.stored_ms = stored_ms;
-                state.failure.clear();
-            }
-            Err(why) => why.clone_into(&mut state.failure),
-        }
-    }
-
-    /// Notes that a restore was proven, or what spoke against it.
-    pub fn note_proof(&self, result: Result<i64, &str>) {
-        let mut state = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
-        match result {
-            Ok(proven_ms) => {
-                state.proven_ms = proven_ms;
-                state.unproven.clear();
-            }
-            Err(why) => why.clone_into(&mut state.unproven),
+    /// All events since the start.
+    pub fn totals(&self) -> Totals {
+        Totals {
+            published: self.published.events.load(Relaxed),
+            consumed: self.consumed.events.load(Relaxed),
+            rows: self.rows.load(Relaxed),
         }
     }
 
     /// When an event was last published and last consumed, Unix milliseconds; 0: never.
     pub fn last_events(&self) -> (i64, i64) {
-        (self.published_ms.load(Relaxed), self.consumed_ms.load(Relaxed))
+        (self.published.last_ms.load(Relaxed), self.consumed.last_ms.load(Relaxed))
+    }
+
+    /// So many captured changes have not come back.
+    pub fn set_pending(&self, changes: u64) {
+        self.pending.store(changes, Relaxed);
+    }
+
+    /// Captured changes that have not come back, as last counted.
+    pub fn pending(&self) -> u64 {
+        self.pending.load(Relaxed)
+    }
+
+    /// So many tables are captured.
+    pub fn set_tables(&self, tables: usize) {
+        self.tables.store(tables as u64, Relaxed);
+    }
+
+    /// Tables that are captured.
+    pub fn tables(&self) -> u64 {
+        self.tables.load(Relaxed)
+    }
+
+    /// This node is the leader, or not.
+    pub fn set_leader(&self, leader: bool) {
+        self.leader.store(leader, Relaxed);
+    }
+
+    /// Whether this node is the leader.
+    pub fn is_leader(&self) -> bool {
+        self.leader.load(Relaxed)
+    }
+
+    /// The database was opened, or closed.
+    pub fn set_open(&self, open: bool) {
+        self.open.store(open, Relaxed);
+    }
+
+    /// Whether the database is open.
+    pub fn is_open(&self) -> bool {
+        self.open.load(Relaxed)
+    }
+
+    /// Where another running daemon with this node's `node_id` is; empty: none was heard of. True when that is news.
+    pub fn set_namesake(&self, place: &str) -> bool {
+        let mut known = lock(&self.namesake);
+        let news = *known != place;
+        place.clone_into(&mut known);
+        news
+    }
+
+    /// Where it is; empty: none was heard of.
+    pub fn namesake(&self) -> String {
+        lock(&self.namesake).clone()
+    }
+
+    /// How the last snapshot went.
+    pub fn snapshot(&self) -> SnapshotState {
+        lock(&self.snapshot).clone()
+    }
+
+    /// A snapshot was stored (when, in Unix milliseconds), or could not be (why).
+    pub fn note_snapshot(&self, result: Result<i64, &str>) {
+        let mut state = lock(&self.snapshot);
+        let state = &mut *state;
+        note(result, &mut state.stored_ms, &mut state.failure);
+    }
+
+    /// A restore was proven (when, in Unix milliseconds), or something spoke against it (what).
+    pub fn note_proof(&self, result: Result<i64, &str>) {
+        let mut state = lock(&self.snapshot);
+        let state = &mut *state;
+        note(result, &mut state.proven_ms, &mut state.unproven);
     }
 
     /// Time since the start.
     pub fn uptime(&self) -> Duration {
         self.begun.elapsed()
     }
+}
 
-    /// Time since the last event in or out, or since the start.
-    pub fn idle(&self) -> Duration {
-        self.begun.elapsed().saturating_sub(Duration::from_millis(self.last_event_ms.load(Relaxed)))
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn note(result: Result<i64, &str>, when: &mut i64, why: &mut String) {
+    match result {
+        Ok(ms) => {
+            *when = ms;
+            why.clear();
+        }
+        Err(reason) => reason.clone_into(why),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_add_up_and_tell_when() {
+        let board = Board::default();
+        assert_eq!((board.totals(), board.last_events()), (Totals::default(), (0, 0)));
+        board.count_published(3);
+        board.count_consumed(5, 2);
+        board.count_consumed(1, 0);
+        assert_eq!(board.totals(), Totals { published: 3, consumed: 6, rows: 2 });
+        assert!(board.last_events().0 > 0 && board.last_events().1 > 0);
     }
 
-    /// How far, in the shard where it is farthest, our own applying is behind what we published; 0: all came back.
-    pub fn not_come_back(&self) -> u64 {
-        let behind = |(acked, applied): (&AtomicU64, &AtomicU64)| {
-            acked.load(Relaxed).saturating_sub(applied.load(Relaxed))
-        };
-        self.acked.iter().zip(&self.applied).map(behind).max().unwrap_or(0)
+    #[test]
+    fn a_failure_is_shown_until_a_success() {
+        let board = Board::default();
+        board.note_snapshot(Ok(5));
+        board.note_snapshot(Err("disk full"));
+        board.note_proof(Err("3 rows differ"));
+        let state = board.snapshot();
+        assert_eq!(
+            (state.stored_ms, state.failure.as_str(), state.unproven.as_str()),
+            (5, "disk full", "3 rows differ")
+        );
+        board.note_snapshot(Ok(9));
+        board.note_proof(Ok(7));
+        let state = board.snapshot();
+        assert_eq!((state.stored_ms, state.proven_ms), (9, 7));
+        assert!(state.failure.is_empty() && state.unproven.is_empty());
     }
 
-    /// Highest sequence applied of a shard.
-    pub fn applied_seq(&self, shard: usize) -> u64 {
-        self.applied.get(shard).map_or(0, |seq| seq.load(Relaxed))
+    #[test]
+    fn a_namesake_is_news_once() {
+        let board = Board::default();
+        assert!(!board.set_namesake(""));
+        assert!(board.set_namesake("on b: /x"));
+        assert!(!board.set_namesake("on b: /x"));
+        assert_eq!(board.namesake(), "on b: /x");
+        assert!(board.set_namesake(""));
     }
 }

@@ -1,92 +1,166 @@
-//! The health check: `GET <path>` answers 200, or 503 when the node does not work (compat.md 1i).
+//! The health check: `GET <path>` answers 200, or 503 when the node does not work (formats, section "Health and metrics").
 //!
 //! `status` is `healthy`; `degraded` (200) when it replicates but a person should look: no snapshot could be stored, the
 //! node is not whole, another daemon has its `node_id`; `unhealthy` (503) without a connection to NATS or without a database.
 
-use crate::base::{clock, stop::Stop, worker};
+use super::responder::{self, Reply};
+use super::{Board, View, Whole};
+use crate::base::{clock, error::Error, secret, stop::Stop, worker::Workers};
 use crate::config::Config;
-use crate::nats::Connection;
-use crate::operate::board::Status;
-use crate::operate::responder::{self, Reply};
-use crossbeam_channel::Sender;
 use serde_json::json;
-use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, PoisonError};
 
 /// Starts the thread that answers, if it is wanted.
-pub fn start(
-    config: &Config,
-    connection: &Connection,
-    status: &Arc<Status>,
-    stop: &Stop,
-    exits: &Sender<worker::Exit>,
-) -> Result<(), String> {
-    if !config.health.enable {
+pub fn start(view: &View, stop: &Stop, workers: &mut Workers) -> Result<(), Error> {
+    let health = &view.config.health;
+    if !health.enable {
         return Ok(());
     }
-    let (config, connection, status) = (config.clone(), connection.clone(), status.clone());
-    let bind = config.health.bind.clone();
-    responder::start("health", "health_check.bind", &bind, stop, exits, move |path| {
-        let (code, body) = if path == config.health.path {
-            let (healthy, body) = report(&config, connection.is_up(), &status);
-            (if healthy { "200 OK" } else { "503 Service Unavailable" }, body)
-        } else {
-            ("404 Not Found", String::new())
-        };
-        let body = if config.health.detailed { body } else { String::new() };
-        Reply { status: code, kind: "application/json", body }
+    let listener = responder::listen("health", "health_check.bind", &health.bind)?;
+    let (view, stop) = (view.clone(), stop.clone());
+    workers.spawn("health", move || {
+        responder::answer_all("health", &listener, &stop, |path| reply(&view, path));
+        Ok(())
     })
 }
 
-/// Whether the node works, and the answer's body.
-fn report(config: &Config, connected: bool, status: &Status) -> (bool, String) {
-    let snapshot = status.snapshot();
-    let namesake = status.namesake.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let gap = status.gap.load(Relaxed);
+fn reply(view: &View, path: &str) -> Reply {
+    let View { config, connection, board, signals } = view;
+    let (status, body) = if path == config.health.path {
+        let report = report(config, connection.is_up(), board, &signals.whole());
+        (if report.works { "200 OK" } else { "503 Service Unavailable" }, report.body)
+    } else {
+        ("404 Not Found", String::new())
+    };
+    let body = if config.health.detailed { body } else { String::new() };
+    Reply { status, kind: "application/json", body }
+}
+
+struct Report {
+    works: bool,
+    body: String,
+}
+
+/// What a person should look at, one line each.
+fn problems(connected: bool, board: &Board, whole: &Whole) -> Vec<String> {
+    let snapshot = board.snapshot();
+    let namesake = board.namesake();
     let mut problems = vec![];
     if !connected {
         problems.push("not connected to NATS".to_owned());
     }
-    let (open, missing) = (status.open.load(Relaxed), status.missing());
-    if !missing.is_empty() {
-        problems.push(format!("not whole: {}", crate::base::secret::redact(&missing)));
-    } else if gap {
-        problems.push("not whole: the streams no longer hold what comes next".to_owned());
-    } else if !open {
-        problems.push("the database is not open".to_owned());
+    match whole {
+        Whole::Yes if !board.is_open() => problems.push("the database is not open".to_owned()),
+        Whole::Yes => {}
+        Whole::Waiting(why) => problems.push(format!("not whole: {}", secret::redact(why))),
+        Whole::Damaged(why) => problems.push(format!("not whole: damaged: {}", secret::redact(why))),
     }
     if !snapshot.failure.is_empty() {
-        problems.push(format!("no snapshot: {}", crate::base::secret::redact(&snapshot.failure)));
+        problems.push(format!("no snapshot: {}", secret::redact(&snapshot.failure)));
     }
     if !snapshot.unproven.is_empty() {
-        problems.push(format!("restore not proven: {}", crate::base::secret::redact(&snapshot.unproven)));
+        problems.push(format!("restore not proven: {}", secret::redact(&snapshot.unproven)));
     }
     if !namesake.is_empty() {
         problems.push(format!("another daemon has this node_id, {namesake}"));
     }
-    let working = connected && open;
-    let word = match (working, problems.is_empty()) {
+    problems
+}
+
+/// Whether the node works, and the answer's body: one line of JSON.
+fn report(config: &Config, connected: bool, board: &Board, whole: &Whole) -> Report {
+    let problems = problems(connected, board, whole);
+    let works = connected && board.is_open();
+    let word = match (works, problems.is_empty()) {
         (false, _) => "unhealthy",
         (true, false) => "degraded",
         (true, true) => "healthy",
     };
     let time = |ms: i64| if ms == 0 { "0001-01-01T00:00:00Z".to_owned() } else { clock::rfc3339(ms) };
-    let (published, consumed) = status.last_events();
+    let (published, consumed) = board.last_events();
+    let snapshot = board.snapshot();
     let body = json!({
         "status": word,
         "node_id": config.node_id,
-        "uptime_seconds": status.uptime().as_secs(),
-        "db_connected": open,
+        "uptime_seconds": board.uptime().as_secs(),
+        "db_connected": board.is_open(),
         "nats_connected": connected,
         "cdc_installed": config.publish,
-        "tables_tracked": status.tables.load(Relaxed),
+        "tables_tracked": board.tables(),
         "last_replicated_event_timestamp": time(consumed),
         "last_published_event_timestamp": time(published),
         "version": env!("CARGO_PKG_VERSION"),
         "problems": problems,
-        "snapshot_leader": status.leader.load(Relaxed),
+        "snapshot_leader": board.is_leader(),
         "last_snapshot_timestamp": time(snapshot.stored_ms),
         "last_proven_restore_timestamp": time(snapshot.proven_ms),
     });
-    (working, format!("{body}\n"))
+    Report { works, body: format!("{body}\n") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(connected: bool, board: &Board, whole: &Whole) -> (bool, serde_json::Value) {
+        let report = report(&crate::config::tests::with(""), connected, board, whole);
+        (report.works, serde_json::from_str(&report.body).unwrap())
+    }
+
+    fn opened() -> Board {
+        let board = Board::default();
+        board.set_open(true);
+        board
+    }
+
+    #[test]
+    fn a_node_that_works_is_healthy() {
+        let (works, body) = of(true, &opened(), &Whole::Yes);
+        assert!(works);
+        assert_eq!(
+            (body["status"].as_str(), body["problems"].as_array().map(Vec::len)),
+            (Some("healthy"), Some(0))
+        );
+        assert_eq!(body["last_snapshot_timestamp"], "0001-01-01T00:00:00Z");
+    }
+
+    #[test]
+    fn without_a_broker_or_a_database_it_does_not_work() {
+        let (works, body) = of(false, &opened(), &Whole::Yes);
+        assert!(!works);
+        assert_eq!(
+            (body["status"].as_str(), body["problems"][0].as_str()),
+            (Some("unhealthy"), Some("not connected to NATS"))
+        );
+        let (works, body) = of(true, &Board::default(), &Whole::Yes);
+        assert!(!works);
+        assert_eq!(body["problems"][0], "the database is not open");
+    }
+
+    #[test]
+    fn what_a_person_should_look_at_degrades_it() {
+        let board = opened();
+        board.note_snapshot(Err("http 503"));
+        board.note_proof(Err("2 rows differ"));
+        board.set_namesake("on b: /x");
+        let (works, body) = of(true, &board, &Whole::Waiting("joining: nats://u:p@h".into()));
+        assert!(works);
+        assert_eq!(body["status"], "degraded");
+        let problems: Vec<&str> =
+            body["problems"].as_array().unwrap().iter().map(|p| p.as_str().unwrap()).collect();
+        assert_eq!(
+            problems,
+            [
+                "not whole: joining: nats://***@h",
+                "no snapshot: http 503",
+                "restore not proven: 2 rows differ",
+                "another daemon has this node_id, on b: /x"
+            ]
+        );
+    }
+
+    #[test]
+    fn damage_is_named() {
+        let (_, body) = of(true, &opened(), &Whole::Damaged("page 3".into()));
+        assert_eq!(body["problems"][0], "not whole: damaged: page 3");
+    }
 }

@@ -1,40 +1,35 @@
-//! Metrics in the Prometheus text format 0.0.4: names `<namespace>[_<subsystem>]_<name>`, label `node_id` (compat.md 1i).
+//! Metrics in the Prometheus text format 0.0.4: names `<namespace>[_<subsystem>]_<name>`, label `node_id` (formats, section
+//! "Health and metrics").
 
-use crate::base::{stop::Stop, worker};
+use super::responder::{self, Reply};
+use super::{Board, Signals, View};
+use crate::base::{error::Error, stop::Stop, worker::Workers};
 use crate::config::Config;
-use crate::nats::Connection;
-use crate::operate::board::Status;
-use crate::operate::responder::{self, Reply};
-use crossbeam_channel::Sender;
 use std::fmt::Write;
-use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
-/// Starts the thread that answers, if it is wanted. Every path gets the same.
-pub fn start(
-    config: &Config,
-    connection: &Connection,
-    status: &Arc<Status>,
-    stop: &Stop,
-    exits: &Sender<worker::Exit>,
-) -> Result<(), String> {
-    let prometheus = &config.prometheus;
-    if !prometheus.enable {
+/// Starts the thread that answers, if it is wanted. Every path gets the same answer.
+pub fn start(view: &View, stop: &Stop, workers: &mut Workers) -> Result<(), Error> {
+    if !view.config.prometheus.enable {
         return Ok(());
     }
-    let (config, connection, status) = (config.clone(), connection.clone(), status.clone());
-    responder::start("metrics", "prometheus.bind", &prometheus.bind.clone(), stop, exits, move |_| Reply {
-        status: "200 OK",
-        kind: "text/plain; version=0.0.4; charset=utf-8",
-        body: text(&config, connection.is_up(), &status),
+    let listener = responder::listen("metrics", "prometheus.bind", &view.config.prometheus.bind)?;
+    let (view, stop) = (view.clone(), stop.clone());
+    workers.spawn("metrics", move || {
+        let View { config, connection, board, signals } = &view;
+        responder::answer_all("metrics", &listener, &stop, |_| Reply {
+            status: "200 OK",
+            kind: "text/plain; version=0.0.4; charset=utf-8",
+            body: text(config, connection.is_up(), board, signals),
+        });
+        Ok(())
     })
 }
 
 /// All metrics.
-fn text(config: &Config, connected: bool, status: &Status) -> String {
-    let snapshot = status.snapshot();
+fn text(config: &Config, connected: bool, board: &Board, signals: &Signals) -> String {
+    let snapshot = board.snapshot();
+    let totals = board.totals();
     let seconds = |ms: i64| ms / 1000;
-    let whole = !status.gap.load(Relaxed) && status.missing().is_empty();
     let namespace = [config.prometheus.namespace.as_str(), &config.prometheus.subsystem];
     let prefix: String =
         namespace.iter().filter(|part| !part.is_empty()).map(|part| format!("{part}_")).collect();
@@ -47,46 +42,77 @@ fn text(config: &Config, connected: bool, status: &Status) -> String {
     };
     let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     let plain = |value: i64| [(String::new(), value)];
-    let count = |counter: &std::sync::atomic::AtomicU64| plain(number(counter.load(Relaxed)));
+    let count = |value: u64| plain(number(value));
+    let flag = |on: bool| plain(on.into());
     let (counter, gauge) = ("counter", "gauge");
-    put("published", counter, "Events published and acknowledged.", &count(&status.published));
-    put("consumed", counter, "Events read from the streams, own ones included.", &count(&status.consumed));
-    put("rows_applied", counter, "Rows written or deleted for other nodes.", &count(&status.rows));
-    put("pending_publish", gauge, "Captured changes that have not come back.", &count(&status.pending));
+    put("published", counter, "Events published and acknowledged.", &count(totals.published));
+    put("consumed", counter, "Events read from the streams, own ones included.", &count(totals.consumed));
+    put("rows_applied", counter, "Rows written or deleted for other nodes.", &count(totals.rows));
+    put("pending_publish", gauge, "Captured changes that have not come back.", &count(board.pending()));
     let applied: Vec<(String, i64)> = (1..=config.log.shards)
-        .zip(&status.applied)
-        .map(|(shard, seq)| (format!(",stream=\"{}\"", config.stream(shard)), number(seq.load(Relaxed))))
+        .zip(0..)
+        .map(|(shard, stream)| {
+            (format!(",stream=\"{}\"", config.stream(shard)), number(signals.flow.applied_seq(stream)))
+        })
         .collect();
     put("applied_sequence", gauge, "Highest sequence applied of each stream.", &applied);
-    put("tables", gauge, "Tables captured.", &count(&status.tables));
-    put("connected", gauge, "1: connected to NATS.", &plain(connected.into()));
-    put("database_open", gauge, "1: the database is open.", &plain(status.open.load(Relaxed).into()));
-    put("whole", gauge, "1: nothing is missing.", &plain(whole.into()));
-    put("snapshot_leader", gauge, "1: makes the snapshots.", &plain(status.leader.load(Relaxed).into()));
+    put("tables", gauge, "Tables captured.", &count(board.tables()));
+    put("connected", gauge, "1: connected to NATS.", &flag(connected));
+    put("database_open", gauge, "1: the database is open.", &flag(board.is_open()));
+    put("whole", gauge, "1: nothing is missing.", &flag(signals.is_whole()));
+    put("snapshot_leader", gauge, "1: makes the snapshots.", &flag(board.is_leader()));
     put(
         "snapshot_stored_timestamp_seconds",
         gauge,
         "When this node last stored a snapshot; 0: never.",
         &plain(seconds(snapshot.stored_ms)),
     );
-    put(
-        "snapshot_failing",
-        gauge,
-        "1: the last snapshot failed.",
-        &plain((!snapshot.failure.is_empty()).into()),
-    );
+    put("snapshot_failing", gauge, "1: the last snapshot failed.", &flag(!snapshot.failure.is_empty()));
     put(
         "restore_proven_timestamp_seconds",
         gauge,
         "When a restore was last proven; 0: never.",
         &plain(seconds(snapshot.proven_ms)),
     );
-    put(
-        "restore_unproven",
-        gauge,
-        "1: the last proof failed.",
-        &plain((!snapshot.unproven.is_empty()).into()),
-    );
-    put("uptime_seconds", gauge, "Time since the start.", &plain(number(status.uptime().as_secs())));
+    put("restore_unproven", gauge, "1: the last proof failed.", &flag(!snapshot.unproven.is_empty()));
+    put("uptime_seconds", gauge, "Time since the start.", &plain(number(board.uptime().as_secs())));
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operate::Whole;
+
+    #[test]
+    fn every_metric_has_a_help_a_type_and_a_value() {
+        let (board, signals) = (Board::default(), Signals::new(1));
+        board.count_published(3);
+        signals.set_whole(Whole::Yes);
+        signals.flow.applied(0, 42);
+        let text = text(&crate::config::tests::with(""), true, &board, &signals);
+        let values: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(text.matches("# HELP ").count(), values.len());
+        assert_eq!(text.matches("# TYPE ").count(), values.len());
+        for value in [
+            "harmonylite_published{node_id=\"",
+            "harmonylite_whole{node_id=\"",
+            "harmonylite_connected{node_id=\"",
+        ] {
+            assert!(values.iter().any(|line| line.starts_with(value)), "{value} in {text}");
+        }
+        assert!(text.contains(",stream=\"harmonylite-changes-c-1\"} 42\n"), "{text}");
+    }
+
+    #[test]
+    fn a_subsystem_stands_in_every_name() {
+        let mut config = crate::config::tests::with("");
+        config.prometheus.subsystem = "edge".into();
+        let text = text(&config, false, &Board::default(), &Signals::new(1));
+        assert!(
+            text.lines()
+                .filter(|line| !line.starts_with('#'))
+                .all(|line| line.starts_with("harmonylite_edge_"))
+        );
+    }
 }

@@ -1,189 +1,171 @@
-//! The applier: from the streams into the database, in order, from its own checkpoint, whatever happens to the broker.
+//! The follower: from the streams into the database, in order, from its own checkpoint, whatever happens to the broker.
 
-use super::publisher::Command;
-use crate::base::{limits, once::Once, retry::Backoff, stop::Stop};
+use super::pacing::{MapFile, Tries};
+use super::publisher::Handle;
+use super::waiting::Waiting;
+use crate::base::error::{Context, Error, Kind};
+use crate::base::{limits, once::Once, stop::Stop};
 use crate::config::Config;
 use crate::db::{self, Incoming};
-use crate::model::origin::Origin;
 use crate::model::positions::{self, Position, SeqMap};
-use crate::nats::{Consumer, Error, JetStream, Message, Step};
-use crate::operate::board::Status;
-use crate::streams::{self, Judgement};
-use crossbeam_channel::{Receiver, Sender, bounded, select};
-use std::collections::VecDeque;
+use crate::nats::{JetStream, Message};
+use crate::operate::{Board, Signals, Whole};
+use crate::streams::{self, Item, Judgement, Reader};
+use crossbeam_channel::{Receiver, select};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-/// The applier's thread.
-pub struct Follower {
-    config: Config,
-    database: db::Applier,
-    js: JetStream,
-    shards: Vec<Shard>,
-    queue: Receiver<Message>,
-    deliver: Sender<Message>,
-    waiting: VecDeque<Incoming>,
-    /// When the waiting events must be applied; later while they are echoes alone.
-    apply_at: Instant,
-    waiting_bytes: usize,
-    link: Receiver<()>,
+/// Brings the database to the state of a snapshot; the error says what is missing for that.
+pub type Recover = Box<dyn FnMut(&mut db::Applier) -> Result<(), Error> + Send>;
+
+/// What a follower works with.
+pub struct Setup {
+    pub config: Config,
+    /// The connection that applies, to an opened database.
+    pub database: db::Applier,
+    pub js: JetStream,
+    /// Positions of a sequence map, for streams that the database does not know.
+    pub taken_over: SeqMap,
     /// The publisher's, if there is one.
-    publisher: Option<(Sender<Command>, Sender<()>)>,
-    recover: Option<Recover>,
-    join: Option<Recover>,
+    pub publisher: Option<Handle>,
+    /// Gets over gaps in the streams; `None`: a person must.
+    pub recover: Option<Recover>,
+    /// Lets a database that never followed the streams join the cluster; `None`: it goes on as it is.
+    pub join: Option<Recover>,
+    pub board: Arc<Board>,
+    pub signals: Arc<Signals>,
+    pub stop: Stop,
+}
+
+/// The follower's thread.
+pub struct Follower {
+    setup: Setup,
+    streams: Vec<Followed>,
+    queue: Receiver<Message>,
+    link: Receiver<()>,
+    waiting: Waiting,
+    tries: Tries,
+    map_file: MapFile,
+    /// What the sequence-map file shows.
+    shown: SeqMap,
+    said: Once,
     /// The database follows the streams, or goes on as it is.
     joined: bool,
-    status: Arc<Status>,
-    stop: Stop,
+    /// All that the streams held at the first look is applied.
     started: bool,
-    file: SeqMap,
-    file_written: Instant,
-    file_stale: bool,
-    backoff: Backoff,
-    /// Of looks for a snapshot.
-    recovery_pauses: Backoff,
-    rebuild_at: Instant,
-    said: Once,
     /// The publisher is to be told to publish again what has not come back.
     owes_rewind: bool,
     /// An event without our message id was seen.
     go_nodes_seen: bool,
 }
 
-/// Brings the database to the state of a snapshot; the text says what is missing for that.
-pub type Recover = Box<dyn FnMut(&mut db::Applier) -> Result<(), String> + Send>;
-
-/// One stream and its reader.
-struct Shard {
-    number: u64,
-    stream: String,
+/// One stream.
+struct Followed {
+    /// From 1.
+    shard: u64,
+    reader: Reader,
+    /// Up to where its events are applied; `None`: never followed.
     position: Option<Position>,
-    consumer: Option<Consumer>,
-    /// Sequence that the stream had at the first look: up to there it is catching up.
-    target: Option<u64>,
 }
 
 impl Follower {
-    /// An applier on an opened database. `taken_over`: positions of a sequence map for streams that the database does
-    /// not know.
-    pub fn new(
-        config: &Config,
-        database: db::Applier,
-        js: JetStream,
-        taken_over: &SeqMap,
-        publisher: Option<(Sender<Command>, Sender<()>)>,
-        status: Arc<Status>,
-        stop: Stop,
-    ) -> Result<Follower, String> {
-        let shard_count = usize::try_from(config.log.shards).unwrap_or(1);
-        let (deliver, queue) = bounded(limits::PULL_BATCH * 2 * shard_count);
-        let mut shards = vec![];
-        for number in 1..=config.log.shards {
-            let stream = config.stream(number);
-            let position = database.position(&stream).map_err(|error| error.to_string())?;
+    /// A follower on an opened database.
+    pub fn new(setup: Setup) -> Result<Follower, Error> {
+        let shards = setup.config.log.shards;
+        let (deliver, queue) = streams::queue(usize::try_from(shards).unwrap_or(1));
+        let mut streams = vec![];
+        for (shard, stream) in (1..).zip(setup.config.streams()) {
+            let known = setup.database.position(streams.len())?;
             let from_file =
-                || taken_over.get(&stream).map(|seq| Position { seq: *seq, created: String::new() });
-            let position = position.or_else(from_file);
-            if let (Some(slot), Some(position)) = (status.applied.get(shards.len()), &position) {
-                slot.store(position.seq, Relaxed);
-            }
-            shards.push(Shard { number, stream, position, consumer: None, target: None });
+                || setup.taken_over.get(&stream).map(|seq| Position { seq: *seq, created: String::new() });
+            let position = known.or_else(from_file);
+            // What an earlier session had published may have been in a stream that is gone.
+            setup
+                .signals
+                .flow
+                .begin_anew(streams.len(), position.as_ref().map_or(0, |position| position.seq));
+            streams.push(Followed {
+                shard,
+                reader: Reader::new(&setup.js, stream, deliver.clone()),
+                position,
+            });
         }
+        let followed =
+            streams.iter().any(|stream| stream.position.is_some()) || setup.database.is_restored()?;
+        let joined = followed || setup.join.is_none();
+        let whole = if joined { Whole::Yes } else { Whole::Waiting("joining the cluster".to_owned()) };
+        setup.signals.set_whole(whole);
+        let now = Instant::now();
         Ok(Follower {
-            config: config.clone(),
-            database,
-            link: js.connection().watch(),
-            js,
-            shards,
+            streams,
             queue,
-            deliver,
-            waiting: VecDeque::new(),
-            apply_at: Instant::now(),
-            waiting_bytes: 0,
-            publisher,
-            recover: None,
-            join: None,
-            joined: true,
-            status,
-            stop,
-            started: false,
-            file: SeqMap::new(),
-            file_written: Instant::now(),
-            file_stale: true,
-            backoff: Backoff::up_to(Duration::from_secs(2)),
-            recovery_pauses: Backoff::up_to(limits::RECOVERY_LOOK_MAX),
-            rebuild_at: Instant::now(),
+            link: setup.js.connection().watch(),
+            waiting: Waiting::new(setup.config.log.max_entries, now),
+            tries: Tries::new(now),
+            map_file: MapFile::new(now),
+            shown: SeqMap::new(),
             said: Once::default(),
+            joined,
+            started: false,
             owes_rewind: false,
             go_nodes_seen: false,
+            setup,
         })
     }
 
-    /// Lets it get over gaps in the streams by itself.
-    pub fn recovering(self, recover: Option<Recover>) -> Follower {
-        Follower { recover, ..self }
-    }
-
-    /// Lets it join first, if its database never followed the streams.
-    pub fn joining(self, join: Option<Recover>) -> Follower {
-        let followed = self.shards.iter().any(|shard| shard.position.is_some())
-            || self.database.is_restored().unwrap_or(false);
-        let joined = followed || join.is_none();
-        // Who is not whole makes no snapshots.
-        self.status.gap.store(!joined, Relaxed);
-        Follower { join, joined, ..self }
-    }
-
-    /// Applies until stop.
-    pub fn run(mut self) -> Result<(), String> {
+    /// Applies until stop. The publisher has ended before: what it published comes back now, or at the next start.
+    pub fn run(mut self) -> Result<(), Error> {
         let mut drain_until = None;
         loop {
-            if self.stop.requested() {
-                // The publisher has ended before us. What it published comes back now, or at the next start.
-                let until = *drain_until.get_or_insert_with(|| Instant::now() + limits::DRAIN / 4);
-                let done = self.status.not_come_back() == 0 || !self.js.connection().is_up();
-                if done || !self.started || Instant::now() > until {
+            let now = Instant::now();
+            if self.setup.stop.requested() {
+                let until = *drain_until.get_or_insert(now + limits::DRAIN / 4);
+                if now > until || self.has_drained() {
                     break;
                 }
             }
-            self.keep_consumers();
-            let pause = self.apply_at.saturating_duration_since(Instant::now());
-            if self.waiting.is_empty() || !pause.is_zero() {
-                self.wait(if self.waiting.is_empty() { Duration::from_secs(1) } else { pause });
+            self.connect(now)?;
+            let pause = self.waiting.pause(now);
+            if pause != Some(Duration::ZERO) {
+                self.wait(pause.unwrap_or(Duration::from_secs(1)));
             }
             self.collect();
-            if !self.waiting.is_empty() && (self.apply_at <= Instant::now() || self.enough_echoes()) {
+            if self.waiting.is_due(Instant::now()) {
                 self.apply()?;
             }
             self.start_publisher_when_caught_up();
             self.pay_rewind();
-            self.write_file(false);
+            self.write_map_file(false);
         }
-        self.write_file(true);
+        self.write_map_file(true);
         Ok(())
     }
 
-    /// Whether so many echoes wait that they are worth a transaction, or the publisher waits for them.
-    fn enough_echoes(&self) -> bool {
-        let for_publisher = usize::try_from(self.config.log.max_entries / 64).unwrap_or(usize::MAX).max(4);
-        self.waiting.len() >= limits::ECHO_BATCH.min(for_publisher)
-            || self.waiting_bytes >= limits::ECHO_BYTES
+    fn has_drained(&self) -> bool {
+        !self.started || self.setup.signals.flow.not_come_back() == 0 || !self.is_up()
     }
 
+    fn is_up(&self) -> bool {
+        self.setup.js.connection().is_up()
+    }
+
+    /// Waits for a message, for a change of the connection, or until something is to be done.
     fn wait(&mut self, at_most: Duration) {
-        let missing =
-            self.js.connection().is_up() && self.shards.iter().any(|shard| shard.consumer.is_none());
-        let until_rebuild = self.rebuild_at.saturating_duration_since(Instant::now());
-        let timeout =
-            if missing { until_rebuild.max(Duration::from_millis(5)) } else { Duration::from_secs(1) };
+        let now = Instant::now();
+        let stopping = self.setup.stop.requested();
+        let missing = self.is_up() && self.streams.iter().any(|stream| !stream.reader.is_connected());
+        let timeout = match (stopping, missing) {
+            (true, _) => Duration::from_millis(20),
+            (false, true) => self.tries.pause(now).max(Duration::from_millis(5)),
+            (false, false) => Duration::from_secs(1),
+        };
         // After stop its channel is always ready, and the wait is for echoes alone.
-        let stop = if self.stop.requested() { &crossbeam_channel::never() } else { self.stop.receiver() };
-        let timeout = if self.stop.requested() { Duration::from_millis(20) } else { timeout };
+        let never = crossbeam_channel::never();
+        let stop = if stopping { &never } else { self.setup.stop.receiver() };
         let message = select! {
             recv(stop) -> _ => None,
             recv(self.link) -> _ => {
-                self.rebuild_at = Instant::now();
+                self.tries.at_once(now);
                 None
             }
             recv(self.queue) -> message => message.ok(),
@@ -196,7 +178,7 @@ impl Follower {
 
     /// Takes what is queued, up to a batch.
     fn collect(&mut self) {
-        while self.waiting.len() < limits::APPLY_BATCH || !self.enough_echoes() {
+        while self.waiting.has_room() {
             match self.queue.try_recv() {
                 Ok(message) => self.take(message),
                 Err(_) => return,
@@ -205,313 +187,272 @@ impl Follower {
     }
 
     fn take(&mut self, message: Message) {
-        let Some(shard) =
-            self.shards.iter_mut().find(|s| s.consumer.as_ref().is_some_and(|c| c.owns(&message)))
-        else {
+        let Some(at) = self.streams.iter().position(|stream| stream.reader.owns(&message)) else {
             return; // Of a consumer that was given up.
         };
-        let Some(consumer) = &mut shard.consumer else { return };
-        match consumer.on_message(message) {
-            Step::Nothing => {}
-            Step::Rebuild(why) => {
-                log::debug!("stream {}: {why}; reading it anew", shard.stream);
-                shard.consumer = None;
-            }
-            Step::Item(item) => {
-                // Caught up also when the stream holds nothing more, whatever its last sequence is.
-                if item.pending == 0 && shard.target.is_some_and(|target| target > item.seq) {
-                    shard.target = Some(item.seq);
-                }
-                let expected = self.waiting.iter().rev().find(|w| w.stream == shard.stream).map(|w| w.seq);
-                let expected = expected.unwrap_or_else(|| shard.position.as_ref().map_or(0, |p| p.seq)) + 1;
-                if item.seq > expected {
-                    // Deleted messages, or a gap: the stream's state tells.
-                    match self.js.stream(&shard.stream) {
-                        Ok(Some(info)) if info.state.first_seq <= expected => {}
-                        _ => {
-                            shard.consumer = None;
-                            return;
-                        }
-                    }
-                }
-                let origin = item.message.headers.get("Nats-Msg-Id").and_then(Origin::parse_message_id);
-                if origin.is_none() && self.config.log.shards > 1 && !self.go_nodes_seen {
-                    self.go_nodes_seen = true;
-                    log::warn!(
-                        "a Go node publishes here and shards = {}: rows that collide in a UNIQUE index can differ between \
-                         nodes, for it spreads them over several streams",
-                        self.config.log.shards
-                    );
-                }
-                let stream = shard.stream.clone();
-                let incoming = Incoming { stream, seq: item.seq, origin, payload: item.message.payload };
-                self.waiting_bytes += incoming.payload.len();
-                let catching_up = !self.started;
-                if catching_up || !self.database.is_own(&incoming) {
-                    self.apply_at = Instant::now();
-                } else if self.waiting.is_empty() {
-                    self.apply_at = Instant::now() + limits::ECHO_WAIT;
-                }
-                self.waiting.push_back(incoming);
-            }
+        let Some(item) = self.streams[at].reader.take(message, Instant::now()) else { return };
+        self.warn_of_go_nodes(&item);
+        let Item { seq, origin, payload, .. } = item;
+        let incoming = Incoming { stream: at, seq, origin, payload };
+        // Before the node has caught up, it waits for its own events as well as for others'.
+        let urgent = !self.started || !self.setup.database.is_own(&incoming);
+        self.waiting.push(incoming, urgent, Instant::now());
+    }
+
+    fn warn_of_go_nodes(&mut self, item: &Item) {
+        let shards = self.setup.config.log.shards;
+        if item.origin.is_none() && shards > 1 && !self.go_nodes_seen {
+            self.go_nodes_seen = true;
+            log::warn!(
+                "a Go node publishes here and shards = {shards}: it spreads the rows of a table over several streams, so rows \
+                 that collide in a UNIQUE index can differ between nodes"
+            );
         }
     }
 
     /// Applies the waiting events; while the application holds the lock, again and again.
-    fn apply(&mut self) -> Result<(), String> {
-        let batch = self.waiting.make_contiguous();
-        let applied = match self.database.apply(batch) {
+    fn apply(&mut self) -> Result<(), Error> {
+        let applied = match self.setup.database.apply(self.waiting.batch()) {
             Ok(applied) => applied,
             Err(error @ (db::Error::Busy | db::Error::Disk(_))) => {
                 self.said.warn(&format!("applying changes: {error}; trying again"));
-                let pause =
-                    if matches!(error, db::Error::Busy) { Duration::ZERO } else { Duration::from_secs(1) };
-                self.stop.wait(pause);
+                // The try itself has waited for a lock already.
+                let busy = matches!(error, db::Error::Busy);
+                self.setup.stop.wait(if busy { Duration::ZERO } else { Duration::from_secs(1) });
                 return Ok(());
             }
-            Err(error) => {
-                if let db::Error::Corrupt(why) = &error {
-                    self.status.note_damage(why);
-                }
-                return Err(format!("apply changes: {error}"));
-            }
+            Err(error) => return Err(error).context("apply changes"),
         };
         self.said.forget();
-        self.owes_rewind |= applied.renamed;
-        for incoming in self.waiting.drain(..applied.events) {
-            self.waiting_bytes -= incoming.payload.len();
-            if let Some(at) = self.shards.iter().position(|shard| shard.stream == incoming.stream) {
-                if let Some(position) = &mut self.shards[at].position {
-                    position.seq = incoming.seq;
-                }
-                if let Some(slot) = self.status.applied.get(at) {
-                    slot.store(incoming.seq, Relaxed);
-                }
+        self.owes_rewind |= applied.new_incarnation;
+        for incoming in self.waiting.take_applied(applied.events) {
+            if let Some(position) = &mut self.streams[incoming.stream].position {
+                position.seq = incoming.seq;
             }
+            self.setup.signals.flow.applied(incoming.stream, incoming.seq);
         }
-        self.status.count_consumed(applied.events);
-        self.status.rows.fetch_add(applied.rows as u64, Relaxed);
-        self.file_stale = true;
-        if let Some((_, wake)) = &self.publisher {
-            // Entries that we made, or progress that the publisher waits for. Full: it is awake already.
-            let _ = wake.try_send(());
-        }
+        self.setup.board.count_consumed(applied.events, applied.rows);
+        self.map_file.is_stale();
+        // Entries that we made, or progress that the publisher waits for.
+        self.wake_publisher();
         Ok(())
     }
 
-    /// Gives up consumers that are of no use, builds those that are missing.
-    fn keep_consumers(&mut self) {
-        for shard in &mut self.shards {
-            if let Some(why) = shard.consumer.as_ref().and_then(Consumer::trouble) {
-                log::debug!("stream {}: {why}; reading it anew", shard.stream);
-                shard.consumer = None;
-            }
-        }
-        let missing: Vec<usize> =
-            (0..self.shards.len()).filter(|at| self.shards[*at].consumer.is_none()).collect();
-        if missing.is_empty() || self.rebuild_at > Instant::now() || !self.js.connection().is_up() {
-            return;
-        }
-        if !self.joined && !self.try_join() {
-            self.rebuild_at = Instant::now() + self.recovery_pauses.pause();
-            return;
-        }
-        let mut gap = false;
-        for at in missing {
-            // What was read and not applied would come again.
-            let stream = self.shards[at].stream.clone();
-            self.waiting.retain(|incoming| incoming.stream != stream);
-            self.waiting_bytes = self.waiting.iter().map(|incoming| incoming.payload.len()).sum();
-            match self.build(at) {
-                Ok(true) => {}
-                Ok(false) => {
-                    // Positions may have changed: all begin anew.
-                    gap = true;
-                    break;
-                }
-                Err(error) => {
-                    self.said.warn(&format!("stream {stream}: {error}; trying again"));
-                    self.rebuild_at = Instant::now() + self.backoff.pause();
-                    return;
-                }
-            }
-        }
-        self.status.gap.store(gap, Relaxed);
-        if gap {
-            self.rebuild_at = Instant::now() + self.recovery_pauses.pause();
-        } else {
-            self.backoff.reset();
-            self.recovery_pauses.reset();
-            self.said.forget();
-            self.status.set_missing("");
+    fn wake_publisher(&self) {
+        if let Some(publisher) = &self.setup.publisher {
+            publisher.wake();
         }
     }
 
-    /// Builds a shard's consumer behind its position. False when the stream does not hold what comes next.
-    fn build(&mut self, at: usize) -> Result<bool, Error> {
-        let number = self.shards[at].number;
-        let stream = self.shards[at].stream.clone();
-        let info = match self.js.stream(&stream)? {
-            Some(info) => info,
-            None => streams::ensure(&self.js, &self.config, number)?,
-        };
-        let position = match streams::judge(self.shards[at].position.as_ref(), &info) {
-            Judgement::Gap(first, last) => {
-                self.fill_gap(&stream, first, last);
+    /// Gives up readers that are of no use, connects those that are missing. [`Kind::Damaged`]: the database is.
+    fn connect(&mut self, now: Instant) -> Result<(), Error> {
+        self.streams.iter_mut().for_each(|stream| stream.reader.check(now));
+        let is_missing = |stream: &Followed| !stream.reader.is_connected();
+        if !self.streams.iter().any(is_missing) || !self.tries.may(now) || !self.is_up() {
+            return Ok(());
+        }
+        if !self.joined && !self.try_join()? {
+            self.tries.found_nothing(now);
+            return Ok(());
+        }
+        for at in 0..self.streams.len() {
+            if self.streams[at].reader.is_connected() {
+                continue;
+            }
+            // What was read and not applied comes again.
+            self.waiting.retain(|incoming| incoming.stream != at);
+            match self.connect_stream(at) {
+                Ok(true) => {}
+                Ok(false) => {
+                    // Positions may have changed: all streams begin anew.
+                    self.tries.found_nothing(now);
+                    return Ok(());
+                }
+                Err(error) if error.kind() == Kind::Damaged => return Err(error),
+                Err(error) => {
+                    let stream = self.streams[at].reader.stream();
+                    self.said.warn(&format!("stream {stream}: {error}; trying again"));
+                    self.tries.failed(now);
+                    return Ok(());
+                }
+            }
+        }
+        self.tries.succeeded();
+        self.said.forget();
+        self.setup.signals.set_whole(Whole::Yes);
+        Ok(())
+    }
+
+    /// Connects a stream's reader after its position. False when the stream does not hold what comes next.
+    fn connect_stream(&mut self, at: usize) -> Result<bool, Error> {
+        let Followed { shard, reader, position } = &mut self.streams[at];
+        let stream = reader.stream().to_owned();
+        let mut judgement = reader.connect(position.as_ref())?;
+        if judgement.is_none() {
+            streams::ensure(&self.setup.js, &self.setup.config, *shard)?;
+            judgement = reader.connect(position.as_ref())?;
+        }
+        let recorded = match judgement {
+            None => return Err(Error::unreachable("was removed as soon as it was made")),
+            Some(Judgement::Gap(first, last)) => {
+                self.fill_gap(&stream, first, last)?;
                 return Ok(false);
             }
-            Judgement::Continue(position) => {
-                self.remember(at, &position, false)?;
-                position
-            }
-            Judgement::Changed(position, why) => {
+            Some(Judgement::Continue(position)) => self.record(at, position, Sequences::GoOn),
+            Some(Judgement::Changed(position, why)) => {
                 log::warn!(
                     "stream {stream} {why}: following it as it is now; what has not come back is published again"
                 );
-                let fresh = position.seq == 0;
-                self.remember(at, &position, fresh)?;
                 self.owes_rewind = true;
-                position
+                self.record(at, position, Sequences::CountAnew)
             }
         };
-        let deliver = self.deliver.clone();
-        let consumer =
-            Consumer::open(&self.js, &stream, None, position.seq + 1, limits::PULL_BATCH, deliver)?;
-        let shard = &mut self.shards[at];
-        shard.consumer = Some(consumer);
-        let last = info.state.last_seq;
-        let empty = info.state.messages == 0;
-        shard.target.get_or_insert(if empty { position.seq } else { last });
-        Ok(true)
+        if recorded.is_err() {
+            self.streams[at].reader.disconnect();
+        }
+        recorded.context("write the position").map(|()| true)
     }
 
     /// The stream does not hold what comes next: a snapshot that is newer than the gap fills it.
-    fn fill_gap(&mut self, stream: &str, first: u64, last: u64) {
-        self.status.gap.store(true, Relaxed);
+    fn fill_gap(&mut self, stream: &str, first: u64, last: u64) -> Result<(), Error> {
         let gap = format!(
             "stream {stream} no longer holds messages {first} to {last}, which this node has not seen"
         );
-        let Some(recover) = self.recover.as_mut() else {
+        let waits = |what: &str| Whole::Waiting(format!("{gap}{what}"));
+        if !matches!(self.setup.signals.whole(), Whole::Waiting(why) if why.starts_with(&gap)) {
+            self.setup.signals.set_whole(waits(""));
+        }
+        let Some(recover) = self.setup.recover.as_mut() else {
             self.said.warn(&format!(
                 "{gap}: it is not whole, and snapshots are disabled. Stop it, give it the database of another node and start \
                  it again"
             ));
-            return;
+            return Ok(());
         };
         // A database that never followed the streams may hold rows that nobody else has: it joins.
-        if self.shards.iter().all(|shard| shard.position.is_none()) {
+        if self.streams.iter().all(|stream| stream.position.is_none()) {
             self.joined = false;
-            return;
+            return Ok(());
         }
-        self.waiting.clear();
-        self.waiting_bytes = 0;
-        self.shards.iter_mut().for_each(|shard| shard.consumer = None);
-        match recover(&mut self.database) {
+        self.waiting.retain(|_| false);
+        self.streams.iter_mut().for_each(|stream| stream.reader.disconnect());
+        match recover(&mut self.setup.database) {
             Ok(()) => {
-                self.status.set_missing("");
                 log::info!("{gap}: restored from a snapshot");
                 self.take_positions();
             }
+            Err(why) if why.kind() == Kind::Damaged => return Err(why),
             Err(why) => {
-                self.status.set_missing(&format!("{gap}: {why}"));
+                self.setup.signals.set_whole(waits(&format!(": {why}")));
                 self.said.warn(&format!("{gap}: {why}; trying again"));
             }
-        }
-    }
-
-    /// True when it has joined.
-    fn try_join(&mut self) -> bool {
-        let Some(join) = self.join.as_mut() else { return true };
-        if let Err(why) = join(&mut self.database) {
-            self.status.set_missing(&format!("joining: {why}"));
-            self.said.warn(&format!("joining: {why}"));
-            return false;
-        }
-        self.joined = true;
-        self.status.set_missing("");
-        self.take_positions();
-        true
-    }
-
-    /// Positions that a snapshot brought.
-    fn take_positions(&mut self) {
-        for (at, shard) in self.shards.iter_mut().enumerate() {
-            match self.database.position(&shard.stream) {
-                Ok(position) => shard.position = position,
-                Err(error) => log::warn!("read the position in {}: {error}", shard.stream),
-            }
-            if let Some(slot) = self.status.applied.get(at) {
-                slot.store(shard.position.as_ref().map_or(0, |position| position.seq), Relaxed);
-            }
-        }
-        self.rebuild_at = Instant::now();
-        self.owes_rewind = true;
-        self.file_stale = true;
-        if let Some((_, wake)) = &self.publisher {
-            let _ = wake.try_send(());
-        }
-    }
-
-    /// Notes a position that did not come from applying, in the database too.
-    fn remember(&mut self, at: usize, position: &Position, fresh: bool) -> Result<(), Error> {
-        let shard = &mut self.shards[at];
-        if shard.position.as_ref() != Some(position) {
-            self.database
-                .set_position(&shard.stream, position, fresh)
-                .map_err(|error| Error::Transient(format!("write the position: {error}")))?;
-            shard.position = Some(position.clone());
-            self.file_stale = true;
-        }
-        if let Some(slot) = self.status.applied.get(at) {
-            slot.store(position.seq, Relaxed);
         }
         Ok(())
     }
 
+    /// True when it has joined.
+    fn try_join(&mut self) -> Result<bool, Error> {
+        let Some(join) = self.setup.join.as_mut() else { return Ok(true) };
+        if let Err(why) = join(&mut self.setup.database) {
+            if why.kind() == Kind::Damaged {
+                return Err(why);
+            }
+            self.setup.signals.set_whole(Whole::Waiting(format!("joining: {why}")));
+            self.said.warn(&format!("joining: {why}"));
+            return Ok(false);
+        }
+        self.joined = true;
+        self.take_positions();
+        Ok(true)
+    }
+
+    /// Takes over the positions that a snapshot brought.
+    fn take_positions(&mut self) {
+        for (at, stream) in self.streams.iter_mut().enumerate() {
+            match self.setup.database.position(at) {
+                Ok(position) => stream.position = position,
+                Err(error) => log::warn!("read the position in {}: {error}", stream.reader.stream()),
+            }
+            // What we published before stands in the snapshot's state, or is published again.
+            self.setup
+                .signals
+                .flow
+                .begin_anew(at, stream.position.as_ref().map_or(0, |position| position.seq));
+        }
+        self.tries.at_once(Instant::now());
+        self.owes_rewind = true;
+        self.map_file.is_stale();
+        self.wake_publisher();
+    }
+
+    /// Notes a position that did not come from applying, in the database too.
+    fn record(&mut self, at: usize, position: Position, sequences: Sequences) -> Result<(), db::Error> {
+        let (followed, database) = (&mut self.streams[at], &mut self.setup.database);
+        if followed.position.as_ref() != Some(&position) {
+            if sequences == Sequences::CountAnew && position.seq == 0 {
+                database.begin_stream(at, &position)?;
+            } else {
+                database.set_position(at, &position)?;
+            }
+            self.map_file.is_stale();
+        }
+        let flow = &self.setup.signals.flow;
+        match sequences {
+            Sequences::GoOn => flow.applied(at, position.seq),
+            Sequences::CountAnew => flow.begin_anew(at, position.seq),
+        }
+        followed.position = Some(position);
+        Ok(())
+    }
+
     fn start_publisher_when_caught_up(&mut self) {
-        let caught_up = |shard: &Shard| match (&shard.position, shard.target) {
-            (Some(position), Some(target)) => position.seq >= target,
-            _ => false,
+        let has_caught_up = |stream: &Followed| {
+            stream.position.as_ref().is_some_and(|position| stream.reader.has_caught_up(position.seq))
         };
-        if self.started || !self.shards.iter().all(caught_up) {
+        if self.started || !self.streams.iter().all(has_caught_up) {
             return;
         }
         self.started = true;
-        // It begins with all that the log holds.
+        // The publisher begins with all that the log holds.
         self.owes_rewind = false;
-        log::info!("caught up with {}", if self.shards.len() == 1 { "the stream" } else { "all streams" });
-        if let Some((commands, _)) = &self.publisher {
-            let _ = commands.try_send(Command::Start);
+        log::info!("caught up with {}", if self.streams.len() == 1 { "the stream" } else { "all streams" });
+        if let Some(publisher) = &self.setup.publisher {
+            publisher.start();
         }
     }
 
     fn pay_rewind(&mut self) {
         if self.owes_rewind
-            && let Some((commands, wake)) = &self.publisher
-            && commands.try_send(Command::Rewind).is_ok()
+            && let Some(publisher) = &self.setup.publisher
         {
-            let _ = wake.try_send(());
-            self.owes_rewind = false;
+            self.owes_rewind = !publisher.rewind();
         }
     }
 
-    /// Shows the checkpoint to the outside, at most once a second.
-    fn write_file(&mut self, now: bool) {
-        if !self.file_stale || (!now && self.file_written.elapsed() < limits::SEQMAP_INTERVAL) {
+    /// Shows the checkpoint to the outside.
+    fn write_map_file(&mut self, last: bool) {
+        if !self.map_file.is_due(Instant::now(), last) {
             return;
         }
-        self.file_stale = false;
-        self.file_written = Instant::now();
-        let map: SeqMap = self
-            .shards
-            .iter()
-            .filter_map(|s| s.position.as_ref().map(|p| (s.stream.clone(), p.seq)))
-            .collect();
-        if map != self.file {
-            match positions::write(&self.config.seq_map_path, &map) {
-                Ok(()) => self.file = map,
-                Err(error) => log::warn!("write {}: {error}", self.config.seq_map_path.display()),
+        let positions = self.streams.iter().filter_map(|stream| {
+            stream.position.as_ref().map(|position| (stream.reader.stream().to_owned(), position.seq))
+        });
+        let map: SeqMap = positions.collect();
+        if map != self.shown {
+            let path = &self.setup.config.seq_map_path;
+            match positions::write(path, &map) {
+                Ok(()) => self.shown = map,
+                Err(error) => log::warn!("write {}: {error}", path.display()),
             }
         }
     }
+}
+
+/// How the sequences of a position relate to those before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sequences {
+    /// They count in the same stream.
+    GoOn,
+    /// The stream is another one, or lost its tail.
+    CountAnew,
 }

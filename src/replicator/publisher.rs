@@ -1,33 +1,88 @@
 //! The publisher: from the change log into the streams, many in flight, in order, until each has come back.
 
+use super::audit::{AUDIT_INTERVAL, Audit, Seen, Verdict};
+use crate::base::error::{Error, Kind};
 use crate::base::{limits, stop::Stop};
 use crate::config::Config;
 use crate::db::{self, Capture, ChangeLog};
 use crate::model::{event::Codec, origin::Origin, shard};
-use crate::nats::{Acked, Connection, Pipeline};
-use crate::operate::board::Status;
-use crossbeam_channel::{Receiver, select};
+use crate::nats::{Acked, Connection, Message, Pipeline};
+use crate::operate::{Board, Making, Signals};
+use crossbeam_channel::{Receiver, Sender, bounded, select};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-/// What the applier tells the publisher.
+/// What the follower tells the publisher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Command {
+enum Command {
     /// All that was in the streams at the start is applied: publish.
     Start,
     /// A stream lost what we had published: publish again what has not come back.
     Rewind,
 }
 
-/// How often entries that stay in the log are looked for.
-const AUDIT_INTERVAL: Duration = Duration::from_secs(5);
+/// What others hold of the publisher.
+#[derive(Clone)]
+pub struct Handle {
+    commands: Sender<Command>,
+    wake: Sender<()>,
+}
+
+/// The other end of a [`Handle`].
+pub struct Orders {
+    commands: Receiver<Command>,
+    wake: Receiver<()>,
+}
+
+/// A handle and its orders.
+pub fn orders() -> (Handle, Orders) {
+    // The follower says Start once, and Rewind once for each change of a stream; one that finds no room is said again.
+    let (commands, obeyed) = bounded(4);
+    // Level-triggered: one token is as good as many.
+    let (wake, woken) = bounded(1);
+    (Handle { commands, wake }, Orders { commands: obeyed, wake: woken })
+}
+
+impl Handle {
+    /// The application has committed, or the follower has made log entries or progress.
+    pub fn wake(&self) {
+        // Full: the publisher has not seen the last one yet.
+        let _ = self.wake.try_send(());
+    }
+
+    /// Everything may be published from now on.
+    pub fn start(&self) {
+        let _ = self.commands.try_send(Command::Start);
+    }
+
+    /// What has not come back is to be published again. False: say it again later.
+    pub fn rewind(&self) -> bool {
+        let said = self.commands.try_send(Command::Rewind).is_ok();
+        if said {
+            self.wake();
+        }
+        said
+    }
+}
+
+/// What a publisher works with.
+pub struct Setup {
+    pub config: Config,
+    /// The change log of an opened database.
+    pub log: ChangeLog,
+    pub connection: Connection,
+    pub orders: Orders,
+    pub board: Arc<Board>,
+    pub signals: Arc<Signals>,
+    pub stop: Stop,
+}
 
 /// The publisher's thread.
 pub struct Publisher {
-    config: Config,
-    log: ChangeLog,
+    setup: Setup,
+    /// By stream.
+    subjects: Vec<String>,
     /// Read and not sent yet.
     pending: VecDeque<db::Change>,
     /// The log may hold more than was read.
@@ -35,23 +90,11 @@ pub struct Publisher {
     origin: Origin,
     codec: Codec,
     pipeline: Pipeline<Sent>,
-    /// Wake-ups: the application committed, or the applier made log entries or progress.
-    wake: Receiver<()>,
-    commands: Receiver<Command>,
-    status: Arc<Status>,
-    stop: Stop,
     started: bool,
     /// Ids without an acknowledgement. With `replicate = false` those below the lowest are settled.
     in_flight: BTreeSet<i64>,
-    last_audit: Instant,
-    stuck: i64,
-    /// Entries left over by the last rewind: with refused ones among them, another one would not help.
-    left_over: i64,
-    /// Changes that their stream will not take, since the last rewind.
-    refused: usize,
-    /// The server's largest message when one was refused.
-    refused_at: usize,
-    /// Counts the rewinds.
+    audit: Audit,
+    /// Counts the rewinds: a part of the message ids.
     attempt: u64,
 }
 
@@ -59,81 +102,75 @@ pub struct Publisher {
 #[derive(Debug)]
 struct Sent {
     id: i64,
-    shard: usize,
-    table: String,
+    stream: usize,
+    making: Making,
+    table: Arc<str>,
 }
 
 impl Publisher {
     /// A publisher on an opened change log.
-    pub fn new(
-        config: &Config,
-        log: ChangeLog,
-        connection: &Connection,
-        wake: Receiver<()>,
-        commands: Receiver<Command>,
-        status: Arc<Status>,
-        stop: Stop,
-    ) -> Result<Publisher, String> {
-        let origin = log.origin().map_err(|error| error.to_string())?;
+    pub fn new(setup: Setup) -> Result<Publisher, Error> {
+        let origin = setup.log.origin()?;
+        let codec = Codec::new(setup.config.log.compress);
         Ok(Publisher {
-            log,
+            subjects: (1..=setup.config.log.shards).map(|shard| setup.config.subject(shard)).collect(),
             pending: VecDeque::new(),
             more: true,
             origin,
-            codec: Codec::new(config.log.compress).map_err(|error| error.to_string())?,
-            pipeline: Pipeline::new(connection, limits::PUBLISH_WINDOW),
-            wake,
-            commands,
-            status,
-            stop,
-            // Without an applier nobody catches up, and nothing can come back that should be waited for.
-            started: !config.replicate,
+            codec: codec.map_err(|error| Error::local(format!("zstd: {error}")))?,
+            pipeline: Pipeline::new(&setup.connection, limits::PUBLISH_WINDOW),
+            // Without a follower nobody catches up, and nothing can come back that should be waited for.
+            started: !setup.config.replicate,
             in_flight: BTreeSet::new(),
-            last_audit: Instant::now(),
-            stuck: 0,
-            left_over: 0,
-            refused: 0,
-            refused_at: 0,
+            audit: Audit::new(Instant::now()),
             attempt: 0,
-            config: config.clone(),
+            setup,
         })
     }
 
     /// Publishes until stop, then drains.
-    pub fn run(mut self) -> Result<(), String> {
+    pub fn run(mut self) -> Result<(), Error> {
+        // Without a follower nobody gives orders.
+        let never = crossbeam_channel::never();
+        let commands = if self.setup.config.replicate { self.setup.orders.commands.clone() } else { never };
+        let wake = self.setup.orders.wake.clone();
         let mut look = true;
-        while !self.stop.requested() {
+        while !self.setup.stop.requested() {
             if look {
                 self.more = true;
-                look = !self.pass().map_err(|error| self.failed(&error))?;
+                look = !self.pass()?;
             }
             let timeout =
                 if look { Duration::from_millis(50) } else { self.pipeline.next_tick().min(AUDIT_INTERVAL) };
             select! {
-                recv(self.stop.receiver()) -> _ => break,
-                recv(self.wake) -> token => match token {
+                recv(self.setup.stop.receiver()) -> _ => break,
+                recv(wake) -> token => match token {
                     Ok(()) => look = true,
                     Err(_) => break,
                 },
-                recv(self.commands) -> command => match command {
-                    Ok(command) => look |= self.obey(command),
+                recv(commands) -> command => match command {
+                    Ok(command) => {
+                        self.obey(command);
+                        look = true;
+                    }
                     Err(_) => break,
                 },
                 recv(self.pipeline.acks()) -> message => {
                     if let Ok(message) = message {
-                        look |= self.take_acks(message);
+                        self.take_acks(message);
+                        look = true;
                     }
                 },
                 default(timeout) => {}
             }
-            self.pipeline.tick();
-            look |= self.audit().map_err(|error| self.failed(&error))?;
+            self.pipeline.tick(Instant::now());
+            look |= self.look_for_lost_changes();
         }
         self.drain();
         Ok(())
     }
 
-    fn obey(&mut self, command: Command) -> bool {
+    fn obey(&mut self, command: Command) {
         match command {
             Command::Start => {
                 self.started = true;
@@ -141,12 +178,11 @@ impl Publisher {
             }
             Command::Rewind => self.rewind(),
         }
-        true
     }
 
-    /// The applier may have found that the database is an older copy, which publishes under a new name.
+    /// The follower may have found that the database is an older copy, which publishes under a new name.
     fn reload_origin(&mut self) {
-        match self.log.origin() {
+        match self.setup.log.origin() {
             Ok(origin) => self.origin = origin,
             // What goes out under the old name does not come back, and the audit leads here again.
             Err(error) => log::debug!("read the incarnation: {error}"),
@@ -157,20 +193,13 @@ impl Publisher {
         self.reload_origin();
         self.pending.clear();
         self.attempt += 1;
-        self.refused = 0;
-        self.log.rewind();
-    }
-
-    fn failed(&self, error: &db::Error) -> String {
-        if let db::Error::Corrupt(why) = error {
-            self.status.note_damage(why);
-        }
-        error.to_string()
+        self.audit.rewound();
+        self.setup.log.rewind();
     }
 
     /// Reads the log and sends, as far as there is room. True when nothing is left to do now.
-    fn pass(&mut self) -> Result<bool, db::Error> {
-        match self.log.follow_schema() {
+    fn pass(&mut self) -> Result<bool, Error> {
+        match self.setup.log.follow_schema() {
             Ok(Some(capture)) => report(&capture),
             Ok(None) => {}
             Err(error) => return retry_later("follow the schema", error),
@@ -181,7 +210,7 @@ impl Publisher {
         loop {
             while let Some(change) = self.pending.pop_front() {
                 if !self.pipeline.has_room() || !self.others_can_follow() {
-                    // An acknowledgement, or the applier's progress, brings us back.
+                    // An acknowledgement, or the follower's progress, brings us back.
                     self.pending.push_front(change);
                     return Ok(true);
                 }
@@ -190,7 +219,7 @@ impl Publisher {
             if !self.more {
                 return Ok(true);
             }
-            match self.log.read(self.config.scan_max_changes) {
+            match self.setup.log.read(self.setup.config.scan_max_changes) {
                 Ok(batch) => {
                     self.more = batch.more;
                     self.pending.extend(batch.changes);
@@ -200,18 +229,18 @@ impl Publisher {
         }
     }
 
-    fn send(&mut self, change: &db::Change) -> Result<(), db::Error> {
-        let number = shard::number(change.shard_hash, self.config.log.shards);
+    fn send(&mut self, change: &db::Change) -> Result<(), Error> {
+        let number = shard::number(change.shard_hash, self.setup.config.log.shards);
+        let stream = usize::try_from(number - 1).unwrap_or(0);
         let event = &change.event;
-        let payload = self.codec.pack(event).map_err(|error| db::Error::Other(format!("zstd: {error}")))?;
+        let payload = self.codec.pack(event).map_err(|error| Error::local(format!("zstd: {error}")))?;
         let id = self.origin.message_id(event.id, self.attempt);
-        let shard = usize::try_from(number - 1).unwrap_or(0);
-        let sent = Sent { id: event.id, shard, table: event.table.clone() };
-        let subject = self.config.subject(number);
+        let making = self.setup.signals.flow.making(stream);
+        let sent = Sent { id: event.id, stream, making, table: event.table.clone() };
         self.in_flight.insert(event.id);
-        let result = self.pipeline.send(&subject, &[("Nats-Msg-Id", id.as_str())], &payload, sent);
-        if let Err(error) = result {
-            self.note_refusal();
+        let headers = [("Nats-Msg-Id", id.as_str())];
+        if let Err(error) = self.pipeline.send(&self.subjects[stream], &headers, &payload, sent) {
+            self.audit.note_refusal(self.pipeline.max_payload());
             log::error!(
                 "a row of table {} is not published: {error}; it stays in the change log, raise the server's max_payload",
                 event.table
@@ -220,22 +249,18 @@ impl Publisher {
         Ok(())
     }
 
-    fn note_refusal(&mut self) {
-        self.refused += 1;
-        self.refused_at = self.pipeline.max_payload();
-    }
-
-    /// A stream keeps `max_entries` messages: what ran too far ahead of the appliers would be lost to them. So each node
-    /// keeps its publishing within a sixteenth of that before its own applier, which stands for all: then at least one node
-    /// of a dozen always sees every message, and makes the snapshot that the others may need.
+    /// A stream keeps `max_entries` messages: what ran too far ahead of the nodes that read it would be lost to them. So each
+    /// node keeps its publishing within a sixteenth of that before its own follower, which stands for all: then at least one
+    /// node of a dozen always sees every message, and makes the snapshot that the others may need.
     fn others_can_follow(&self) -> bool {
-        let ahead = (self.config.log.max_entries / 16).max(16);
+        let config = &self.setup.config;
+        let ahead = (config.log.max_entries / 16).max(16);
         let in_flight = self.pipeline.in_flight() as u64;
-        !self.config.replicate || self.status.not_come_back() + in_flight < ahead
+        !config.replicate || self.setup.signals.flow.not_come_back() + in_flight < ahead
     }
 
-    /// Takes an acknowledgement and all that wait behind it. True when there may be room again.
-    fn take_acks(&mut self, first: crate::nats::Message) -> bool {
+    /// Takes an acknowledgement and all that wait after it.
+    fn take_acks(&mut self, first: Message) {
         let mut next = Some(first);
         let mut count = 0;
         while let Some(message) = next {
@@ -244,25 +269,23 @@ impl Publisher {
             }
             next = self.pipeline.acks().try_recv().ok();
         }
-        self.status.count_published(count);
-        if !self.config.replicate {
+        self.setup.board.count_published(count);
+        if !self.setup.config.replicate {
             self.settle_acknowledged();
         }
-        true
     }
 
+    /// Returns how many messages were stored: one or none.
     fn acknowledged(&mut self, acked: Acked<Sent>) -> usize {
         let Acked { tag: sent, result } = acked;
         match result {
             Ok(ack) => {
                 self.in_flight.remove(&sent.id);
-                if let Some(slot) = self.status.acked.get(sent.shard) {
-                    slot.fetch_max(ack.seq, Relaxed);
-                }
+                self.setup.signals.flow.acked(sent.stream, sent.making, ack.seq);
                 1
             }
             Err(error) => {
-                self.note_refusal();
+                self.audit.note_refusal(self.pipeline.max_payload());
                 log::error!(
                     "a row of table {} is refused by its stream: {error}; it stays in the change log",
                     sent.table
@@ -276,45 +299,41 @@ impl Publisher {
     fn settle_acknowledged(&mut self) {
         let below =
             self.in_flight.first().copied().or_else(|| self.pending.front().map(|change| change.event.id));
-        let below = below.map_or_else(|| self.log.cursor(), |lowest| lowest - 1);
-        if let Err(error) = self.log.settle_up_to(below) {
+        let below = below.map_or_else(|| self.setup.log.cursor(), |lowest| lowest - 1);
+        if let Err(error) = self.setup.log.settle_up_to(below) {
             log::debug!("settle the change log: {error}"); // With the next acknowledgement again.
         }
     }
 
-    /// Entries that were published, acknowledged and consumed, and are still there, were lost on the way: again.
-    fn audit(&mut self) -> Result<bool, db::Error> {
-        if self.last_audit.elapsed() < AUDIT_INTERVAL {
-            return Ok(false);
+    /// True when everything is to be published again.
+    fn look_for_lost_changes(&mut self) -> bool {
+        if !self.audit.is_due(Instant::now()) {
+            return false;
         }
-        self.last_audit = Instant::now();
-        let counted = self.log.unsettled();
-        if let Ok((published, waiting)) = counted {
-            self.status.pending.store((published + waiting).unsigned_abs(), Relaxed);
+        let counted = self.setup.log.unsettled().ok();
+        if let Some((published, waiting)) = counted {
+            self.setup.board.set_pending((published + waiting).unsigned_abs());
         }
         if !self.started {
-            return Ok(false);
+            return false;
         }
-        if self.refused > 0 && self.pipeline.max_payload() > self.refused_at {
-            log::info!("the server takes larger messages now: trying again what was too large");
-            self.rewind();
-            return Ok(true);
+        let behind = self.setup.config.replicate && self.setup.signals.flow.not_come_back() > 0;
+        let verdict = self.audit.judge(Seen {
+            published: counted.map(|(published, _)| published),
+            on_its_way: !self.pipeline.is_empty() || !self.pending.is_empty() || behind,
+            max_payload: self.pipeline.max_payload(),
+        });
+        match verdict {
+            Verdict::Nothing => return false,
+            Verdict::LargerMessages => {
+                log::info!("the server takes larger messages now: trying again what was too large");
+            }
+            Verdict::Lost(changes) => {
+                log::warn!("{changes} changes were published and have not come back; publishing them again");
+            }
         }
-        let behind = self.config.replicate && self.status.not_come_back() > 0;
-        if !self.pipeline.is_empty() || !self.pending.is_empty() || behind {
-            self.stuck = 0;
-            return Ok(false);
-        }
-        let Ok((published, _)) = counted else { return Ok(false) };
-        let hopeless = self.refused > 0 && published == self.left_over;
-        let again = published > 0 && self.stuck > 0 && !hopeless;
-        if again {
-            self.left_over = published;
-            log::warn!("{published} changes were published and have not come back; publishing them again");
-            self.rewind();
-        }
-        self.stuck = published;
-        Ok(again)
+        self.rewind();
+        true
     }
 
     /// After stop: what is captured still goes out, within a bound.
@@ -322,22 +341,22 @@ impl Publisher {
         let until = Instant::now() + limits::DRAIN / 2;
         while self.started && self.pipeline.is_up() && Instant::now() < until {
             self.more = true;
-            // What cannot be read cannot go out; the applier settles what comes back.
-            if matches!(self.pass(), Err(db::Error::Corrupt(_))) {
+            // What cannot be read cannot go out; the follower settles what comes back.
+            if self.pass().is_err_and(|error| error.kind() == Kind::Damaged) {
                 return;
             }
             if self.pipeline.is_empty()
                 && self.pending.is_empty()
-                && self.log.unsettled().is_ok_and(|(_, waiting)| waiting == 0)
+                && self.setup.log.unsettled().is_ok_and(|(_, waiting)| waiting == 0)
             {
                 return;
             }
             if let Ok(message) = self.pipeline.acks().recv_timeout(Duration::from_millis(50)) {
                 self.take_acks(message);
             }
-            self.pipeline.tick();
+            self.pipeline.tick(Instant::now());
         }
-        if let Ok((published, waiting)) = self.log.unsettled()
+        if let Ok((published, waiting)) = self.setup.log.unsettled()
             && published + waiting > 0
         {
             log::info!(
@@ -358,19 +377,54 @@ pub fn report(capture: &Capture) {
     }
 }
 
-/// Busy and full disks pass; everything else ends the worker.
-fn retry_later(what: &str, error: db::Error) -> Result<bool, db::Error> {
+/// A lock, a full disk and a change of the schema pass; every other error ends the worker.
+fn retry_later(what: &str, error: db::Error) -> Result<bool, Error> {
     match error {
         db::Error::Busy => Ok(false),
         db::Error::Disk(why) => {
             log::error!("{what}: {why}; trying again");
             Ok(false)
         }
-        // The application changed the schema between two statements: next time.
-        db::Error::Other(why) if why.contains("no such") => {
-            log::debug!("{what}: {why}");
+        error @ db::Error::SchemaChanged => {
+            log::debug!("{what}: {error}");
             Ok(false)
         }
-        other => Err(other),
+        other => Err(Error::from(other).at(what)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_wake_up_is_as_good_as_many() {
+        let (handle, orders) = orders();
+        handle.wake();
+        handle.wake();
+        assert!(orders.wake.try_recv().is_ok());
+        assert!(orders.wake.try_recv().is_err());
+    }
+
+    #[test]
+    fn a_rewind_that_finds_no_room_is_to_be_said_again() {
+        let (handle, orders) = orders();
+        handle.start();
+        while handle.rewind() {}
+        assert_eq!(orders.commands.try_recv(), Ok(Command::Start));
+        assert!(handle.rewind());
+        assert!(orders.wake.try_recv().is_ok(), "an order wakes the publisher");
+    }
+
+    #[test]
+    fn a_lock_and_a_full_disk_pass_and_damage_does_not() {
+        assert!(!retry_later("read", db::Error::Busy).unwrap());
+        assert!(!retry_later("read", db::Error::Disk("full".into())).unwrap());
+        assert!(!retry_later("read", db::Error::SchemaChanged).unwrap());
+        let error = retry_later("read the change log", db::Error::Corrupt("page 3".into())).unwrap_err();
+        assert_eq!(
+            (error.kind(), error.to_string().as_str()),
+            (Kind::Damaged, "read the change log: page 3")
+        );
     }
 }

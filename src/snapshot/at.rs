@@ -1,10 +1,13 @@
-//! The database as it was: from a kept snapshot, and what the streams hold behind it.
+//! The database as it was: from a kept snapshot, and what the streams hold after it.
 
-use super::inspect::{Fault, fetch};
+use super::inspect::{list, put_in_place, refuse_existing};
 use super::replay::{Until, replay};
-use super::show_positions;
+use super::scratch::about_copy;
+use super::transfer::fetch;
+use super::{Node, show_positions};
+use crate::base::clock;
+use crate::base::error::{Context, Error, Kind};
 use crate::base::files::{self, Temporary};
-use crate::base::{clock, stop::Stop};
 use crate::config::Config;
 use crate::db;
 use crate::model::positions::SeqMap;
@@ -12,128 +15,180 @@ use crate::nats::JetStream;
 use crate::storage::{Store, Stored};
 use std::path::Path;
 
-/// What came of it.
+/// A database as it was.
 #[derive(Clone, Debug)]
 pub struct Restored {
     /// The snapshot that it began with.
     pub from: Stored,
-    /// Messages replayed.
+    /// Number of messages that were replayed.
     pub messages: u64,
-    /// Where the database stands now.
+    /// Where the restored database stands.
     pub positions: SeqMap,
 }
 
 /// Reads `TIME|POSITION`: a time in RFC 3339 (`2026-11-24T15:00:00Z`, or without a zone, which is UTC), a sequence
 /// (`1234`, with one stream), or `stream=sequence,...`.
-pub fn parse_when(config: &Config, text: &str) -> Result<Until, String> {
+pub fn parse_when(config: &Config, text: &str) -> Result<Until, Error> {
+    let streams: Vec<String> = (1..=config.log.shards).map(|shard| config.stream(shard)).collect();
+    parse(&streams, text)
+}
+
+fn parse(streams: &[String], text: &str) -> Result<Until, Error> {
     let wrong = || {
-        format!(
+        Error::usage(format!(
             "{text}: accepted is a time (2026-11-24T15:00:00Z, 2026-11-24 15:00:00 in UTC) or a position (1234 with one stream, \
              or {}=1234,... for all)",
-            config.stream(1)
-        )
+            streams.first().map_or("stream", String::as_str)
+        ))
     };
     if let Ok(seq) = text.parse::<u64>() {
-        return if config.log.shards == 1 {
-            Ok(Until::Positions([(config.stream(1), seq)].into()))
-        } else {
-            Err(wrong())
+        return match streams {
+            [stream] => Ok(Until::Positions([(stream.clone(), seq)].into())),
+            _ => Err(wrong()),
         };
     }
     if !text.contains('=') {
         return clock::parse(text).map(Until::Time).ok_or_else(wrong);
     }
-    let streams: Vec<String> = (1..=config.log.shards).map(|shard| config.stream(shard)).collect();
     let mut positions = SeqMap::new();
     for pair in text.split([',', ' ']).filter(|pair| !pair.is_empty()) {
         let (stream, seq) = pair.split_once('=').ok_or_else(wrong)?;
         if !streams.iter().any(|known| known == stream) {
-            return Err(format!("{stream}: no stream of this cluster; there is {}", streams.join(", ")));
+            let known = streams.join(", ");
+            return Err(Error::usage(format!("{stream}: no stream of this cluster; there is {known}")));
         }
         positions.insert(stream.to_owned(), seq.parse().map_err(|_| wrong())?);
     }
     match streams.iter().find(|stream| !positions.contains_key(*stream)) {
-        Some(missing) => Err(format!("{text}: no sequence for stream {missing}")),
+        Some(missing) => Err(Error::usage(format!("{text}: no sequence for stream {missing}"))),
         None => Ok(Until::Positions(positions)),
     }
 }
 
 /// Writes the state at a moment or position to a file that must not exist, with nothing of ours in it.
-pub fn restore_at(
-    config: &Config,
-    js: &JetStream,
-    store: &Store,
-    until: &Until,
-    target: &Path,
-    stop: &Stop,
-) -> Result<Restored, String> {
-    let exists = || format!("{}: exists already, and is not overwritten", target.display());
-    if target.exists() {
-        return Err(exists());
-    }
-    let mut found = super::list(store)?;
+pub fn restore_at(node: Node<'_>, store: &Store, until: &Until, target: &Path) -> Result<Restored, Error> {
+    refuse_existing(target)?;
+    let mut found = list(store)?;
     // The newest first: the least to replay.
     found.sort_by_key(|stored| std::cmp::Reverse(stored.label.time_ms));
     let mut why = format!("{}: there is no snapshot", store.describe());
     for stored in found {
-        if let Err(unfit) = fits(js, &stored, until)? {
+        if let Some(unfit) = unfit(node.js(), &stored, until)? {
             why = format!("{}: {unfit}", stored.name);
             continue;
         }
-        let scratch = Temporary::new(files::beside(target, ".harmonylite-download"));
-        match fetch(config, store, &stored, &scratch) {
+        let copy = Temporary::new(files::beside(target, ".harmonylite-download"));
+        match fetch(node.config, store, &stored, &copy) {
             Ok(_) => {}
-            Err(Fault::Snapshot(bad)) => {
-                log::warn!("{}: {bad}", stored.name);
-                why = format!("{}: {bad}", stored.name);
+            Err(error) if error.kind() == Kind::Unusable => {
+                log::warn!("{}: {error}", stored.name);
+                why = format!("{}: {error}", stored.name);
                 continue;
             }
-            Err(Fault::Store(error) | Fault::Local(error)) => return Err(error),
+            Err(error) => return Err(error),
         }
-        let failed = |error: db::Error| format!("{}: {error}", stored.name);
-        db::make_ready(scratch.path()).map_err(failed)?;
-        let messages = replay(config, js, scratch.path(), until, stop)
-            .map_err(|error| format!("from {}: {error}", stored.name))?;
-        let positions = db::positions_of(scratch.path()).map_err(failed)?;
-        db::strip(scratch.path()).map_err(failed)?;
-        return match files::publish_new(scratch.path(), target) {
-            Ok(()) => Ok(Restored { from: stored, messages, positions }),
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Err(exists()),
-            Err(error) => Err(format!("{}: {error}", target.display())),
-        };
+        db::make_ready(copy.path()).map_err(about_copy).context(&stored.name)?;
+        let messages = replay(node, copy.path(), until).context(format!("from {}", stored.name))?;
+        let positions = db::positions_of(copy.path()).map_err(about_copy).context(&stored.name)?;
+        db::strip_snapshot(copy.path()).map_err(about_copy).context(&stored.name)?;
+        put_in_place(&copy, target)?;
+        return Ok(Restored { from: stored, messages, positions });
     }
-    Err(format!("no kept snapshot is old enough: {why}"))
+    Err(Error::new(Kind::Missing, format!("no kept snapshot is old enough: {why}")))
 }
 
-/// Whether a snapshot stands before the bound. The inner error: why not.
-fn fits(js: &JetStream, stored: &Stored, until: &Until) -> Result<Result<(), String>, String> {
+/// Why a snapshot cannot be brought forward to the bound; `None`: it can.
+fn unfit(js: &JetStream, stored: &Stored, until: &Until) -> Result<Option<String>, Error> {
     let positions = &stored.label.positions;
     if positions.is_empty() {
-        return Ok(Err("has no position (a Go node made it)".to_owned()));
+        return Ok(Some("has no position (a Go node made it)".to_owned()));
     }
-    for (stream, seq) in positions {
-        match until {
-            Until::End => {}
-            Until::Positions(wanted) => {
-                if wanted.get(stream).is_none_or(|wanted| wanted < seq) {
-                    return Ok(Err(format!("stands at {}", show_positions(positions))));
+    match until {
+        Until::End => Ok(None),
+        Until::Positions(wanted) if is_beyond(positions, wanted) => {
+            Ok(Some(format!("stands at {}", show_positions(positions))))
+        }
+        Until::Positions(_) => Ok(None),
+        Until::Time(time) => {
+            for (stream, seq) in positions {
+                if made_at(js, stored, (stream, *seq))? > *time {
+                    return Ok(Some(format!("is of {}", clock::rfc3339(stored.label.time_ms))));
                 }
             }
-            // What the snapshot holds is judged by the server's clock, as what is replayed is.
-            Until::Time(time) => {
-                let stored_at = match seq {
-                    0 => None,
-                    seq => js
-                        .message_time(stream, *seq)
-                        .map_err(|error| format!("stream {stream}, message {seq}: {error}"))?,
-                };
-                // Gone from the stream, or before its first message: as the maker's clock said.
-                let last = stored_at.and_then(|text| clock::parse(&text)).unwrap_or(stored.label.time_ms);
-                if last > *time {
-                    return Ok(Err(format!("is of {}", clock::rfc3339(stored.label.time_ms))));
-                }
-            }
+            Ok(None)
         }
     }
-    Ok(Ok(()))
+}
+
+/// Whether a snapshot holds more of any stream than is wanted.
+fn is_beyond(positions: &SeqMap, wanted: &SeqMap) -> bool {
+    positions.iter().any(|(stream, seq)| wanted.get(stream).is_none_or(|wanted| wanted < seq))
+}
+
+/// When the last message of a stream that the snapshot holds was stored, by the server's clock, which also judges what is
+/// replayed; by the clock of the snapshot's maker when the stream does not hold that message. Unix milliseconds.
+fn made_at(js: &JetStream, stored: &Stored, (stream, seq): (&str, u64)) -> Result<i64, Error> {
+    let time = match seq {
+        0 => None,
+        seq => js.message_time(stream, seq).context(format!("stream {stream}, message {seq}"))?,
+    };
+    Ok(time.and_then(|text| clock::parse(&text)).unwrap_or(stored.label.time_ms))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn streams(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    fn map(pairs: &[(&str, u64)]) -> SeqMap {
+        pairs.iter().map(|(name, seq)| ((*name).to_owned(), *seq)).collect()
+    }
+
+    fn positions(streams: &[String], text: &str) -> SeqMap {
+        match parse(streams, text).unwrap() {
+            Until::Positions(positions) => positions,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn refused(streams: &[String], text: &str) -> String {
+        let error = parse(streams, text).unwrap_err();
+        assert_eq!(error.kind(), Kind::Usage);
+        error.to_string()
+    }
+
+    #[test]
+    fn a_bare_sequence_needs_a_single_stream() {
+        assert_eq!(positions(&streams(&["c-1"]), "1234"), map(&[("c-1", 1234)]));
+        assert!(refused(&streams(&["c-1", "c-2"]), "1234").contains("c-1=1234,... for all"));
+    }
+
+    #[test]
+    fn a_position_names_every_stream() {
+        let both = streams(&["c-1", "c-2"]);
+        assert_eq!(positions(&both, "c-2=7,c-1=3"), map(&[("c-1", 3), ("c-2", 7)]));
+        assert_eq!(positions(&both, "c-1=3 c-2=7"), map(&[("c-1", 3), ("c-2", 7)]));
+        assert_eq!(refused(&both, "c-1=3"), "c-1=3: no sequence for stream c-2");
+        assert_eq!(refused(&both, "c-3=3"), "c-3: no stream of this cluster; there is c-1, c-2");
+        assert!(refused(&both, "c-1=three,c-2=7").contains("accepted is"));
+    }
+
+    #[test]
+    fn anything_else_is_a_time() {
+        let one = streams(&["c-1"]);
+        assert!(matches!(parse(&one, "2026-11-24T13:15:00Z"), Ok(Until::Time(1_795_526_100_000))));
+        assert!(refused(&one, "yesterday").starts_with("yesterday: accepted is a time"));
+        assert!(parse(&one, "-5").is_err());
+    }
+
+    #[test]
+    fn a_snapshot_that_holds_more_than_is_wanted_does_not_serve() {
+        let wanted = map(&[("a", 5), ("b", 7)]);
+        assert!(!is_beyond(&map(&[("a", 5), ("b", 0)]), &wanted));
+        assert!(is_beyond(&map(&[("a", 6), ("b", 0)]), &wanted));
+        assert!(is_beyond(&map(&[("c", 0)]), &wanted), "a stream that nobody asked for");
+    }
 }

@@ -1,104 +1,99 @@
-//! What a person does with stored snapshots: list them, prove that one is good, get one back as a plain database.
+//! What a person does with stored snapshots: list them, check that one is good, get one back as a plain database.
 
-use super::Progress;
+use super::scratch::{about_copy, scratch};
+use super::transfer::fetch;
+use crate::base::error::{Context, Error, Kind};
 use crate::base::files::{self, Temporary};
 use crate::config::Config;
 use crate::db;
-use crate::storage::{self, Store, Stored};
+use crate::storage::{Store, Stored};
 use std::path::Path;
 
 /// All snapshots of the store, the current one first.
-pub fn list(store: &Store) -> Result<Vec<Stored>, String> {
-    store.list().map_err(|error| format!("list {}: {error}", store.describe()))
+pub fn list(store: &Store) -> Result<Vec<Stored>, Error> {
+    store.list().context(format!("list {}", store.describe()))
 }
 
 /// What the examination of a snapshot showed.
 #[derive(Clone, Debug)]
 pub struct Verdict {
-    /// What was examined.
     pub stored: Stored,
-    /// What it holds; the error: why nobody should restore it.
-    pub inside: Result<db::Inside, String>,
+    /// What the snapshot holds; the error says why it must not be restored.
+    pub inside: Result<db::Inside, Error>,
 }
 
-fn find(store: &Store, name: &str) -> Result<Stored, String> {
-    let found = store.stat(name).map_err(|error| format!("look at {}: {error}", store.describe()))?;
-    found.ok_or_else(|| format!("{}: there is no snapshot {name}", store.describe()))
-}
-
-/// Downloads into `target` and unpacks. The inner error is the snapshot's fault.
-fn download(
-    config: &Config,
-    store: &Store,
-    stored: &Stored,
-    target: &Temporary,
-) -> Result<Result<Stored, String>, String> {
-    match fetch(config, store, stored, target) {
-        Ok(stored) => Ok(Ok(stored)),
-        Err(Fault::Snapshot(why)) => Ok(Err(why)),
-        Err(Fault::Store(why) | Fault::Local(why)) => Err(why),
-    }
-}
-
-/// Whose fault it is that a snapshot is not here.
-pub enum Fault {
-    /// The snapshot's: its content does not fit its description, or cannot be unpacked.
-    Snapshot(String),
-    /// The store's, or the network's.
-    Store(String),
-    /// This node's: its disk's.
-    Local(String),
-}
-
-/// Downloads a snapshot, unpacks it, and checks size and digest.
-pub fn fetch(config: &Config, store: &Store, stored: &Stored, target: &Temporary) -> Result<Stored, Fault> {
-    let path = target.path();
-    super::room(&files::parent(path), stored.size).map_err(Fault::Local)?;
-    let failed = |error: std::io::Error| Fault::Local(format!("{}: {error}", path.display()));
-    let file =
-        std::fs::OpenOptions::new().create(true).truncate(true).write(true).open(path).map_err(failed)?;
-    let progress = Progress::new("downloading the snapshot", stored.size);
-    let key = config.snapshot.packing.key.as_ref();
-    store.fetch(stored, &file, key, &|done| progress.at(done)).map_err(|error| {
-        let text = format!("download {} from {}: {error}", stored.name, store.describe());
-        match error {
-            storage::Error::Damaged(_) => Fault::Snapshot(text),
-            storage::Error::Unreadable(why) => Fault::Snapshot(format!("unpack {}: {why}", stored.name)),
-            _ => Fault::Store(text),
-        }
-    })
+fn find(store: &Store, name: &str) -> Result<Stored, Error> {
+    let found = store.stat(name).context(format!("look at {}", store.describe()))?;
+    let missing = || format!("{}: there is no snapshot {name}", store.describe());
+    found.ok_or_else(|| Error::new(Kind::Missing, missing()))
 }
 
 /// Downloads a snapshot and examines it: size, digest, SQLite's integrity check.
-pub fn verify(config: &Config, store: &Store, name: &str) -> Result<Verdict, String> {
+pub fn verify(config: &Config, store: &Store, name: &str) -> Result<Verdict, Error> {
     let stored = find(store, name)?;
-    let stem = config.db_path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let scratch = Temporary::new(config.temp_dir().join(format!("{stem}.harmonylite-verify")));
-    Ok(match download(config, store, &stored, &scratch)? {
-        Err(why) => Verdict { stored, inside: Err(why) },
-        Ok(stored) => {
-            let inside = match db::inspect(scratch.path()) {
-                Err(error @ db::Error::Disk(_)) => return Err(error.to_string()),
-                inside => inside.map_err(|error| error.to_string()),
-            };
-            Verdict { stored, inside }
+    let copy = scratch(config, "verify");
+    let stored = match fetch(config, store, &stored, &copy) {
+        Ok(stored) => stored,
+        Err(error) if error.kind() == Kind::Unusable => return Ok(Verdict { stored, inside: Err(error) }),
+        Err(error) => return Err(error),
+    };
+    match db::inspect_snapshot(copy.path()) {
+        Err(error @ db::Error::Disk(_)) => Err(error.into()),
+        // Whatever else SQLite says of it, the snapshot does not serve.
+        inside => {
+            let inside = inside.map_err(|error| Error::new(Kind::Unusable, error.to_string()));
+            Ok(Verdict { stored, inside })
         }
-    })
+    }
 }
 
 /// Gets a snapshot as a plain database with nothing of ours in it, under a name that must be free.
-pub fn restore_to(config: &Config, store: &Store, name: &str, target: &Path) -> Result<Stored, String> {
-    let exists = || format!("{}: exists already, and is not overwritten", target.display());
-    if target.exists() {
-        return Err(exists());
-    }
+pub fn restore_to(config: &Config, store: &Store, name: &str, target: &Path) -> Result<Stored, Error> {
+    refuse_existing(target)?;
     let stored = find(store, name)?;
-    let scratch = Temporary::new(files::beside(target, ".harmonylite-download"));
-    let stored = download(config, store, &stored, &scratch)??;
-    db::strip(scratch.path()).map_err(|error| format!("{name}: {error}"))?;
-    match files::publish_new(scratch.path(), target) {
-        Ok(()) => Ok(stored),
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Err(exists()),
-        Err(error) => Err(format!("{}: {error}", target.display())),
+    let copy = Temporary::new(files::beside(target, ".harmonylite-download"));
+    let stored = fetch(config, store, &stored, &copy)?;
+    db::strip_snapshot(copy.path()).map_err(about_copy).context(name)?;
+    put_in_place(&copy, target)?;
+    Ok(stored)
+}
+
+/// Fails when the name is taken.
+pub fn refuse_existing(target: &Path) -> Result<(), Error> {
+    if target.exists() { Err(exists(target)) } else { Ok(()) }
+}
+
+/// Gives a finished scratch file the name that was asked for, unless something has that name by now.
+pub fn put_in_place(copy: &Temporary, target: &Path) -> Result<(), Error> {
+    files::publish_new(copy.path(), target).map_err(|error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => exists(target),
+        _ => Error::local(format!("{}: {error}", target.display())),
+    })
+}
+
+fn exists(target: &Path) -> Error {
+    Error::local(format!("{}: exists already, and is not overwritten", target.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_there_is_not_overwritten() {
+        let dir = std::env::temp_dir().join(format!("harmonylite-inspect-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let target = dir.join("target.db");
+        assert_eq!(refuse_existing(&target), Ok(()));
+        let copy = Temporary::new(dir.join("copy"));
+        std::fs::write(copy.path(), b"first").unwrap();
+        put_in_place(&copy, &target).unwrap();
+        assert!(refuse_existing(&target).is_err());
+        std::fs::write(copy.path(), b"second").unwrap();
+        let error = put_in_place(&copy, &target).unwrap_err();
+        assert!(error.to_string().ends_with("target.db: exists already, and is not overwritten"), "{error}");
+        assert_eq!(std::fs::read(&target).unwrap(), b"first");
+        drop(copy);
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -1,55 +1,59 @@
-//! Getting the database back from a snapshot: for a node that has none, whose database is damaged, or that fell behind the
-//! streams.
+//! Getting the database back from a snapshot: for a node that has none, whose database is damaged, or that lacks what the
+//! streams no longer hold.
 
-use super::search::{Found, Missing, Places, Search};
+use super::Node;
+use super::scratch::{about_copy, need_room, size};
+use super::search::{Found, Places, Search};
+use crate::base::error::{Context, Error, Kind};
 use crate::base::files::{self, Temporary};
 use crate::base::{clock, limits, once::Once, retry::Backoff, stop::Stop};
+use crate::cluster::Bucket;
 use crate::config::Config;
 use crate::db;
-use crate::nats::{Connection, JetStream};
-use crate::operate::board::Status;
+use crate::operate::{Signals, Whole};
 use crate::storage::{OpenStore, Store};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// What a node that waits for its database works with.
 pub struct Recovery<'a> {
-    /// The configuration.
     pub config: &'a Config,
-    /// The broker.
-    pub connection: &'a Connection,
-    /// Opens the store.
+    pub bucket: Bucket,
     pub open_store: OpenStore,
-    /// Shows what is missing.
-    pub status: &'a Status,
-    /// Ends the waiting.
+    pub signals: Arc<Signals>,
     pub stop: &'a Stop,
 }
 
 impl Recovery<'_> {
-    /// Tries again and again, with growing pauses, until something came out of it; what is missing is said once and shown
-    /// by health. `None`: stopped.
+    fn node(&self) -> Node<'_> {
+        Node { config: self.config, bucket: &self.bucket, stop: self.stop }
+    }
+
+    /// Tries `step` with growing pauses until it succeeds. What is missing is logged once, and shown by health as `whole` puts
+    /// it. `None`: stopped.
     fn until_done<R>(
         &self,
         what: &str,
-        mut step: impl FnMut(&mut Search) -> Result<R, Missing>,
+        whole: fn(String) -> Whole,
+        mut step: impl FnMut(&mut Search) -> Result<R, Error>,
     ) -> Option<R> {
         let mut backoff = Backoff::default();
         let mut search = Search::default();
         let mut said = Once::default();
         loop {
-            let why = match step(&mut search) {
+            let error = match step(&mut search) {
                 Ok(done) => {
-                    self.status.set_missing("");
+                    self.signals.set_whole(Whole::Waiting("the database is not open".to_owned()));
                     return Some(done);
                 }
-                Err(Missing::Waiting(why)) => why,
-                Err(missing) => format!("restore: {}; trying again", missing.why()),
+                Err(error) => error,
             };
+            let text = format!("{what}; {}", told(&error));
             if !self.stop.requested() {
-                said.warn(&format!("{what}; {why}"));
+                said.warn(&text);
             }
-            self.status.set_missing(&format!("{what}; {why}"));
+            self.signals.set_whole(whole(text));
             if backoff.wait(self.stop) {
                 return None;
             }
@@ -60,7 +64,7 @@ impl Recovery<'_> {
     /// Returns false when stopped.
     pub fn missing(&self) -> bool {
         let what = format!("{}: no such file", self.config.db_path.display());
-        let done = self.until_done(&what, |search| {
+        let done = self.until_done(&what, Whole::Waiting, |search| {
             if self.config.db_path.exists() {
                 return Ok(());
             }
@@ -71,7 +75,7 @@ impl Recovery<'_> {
     }
 
     /// Gives the snapshot the database's name.
-    fn put_in_place(&self, found: &Found) -> Result<(), String> {
+    fn put_in_place(&self, found: &Found) -> Result<(), Error> {
         let path = &self.config.db_path;
         // SQLite would replay a WAL or journal of the lost database into the new one.
         for suffix in ["-wal", "-shm", "-journal"] {
@@ -79,7 +83,7 @@ impl Recovery<'_> {
             if stray.exists() && !path.exists() {
                 let name =
                     files::beside(path, &format!(".lost-{}{suffix}", clock::compact(clock::unix_ms())));
-                files::publish_new(&stray, &name).map_err(|error| format!("{}: {error}", stray.display()))?;
+                files::publish_new(&stray, &name).map_err(|error| failed(&stray, &error))?;
                 log::warn!(
                     "{} belongs to a database that is gone: kept as {}",
                     stray.display(),
@@ -88,12 +92,12 @@ impl Recovery<'_> {
             }
         }
         if self.config.publish {
-            db::install_capture(found.path()).map_err(|error| format!("{}: {error}", found.name))?;
+            db::install_capture(found.path()).map_err(about_copy).context(&found.name)?;
         }
         match files::publish_new(found.path(), path) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),
-            Err(error) => return Err(format!("{}: {error}", path.display())),
+            Err(error) => return Err(failed(path, &error)),
         }
         // A sequence map of the lost database would say more than the restored one holds.
         let _ = std::fs::remove_file(&self.config.seq_map_path);
@@ -101,43 +105,42 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    /// `who` could help otherwise.
-    fn find(&self, search: &mut Search, who: &str) -> Result<Found, Missing> {
+    /// Finds a snapshot; `other_help` could come instead of one.
+    fn find(&self, search: &mut Search, other_help: &str) -> Result<Found, Error> {
         if !self.config.snapshot.enabled {
-            return Err(Missing::Waiting(format!("snapshots are disabled: waiting for {who}")));
+            return Err(Error::waiting(format!("snapshots are disabled: waiting for {other_help}")));
         }
-        self.connection
+        let connection = self.bucket.js().connection();
+        connection
             .wait_up(limits::API_TIMEOUT)
-            .map_err(|error| format!("waiting for NATS ({error})"))?;
+            .map_err(|error| Error::unreachable(format!("waiting for NATS ({error})")))?;
         let store = (self.open_store)()?;
-        let js = JetStream::new(self.connection.clone());
-        let places = Places { config: self.config, js: &js, store: &store, schema: None };
-        search.find(places)?.ok_or_else(|| {
-            Missing::Waiting(format!("waiting for a snapshot in {}, or for {who}", store.describe()))
+        let found = search.find(Places { node: self.node(), store: &store, schema: None })?;
+        found.ok_or_else(|| {
+            let place = store.describe();
+            Error::waiting(format!("waiting for a snapshot in {place}, or for {other_help}"))
         })
     }
 
     /// Brings back a damaged database: it is copied aside, what it holds of unpublished changes is carried into a snapshot,
-    /// and that is put in its place under the eyes of the application. Returns false when stopped.
+    /// and that is put in its place under a live application. Returns false when stopped.
     pub fn damaged(&self, why: &str) -> bool {
         let path = &self.config.db_path;
         let what = format!("{}: damaged ({why})", path.display());
         log::error!("{what}: recovering it");
         let mut kept = None;
-        let done = self.until_done(&what, |search| {
+        let done = self.until_done(&what, Whole::Damaged, |search| {
             if kept.is_none() {
-                kept = Some(set_aside(path, "damaged")?);
+                kept = Some(set_aside(path)?);
             }
             let found = self.find(search, "a person")?;
             noted(search, &found, |found| self.replace_damaged(found))
         });
-        done.unwrap_or(false)
+        done.is_some()
     }
 
-    /// False when stopped.
-    fn replace_damaged(&self, found: &Found) -> Result<bool, String> {
+    fn replace_damaged(&self, found: &Found) -> Result<(), Error> {
         let path = &self.config.db_path;
-        let failed = |error: db::Error| format!("{}: {error}", path.display());
         let mut saved = db::Salvaged::default();
         let replaced = patiently(self.stop, || {
             // Opened anew each time: what the application wrote meanwhile may have made the file readable.
@@ -150,10 +153,10 @@ impl Recovery<'_> {
                 Ok(())
             };
             carry()?;
-            db::replace(path, found.path(), self.stop, &mut carry)
+            db::replace_database(path, found.path(), self.stop, &mut carry)
         });
-        if !replaced.map_err(failed)? {
-            return Ok(false);
+        if !replaced.context(path.display())? {
+            return Err(Error::stopped());
         }
         let _ = std::fs::remove_file(&self.config.seq_map_path);
         let unreadable = match saved.unreadable {
@@ -167,23 +170,34 @@ impl Recovery<'_> {
             found.told(),
             saved.changes
         );
-        Ok(true)
+        Ok(())
     }
 }
 
-/// Copies a database with its companions to a dated name beside it; returns that name. A copy that is there already is not
-/// made again.
-pub fn set_aside(path: &Path, what: &str) -> Result<PathBuf, String> {
-    let failed = |path: &Path, error: std::io::Error| format!("set {} aside: {error}", path.display());
-    if let Some(same) = files::find_copy(path, &format!(".{what}-")).map_err(|error| failed(path, error))? {
+/// What is said of a try that came to nothing: what is waited for, or what failed.
+fn told(error: &Error) -> String {
+    match error.kind() {
+        Kind::Waiting | Kind::Unusable => error.to_string(),
+        _ => format!("restore: {error}; trying again"),
+    }
+}
+
+fn failed(path: &Path, error: &std::io::Error) -> Error {
+    Error::local(format!("{}: {error}", path.display()))
+}
+
+/// Copies a damaged database with its companions to a dated name beside it; returns that name. When such a copy is there
+/// already, no other one is made.
+fn set_aside(path: &Path) -> Result<PathBuf, Error> {
+    let aside = |path: &Path, error: std::io::Error| failed(path, &error).at("set aside");
+    if let Some(same) = files::find_copy(path, ".damaged-").map_err(|error| aside(path, error))? {
         log::info!("{} is the same: no other copy is made", same.display());
         return Ok(same);
     }
     let companions = ["", "-wal", "-shm", "-journal"];
-    let size =
-        companions.iter().map(|suffix| std::fs::metadata(files::beside(path, suffix)).map_or(0, |m| m.len()));
-    super::room(&files::parent(path), size.sum())?;
-    let name = files::beside(path, &format!(".{what}-{}", clock::compact(clock::unix_ms())));
+    let needed: u64 = companions.iter().map(|suffix| size(&files::beside(path, suffix))).sum();
+    need_room(&files::parent(path), needed)?;
+    let name = files::beside(path, &format!(".damaged-{}", clock::compact(clock::unix_ms())));
     // The database last: a copy that has a name of its own is a whole one.
     for suffix in companions.iter().rev() {
         let from = files::beside(path, suffix);
@@ -191,48 +205,41 @@ pub fn set_aside(path: &Path, what: &str) -> Result<PathBuf, String> {
             continue;
         }
         let copy = Temporary::new(files::beside(path, ".harmonylite-aside"));
-        std::fs::copy(&from, copy.path()).map_err(|error| failed(&from, error))?;
+        std::fs::copy(&from, copy.path()).map_err(|error| aside(&from, error))?;
         files::publish_new(copy.path(), &files::beside(&name, suffix))
-            .map_err(|error| failed(&from, error))?;
+            .map_err(|error| aside(&from, error))?;
     }
     log::warn!("{} is kept as {}", path.display(), name.display());
     Ok(name)
 }
 
-/// Uses what was found; why that failed is remembered.
-fn noted<R>(
+/// Uses what was found; why that failed is remembered, so that the same snapshot is not downloaded again at once.
+pub fn noted<R>(
     search: &mut Search,
     found: &Found,
-    step: impl FnOnce(&Found) -> Result<R, String>,
-) -> Result<R, Missing> {
-    step(found).map_err(|why| {
-        search.failed(found, &why);
-        Missing::Failed(why)
-    })
+    step: impl FnOnce(&Found) -> Result<R, Error>,
+) -> Result<R, Error> {
+    step(found).inspect_err(|why| search.failed(found, why))
 }
 
-/// Brings a database that fell behind the streams to the state of a stored snapshot, under a live application. The error
-/// says what is missing.
+/// Brings a database that lacks what the streams no longer hold to the state of a stored snapshot, under a live application.
+/// The error says what is missing.
 pub fn restore_live(
-    config: &Config,
-    js: &JetStream,
+    node: Node<'_>,
     store: &Store,
     database: &mut db::Applier,
     search: &mut Search,
-    stop: &Stop,
-) -> Result<(), String> {
-    let begun = Instant::now();
-    let schema = db::schema_hash(&config.db_path).map_err(|error| error.to_string())?;
-    let places = Places { config, js, store, schema: Some(&schema) };
-    let found = search.find(places).map_err(Missing::why)?;
-    let found = found
-        .ok_or_else(|| format!("this node is not whole and waits for a snapshot in {}", store.describe()))?;
+) -> Result<(), Error> {
+    let (begun, path) = (Instant::now(), &node.config.db_path);
+    let schema = db::schema_hash(path)?;
+    let found = search.find(Places { node, store, schema: Some(&schema) })?;
+    let found = found.ok_or_else(|| {
+        Error::waiting(format!("this node is not whole and waits for a snapshot in {}", store.describe()))
+    })?;
     let applied = noted(search, &found, |found| {
-        db::compare(&config.db_path, found.path())
-            .and_then(|comparison| patiently(stop, || database.reconcile(&comparison, db::Extra::Remove)))
-            .map_err(|error| error.to_string())
-    });
-    let applied = applied.map_err(Missing::why)?;
+        let comparison = db::compare(path, found.path())?;
+        patiently(node.stop, || database.reconcile(&comparison, db::Extra::Remove))
+    })?;
     *search = Search::default();
     log::info!(
         "brought the database to the state of {}: {} rows written or deleted, {:.1} s",
@@ -244,17 +251,72 @@ pub fn restore_live(
 }
 
 /// Tries again while the application holds the lock: what was downloaded and compared is not to be thrown away for that.
-pub fn patiently<R>(stop: &Stop, mut step: impl FnMut() -> Result<R, db::Error>) -> Result<R, db::Error> {
+pub fn patiently<R>(stop: &Stop, mut step: impl FnMut() -> Result<R, db::Error>) -> Result<R, Error> {
     let mut said = false;
     loop {
         match step() {
+            // The try itself has waited for the lock already.
             Err(db::Error::Busy) if !stop.requested() => {
                 if !said {
                     log::warn!("the application holds the lock on the database: waiting to restore it");
                     said = true;
                 }
             }
-            other => return other,
+            Err(db::Error::Busy) => return Err(Error::stopped()),
+            other => return Ok(other?),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::stop;
+
+    #[test]
+    fn what_is_waited_for_is_told_apart_from_what_failed() {
+        assert_eq!(told(&Error::waiting("waiting for a snapshot")), "waiting for a snapshot");
+        assert_eq!(told(&Error::new(Kind::Unusable, "is damaged")), "is damaged");
+        assert_eq!(told(&Error::local("disk full")), "restore: disk full; trying again");
+        assert_eq!(told(&Error::unreachable("http 503")), "restore: http 503; trying again");
+    }
+
+    #[test]
+    fn the_applications_lock_is_waited_for() {
+        let (_source, stop) = stop::pair();
+        let mut answers = vec![Ok(7), Err(db::Error::Busy), Err(db::Error::Busy)];
+        assert_eq!(patiently(&stop, || answers.pop().unwrap()), Ok(7));
+        assert!(answers.is_empty());
+    }
+
+    #[test]
+    fn what_is_no_lock_is_not_waited_for() {
+        let (_source, stop) = stop::pair();
+        let error = patiently(&stop, || Err::<(), _>(db::Error::Disk("full".into()))).unwrap_err();
+        assert_eq!((error.kind(), error.to_string().as_str()), (Kind::Local, "full"));
+    }
+
+    #[test]
+    fn a_stop_ends_the_wait_for_the_lock() {
+        let (source, stop) = stop::pair();
+        source.stop();
+        let error = patiently(&stop, || Err::<(), _>(db::Error::Busy)).unwrap_err();
+        assert_eq!(error.kind(), Kind::Stopped);
+    }
+
+    #[test]
+    fn a_damaged_database_is_set_aside_once() {
+        let dir = std::env::temp_dir().join(format!("harmonylite-aside-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("app.db");
+        std::fs::write(&path, b"damaged").unwrap();
+        std::fs::write(files::beside(&path, "-wal"), b"its wal").unwrap();
+        let kept = set_aside(&path).unwrap();
+        assert_eq!(std::fs::read(&kept).unwrap(), b"damaged");
+        assert_eq!(std::fs::read(files::beside(&kept, "-wal")).unwrap(), b"its wal");
+        assert_eq!(set_aside(&path).unwrap(), kept, "the same content needs no other copy");
+        assert_eq!(std::fs::read(&path).unwrap(), b"damaged", "the database stays");
+        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 4);
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -1,24 +1,27 @@
 //! Making a snapshot of the database and storing it.
 
-use super::{Progress, lock, room};
+use super::Node;
+use super::scratch::{self, need_room};
+use super::transfer::Progress;
+use crate::base::error::{Context, Error};
 use crate::base::files::{self, Temporary};
-use crate::base::{clock, digest, limits, stop::Stop};
+use crate::base::{clock, digest, limits};
 use crate::cluster::lease::{Lease, UploadLease};
 use crate::config::Config;
 use crate::db;
-use crate::nats::JetStream;
-use crate::operate::board::Status;
-use crate::storage::{self, Label, Store, Stored};
+use crate::storage::{Candidate, Label, Store, Stored};
 use std::time::{Duration, Instant};
+
+/// Pause between two looks whether the changes inside a snapshot are published.
+const SETTLE_LOOK: Duration = Duration::from_millis(100);
 
 /// What [`save`] did.
 #[derive(Clone, Debug)]
 pub struct Saved {
     /// The snapshot in the store.
     pub stored: Stored,
-    /// It was there already: the database has not changed since.
+    /// The store had the same snapshot already: the database has not changed since.
     pub unchanged: bool,
-    /// What it took.
     pub took: Duration,
 }
 
@@ -31,44 +34,53 @@ pub struct Terms<'a> {
     pub leader: Option<&'a Lease>,
     /// Even if the store has the very same.
     pub anew: bool,
-    /// Is told when the database turns out to be damaged.
-    pub status: Option<&'a Status>,
 }
 
 /// Makes a snapshot of the database and stores it, unless the store has the very same already.
-pub fn save(
-    config: &Config,
-    js: &JetStream,
-    store: &Store,
-    stop: &Stop,
-    terms: Terms<'_>,
-) -> Result<Saved, String> {
-    let Terms { patience, leader, anew, status } = terms;
-    let begun = Instant::now();
-    let _lock = lock(config, patience, stop)?;
-    let upload = UploadLease::acquire(
-        js,
-        config.node_id,
-        config.log.replicas,
-        patience.max(limits::UPLOAD_PATIENCE),
-        stop,
-    )?;
-    let failed = |error: storage::Error| format!("store snapshot in {}: {error}", store.describe());
-    let swept = store.prepare().map_err(failed)?;
+/// [`crate::base::error::Kind::Damaged`]: the database cannot be copied because it is damaged.
+pub fn save(node: Node<'_>, store: &Store, terms: Terms<'_>) -> Result<Saved, Error> {
+    let (config, begun) = (node.config, Instant::now());
+    let _lock = scratch::lock(config, terms.patience, node.stop)?;
+    let patience = terms.patience.max(limits::UPLOAD_PATIENCE);
+    let upload = UploadLease::acquire(node.bucket, config.node_id, patience, node.stop)?;
+    let what = || format!("store snapshot in {}", store.describe());
+    let unfinished = store.prepare().context(what())? > 0;
     let stamp = db::Stamp { node: config.node_id, time_ms: clock::unix_ms(), revision: upload.revision() };
-    let temp_dir = config.temp_dir();
-    let size = std::fs::metadata(&config.db_path).map_or(0, |meta| meta.len());
+    let made = make(config, &stamp)?;
+    wait_until_settled(node, &made, terms.leader)?;
+    let mut label = label(&made, &stamp, config.snapshot.packing.name());
+    let current = store.stat(limits::SNAPSHOT_NAME).context(what())?;
+    // An interrupted upload may have replaced the stored snapshot or not: that cannot be told from outside.
+    let may_stay = !terms.anew && !unfinished;
+    if let Some(current) = current.filter(|current| may_stay && current.label.same_content(&label)) {
+        return Ok(Saved { stored: current, unchanged: true, took: begun.elapsed() });
+    }
+    let file = pack(config, made.file, made.size)?;
+    let digested = std::fs::File::open(file.path()).and_then(|mut file| digest::digest_of(&mut file));
+    (label.size, label.digest) =
+        digested.map_err(|error| Error::local(format!("{}: {error}", file.path().display())))?;
+    let progress = Progress::new("uploading the snapshot", label.size);
+    let may_switch = || {
+        let leads = still_leads(terms.leader).and_then(|()| terms.leader.map_or(Ok(()), Lease::confirm));
+        leads.and_then(|()| upload.confirm())
+    };
+    let keep = config.snapshot.keep;
+    let candidate = Candidate { label: &label, path: file.path() };
+    let stored = store.save(candidate, keep, &|done| progress.note(done), &may_switch);
+    Ok(Saved { stored: stored.context(what())?, unchanged: false, took: begun.elapsed() })
+}
+
+fn make(config: &Config, stamp: &db::Stamp) -> Result<db::Made, Error> {
+    let (size, temp_dir) = (scratch::size(&config.db_path), config.temp_dir());
     if size >= limits::LONG_COPY {
         log::info!("making a snapshot of {} MB in {}", size / 1_000_000, temp_dir.display());
     }
-    let made = db::make(&config.db_path, &temp_dir, &stamp).map_err(|error| {
-        if let (db::Error::Corrupt(why), Some(status)) = (&error, status) {
-            status.note_damage(why);
-        }
-        format!("make snapshot: {error}")
-    })?;
-    wait_until_settled(config, &made, leader, stop)?;
-    let mut label = Label {
+    db::make_snapshot(&config.db_path, &temp_dir, stamp).context("make snapshot")
+}
+
+/// What is written beside the snapshot, without what only its packed file tells.
+fn label(made: &db::Made, stamp: &db::Stamp, encoding: String) -> Label {
+    Label {
         content: made.content.clone(),
         positions: made.positions.clone(),
         streams: made.streams.clone(),
@@ -76,82 +88,70 @@ pub fn save(
         node: stamp.node,
         time_ms: stamp.time_ms,
         revision: stamp.revision,
-        encoding: config.snapshot.packing.name(),
+        encoding,
         ..Label::default()
-    };
-    let current = store.stat(limits::SNAPSHOT_NAME).map_err(failed)?;
-    // After an interrupted upload nobody knows from outside what stands there.
-    if let Some(current) = current.filter(|current| !anew && swept == 0 && current.label.same_content(&label))
-    {
-        return Ok(Saved { stored: current, unchanged: true, took: begun.elapsed() });
     }
-    let file = pack(config, made.file, made.size)?;
-    let path = file.path();
-    let digested = std::fs::File::open(path).and_then(|mut file| digest::digest_of(&mut file));
-    (label.size, label.digest) = digested.map_err(|error| format!("{}: {error}", path.display()))?;
-    let progress = Progress::new("uploading the snapshot", label.size);
-    let may_switch = || {
-        still_leads(leader)?;
-        leader.map_or(Ok(()), Lease::confirm)?;
-        upload.confirm()
-    };
-    let keep = config.snapshot.keep;
-    let stored = store.save(&label, path, keep, &|done| progress.at(done), &may_switch).map_err(failed)?;
-    Ok(Saved { stored, unchanged: false, took: begun.elapsed() })
 }
 
-fn still_leads(leader: Option<&Lease>) -> Result<(), String> {
+fn still_leads(leader: Option<&Lease>) -> Result<(), Error> {
     if leader.is_some_and(|leader| leader.held().is_none()) {
-        return Err("the leader lease was lost".to_owned());
+        return Err(Error::waiting("the leader lease was lost"));
     }
     Ok(())
 }
 
 /// Compresses and encrypts the file, as configured.
-fn pack(config: &Config, file: Temporary, size: u64) -> Result<Temporary, String> {
+fn pack(config: &Config, file: Temporary, size: u64) -> Result<Temporary, Error> {
     let packing = &config.snapshot.packing;
     if packing.is_none() {
         return Ok(file);
     }
-    room(&files::parent(file.path()), size)?;
+    need_room(&files::parent(file.path()), size)?;
     let packed = Temporary::new(files::beside(file.path(), "-stored"));
     packing
         .pack(file.path(), packed.path())
-        .map_err(|error| format!("{}: {error}", packed.path().display()))?;
+        .map_err(|error| Error::local(format!("{}: {error}", packed.path().display())))?;
     Ok(packed)
 }
 
-/// A snapshot may hold rows whose events are still on their way. It is stored when they are in the stream: otherwise, if
-/// this node died now, a reader of the snapshot would hold rows that nobody else ever gets. Who is not the leader any more
-/// does not wait: it holds the upload lease, and its successor's snapshot may be the one that this node needs.
-fn wait_until_settled(
-    config: &Config,
-    made: &db::Made,
-    leader: Option<&Lease>,
-    stop: &Stop,
-) -> Result<(), String> {
+/// Waits until the changes that a snapshot holds are in the streams. If it were stored earlier and this node died, a reader
+/// of the snapshot would hold rows that no other node ever gets. A node that lost the leader's lease does not wait: it holds
+/// the upload lease, and its successor's snapshot may be the one that it needs itself.
+fn wait_until_settled(node: Node<'_>, made: &db::Made, leader: Option<&Lease>) -> Result<(), Error> {
+    let config = node.config;
     let until = Instant::now() + limits::SETTLE_WAIT;
     loop {
-        match db::unsettled(&config.db_path, made.unsettled_up_to) {
+        match db::holds_unsettled(&config.db_path, made.unsettled_up_to) {
             Ok(false) => return Ok(()),
             Ok(true) | Err(db::Error::Busy) => {}
-            Err(error) => return Err(format!("read the change log: {error}")),
+            Err(error) => return Err(error).context("read the change log"),
         }
         if matches!(files::Lock::try_take(&config.lock_path()), Ok(Some(_))) {
-            return Err(
-                "the database holds changes that are not published, and no daemon runs that would: start it"
-                    .to_owned(),
-            );
+            return Err(Error::local(
+                "the database holds changes that are not published, and no daemon runs that would publish them: start it",
+            ));
         }
         still_leads(leader)?;
         if Instant::now() > until {
-            return Err(format!(
+            return Err(Error::waiting(format!(
                 "the database holds changes that were not published within {} s (is the daemon connected?)",
                 limits::SETTLE_WAIT.as_secs()
-            ));
+            )));
         }
-        if stop.wait(Duration::from_millis(100)) {
-            return Err("stopped".to_owned());
+        if node.stop.wait(SETTLE_LOOK) {
+            return Err(Error::stopped());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::error::Kind;
+
+    #[test]
+    fn a_person_needs_no_lease_and_a_leader_does() {
+        assert_eq!(still_leads(None), Ok(()));
+        assert_eq!(still_leads(Some(&Lease::default())).unwrap_err().kind(), Kind::Waiting);
     }
 }

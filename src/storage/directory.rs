@@ -1,14 +1,12 @@
-//! Snapshots in a local directory: a mounted disk, a share, a test.
+//! Snapshots in a directory of this machine: on a mounted disk or a share.
 
-use super::Error;
-use super::label;
 use super::tree::{Entry, Files, Source, Tree};
-use crate::base::files;
+use super::{Error, http, label};
+use crate::base::{self, files};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-/// The directory.
 pub struct Directory(PathBuf);
 
 impl Directory {
@@ -46,7 +44,7 @@ impl Tree for Directory {
         let mut found = vec![];
         for entry in entries {
             let entry = entry.map_err(|error| self.failed("", &error))?;
-            // Gone since it was listed: not there.
+            // A file that is gone since it was listed is not there.
             if let (Ok(meta), Ok(name)) = (entry.metadata(), entry.file_name().into_string())
                 && meta.is_file()
             {
@@ -102,11 +100,51 @@ impl Tree for Directory {
     }
 }
 
-/// The directory that a configuration means: a path, or `file://` and a path.
-pub fn path_of(text: &str) -> Result<PathBuf, String> {
+/// The directory that a configuration means: an absolute path, or `file://` and that path with escapes.
+pub fn path_of(text: &str) -> Result<PathBuf, base::Error> {
     let path = match text.strip_prefix("file://") {
-        Some(rest) => crate::storage::http::unescape(rest)?,
+        Some(rest) => http::unescape(rest).ok_or_else(|| base::Error::usage("not UTF-8"))?,
         None => text.to_owned(),
     };
-    if path.starts_with('/') { Ok(path.into()) } else { Err("not an absolute path".to_owned()) }
+    if path.starts_with('/') { Ok(path.into()) } else { Err(base::Error::usage("not an absolute path")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::scratch::Scratch;
+
+    #[test]
+    fn paths_and_urls() {
+        assert_eq!(path_of("/a b").unwrap(), PathBuf::from("/a b"));
+        assert_eq!(path_of("file:///a%20b").unwrap(), PathBuf::from("/a b"));
+        for (wrong, why) in [
+            ("a", "not an absolute path"),
+            ("file://host/a", "not an absolute path"),
+            ("file:///%ff", "not UTF-8"),
+        ] {
+            assert_eq!(path_of(wrong).unwrap_err().to_string(), why, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn files_come_and_go() {
+        let scratch = Scratch::new("directory");
+        let tree = Directory::store(&scratch.path("a/b"), true).tree;
+        assert_eq!((tree.list().unwrap(), tree.size("x").unwrap()), (vec![], None));
+        tree.make_dirs().unwrap();
+        tree.write("x", Source::Bytes(b"abc")).unwrap();
+        tree.copy("x", "y").unwrap();
+        tree.rename("x", "y").unwrap();
+        assert_eq!(tree.list().unwrap(), [Entry { name: "y".into(), size: 3 }]);
+        let mut read = vec![];
+        tree.read("y", &mut read).unwrap();
+        assert_eq!((read.as_slice(), tree.size("x").unwrap()), (&b"abc"[..], None));
+        assert!(matches!(tree.rename("x", "y"), Err(Error::NotFound)));
+        assert!(matches!(tree.read("x", &mut read), Err(Error::NotFound)));
+        assert_eq!(tree.size("y").unwrap(), Some(3), "a rename without a source leaves the target alone");
+        tree.remove("y").unwrap();
+        tree.remove("y").unwrap();
+        assert!(tree.list().unwrap().is_empty());
+    }
 }

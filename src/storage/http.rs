@@ -1,10 +1,10 @@
 //! HTTP requests with bounded silence: the only file that knows the HTTP library.
 //!
-//! A status is no error here. What cannot be answered (no connection, a reset, silence) is a [`Failure`], and worth
-//! another try. Proxies come from the usual environment variables.
+//! A status is no error here. Without an answer (no connection, a reset, silence) a request may be tried again:
+//! [`Error::Transient`]. Proxies come from the usual environment variables.
 
-use crate::base::limits;
-use std::fmt;
+use super::Error;
+use crate::base::{limits, secret};
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
@@ -20,15 +20,15 @@ pub struct Client {
 
 /// What is sent after the headers.
 pub enum Body<'a> {
-    /// Nothing.
+    /// Nothing, and no `Content-Length`.
     Empty,
-    /// Bytes at hand.
+    /// Bytes in memory.
     Bytes(&'a [u8]),
-    /// A stream of so many bytes.
+    /// A stream, and the number of bytes that it gives.
     Stream(&'a mut dyn Read, u64),
 }
 
-/// One request. The URL is sent as it is: whoever builds it has escaped it.
+/// One request. The URL is sent as it is: the caller has escaped it.
 pub struct Request<'a> {
     /// `GET`, `PROPFIND`, ...
     pub method: &'a str,
@@ -36,31 +36,21 @@ pub struct Request<'a> {
     pub url: &'a str,
     /// Headers, beside `Host` and `Content-Length`.
     pub headers: Vec<(String, String)>,
-    /// What follows them.
+    /// What is sent after the headers.
     pub body: Body<'a>,
 }
 
-/// An answer.
+/// The head of an answer, and its body, which is still to be read.
 pub struct Response {
-    /// 200, 404, ...
+    /// The HTTP status, such as 404.
     pub status: u16,
     headers: http::HeaderMap,
     body: ureq::Body,
 }
 
-/// No answer, or half of one.
-#[derive(Debug)]
-pub struct Failure(pub String);
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
 impl Client {
-    /// A client that trusts the system's authorities, and those in `ca_file`.
-    pub fn new(https: bool, ca_file: Option<&Path>) -> Result<Client, String> {
+    /// A client for the server of a URL. If that is `https`, it trusts the system's authorities and those in `ca_file`.
+    pub fn new(url: &str, ca_file: Option<&Path>) -> Result<Client, Error> {
         let mut config = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .allow_non_standard_methods(true)
@@ -76,7 +66,7 @@ impl Client {
             .input_buffer_size(64 << 10)
             .output_buffer_size(64 << 10)
             .max_idle_age(limits::HTTP_IDLE);
-        if https {
+        if url.starts_with("https://") {
             let roots = RootCerts::Specific(Arc::new(authorities(ca_file)?));
             config = config.tls_config(TlsConfig::builder().root_certs(roots).build());
         }
@@ -84,12 +74,12 @@ impl Client {
     }
 
     /// Sends a request and waits for the head of the answer.
-    pub fn send(&self, request: Request<'_>) -> Result<Response, Failure> {
+    pub fn send(&self, request: Request<'_>) -> Result<Response, Error> {
         let mut head = http::Request::builder().method(request.method).uri(request.url);
         for (name, value) in &request.headers {
             head = head.header(name.as_str(), value.as_str());
         }
-        let unfit = |error: http::Error| Failure(format!("{}: {error}", request.method));
+        let unfit = |error: http::Error| Error::Permanent(format!("{}: {error}", request.method));
         let length = match &request.body {
             Body::Empty => None,
             Body::Bytes(bytes) => Some(bytes.len() as u64),
@@ -111,23 +101,27 @@ impl Client {
     }
 }
 
-fn failure(method: &str, error: &ureq::Error) -> Failure {
-    Failure(match error {
+fn failure(method: &str, error: &ureq::Error) -> Error {
+    Error::Transient(match error {
         ureq::Error::Timeout(what) => format!("{method}: time is up ({what})"),
+        // So rustls reports a certificate that it does not accept: a person must change something.
+        ureq::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
+            return Error::Permanent(format!("{method}: {error}"));
+        }
         ureq::Error::Io(error) => format!("{method}: {error}"),
-        // Others may hold the URL, and with it what nobody should read.
-        other => format!("{method}: {}", crate::base::secret::redact(&other.to_string())),
+        // Other errors may hold the URL, which may hold a secret.
+        other => format!("{method}: {}", secret::redact(&other.to_string())),
     })
 }
 
-fn authorities(ca_file: Option<&Path>) -> Result<Vec<Certificate<'static>>, String> {
+fn authorities(ca_file: Option<&Path>) -> Result<Vec<Certificate<'static>>, Error> {
     let mut found: Vec<Certificate<'static>> = rustls_native_certs::load_native_certs()
         .certs
         .iter()
         .map(|certificate| Certificate::from_der(certificate.as_ref()).to_owned())
         .collect();
     if let Some(path) = ca_file {
-        let wrong = |why: String| format!("{}: {why}", path.display());
+        let wrong = |why: String| Error::Local(format!("{}: {why}", path.display()));
         let pem = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
         let before = found.len();
         for item in ureq::tls::parse_pem(&pem) {
@@ -148,12 +142,12 @@ impl Response {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// All values of a header.
+    /// The values of a header that may come several times.
     pub fn header_all(&self, name: &str) -> Vec<&str> {
         self.headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect()
     }
 
-    /// The headers whose names begin with `prefix`, without it.
+    /// The headers whose names begin with `prefix`; their names without it.
     pub fn headers_after(&self, prefix: &str) -> Vec<(String, String)> {
         let pair = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
             Some((name.as_str().strip_prefix(prefix)?.to_owned(), value.to_str().ok()?.to_owned()))
@@ -161,23 +155,23 @@ impl Response {
         self.headers.iter().filter_map(pair).collect()
     }
 
-    /// The announced length of the body (of a HEAD: of the body that a GET would bring).
+    /// The announced length of the body, in bytes. After a HEAD: of the body that a GET would bring.
     pub fn length(&self) -> Option<u64> {
         self.header("content-length")?.trim().parse().ok()
     }
 
-    /// A short body as text; what is beyond a megabyte is an error.
-    pub fn text(mut self) -> Result<String, Failure> {
+    /// The body as text. A body longer than `limits::HTTP_TEXT` is an error.
+    pub fn text(mut self) -> Result<String, Error> {
         let mut bytes = Vec::new();
         let mut reader = Moving::new(self.body.as_reader()).take(limits::HTTP_TEXT + 1);
-        reader.read_to_end(&mut bytes).map_err(|error| Failure(format!("answer: {error}")))?;
+        reader.read_to_end(&mut bytes).map_err(|error| Error::Transient(format!("answer: {error}")))?;
         if bytes.len() as u64 > limits::HTTP_TEXT {
-            return Err(Failure(format!("answer: longer than {} bytes", limits::HTTP_TEXT)));
+            return Err(Error::Transient(format!("answer: longer than {} bytes", limits::HTTP_TEXT)));
         }
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// Reads what is left, so that the connection can be used again.
+    /// Reads the body and forgets it, so that the connection can be used again.
     pub fn finish(self) {
         let _ = self.text();
     }
@@ -188,10 +182,13 @@ impl Response {
     }
 }
 
-/// A body that must go on coming: a byte now and then keeps a connection from being silent, and a transfer from ending.
+/// A body that must keep coming: a byte now and then would keep the connection from being silent, and the transfer from
+/// ending.
 struct Moving<R> {
     body: R,
+    /// When the bytes were last judged.
     since: Instant,
+    /// Bytes that came since then.
     bytes: u64,
 }
 
@@ -199,41 +196,56 @@ impl<R> Moving<R> {
     fn new(body: R) -> Moving<R> {
         Moving { body, since: Instant::now(), bytes: 0 }
     }
+
+    /// Notes that bytes came (none: the end of the body). An error: they are too few for the time that has passed.
+    fn note(&mut self, count: usize, now: Instant) -> io::Result<()> {
+        self.bytes += count as u64;
+        if now.saturating_duration_since(self.since) <= limits::TRANSFER_STALL {
+            return Ok(());
+        }
+        if self.bytes < limits::TRANSFER_LEAST && count > 0 {
+            let text = format!("only {} bytes in {} s", self.bytes, limits::TRANSFER_STALL.as_secs());
+            return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+        }
+        (self.since, self.bytes) = (now, 0);
+        Ok(())
+    }
 }
 
 impl<R: Read> Read for Moving<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.body.read(buffer)?;
-        self.bytes += count as u64;
-        if self.since.elapsed() > limits::TRANSFER_STALL {
-            if self.bytes < limits::TRANSFER_LEAST && count > 0 {
-                let text = format!("only {} bytes in {} s", self.bytes, limits::TRANSFER_STALL.as_secs());
-                return Err(io::Error::new(io::ErrorKind::TimedOut, text));
-            }
-            (self.since, self.bytes) = (Instant::now(), 0);
-        }
+        self.note(count, Instant::now())?;
         Ok(count)
     }
 }
 
-/// Escapes what must be escaped in a path or (with `slash`) in one component of it: all but letters, digits and `-._~`.
-pub fn escape(text: &str, slash: bool) -> String {
+/// Escapes one component of a path, or a name or value of a query: all but letters, digits and `-._~`.
+pub fn escape(text: &str) -> String {
+    escape_but(text, b"")
+}
+
+/// Escapes a path: as [`escape`], but for the slashes.
+pub fn escape_path(text: &str) -> String {
+    escape_but(text, b"/")
+}
+
+fn escape_but(text: &str, kept: &[u8]) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(byte as char),
-            b'/' if !slash => out.push('/'),
-            _ => {
-                out.push('%');
-                out.push_str(&data_encoding::HEXUPPER.encode(&[byte]));
-            }
+        let plain = byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) || kept.contains(&byte);
+        if plain {
+            out.push(char::from(byte));
+        } else {
+            out.push('%');
+            out.push_str(&data_encoding::HEXUPPER.encode(&[byte]));
         }
     }
     out
 }
 
-/// Undoes [`escape`]; a lone `%` stays. The error: what comes out is not UTF-8.
-pub fn unescape(text: &str) -> Result<String, String> {
+/// Undoes [`escape`]; a lone `%` stays. `None`: the bytes are not UTF-8.
+pub fn unescape(text: &str) -> Option<String> {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
@@ -253,21 +265,63 @@ pub fn unescape(text: &str) -> Result<String, String> {
             }
         }
     }
-    String::from_utf8(out).map_err(|_| "not UTF-8".to_owned())
+    String::from_utf8(out).ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::scratch::Scratch;
+    use std::time::Duration;
 
     #[test]
     fn escaping_is_undone() {
-        assert_eq!(escape("a b/ü%~", false), "a%20b/%C3%BC%25~");
-        assert_eq!(escape("a/b", true), "a%2Fb");
+        assert_eq!(escape_path("a b/ü%~"), "a%20b/%C3%BC%25~");
+        assert_eq!(escape("a/b"), "a%2Fb");
         for text in ["", "a b/ü%~", "100%", "%zz", "+&=?#"] {
-            assert_eq!(unescape(&escape(text, true)).unwrap(), text);
+            assert_eq!(unescape(&escape(text)).as_deref(), Some(text));
+            assert_eq!(unescape(&escape_path(text)).as_deref(), Some(text));
         }
-        assert_eq!(unescape("%zz%2").unwrap(), "%zz%2");
-        assert!(unescape("%ff").is_err());
+        assert_eq!(unescape("%zz%2").as_deref(), Some("%zz%2"));
+        assert_eq!(unescape("%ff"), None);
+    }
+
+    #[test]
+    fn a_body_that_drips_ends_and_one_that_moves_does_not() {
+        let begun = Instant::now();
+        let moving = || Moving { body: io::empty(), since: begun, bytes: 0 };
+        let late = begun + limits::TRANSFER_STALL + Duration::from_secs(1);
+        let mut drips = moving();
+        drips.note(1, begun + limits::TRANSFER_STALL).unwrap();
+        assert_eq!(drips.note(1, late).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        let mut moves = moving();
+        moves.note(1024, late).unwrap();
+        // The count begins anew: what came before does not excuse what comes now.
+        assert!(moves.note(1, late + limits::TRANSFER_STALL * 2).is_err());
+        // A short body that ends late has ended all the same.
+        moving().note(0, late).unwrap();
+    }
+
+    #[test]
+    fn authorities_must_be_certificates() {
+        let scratch = Scratch::new("authorities");
+        let path = scratch.path("ca.pem");
+        assert!(Client::new("http://h", Some(&path)).is_ok(), "not needed without TLS");
+        assert!(matches!(Client::new("https://h", Some(&path)), Err(Error::Local(_))));
+        std::fs::write(&path, "no certificate").unwrap();
+        let error = Client::new("https://h", Some(&path)).map(drop).unwrap_err();
+        assert!(error.to_string().ends_with("ca.pem: holds no certificate (PEM)"), "{error}");
+    }
+
+    #[test]
+    fn nobody_there_is_worth_another_try_and_a_wrong_header_is_not() {
+        let client = Client::new("http://h", None).unwrap();
+        let send = |url: &str, header: &str| {
+            let headers = vec![("x".to_owned(), header.to_owned())];
+            client.send(Request { method: "GET", url, headers, body: Body::Empty }).map(drop).unwrap_err()
+        };
+        // Nothing listens on the discard port of this machine.
+        assert!(matches!(send("http://127.0.0.1:9/", "y"), Error::Transient(_)));
+        assert!(matches!(send("http://127.0.0.1:9/", "\n"), Error::Permanent(_)));
     }
 }

@@ -1,41 +1,44 @@
-//! What is written beside a snapshot: the facts that a reader wants before it downloads anything.
+//! The label of a snapshot: what a reader wants to know before it downloads anything.
 //!
-//! As text it is a list of short `key` / `value` pairs of printable ASCII: headers of a NATS object
+//! As text, a label is a list of short `key` / `value` pairs of printable ASCII: headers of a NATS object
 //! (`harmonylite-<key>`), user metadata of an S3 object (`x-amz-meta-harmonylite-<key>`), members of a JSON object in
-//! stores that have only files. S3 allows 2 KB for all of it.
+//! stores that have only files. S3 allows 2 KB for all pairs together.
 
+use super::Error;
+use crate::base::limits;
 use crate::model::positions::SeqMap;
 use std::io::{self, Read, Write};
 
-/// The description of one snapshot. Empty texts and zeros: not known.
+/// The description of one snapshot. An empty text or a zero means that the fact is not known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Label {
     /// Bytes of the stored file.
     pub size: u64,
-    /// Of the stored file: `SHA-256=` and padded url-safe base64.
+    /// Digest of the stored file: `SHA-256=` and padded url-safe base64.
     pub digest: String,
-    /// Of the database inside, without what its maker stamped into it: equal for an unchanged database.
+    /// Digest of the database inside, without what its maker stamped into it: it is the same while the database does not
+    /// change.
     pub content: String,
-    /// Position in each stream; empty when its maker (a Go node) did not say.
+    /// Position in each stream; empty in a Go node's snapshot.
     pub positions: SeqMap,
-    /// Names the generation of the streams that the positions count in: changes when one is created anew.
+    /// Names the generation of the streams that the positions count in. It changes when one of them is created anew.
     pub streams: String,
-    /// Schema hash (compat.md 1h).
+    /// Schema hash (formats, section "Schema hash").
     pub schema: String,
-    /// The node that made it; 0: not known.
+    /// The node that made the snapshot.
     pub node: u64,
-    /// When, by that node's clock: Unix milliseconds.
+    /// When it was made, by that node's clock: Unix milliseconds.
     pub time_ms: i64,
-    /// Revision of the lease that it was uploaded under.
+    /// Revision of the upload lease at the upload.
     pub revision: u64,
-    /// How the database was packed: `zstd`, `encrypted`, `zstd+encrypted`; empty: as it is.
+    /// How the database is packed: `zstd`, `encrypted`, `zstd+encrypted`; empty when it is not.
     pub encoding: String,
-    /// The store's content was checked against the file during the upload.
+    /// Whether the store's content was compared with the file during the upload.
     pub verified: bool,
 }
 
 impl Label {
-    /// The pairs.
+    /// The label as text.
     pub fn pairs(&self) -> Vec<(&'static str, String)> {
         let mut pairs = vec![("digest", self.digest.clone()), ("size", self.size.to_string())];
         let mut add = |key, value: String| {
@@ -55,7 +58,7 @@ impl Label {
         pairs
     }
 
-    /// Reads pairs; unknown and unreadable ones are passed over.
+    /// Reads a label. Pairs that are unknown or cannot be read are passed over.
     pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Label {
         let mut label = Label::default();
         for (key, value) in pairs {
@@ -77,7 +80,8 @@ impl Label {
         label
     }
 
-    /// Whether this snapshot holds all that the other holds, and more. Positions in different streams do not compare.
+    /// Whether this snapshot holds all that the other one holds, and more. Positions in different streams cannot be compared:
+    /// then it is not newer.
     pub fn is_newer_than(&self, other: &Label) -> bool {
         if self.positions.is_empty() || self.streams != other.streams {
             return false;
@@ -89,7 +93,7 @@ impl Label {
             && streams.any(|stream| ours(stream) > theirs(stream))
     }
 
-    /// Whether the database inside is the same, at the same position.
+    /// Whether the database inside is the same, at the same position, packed in the same way.
     pub fn same_content(&self, other: &Label) -> bool {
         !self.content.is_empty()
             && self.content == other.content
@@ -99,7 +103,8 @@ impl Label {
     }
 }
 
-/// `<stream>=<sequence>`, with a space between two; what a name shares with the first, up to its last `-`, is a `~`.
+/// `<stream>=<sequence>` for each stream, with a space between two. The names of a node's streams differ only after the last
+/// `-`: what a name shares with the first one up to there is written `~`.
 fn positions_text(positions: &SeqMap) -> String {
     let mut prefix = "";
     let mut parts = vec![];
@@ -134,17 +139,17 @@ fn positions(text: &str) -> SeqMap {
     map
 }
 
-/// Copies a stream from a store; what fails on its side is worth another try, what fails on ours is not.
-pub fn pour(source: &mut dyn Read, sink: &mut dyn Write) -> Result<(), super::Error> {
-    let mut buffer = vec![0; crate::base::limits::OBJECT_CHUNK];
+/// Copies a stream from a store to `sink`. A failure of the store may pass; one of the sink, on this machine, does not.
+pub fn pour(source: &mut dyn Read, sink: &mut dyn Write) -> Result<(), Error> {
+    let mut buffer = vec![0; limits::OBJECT_CHUNK];
     loop {
         match source.read(&mut buffer) {
             Ok(0) => return Ok(()),
-            Ok(count) => sink
-                .write_all(&buffer[..count])
-                .map_err(|error| super::Error::Permanent(format!("write: {error}")))?,
+            Ok(count) => {
+                sink.write_all(&buffer[..count]).map_err(|error| Error::Local(format!("write: {error}")))?
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(super::Error::Transient(format!("read: {error}"))),
+            Err(error) => return Err(Error::Transient(format!("read: {error}"))),
         }
     }
 }
@@ -157,23 +162,48 @@ mod tests {
         pairs.iter().map(|(name, seq)| ((*name).to_owned(), *seq)).collect()
     }
 
+    fn read_back(label: &Label) -> Label {
+        Label::from_pairs(label.pairs().iter().map(|(key, value)| (*key, value.as_str())))
+    }
+
     #[test]
     fn text_and_back() {
         let label = Label {
             size: 7,
             digest: "SHA-256=x".into(),
+            content: "c".into(),
             positions: map(&[("a-c-1", 3), ("a-c-2", 40), ("b", 5)]),
+            streams: "s".into(),
+            schema: "h".into(),
             node: 9,
+            time_ms: 11,
+            revision: 12,
+            encoding: "zstd".into(),
             verified: true,
-            ..Label::default()
         };
-        let pairs = label.pairs();
-        assert!(pairs.contains(&("position", "a-c-1=3 ~2=40 b=5".to_owned())));
-        assert_eq!(Label::from_pairs(pairs.iter().map(|(k, v)| (*k, v.as_str()))), label);
+        assert_eq!(read_back(&label), label);
+        assert_eq!(read_back(&Label::default()), Label::default());
+        assert_eq!(Label::default().pairs().len(), 2, "what is not known is not written");
+    }
+
+    #[test]
+    fn positions_share_their_prefix() {
+        let text = |pairs: &[(&str, u64)]| positions_text(&map(pairs));
+        assert_eq!(text(&[("a-c-1", 3), ("a-c-2", 40), ("b", 5)]), "a-c-1=3 ~2=40 b=5");
+        assert_eq!(text(&[("a", 3), ("b", 40)]), "a=3 b=40");
+        for pairs in [&[("a-c-1", 3), ("a-c-2", 40), ("a-d", 1)][..], &[("a", 1), ("ab", 2)], &[]] {
+            assert_eq!(positions(&text(pairs)), map(pairs));
+        }
         let many: Vec<(String, u64)> =
             (1..=64).map(|n| (format!("harmonylite-changes-c-{n}"), 1_000_000_000_000)).collect();
         assert!(positions_text(&many.into_iter().collect()).len() < 1400, "fits S3's metadata");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_passed_over() {
         assert_eq!(positions("x=1 y=no =2 z"), map(&[("x", 1), ("", 2)]));
+        let label = Label::from_pairs([("size", "many"), ("node", "-1"), ("verified", "no"), ("other", "x")]);
+        assert_eq!(label, Label::default());
     }
 
     #[test]
@@ -184,5 +214,36 @@ mod tests {
         assert!(!label(&[("a", 2)]).is_newer_than(&old), "it lacks b");
         assert!(new.is_newer_than(&Label::default()) && !Label::default().is_newer_than(&new));
         assert!(!Label { streams: "x".into(), ..new }.is_newer_than(&old), "other streams");
+    }
+
+    #[test]
+    fn the_same_content_is_known_only_if_its_digest_is() {
+        let one = Label { content: "c".into(), positions: map(&[("a", 1)]), node: 1, ..Label::default() };
+        assert!(one.same_content(&Label { node: 2, time_ms: 5, verified: true, ..one.clone() }));
+        assert!(!Label::default().same_content(&Label::default()), "nothing is known of them");
+        for other in [
+            Label { content: "d".into(), ..one.clone() },
+            Label { positions: map(&[("a", 2)]), ..one.clone() },
+            Label { streams: "s".into(), ..one.clone() },
+            Label { encoding: "zstd".into(), ..one.clone() },
+        ] {
+            assert!(!one.same_content(&other), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_copy_tells_whose_fault_it_is() {
+        struct Broken;
+        impl Read for Broken {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::ConnectionReset.into())
+            }
+        }
+        let mut to = vec![];
+        pour(&mut &b"abc"[..], &mut to).unwrap();
+        assert_eq!(to, b"abc");
+        assert!(matches!(pour(&mut Broken, &mut to), Err(Error::Transient(_))));
+        let mut full: &mut [u8] = &mut [0; 2];
+        assert!(matches!(pour(&mut &b"abc"[..], &mut full), Err(Error::Local(_))));
     }
 }

@@ -1,11 +1,12 @@
-//! Snapshots in the NATS Object Store, readable by Go nodes (compat.md 1f).
+//! Snapshots in the NATS Object Store, which Go nodes can read (formats, section "Object store").
 
 use super::{Backend, Error, Label, Stored, Upload, is_snapshot};
+use crate::base::retry::Tries;
 use crate::nats::{self, JetStream, ObjectInfo, Objects};
 use std::collections::BTreeMap;
 use std::io::Write;
 
-/// Headers of our objects: this and the key of a label's pair.
+/// Names of an object's headers: this prefix, and the key of a label's pair.
 const PREFIX: &str = "harmonylite-";
 
 /// The store in one bucket.
@@ -15,12 +16,12 @@ pub struct NatsStore {
 }
 
 impl NatsStore {
-    /// A store in a bucket, created at the first upload.
+    /// A store in a bucket, which is created at the first upload.
     pub fn new(js: &JetStream, bucket: &str, replicas: u64) -> NatsStore {
         NatsStore { objects: Objects::new(js, bucket, replicas), bucket: bucket.to_owned() }
     }
 
-    /// The object that `stat` described, if it is still the same.
+    /// The object that `stat` described, unless another one was stored under its name since.
     fn same(&self, wanted: &Stored) -> Result<ObjectInfo, Error> {
         let info = self.objects.info(&wanted.name)?.ok_or(Error::NotFound)?;
         if info.nuid == wanted.version {
@@ -35,7 +36,8 @@ impl From<nats::Error> for Error {
     fn from(error: nats::Error) -> Error {
         match error {
             nats::Error::NotFound(_) => Error::NotFound,
-            nats::Error::Permanent(why) => Error::Permanent(why),
+            nats::Error::Permanent(why) | nats::Error::Overlap(why) => Error::Permanent(why),
+            nats::Error::Local(why) => Error::Local(why),
             nats::Error::Conflict(why) | nats::Error::Transient(why) => Error::Transient(why),
         }
     }
@@ -72,7 +74,7 @@ impl Backend for NatsStore {
     }
 
     fn put(&self, upload: &Upload<'_>) -> Result<(), Error> {
-        // Every chunk is acknowledged, and the description carries the digest.
+        // The broker acknowledges every chunk, and the description carries the digest: no reading back is needed.
         let label = Label { verified: true, ..upload.label.clone() };
         let headers: BTreeMap<String, Vec<String>> = label
             .pairs()
@@ -81,20 +83,27 @@ impl Backend for NatsStore {
             .map(|(key, value)| (format!("{PREFIX}{key}"), vec![value]))
             .collect();
         let mut source = upload.piece(0, upload.label.size)?;
-        let mut may_switch = || (upload.may_switch)();
-        match self.objects.put(upload.name, headers, &mut source, &mut |_| {}, &mut may_switch) {
-            Ok(_) => Ok(()),
-            // Asked again, it would say the same.
-            Err(nats::Error::Conflict(why)) if (upload.may_switch)().is_err() => Err(Error::Permanent(why)),
-            Err(error) => Err(error.into()),
+        let mut refusal = None;
+        let mut may_switch = || {
+            (upload.may_switch)().map_err(|error| {
+                let text = error.to_string();
+                refusal = Some(error);
+                nats::Error::Conflict(text)
+            })
+        };
+        let put = self.objects.put(upload.name, headers, &mut source, &mut may_switch);
+        match (put, refusal) {
+            (Err(_), Some(refusal)) => Err(refusal),
+            (Err(error), None) => Err(error.into()),
+            (Ok(_), _) => Ok(()),
         }
     }
 
     fn get(&self, stored: &Stored, sink: &mut dyn Write) -> Result<(), Error> {
-        Ok(self.objects.get(&self.same(stored)?, sink, &mut |_| {})?)
+        Ok(self.objects.get(&self.same(stored)?, sink)?)
     }
 
-    fn copy(&self, stored: &Stored, name: &str) -> Result<(), Error> {
+    fn copy(&self, stored: &Stored, name: &str, _tries: &Tries<'_>) -> Result<(), Error> {
         Ok(self.objects.link(&self.same(stored)?, name)?)
     }
 
@@ -104,5 +113,50 @@ impl Backend for NatsStore {
 
     fn sweep(&self) -> Result<usize, Error> {
         Ok(self.objects.sweep()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(headers: &BTreeMap<String, Vec<String>>) -> ObjectInfo {
+        let description = serde_json::json!({
+            "name": "snapshot.db", "nuid": "N", "size": 7, "digest": "SHA-256=x", "headers": headers,
+        });
+        serde_json::from_value(description).unwrap()
+    }
+
+    #[test]
+    fn an_object_of_a_go_node_has_size_and_digest_alone() {
+        let found = stored(&object(&BTreeMap::new()));
+        let label = Label { size: 7, digest: "SHA-256=x".into(), ..Label::default() };
+        assert_eq!((found.version.as_str(), found.size, found.label), ("N", 7, label));
+    }
+
+    #[test]
+    fn a_label_comes_back_from_the_headers_of_its_object() {
+        let label = Label {
+            size: 7,
+            digest: "SHA-256=x".into(),
+            node: 3,
+            time_ms: 5,
+            verified: true,
+            ..Label::default()
+        };
+        let pairs = label.pairs().into_iter();
+        let mut headers: BTreeMap<_, _> =
+            pairs.map(|(key, value)| (format!("{PREFIX}{key}"), vec![value])).collect();
+        headers.insert("another-program".into(), vec!["9".into()]);
+        assert_eq!(stored(&object(&headers)).label, label);
+    }
+
+    #[test]
+    fn errors_of_nats_keep_their_meaning() {
+        let why = || "why".to_owned();
+        assert!(matches!(Error::from(nats::Error::NotFound(why())), Error::NotFound));
+        assert!(matches!(Error::from(nats::Error::Permanent(why())), Error::Permanent(_)));
+        assert!(matches!(Error::from(nats::Error::Conflict(why())), Error::Transient(_)));
+        assert!(matches!(Error::from(nats::Error::Transient(why())), Error::Transient(_)));
     }
 }

@@ -1,30 +1,29 @@
 //! Which store the configuration means, and opening it.
 
-use super::{
-    Backend, Directory, Keys, NatsStore, Patience, S3, S3Options, Sftp, SftpOptions, Store, Webdav,
-    WebdavOptions, find_keys,
-};
-use crate::base::stop::Stop;
+use super::directory::Directory;
+use super::nats::NatsStore;
+use super::s3::{Keys, S3, S3Options, find_keys};
+use super::sftp::{Sftp, SftpOptions};
+use super::webdav::{Webdav, WebdavOptions};
+use super::{Backend, Error, Store};
+use crate::base::{self, limits, retry::Retry, stop::Stop};
 use crate::nats::{Connection, JetStream};
 use std::path::PathBuf;
 
 /// Where snapshots are kept.
 #[derive(Clone, Debug)]
 pub enum Location {
-    /// NATS Object Store.
+    /// In the NATS Object Store.
     Nats {
-        /// The bucket's name.
         bucket: String,
         /// Copies of the bucket in a NATS cluster.
         replicas: u64,
     },
-    /// S3; the key of the configuration, if it has one.
+    /// In S3; with the key of the configuration, if it has one.
     S3(S3Options, Option<Keys>),
-    /// WebDAV.
     Webdav(WebdavOptions),
-    /// SFTP.
     Sftp(SftpOptions),
-    /// A local directory.
+    /// In a directory of this machine.
     File(PathBuf),
 }
 
@@ -34,17 +33,19 @@ impl Location {
         !matches!(self, Location::Nats { .. })
     }
 
-    /// Opens the store. Only the NATS store uses the connection.
+    /// Opens the store. Only the NATS store uses the connection. A stop ends the pauses between the store's tries.
     pub fn open(
         &self,
         read_back: bool,
         connection: Option<&Connection>,
         stop: &Stop,
-    ) -> Result<Store, String> {
+    ) -> Result<Store, Error> {
         let backend: Box<dyn Backend> = match self {
             Location::Nats { bucket, replicas } => {
-                let connection = connection.ok_or("the store is in NATS, and there is no connection")?;
-                Box::new(NatsStore::new(&JetStream::new(connection.clone()), bucket, *replicas))
+                let missing =
+                    || Error::Permanent("the store is in NATS, and there is no connection".to_owned());
+                let js = JetStream::new(connection.ok_or_else(missing)?.clone());
+                Box::new(NatsStore::new(&js, bucket, *replicas))
             }
             Location::S3(options, keys) => {
                 let keys = find_keys(keys.clone(), &|name| std::env::var(name).ok());
@@ -54,9 +55,9 @@ impl Location {
             Location::Sftp(options) => Box::new(Sftp::store(options.clone(), read_back)),
             Location::File(path) => Box::new(Directory::store(path, read_back)),
         };
-        Ok(Store::new(backend, Patience { stop: Some(stop.clone()), ..Patience::default() }))
+        Ok(Store::new(backend, Retry::new(limits::STORE_TRIES, stop.clone())))
     }
 }
 
 /// Opens the store; dropping the store closes what was opened for it.
-pub type OpenStore = Box<dyn Fn() -> Result<Store, String> + Send>;
+pub type OpenStore = Box<dyn Fn() -> Result<Store, base::Error> + Send>;

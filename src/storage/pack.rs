@@ -1,13 +1,14 @@
-//! Packing of stored files: zstd, and encryption with a key that only the nodes have. Both are recognised by their first
-//! bytes, and stream.
+//! Packing of stored files: zstd, and encryption with a key that only the nodes have. A packed file is recognised by its first
+//! bytes. Packing and unpacking work on streams: memory does not grow with the file.
 //!
 //! Encrypted file: the 24 bytes `harmonylite-encrypted-1\n`, 32 random bytes of salt, then chunks. The file's key is
 //! HKDF-SHA256 of the 32-byte key with that salt and the info text `harmonylite snapshot`. Each chunk is up to 65,536 bytes
 //! under ChaCha20-Poly1305 (RFC 8439), so up to 65,552 bytes in the file; its nonce is its number, big-endian in 11 bytes,
-//! and one byte: 1 for the last chunk, else 0. (The construction is that of age's payload: no chunk can be left out, moved
-//! or cut off unnoticed.)
+//! and one byte: 1 for the last chunk, else 0. The construction is that of the payload of age files: no chunk can be left out,
+//! moved or cut off unnoticed.
 
-use crate::base::retry::random_bytes;
+use super::Error;
+use crate::base::random::random_bytes;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, Salt};
 use std::fs::File;
@@ -37,11 +38,11 @@ impl std::fmt::Debug for Key {
 
 impl Key {
     /// Reads a key file: 64 hex digits.
-    pub fn read(path: &Path) -> Result<Key, String> {
-        let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    pub fn read(path: &Path) -> io::Result<Key> {
+        let text = std::fs::read_to_string(path)?;
         let bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(text.trim().as_bytes()).ok();
         let bytes = bytes.and_then(|bytes| bytes.try_into().ok());
-        bytes.map(Key).ok_or_else(|| "not 64 hex digits".to_owned())
+        bytes.map(Key).ok_or_else(|| io::Error::other("not 64 hex digits"))
     }
 
     fn for_file(&self, salt: &[u8; 32]) -> LessSafeKey {
@@ -65,14 +66,13 @@ fn nonce(number: u64, last: bool) -> Nonce {
 /// How files are packed.
 #[derive(Clone, Debug, Default)]
 pub struct Packing {
-    /// Compress.
     pub zstd: bool,
-    /// Encrypt.
+    /// With a key, files are encrypted.
     pub key: Option<Key>,
 }
 
 impl Packing {
-    /// `zstd`, `encrypted`, `zstd+encrypted`, or nothing.
+    /// `zstd`, `encrypted`, `zstd+encrypted`, or empty.
     pub fn name(&self) -> String {
         let parts = [(self.zstd, "zstd"), (self.key.is_some(), "encrypted")];
         parts.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect::<Vec<_>>().join("+")
@@ -161,7 +161,7 @@ impl<W: Write> Seal<W> {
 
 impl<W: Write> Write for Seal<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // A full chunk waits: it may be the last.
+        // A full chunk waits for more: it may be the last one, which is marked.
         if self.pending.len() == CHUNK {
             self.chunk(false)?;
         }
@@ -175,18 +175,19 @@ impl<W: Write> Write for Seal<W> {
     }
 }
 
-/// Unpacks what is written to it, recognising how it is packed; what is not passes as it is.
+/// Unpacks what is written to it, after its first bytes have told how it is packed. What is not packed passes unchanged.
 pub struct Unpack<W> {
     key: Option<Key>,
-    /// The first bytes, while they are too few to tell.
+    /// The first bytes, while they are too few to tell whether the file is encrypted.
     head: Option<Vec<u8>>,
     unseal: Option<Unseal>,
     inflate: Inflate<W>,
+    /// Why the content cannot be unpacked.
     fault: Option<String>,
 }
 
 impl<W: Write> Unpack<W> {
-    /// In front of `target`.
+    /// Unpacks into `target`.
     pub fn new(target: W, key: Option<&Key>) -> Unpack<W> {
         Unpack {
             key: key.cloned(),
@@ -197,14 +198,15 @@ impl<W: Write> Unpack<W> {
         }
     }
 
-    /// Ends it. What was written can be unpacked, or: why not.
-    pub fn finish(mut self) -> io::Result<Result<(), String>> {
-        self.note(Unpack::end)?;
-        self.inflate.target.flush()?;
-        Ok(self.fault.map_or(Ok(()), Err))
+    /// Ends the content. [`Error::Unreadable`]: it cannot be unpacked; [`Error::Local`]: the target failed.
+    pub fn finish(mut self) -> Result<(), Error> {
+        let ended = self.note(Unpack::end).and_then(|()| self.inflate.target.flush());
+        ended.map_err(|error| Error::Local(format!("write: {error}")))?;
+        self.fault.map_or(Ok(()), |why| Err(Error::Unreadable(why)))
     }
 
-    /// Errors of the target are passed on: they have a number. Others are the content's fault, and kept for the end.
+    /// Passes on an error of the target: it comes from the operating system and has a number. Other errors are the content's
+    /// fault, and kept for the end: whether it came whole is known only then.
     fn note(&mut self, step: impl FnOnce(&mut Unpack<W>) -> io::Result<()>) -> io::Result<()> {
         if self.fault.is_none() {
             match step(self) {
@@ -271,7 +273,7 @@ fn cut_off() -> io::Error {
 struct Unseal {
     key: LessSafeKey,
     number: u64,
-    /// A full chunk waits: it may be the last.
+    /// A full chunk waits here for more: it may be the last one, which is marked.
     pending: Vec<u8>,
 }
 
@@ -303,7 +305,7 @@ impl Unseal {
 
 /// Decompresses.
 struct Inflate<W> {
-    /// The first bytes, while they are too few to tell.
+    /// The first bytes, while they are too few to tell whether the file is compressed.
     head: Option<Vec<u8>>,
     zstd: Option<Frames>,
     target: W,
@@ -312,7 +314,7 @@ struct Inflate<W> {
 struct Frames {
     decoder: zstd::stream::raw::Decoder<'static>,
     output: Vec<u8>,
-    /// The last frame is.
+    /// Whether the last frame has come to its end.
     whole: bool,
 }
 
@@ -366,42 +368,23 @@ impl Frames {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    struct Files(std::path::PathBuf);
-
-    impl Files {
-        fn path(&self, name: &str) -> std::path::PathBuf {
-            self.0.join(name)
-        }
-    }
-
-    impl Drop for Files {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
-    }
-
-    fn files(name: &str) -> Files {
-        let dir = std::env::temp_dir().join(format!("harmonylite-pack-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        Files(dir)
-    }
+    use crate::base::scratch::Scratch;
 
     fn key(byte: u8) -> Key {
         Key([byte; 32])
     }
 
-    /// Written piece by piece.
-    fn unpack(packed: &[u8], piece: usize, key: Option<&Key>) -> Result<Vec<u8>, String> {
+    /// Unpacks what is written piece by piece.
+    fn unpack(packed: &[u8], piece: usize, key: Option<&Key>) -> Result<Vec<u8>, Error> {
         let mut plain = vec![];
         let mut unpack = Unpack::new(&mut plain, key);
         packed.chunks(piece).for_each(|piece| unpack.write_all(piece).unwrap());
-        unpack.finish().unwrap().map(|()| plain)
+        unpack.finish().map(|()| plain)
     }
 
     #[test]
     fn there_and_back() {
-        let files = files("back");
+        let files = Scratch::new("pack-back");
         let (plain, packed) = (files.path("plain"), files.path("packed"));
         for size in [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 17] {
             let bytes: Vec<u8> = (0..size).map(|n| (n * n % 251) as u8).collect();
@@ -421,19 +404,19 @@ mod tests {
 
     #[test]
     fn no_key_another_key_and_damage() {
-        let files = files("damage");
+        let files = Scratch::new("pack-damage");
         let (plain, packed) = (files.path("plain"), files.path("packed"));
         std::fs::write(&plain, vec![7; 2 * CHUNK + 5]).unwrap();
         Packing { zstd: true, key: None }.pack(&plain, &packed).unwrap();
         let compressed = std::fs::read(&packed).unwrap();
         let cut = unpack(&compressed[..compressed.len() - 1], CHUNK, None);
-        assert!(cut.unwrap_err().contains("cut off"));
+        assert!(cut.unwrap_err().to_string().contains("cut off"));
         let two = [compressed.as_slice(), &compressed].concat();
         assert_eq!(unpack(&two, 11, None).unwrap().len(), 4 * CHUNK + 10, "frames may follow each other");
         Packing { zstd: false, key: Some(key(1)) }.pack(&plain, &packed).unwrap();
         let whole = std::fs::read(&packed).unwrap();
-        assert!(unpack(&whole, CHUNK, None).unwrap_err().contains("has no key"));
-        assert!(unpack(&whole, CHUNK, Some(&key(2))).unwrap_err().contains("another key"));
+        assert!(unpack(&whole, CHUNK, None).unwrap_err().to_string().contains("has no key"));
+        assert!(unpack(&whole, CHUNK, Some(&key(2))).unwrap_err().to_string().contains("another key"));
         let second = HEAD + CHUNK + TAG;
         // Cut off at and between chunks, a flipped bit, two chunks exchanged.
         let exchanged = [
@@ -452,13 +435,48 @@ mod tests {
             flipped,
             exchanged.concat(),
         ] {
-            assert!(unpack(&damaged, CHUNK, Some(&key(1))).is_err());
+            assert!(matches!(unpack(&damaged, CHUNK, Some(&key(1))), Err(Error::Unreadable(_))));
         }
     }
 
     #[test]
+    fn what_is_not_packed_passes_however_short() {
+        for bytes in [&b""[..], b"S", b"SQLite format 3\0", &MAGIC[..23], &ZSTD_MAGIC[..3]] {
+            assert_eq!(unpack(bytes, 1, None).unwrap(), bytes);
+        }
+    }
+
+    #[test]
+    fn a_disk_that_is_full_is_not_the_fault_of_the_content() {
+        struct Full;
+        impl Write for Full {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::Error::from_raw_os_error(28))
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut unpack = Unpack::new(Full, None);
+        assert_eq!(unpack.write(&[7; HEAD]).unwrap_err().raw_os_error(), Some(28));
+        let mut short = Unpack::new(Full, None);
+        short.write_all(b"short").unwrap();
+        assert!(matches!(short.finish(), Err(Error::Local(_))));
+    }
+
+    #[test]
+    fn names_of_packings() {
+        let name = |zstd, key| Packing { zstd, key }.name();
+        assert_eq!(name(false, None), "");
+        assert_eq!(name(true, None), "zstd");
+        assert_eq!(name(false, Some(key(1))), "encrypted");
+        assert_eq!(name(true, Some(key(1))), "zstd+encrypted");
+        assert!(Packing::default().is_none() && !Packing { zstd: true, key: None }.is_none());
+    }
+
+    #[test]
     fn key_files() {
-        let files = files("keys");
+        let files = Scratch::new("pack-keys");
         let path = files.path("key");
         std::fs::write(&path, "00".repeat(31) + "fF\n").unwrap();
         assert_eq!(Key::read(&path).unwrap().0[31], 255);

@@ -1,40 +1,35 @@
-//! What is the same for every store: tries again what may succeed, checks what it reads and what it wrote, keeps older
-//! generations, never replaces a newer snapshot by an older one.
+//! What is the same for every store: it tries again what may succeed, checks what it reads and what it wrote, keeps older
+//! generations, and never replaces a newer snapshot by an older one.
 
+use super::pack::{Key, Unpack};
 use super::{Backend, Error, Label, Stored, Upload};
 use crate::base::digest::{Hashing, same_digest};
-use crate::base::{clock, limits, retry::Backoff, stop::Stop};
-use crate::storage::pack::{Key, Unpack};
+use crate::base::retry::{Retry, Tries};
+use crate::base::{self, clock, limits};
 use std::fs::File;
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-/// How long a caller wants to go on trying.
-#[derive(Clone)]
-pub struct Patience {
-    /// Tries of each step.
-    pub tries: u32,
-    /// Ends the pauses between them.
-    pub stop: Option<Stop>,
-}
-
-impl Default for Patience {
-    fn default() -> Patience {
-        Patience { tries: limits::STORE_TRIES, stop: None }
-    }
-}
-
-/// A store, and the rules for using it.
+/// A store, and the rules for using it. Each of its operations has one budget of tries.
 pub struct Store {
     backend: Box<dyn Backend>,
-    patience: Patience,
+    retry: Retry,
+}
+
+/// A file that is to become the current snapshot.
+#[derive(Clone, Copy)]
+pub struct Candidate<'a> {
+    /// Describes the file; its size and digest are those of the file.
+    pub label: &'a Label,
+    /// Where the file lies.
+    pub path: &'a Path,
 }
 
 impl Store {
-    /// Uses `backend`.
-    pub fn new(backend: Box<dyn Backend>, patience: Patience) -> Store {
-        Store { backend, patience }
+    /// Uses a backend. `retry`: how each operation is tried again.
+    pub fn new(backend: Box<dyn Backend>, retry: Retry) -> Store {
+        Store { backend, retry }
     }
 
     /// What it is, for messages; without secrets.
@@ -42,22 +37,19 @@ impl Store {
         self.backend.describe()
     }
 
-    /// The backend itself: single steps, for tests.
+    /// The backend itself, for tests of its single steps.
     pub fn backend(&self) -> &dyn Backend {
         self.backend.as_ref()
     }
 
     /// The snapshot of a name; `None` when there is none.
     pub fn stat(&self, name: &str) -> Result<Option<Stored>, Error> {
-        match self.again("look", || self.backend.stat(name)) {
-            Err(Error::NotFound) => Ok(None),
-            other => other,
-        }
+        self.run("look", |_| self.look(name))
     }
 
     /// All snapshots: the current one, then the older ones, newest first.
     pub fn list(&self) -> Result<Vec<Stored>, Error> {
-        let mut found = match self.again("list", || self.backend.list()) {
+        let mut found = match self.run("list", |_| self.backend.list()) {
             Err(Error::NotFound) => vec![],
             other => other?,
         };
@@ -68,28 +60,29 @@ impl Store {
         Ok(found)
     }
 
-    /// Makes ready for uploads: what must exist is created, unfinished uploads of others are ended. Returns how many there
-    /// were. The caller holds the upload lease.
+    /// Makes the store ready for uploads: creates what must exist, and ends the unfinished uploads of others. Returns how
+    /// many of those there were. The caller holds the upload lease.
     pub fn prepare(&self) -> Result<usize, Error> {
-        self.again("prepare", || self.backend.prepare())?;
-        let swept = self.again("sweep", || self.backend.sweep())?;
+        self.run("prepare", |_| self.backend.prepare())?;
+        let swept = self.run("sweep", |_| self.backend.sweep())?;
         if swept > 0 {
             log::info!("{}: removed what {swept} unfinished uploads left", self.describe());
         }
         Ok(swept)
     }
 
-    /// Stores a file as the current snapshot; `keep - 1` older ones stay under dated names. The caller holds the upload
-    /// lease and has called [`Store::prepare`]; `may_switch` says whether it still does.
+    /// Stores a file as the current snapshot; `keep - 1` older ones stay under dated names. `progress` is told of the bytes
+    /// that were sent. The caller holds the upload lease and has called [`Store::prepare`]; `may_switch` says whether it
+    /// still holds that lease.
     pub fn save(
         &self,
-        label: &Label,
-        path: &Path,
+        candidate: Candidate<'_>,
         keep: u64,
         progress: &(dyn Fn(u64) + Sync),
-        may_switch: &(dyn Fn() -> Result<(), String> + Sync),
+        may_switch: &(dyn Fn() -> Result<(), base::Error> + Sync),
     ) -> Result<Stored, Error> {
         let name = limits::SNAPSHOT_NAME;
+        let Candidate { label, path } = candidate;
         let current = self.stat(name)?;
         not_newer(current.as_ref(), label)?;
         if keep > 1
@@ -103,24 +96,24 @@ impl Store {
                 result => result.map_err(|error| error.at("keep the last snapshot"))?,
             }
         }
-        let ask = || {
-            may_switch()?;
-            let current = self.stat(name).map_err(|error| error.to_string())?;
-            not_newer(current.as_ref(), label).map_err(|error| error.to_string())
-        };
-        let stored = self.again("upload", || {
+        let may_have_switched = AtomicBool::new(false);
+        let stored = self.run("upload", |tries| {
+            let ask = || {
+                may_switch().map_err(Error::MayNotSwitch)?;
+                let current = tries.step("look", |_| self.look(name))?;
+                not_newer(current.as_ref(), label)?;
+                may_have_switched.store(true, Relaxed);
+                Ok(())
+            };
+            // Each try sends the file from its beginning.
             let sent = AtomicU64::new(0);
             let sent = |count: u64| progress(sent.fetch_add(count, Relaxed) + count);
-            let upload = Upload { name, label, path, sent: &sent, may_switch: &ask };
-            let result = self.backend.put(&upload);
-            // An answer may get lost on its way although the work was done.
-            match (result, self.stat(name)) {
-                (_, Ok(Some(found))) if found.size == label.size && is(&found, label) => Ok(found),
-                (Err(error), _) => Err(error),
-                (Ok(()), Ok(_)) => Err(Error::Transient(
-                    "the store says that it has the snapshot, and shows another".to_owned(),
-                )),
-                (Ok(()), Err(error)) => Err(error),
+            let put = self.backend.put(&Upload { name, label, path, sent: &sent, may_switch: &ask, tries });
+            match put {
+                // The old content cannot have been replaced yet, so there is nothing to look for.
+                Err(error) if !may_have_switched.load(Relaxed) => Err(error),
+                Err(Error::Stopped) => Err(Error::Stopped),
+                put => self.outcome(put, label, tries),
             }
         })?;
         if let Err(error) = self.prune(keep) {
@@ -129,29 +122,47 @@ impl Store {
         Ok(stored)
     }
 
+    /// What came of an upload, by what stands in the store: the answer to an upload that was done may have been lost.
+    fn outcome(&self, put: Result<(), Error>, label: &Label, tries: &Tries<'_>) -> Result<Stored, Error> {
+        let found = tries.step("look", |_| self.look(limits::SNAPSHOT_NAME));
+        let shown = |found: &Stored| found.size == label.size && is(found, label);
+        match (put, found) {
+            (Ok(()), Ok(Some(found))) if shown(&found) => Ok(found),
+            // After a failure, a label that is one of several proves nothing: the description may have been replaced without
+            // the content.
+            (Err(_), Ok(Some(found))) if shown(&found) && found.other_labels.is_empty() => Ok(found),
+            (Err(error), _) | (Ok(()), Err(error)) => Err(error),
+            (Ok(()), Ok(_)) => {
+                Err(Error::Transient("the store says that it has the snapshot, and shows another".to_owned()))
+            }
+        }
+    }
+
     /// Keeps the current snapshot under the name of its time.
     fn archive(&self, current: &Stored) -> Result<(), Error> {
         let time = if current.label.time_ms > 0 { current.label.time_ms } else { clock::unix_ms() };
         let name = format!("snapshot-{}.db", clock::compact(time));
-        self.again("copy", || {
-            // Tried before: the answer was lost, or the upload after it failed.
+        self.run("copy", |tries| {
+            // It is there already when the answer to an earlier try was lost, or the upload after it failed.
             if self.backend.stat(&name)?.is_some_and(|kept| is(&kept, &current.label)) {
                 return Ok(());
             }
-            self.backend.copy(current, &name)
+            self.backend.copy(current, &name, tries)
         })
     }
 
+    /// Removes the oldest snapshots, so that `keep` are left.
     fn prune(&self, keep: u64) -> Result<(), Error> {
         let older = self.list()?.into_iter().filter(|stored| stored.name != limits::SNAPSHOT_NAME);
         for old in older.skip(usize::try_from(keep.saturating_sub(1)).unwrap_or(usize::MAX)) {
-            self.again("remove", || self.backend.remove(&old.name))?;
+            self.run("remove", |_| self.backend.remove(&old.name))?;
         }
         Ok(())
     }
 
-    /// Reads the snapshot of a name into a file, unpacked on its way, and checks size and digest. Returns what it turned out
-    /// to be: with another label than `wanted` if it was replaced meanwhile.
+    /// Reads a snapshot into a file, unpacks it on its way, and checks size and digest. `progress` is told of the bytes that
+    /// came. Returns what the snapshot turned out to be: its label is another one than that of `wanted` if it was replaced
+    /// meanwhile.
     pub fn fetch(
         &self,
         wanted: &Stored,
@@ -160,50 +171,44 @@ impl Store {
         progress: &dyn Fn(u64),
     ) -> Result<Stored, Error> {
         let mut first = Some(wanted.clone());
-        self.again("download", || {
+        self.run("download", |_| {
             let stored = match first.take() {
                 Some(wanted) => wanted,
                 None => self.backend.stat(&wanted.name)?.ok_or(Error::NotFound)?,
             };
-            let failed = |error: io::Error| Error::Permanent(format!("write: {error}"));
+            let failed = |error: io::Error| Error::Local(format!("write: {error}"));
             let mut target = file;
             target.set_len(0).and_then(|()| target.seek(SeekFrom::Start(0))).map_err(failed)?;
             let unpack = Unpack::new(BufWriter::with_capacity(limits::OBJECT_CHUNK, target), key);
             let mut sink = Hashing::new(Counted { inner: unpack, count: 0, progress });
             self.backend.get(&stored, &mut sink)?;
-            let (size, digest) = (sink.size, sink.digest());
-            let unpacked = sink.into_inner().inner.finish().map_err(failed)?;
-            let stored = identify(stored, size, &digest)?;
-            unpacked.map_err(Error::Unreadable)?;
+            let stored = identify(stored, sink.size, &sink.digest())?;
+            // Only now: what came whole and cannot be unpacked is no fault of the transfer.
+            sink.into_inner().inner.finish()?;
             target.sync_all().map_err(failed)?;
             Ok(stored)
         })
     }
 
-    /// Tries again what may succeed.
-    fn again<R>(&self, what: &str, mut step: impl FnMut() -> Result<R, Error>) -> Result<R, Error> {
-        let mut backoff = Backoff::default();
-        let mut tries = 1;
-        loop {
-            match step() {
-                // Replaced while it was read, perhaps: once more.
-                Err(Error::Damaged(_)) if tries == 1 => tries += 1,
-                Err(Error::Transient(why)) if tries < self.patience.tries => {
-                    log::debug!("{}: {what}: {why}; trying again", self.describe());
-                    let pause = backoff.pause();
-                    match &self.patience.stop {
-                        Some(stop) if stop.wait(pause) => return Err(Error::Transient(why)),
-                        Some(_) => {}
-                        None => crate::base::stop::pause(pause),
-                    }
-                    tries += 1;
-                }
-                Err(Error::Transient(why)) if tries > 1 => {
-                    return Err(Error::Transient(format!("{why} (after {tries} tries)")));
-                }
-                other => return other,
-            }
+    fn look(&self, name: &str) -> Result<Option<Stored>, Error> {
+        match self.backend.stat(name) {
+            Err(Error::NotFound) => Ok(None),
+            other => other,
         }
+    }
+
+    /// Runs an operation with a budget of tries. What turns out damaged is read once more: it may have been replaced while it
+    /// was read.
+    fn run<R>(
+        &self,
+        what: &str,
+        mut operation: impl FnMut(&Tries<'_>) -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        let mut once_more = true;
+        self.retry.run(&format!("{}: {what}", self.describe()), |tries| match operation(tries) {
+            Err(Error::Damaged(_)) if std::mem::take(&mut once_more) => operation(tries),
+            other => other,
+        })
     }
 }
 
@@ -212,6 +217,7 @@ fn is(stored: &Stored, label: &Label) -> bool {
     same_digest(&stored.label.digest, &label.digest) && stored.label.time_ms == label.time_ms
 }
 
+/// Whether a snapshot with this label may replace the current one.
 fn not_newer(current: Option<&Stored>, label: &Label) -> Result<(), Error> {
     match current {
         Some(current) if current.label.is_newer_than(label) => Err(Error::Permanent(format!(
@@ -222,7 +228,7 @@ fn not_newer(current: Option<&Stored>, label: &Label) -> Result<(), Error> {
     }
 }
 
-/// Compares what was read with what was announced.
+/// Compares what was read with what was announced, and chooses the label that fits.
 fn identify(stored: Stored, size: u64, digest: &str) -> Result<Stored, Error> {
     if !stored.label.digest.is_empty() && stored.label.size != stored.size {
         return Err(Error::Damaged(format!("{} bytes are there of {}", stored.size, stored.label.size)));
@@ -230,7 +236,7 @@ fn identify(stored: Stored, size: u64, digest: &str) -> Result<Stored, Error> {
     if size != stored.size {
         return Err(Error::Transient(format!("{size} bytes came of {}", stored.size)));
     }
-    // A Go node's: nothing was announced.
+    // A Go node announces no digest.
     if stored.label.digest.is_empty() || same_digest(&stored.label.digest, digest) {
         return Ok(stored);
     }
@@ -242,7 +248,7 @@ fn identify(stored: Stored, size: u64, digest: &str) -> Result<Stored, Error> {
     }
 }
 
-/// Tells of every piece.
+/// Tells `progress` how many bytes were written.
 struct Counted<'a, W> {
     inner: W,
     count: u64,
@@ -261,3 +267,7 @@ impl<W: Write> Write for Counted<'_, W> {
         self.inner.flush()
     }
 }
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;

@@ -1,34 +1,32 @@
-//! Snapshots in a directory of files, wherever it lies: the part that WebDAV, SFTP and a mounted disk share.
+//! Snapshots in a directory of files: what WebDAV, SFTP and a mounted disk have in common.
 //!
-//! Beside `snapshot.db` stands `snapshot.db.json`, which describes it. Two files cannot change at one instant, so the
-//! description names the new content *and* the one before, and is renamed first: whatever a crash leaves, the content that
-//! stands under the name is described. Files in the making are called `<name>.<id>.tmp`. Renaming needs them to be there:
-//! a later uploader, who removes them first, thereby ends every earlier upload, however late it wakes up.
+//! The file `snapshot.db.json` describes `snapshot.db`. Two files cannot change at one instant, so the description names the
+//! new content *and* the one before, and is renamed first: whatever a crash leaves, the content that has the name is described.
+//! Unfinished files are called `<name>.<id>.tmp`. An upload ends with renaming its own: a later uploader removes all of them
+//! before it begins, so that no earlier upload can end any more, however late it wakes up.
 
 use super::{Backend, Error, Label, Stored, Upload, is_snapshot, upload_id};
 use crate::base::digest::{Hashing, hex_sha256, same_digest};
-use crate::base::{limits, retry::Backoff, stop};
+use crate::base::{limits, retry::Tries};
 use serde_json::{Map, Value, json};
 use std::io::{self, Read, Write};
 
-/// Labels kept in a description: the present content's and those before it.
+/// Labels in a description: that of the present content, and of those before it.
 const LABELS: usize = 4;
 
 /// A file in the directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Its name.
     pub name: String,
     /// Bytes.
     pub size: u64,
 }
 
-/// What is written: it may be needed a second time.
+/// What is written. It can be read several times, for a write that is tried again.
 #[derive(Clone, Copy)]
 pub enum Source<'a> {
-    /// Bytes at hand.
     Bytes(&'a [u8]),
-    /// A file.
+    /// The file of an upload.
     File(&'a Upload<'a>),
 }
 
@@ -41,7 +39,7 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// From the beginning.
+    /// Reads it from its beginning.
     pub fn open(&self) -> Result<Box<dyn Read + 'a>, Error> {
         Ok(match self {
             Source::Bytes(bytes) => Box::new(*bytes),
@@ -54,22 +52,22 @@ impl<'a> Source<'a> {
 pub trait Tree: Send + Sync {
     /// What it is, for messages; without secrets.
     fn describe(&self) -> String;
-    /// Creates the directory, with those above it.
+    /// Creates the directory and those above it.
     fn make_dirs(&self) -> Result<(), Error>;
-    /// Its files; a directory that is not there has none.
+    /// The files of the directory; one that is not there has none.
     fn list(&self) -> Result<Vec<Entry>, Error>;
-    /// Bytes of a file; `None`: not there.
+    /// Bytes of a file; `None` when there is no such file.
     fn size(&self, name: &str) -> Result<Option<u64>, Error>;
     /// Writes a new file and makes it durable where the server can.
     fn write(&self, name: &str, source: Source<'_>) -> Result<(), Error>;
     /// Reads a file.
     fn read(&self, name: &str, sink: &mut dyn Write) -> Result<(), Error>;
-    /// Whether [`Tree::rename`] replaces what has the name at one instant, and leaves it alone when there is nothing to
-    /// rename.
+    /// Whether [`Tree::rename`] replaces what has the new name at one instant, and leaves it alone when the file to rename is
+    /// gone.
     fn replaces(&self) -> Result<bool, Error>;
     /// Renames a file; `NotFound` when it is gone.
     fn rename(&self, from: &str, to: &str) -> Result<(), Error>;
-    /// Copies a file.
+    /// Gives a copy of a file another name.
     fn copy(&self, from: &str, to: &str) -> Result<(), Error>;
     /// Removes a file; one that is not there is no error.
     fn remove(&self, name: &str) -> Result<(), Error>;
@@ -77,14 +75,13 @@ pub trait Tree: Send + Sync {
 
 /// The store in a directory.
 pub struct Files<T> {
-    /// The directory.
     pub tree: T,
-    /// Read every upload back before it gets its name.
+    /// Whether every upload is read back before it gets its name.
     pub read_back: bool,
 }
 
-/// Where the old file lies while one that a server cannot replace is switched.
-pub fn previous(name: &str) -> String {
+/// The name of the old file during a switch on a server that cannot replace one.
+fn previous(name: &str) -> String {
     format!("{name}.previous")
 }
 
@@ -96,8 +93,8 @@ fn temporary(name: &str) -> String {
     format!("{name}.{}.tmp", upload_id())
 }
 
-/// `{"snapshots": [<label>, ...], "check": "<SHA-256 of the list's text, in hex>"}`: content is trusted by this text, so
-/// the text must prove itself.
+/// `{"snapshots": [<label>, ...], "check": "<SHA-256 of the list's text, in hex>"}`. The content is checked against this text,
+/// so a damaged text must be noticed.
 fn description(labels: &[Label]) -> Vec<u8> {
     let objects = labels.iter().map(|label| {
         let pairs = label.pairs().into_iter().map(|(key, value)| (key.to_owned(), Value::String(value)));
@@ -108,7 +105,7 @@ fn description(labels: &[Label]) -> Vec<u8> {
     json!({ "snapshots": list, "check": check }).to_string().into_bytes()
 }
 
-/// Reads a description; `None` when it is not what was written.
+/// The labels of a description; `None` when it is damaged.
 fn labels(bytes: &[u8]) -> Option<Vec<Label>> {
     let top: Value = serde_json::from_slice(bytes).ok()?;
     let list = top.get("snapshots")?;
@@ -122,7 +119,7 @@ fn labels(bytes: &[u8]) -> Option<Vec<Label>> {
     list.as_array()?.iter().map(label).collect()
 }
 
-/// The text of a short file.
+/// Takes a short file into memory; a long one is an error.
 struct Short(Vec<u8>);
 
 impl Write for Short {
@@ -155,26 +152,27 @@ impl<T: Tree> Files<T> {
         Ok(vec![])
     }
 
-    /// The label is that of the newest description with this size, which is right but for the moment of a switch.
+    /// Takes the newest label of this size. During a switch that may be a wrong one: the others go with it, and the digest of
+    /// the content decides.
     fn stored(&self, name: &str, file: String, size: u64) -> Result<Stored, Error> {
         let mut fitting = self.labels(name)?.into_iter().filter(|label| label.size == size);
         let label = fitting.next().unwrap_or_default();
         Ok(Stored { name: name.to_owned(), size, version: file, label, other_labels: fitting.collect() })
     }
 
-    /// Writes a temporary file; it is there, whole, or gone.
-    fn write_checked(&self, name: &str, source: Source<'_>) -> Result<(), Error> {
-        let result =
-            self.again(name, || self.tree.write(name, source)).and_then(|()| self.check(name, source));
+    /// Writes a temporary file. Afterwards it is there and whole, or gone.
+    fn write_checked(&self, name: &str, source: Source<'_>, tries: &Tries<'_>) -> Result<(), Error> {
+        let written = tries.step(&format!("write {name}"), |_| self.tree.write(name, source));
+        let result = written.and_then(|()| self.check(name, source, tries));
         if result.is_err() {
             let _ = self.tree.remove(name);
         }
         result
     }
 
-    fn check(&self, name: &str, source: Source<'_>) -> Result<(), Error> {
+    fn check(&self, name: &str, source: Source<'_>, tries: &Tries<'_>) -> Result<(), Error> {
         let expected = source.length();
-        match self.again(name, || self.tree.size(name))? {
+        match self.size(name, tries)? {
             Some(size) if size == expected => {}
             Some(size) => {
                 return Err(Error::Transient(format!("the store holds {size} bytes of {expected}")));
@@ -184,40 +182,50 @@ impl<T: Tree> Files<T> {
         if self.read_back
             && let Source::File(upload) = source
         {
-            let mut hashing = Hashing::new(io::sink());
-            self.tree.read(name, &mut hashing)?;
-            if hashing.size != expected || !same_digest(&hashing.digest(), &upload.label.digest) {
+            let (size, digest) = tries.step(&format!("read back {name}"), |_| {
+                let mut hashing = Hashing::new(io::sink());
+                self.tree.read(name, &mut hashing)?;
+                Ok::<_, Error>((hashing.size, hashing.digest()))
+            })?;
+            if size != expected || !same_digest(&digest, &upload.label.digest) {
                 return Err(Error::Transient("the store gives back other bytes than it got".to_owned()));
             }
         }
         Ok(())
     }
 
-    /// Gives a finished file its name. A rename whose source is gone was made impossible by a later uploader; or it was done,
-    /// and its answer got lost: then the next step, or the look at what stands there in the end, tells which.
-    fn switch(&self, from: &str, to: &str) -> Result<(), Error> {
-        let atomic = self.again(to, || self.tree.replaces())?;
-        let mut tries = 0;
-        let renamed = self.again(to, || {
-            tries += 1;
-            if atomic { self.tree.rename(from, to) } else { self.set_aside(from, to) }
+    fn size(&self, name: &str, tries: &Tries<'_>) -> Result<Option<u64>, Error> {
+        tries.step(&format!("look at {name}"), |_| self.tree.size(name))
+    }
+
+    /// Gives a finished file its name. It is this step alone that is tried again, not the upload before it.
+    ///
+    /// A file that is gone at the first try was removed by a later uploader: the upload is over. At a later try it may be gone
+    /// because the rename was done and its answer lost. Then the store's look at what has the name in the end tells which.
+    fn switch(&self, from: &str, to: &str, tries: &Tries<'_>) -> Result<(), Error> {
+        let what = format!("rename to {to}");
+        let replaces = tries.step(&what, |_| self.tree.replaces())?;
+        let mut tried = 0;
+        let renamed = tries.step(&what, |_| {
+            tried += 1;
+            if replaces { self.tree.rename(from, to) } else { self.set_aside(from, to) }
         });
         match renamed {
             Ok(()) => {}
-            Err(Error::NotFound) if tries > 1 => return Ok(()),
+            Err(Error::NotFound) if tried > 1 => return Ok(()),
             Err(Error::NotFound) => {
                 return Err(Error::Permanent("a later upload removed this one's files".to_owned()));
             }
-            Err(error) => return Err(error.at(format!("rename to {to}"))),
+            Err(error) => return Err(error.at(what)),
         }
-        match self.again(from, || self.tree.size(from))? {
+        match self.size(from, tries)? {
             None => Ok(()),
             Some(_) => Err(Error::Transient(format!("the store says it renamed to {to}, and did not"))),
         }
     }
 
-    /// On a server whose rename cannot replace, or deletes the target before it looks at the source: the old file stands
-    /// under another name meanwhile, where readers look too.
+    /// Switches on a server whose rename cannot replace a file, or deletes the target before it looks for the source. The old
+    /// file has another name meanwhile, where readers look for it too.
     fn set_aside(&self, from: &str, to: &str) -> Result<(), Error> {
         let aside = previous(to);
         if self.tree.size(from)?.is_none() {
@@ -233,41 +241,32 @@ impl<T: Tree> Files<T> {
             }
             return Err(error);
         }
-        // What is left of it, the next upload sweeps.
+        // If this fails, the next upload sweeps the file away.
         let _ = self.tree.remove(&aside);
         Ok(())
     }
 
-    fn again<R>(&self, what: &str, mut step: impl FnMut() -> Result<R, Error>) -> Result<R, Error> {
-        let mut backoff = Backoff::default();
-        let mut tries = 1;
-        loop {
-            match step() {
-                Err(Error::Transient(why)) if tries < limits::STORE_TRIES => {
-                    tries += 1;
-                    log::debug!("{}: {what}: {why}; trying again", self.tree.describe());
-                    stop::pause(backoff.pause());
-                }
-                other => return other,
-            }
-        }
-    }
-
-    fn put_files(&self, upload: &Upload<'_>, data: &str, text: &str) -> Result<(), Error> {
-        self.write_checked(data, Source::File(upload))?;
+    /// Writes both files of an upload under temporary names, and asks whether they may be switched.
+    fn write_files(&self, upload: &Upload<'_>, data: &str, text: &str) -> Result<(), Error> {
+        let tries = upload.tries;
+        self.write_checked(data, Source::File(upload), tries)?;
         let label = Label { verified: self.read_back, ..upload.label.clone() };
         let mut all = vec![label];
-        let known = match self.labels(upload.name) {
-            // It goes with the snapshot that it describes.
+        let known = match tries.step("read the description", |_| self.labels(upload.name)) {
+            // The new description replaces the damaged one, together with the snapshot that it described.
             Err(Error::Damaged(_)) => vec![],
             other => other?,
         };
         let known = known.into_iter().filter(|known| known.digest != upload.label.digest);
         all.extend(known.take(LABELS - 1));
-        self.write_checked(text, Source::Bytes(&description(&all)))?;
-        upload.ask()?;
-        self.switch(text, &description_name(upload.name))?;
-        self.switch(data, upload.name)
+        self.write_checked(text, Source::Bytes(&description(&all)), tries)?;
+        (upload.may_switch)()
+    }
+
+    fn remove_both(&self, data: &str, text: &str) {
+        for left in [data, text] {
+            let _ = self.tree.remove(left);
+        }
     }
 }
 
@@ -298,34 +297,38 @@ impl<T: Tree> Backend for Files<T> {
     }
 
     fn put(&self, upload: &Upload<'_>) -> Result<(), Error> {
-        let (data, text) = (temporary(upload.name), temporary(&description_name(upload.name)));
-        let result = self.put_files(upload, &data, &text);
-        if result.is_err() {
-            for left in [&data, &text] {
-                let _ = self.tree.remove(left);
-            }
+        let (name, tries) = (upload.name, upload.tries);
+        let (data, text) = (temporary(name), temporary(&description_name(name)));
+        let mut result = self.write_files(upload, &data, &text);
+        let mut is_untouched = result.is_err();
+        if result.is_ok() {
+            result = self.switch(&text, &description_name(name), tries);
+            is_untouched = result.is_err() && matches!(self.tree.size(&text), Ok(Some(_)));
         }
-        result
+        if is_untouched {
+            self.remove_both(&data, &text);
+        }
+        // If the description was replaced and the content is not, the content stays under its temporary name: the next uploader
+        // sees that an upload was interrupted, and does not trust the description.
+        result?;
+        self.switch(&data, name, tries)
     }
 
     fn get(&self, stored: &Stored, sink: &mut dyn Write) -> Result<(), Error> {
         self.tree.read(&stored.version, sink)
     }
 
-    fn copy(&self, stored: &Stored, name: &str) -> Result<(), Error> {
+    fn copy(&self, stored: &Stored, name: &str, tries: &Tries<'_>) -> Result<(), Error> {
         let (data, text) = (temporary(name), description_name(name));
         let text_temporary = temporary(&text);
         let labels: Vec<Label> = [&stored.label].into_iter().chain(&stored.other_labels).cloned().collect();
-        let result = self
-            .tree
-            .copy(&stored.version, &data)
-            .and_then(|()| self.write_checked(&text_temporary, Source::Bytes(&description(&labels))))
-            .and_then(|()| self.switch(&text_temporary, &text))
-            .and_then(|()| self.switch(&data, name));
+        let result = tries
+            .step("copy", |_| self.tree.copy(&stored.version, &data))
+            .and_then(|()| self.write_checked(&text_temporary, Source::Bytes(&description(&labels)), tries))
+            .and_then(|()| self.switch(&text_temporary, &text, tries))
+            .and_then(|()| self.switch(&data, name, tries));
         if result.is_err() {
-            for left in [&data, &text_temporary] {
-                let _ = self.tree.remove(left);
-            }
+            self.remove_both(&data, &text_temporary);
         }
         result
     }
@@ -357,24 +360,5 @@ impl<T: Tree> Backend for Files<T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn descriptions_and_back() {
-        let one = Label { digest: "SHA-256=a".into(), size: 5, node: 3, ..Label::default() };
-        let two = Label { digest: "SHA-256=b".into(), size: 5, ..Label::default() };
-        let text = description(&[one.clone(), two.clone()]);
-        assert_eq!(labels(&text), Some(vec![one, two]));
-        for garbage in ["", "[]", "{\"snapshots\": 3}", "{\"snapshots\":[3]}", "\u{0}"] {
-            assert_eq!(labels(garbage.as_bytes()), None);
-        }
-        for at in 0..text.len() {
-            let mut damaged = text.clone();
-            damaged[at] ^= 1;
-            assert_eq!(labels(&damaged), None, "byte {at}");
-        }
-        assert!(is_snapshot("snapshot.db") && is_snapshot("snapshot-20261124T131500Z.db"));
-        assert!(!is_snapshot("snapshot.db.json") && !is_snapshot(&temporary("snapshot.db")));
-    }
-}
+#[path = "tree_tests.rs"]
+mod tests;

@@ -1,72 +1,21 @@
-//! The change streams: created as the Go program creates them, and judged against our checkpoint.
+//! A stream judged against a position: whether it holds what comes next, and whether it is the same stream.
 
-use crate::config::Config;
 use crate::model::positions::Position;
-use crate::nats::{Error, JetStream, StreamInfo};
-use serde_json::{Value, json};
+use crate::nats::StreamInfo;
 
-/// Makes sure that a shard's stream exists; with `update_existing` its limits are brought in line.
-pub fn ensure(js: &JetStream, config: &Config, shard: u64) -> Result<StreamInfo, Error> {
-    let wanted = stream_config(config, shard);
-    let name = config.stream(shard);
-    let (info, created) =
-        js.ensure_stream(&wanted).map_err(|error| hint(error, config).at(format!("stream {name}")))?;
-    if created {
-        log::info!("created stream {name}: the newest {} changes are kept", config.log.max_entries);
-        return Ok(info);
-    }
-    if config.log.update_existing {
-        let changes =
-            [("max_msgs", wanted["max_msgs"].clone()), ("num_replicas", wanted["num_replicas"].clone())];
-        if js.change_stream(&info, &changes).map_err(|error| error.at(format!("update stream {name}")))? {
-            log::info!("stream {name}: limits updated");
-        }
-    }
-    Ok(info)
-}
-
-/// [`ensure`] for all shards.
-pub fn ensure_all(js: &JetStream, config: &Config) -> Result<(), Error> {
-    (1..=config.log.shards).try_for_each(|shard| ensure(js, config, shard).map(drop))
-}
-
-fn hint(error: Error, config: &Config) -> Error {
-    let text = error.to_string();
-    if text.contains("overlap") {
-        let other = !config.log.compress;
-        return error.at(format!(
-            "another stream has the subject: nodes of this cluster use replication_log.compress = {other}"
-        ));
-    }
-    error
-}
-
-fn stream_config(config: &Config, shard: u64) -> Value {
-    let replicas = match config.log.replicas {
-        0 => (config.log.shards / 2 + 1).min(5),
-        replicas => replicas,
-    };
-    json!({
-        "name": config.stream(shard), "subjects": [config.subject(shard)], "retention": "limits", "discard": "old",
-        "max_msgs": config.log.max_entries, "max_bytes": -1, "max_age": 0, "max_msgs_per_subject": -1,
-        "max_msg_size": -1, "max_consumers": -1, "storage": "file", "num_replicas": replicas,
-        "duplicate_window": 120_000_000_000u64, "deny_delete": true, "allow_direct": true,
-    })
-}
-
-/// How a stream relates to our checkpoint.
+/// How a stream relates to the position from which it is to be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Judgement {
-    /// Go on behind this position.
+    /// Its messages after this position are the next ones.
     Continue(Position),
-    /// Another stream under the same name, or one that lost its tail: go on behind this position, which is in the
-    /// stream as it is now, and publish again what has not come back.
+    /// It is another stream under the same name, or one that lost its tail: this position is in the stream as it is now, its
+    /// messages after it are the next ones, and what has not come back must be published again. The text says what changed.
     Changed(Position, String),
-    /// The stream does not hold what comes next: these sequences are gone.
+    /// It does not hold what comes next: the first and the last sequence that are gone.
     Gap(u64, u64),
 }
 
-/// Judges a stream against a position.
+/// Judges a stream against a position; `None`: nothing of it was ever applied.
 pub fn judge(position: Option<&Position>, info: &StreamInfo) -> Judgement {
     let created = info.created.clone();
     let at = |seq: u64| Position { seq, created: created.clone() };
@@ -95,6 +44,7 @@ pub fn judge(position: Option<&Position>, info: &StreamInfo) -> Judgement {
 mod tests {
     use super::*;
     use crate::nats::StreamState;
+    use serde_json::Value;
 
     fn info(created: &str, first_seq: u64, last_seq: u64) -> StreamInfo {
         let state = StreamState { messages: 0, first_seq, last_seq };

@@ -1,5 +1,9 @@
-//! The change streams as the daemon uses them: made, judged, read in order.
+//! The change streams as the daemon uses them: made, judged against a position, read in order.
 
 mod judge;
+mod made;
+mod reader;
 
-pub use judge::{Judgement, ensure, ensure_all, judge};
+pub use judge::{Judgement, judge};
+pub use made::{ensure, ensure_all};
+pub use reader::{Item, Reader, is_silent, queue};

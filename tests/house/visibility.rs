@@ -23,7 +23,6 @@ fn public_names(code: &str) -> Vec<String> {
 }
 
 #[test]
-#[ignore = "holds at the end of this series of commits"]
 fn nothing_is_public_that_nobody_outside_uses() {
     let all = sources();
     let mut everywhere: Vec<(String, String)> = files_below(&root().join("src"))

@@ -1,12 +1,12 @@
-//! Checkpoints of what we wrote ourselves: passive, while another connection of ours holds the write lock, so that no
-//! other process can be in the middle of resetting the WAL.
+//! Checkpoints of the WAL for what we wrote ourselves. They are passive, and made while another connection of ours holds the
+//! write lock, so that no other process can be in the middle of resetting the WAL.
 
 use crate::base::limits;
 use crate::db::{error::Error, open};
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
 
-/// Events applied since the last checkpoint from which another one is worth its while.
+/// Number of events since the last checkpoint from which another one is made.
 const EVENTS: usize = 500;
 
 /// Keeps the WAL file from growing without bound when the application does not checkpoint.
@@ -22,7 +22,7 @@ impl Checkpointer {
         Ok(Checkpointer { connection: open::open(path)?, path: path.to_path_buf(), events: 0 })
     }
 
-    /// To be called after each batch, with the connection that wrote it and the number of its events.
+    /// To be called after each batch, with the connection that wrote it and the batch's number of events.
     pub fn after_batch(&mut self, writer: &Connection, events: usize) {
         self.events += events;
         if self.events < EVENTS || open::wal_size(&self.path) < limits::WAL_CHECKPOINT_BYTES {

@@ -1,21 +1,24 @@
-//! Which rows an image collides with in a UNIQUE index, of whatever kind (several columns, an expression, a condition):
-//! SQLite itself is asked, by a REPLACE inside a savepoint that is rolled back, with a temporary trigger that notes what
-//! the REPLACE deletes. It needs `recursive_triggers` on the connection.
+//! Which rows an image collides with in UNIQUE indexes: rows with the same value and another key.
+//!
+//! Where all indexes consist of plain columns, a query on each one finds them. Where they do not (an expression, a condition,
+//! a column that the event does not have), SQLite itself is asked: a REPLACE inside a savepoint, which is rolled back, with a
+//! temporary trigger that notes what the REPLACE deletes. That needs `recursive_triggers` on the connection.
 
-use crate::db::schema::{Schema, Table};
-use crate::db::{error::Error, sql::quote};
-use crate::model::{event::Event, value::Value};
-use rusqlite::{Connection, params_from_iter};
+use crate::db::apply::subject::Subject;
+use crate::db::table::{Collisions, Lookup};
+use crate::db::{error::Error, schema::Schema, sql::quote};
+use crate::model::value::Value;
+use rusqlite::{Connection, Statement, params_from_iter};
+use std::collections::HashSet;
 
-/// Makes the temporary tables and triggers, anew for a changed schema.
+/// Makes the temporary tables and triggers of the probe, anew for a changed schema.
 pub fn prepare(connection: &Connection, schema: &Schema) -> Result<(), Error> {
-    let width = schema.tables.values().map(|table| table.key.len()).max().unwrap_or(1);
     let mut sql = format!(
         "CREATE TABLE IF NOT EXISTS temp.__harmonylite__probe(armed INTEGER); \
          DELETE FROM temp.__harmonylite__probe; INSERT INTO temp.__harmonylite__probe VALUES(0); \
          DROP TABLE IF EXISTS temp.__harmonylite__collision; \
          CREATE TABLE temp.__harmonylite__collision({}); ",
-        key_names(width)
+        key_names(schema.key_width())
     );
     let mut old = connection.prepare(
         "SELECT name FROM temp.sqlite_schema WHERE type = 'trigger' AND name GLOB '__harmonylite__probe*'",
@@ -24,7 +27,8 @@ pub fn prepare(connection: &Connection, schema: &Schema) -> Result<(), Error> {
         sql += &format!("DROP TRIGGER temp.{}; ", quote(&name?));
     }
     for (at, table) in schema.tables.values().filter(|table| !table.unique.is_empty()).enumerate() {
-        let old: Vec<String> = table.key.iter().map(|(name, _)| format!("OLD.{}", quote(name))).collect();
+        let old: Vec<String> =
+            table.key.iter().map(|column| format!("OLD.{}", quote(&column.name))).collect();
         sql += &format!(
             "CREATE TEMP TRIGGER __harmonylite__probe_{at} AFTER DELETE ON main.{} \
              WHEN (SELECT armed FROM __harmonylite__probe) BEGIN \
@@ -42,39 +46,84 @@ fn key_names(width: usize) -> String {
     (1..=width).map(|n| format!("k{n}")).collect::<Vec<_>>().join(", ")
 }
 
-/// Keys of the rows that writing the event's image would have to delete, that of the event's own key among them.
-pub fn find(connection: &Connection, table: &Table, event: &Event) -> Result<Vec<Vec<Value>>, Error> {
-    let known = |name: &str| table.columns.iter().find(|c| !c.generated && c.name.eq_ignore_ascii_case(name));
-    let row: Vec<(&str, &Value)> = event
-        .row
-        .iter()
-        .filter_map(|(name, value)| match known(name) {
-            Some(column) => Some((column.name.as_str(), value)),
-            None => (table.by_rowid && name == "rowid").then_some(("rowid", value)),
-        })
-        .collect();
-    let columns: Vec<String> = row.iter().map(|(name, _)| quote(name)).collect();
-    let places: Vec<String> = (1..=row.len()).map(|n| format!("?{n}")).collect();
-    let sql = format!(
-        "INSERT OR REPLACE INTO main.{}({}) VALUES({})",
-        quote(&table.name),
-        columns.join(", "),
-        places.join(", ")
-    );
+/// Keys of the rows that the image collides with, each once.
+pub fn find(connection: &Connection, subject: &Subject<'_>) -> Result<Vec<Vec<Value>>, Error> {
+    let Collisions::Select(lookups) = &subject.table.sql.collisions else {
+        return probe(connection, subject);
+    };
+    let mut found = vec![];
+    for lookup in lookups {
+        match look_up(connection, subject, lookup)? {
+            Some(keys) => found.extend(keys),
+            None => return probe(connection, subject),
+        }
+    }
+    Ok(others(subject, found))
+}
+
+/// `None` when the event does not have all columns of the index.
+fn look_up(
+    connection: &Connection,
+    subject: &Subject<'_>,
+    lookup: &Lookup,
+) -> Result<Option<Vec<Vec<Value>>>, Error> {
+    let values: Option<Vec<&Value>> = lookup.places.iter().map(|place| subject.image_value(*place)).collect();
+    let Some(values) = values else { return Ok(None) };
+    if values.contains(&&Value::Null) {
+        // NULL is equal to nothing.
+        return Ok(Some(vec![]));
+    }
+    let mut statement = connection.prepare_cached(&lookup.sql)?;
+    keys(&mut statement, &values, subject.table.key.len()).map(Some)
+}
+
+/// Keys of the rows that writing the image would have to delete, each once.
+pub fn probe(connection: &Connection, subject: &Subject<'_>) -> Result<Vec<Vec<Value>>, Error> {
     connection.execute_batch("SAVEPOINT probe; UPDATE temp.__harmonylite__probe SET armed = 1;")?;
-    let replaced = connection
-        .prepare_cached(&sql)
-        .and_then(|mut statement| statement.execute(params_from_iter(row.iter().map(|(_, value)| *value))));
-    // A row that the schema does not take at all collides with nothing; writing it says why.
-    let found = if replaced.is_ok() { noted(connection, table.key.len()) } else { Ok(vec![]) };
+    // A row that the schema does not take at all collides with nothing. Writing it will say why.
+    let found = match replace(connection, subject) {
+        Ok(_) => noted(connection, subject.table.key.len()),
+        Err(_) => Ok(vec![]),
+    };
     connection.execute_batch("ROLLBACK TO probe; RELEASE probe;")?;
-    found
+    Ok(others(subject, found?))
+}
+
+fn replace(connection: &Connection, subject: &Subject<'_>) -> rusqlite::Result<usize> {
+    let (table, row) = (&subject.table, &subject.event.row);
+    if subject.is_whole {
+        let values = row.iter().map(|(_, value)| value);
+        return connection.prepare_cached(&table.sql.replace)?.execute(params_from_iter(values));
+    }
+    let known = |name: &str| table.image.iter().find(|column| column.eq_ignore_ascii_case(name));
+    let (columns, values): (Vec<&str>, Vec<&Value>) =
+        row.iter().filter_map(|(name, value)| Some((&**known(name)?, value))).unzip();
+    connection.prepare_cached(&table.replace(&columns))?.execute(params_from_iter(values))
 }
 
 fn noted(connection: &Connection, width: usize) -> Result<Vec<Vec<Value>>, Error> {
     let sql = format!("SELECT {} FROM temp.__harmonylite__collision", key_names(width));
     let mut statement = connection.prepare_cached(&sql)?;
-    let rows =
-        statement.query_map([], |row| (0..width).map(|at| row.get(at)).collect::<Result<Vec<Value>, _>>())?;
+    keys(&mut statement, &[], width)
+}
+
+fn keys(statement: &mut Statement<'_>, values: &[&Value], width: usize) -> Result<Vec<Vec<Value>>, Error> {
+    let rows = statement.query_map(params_from_iter(values.iter().copied()), |row| {
+        (0..width).map(|at| row.get(at)).collect::<Result<Vec<Value>, _>>()
+    })?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
+
+/// The keys that are not the event's own, each once: a row can collide in several indexes.
+fn others(subject: &Subject<'_>, mut found: Vec<Vec<Value>>) -> Vec<Vec<Value>> {
+    if found.is_empty() {
+        return found;
+    }
+    let mut seen = HashSet::from([subject.key.clone()]);
+    found.retain(|key| seen.insert(subject.table.row_key(key)));
+    found
+}
+
+#[cfg(test)]
+#[path = "collisions_tests.rs"]
+mod tests;

@@ -1,6 +1,6 @@
-//! Triggers of the application that write only into tables that are not replicated (a full-text index, say): they must
-//! run for replicated rows too. The application's triggers are off on our connections, TEMP triggers are not, so these
-//! are copied as TEMP triggers.
+//! Triggers of the application that write only into tables that are not replicated, for example into a full-text index. They
+//! must run for replicated rows too. The application's triggers are off on our connections, but TEMP triggers are not, so
+//! these triggers are copied as TEMP triggers.
 
 use crate::db::{error::Error, indexes, schema::Schema, sql::quote};
 use rusqlite::Connection;
@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+/// Trigger to the tables that it writes.
 type Writes = BTreeMap<String, BTreeSet<String>>;
 
 /// Replaces the copies on `connection` by those that the schema asks for.
@@ -25,7 +26,7 @@ pub fn refresh(connection: &Connection, path: &Path, schema: &Schema) -> Result<
     let triggers: Vec<(String, String, String)> =
         list.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect::<Result<_, _>>()?;
     let triggers: Vec<_> =
-        triggers.into_iter().filter(|(_, table, _)| schema.tables.contains_key(table)).collect();
+        triggers.into_iter().filter(|(_, table, _)| schema.tables.contains_key(table.as_str())).collect();
     if triggers.is_empty() {
         return Ok(());
     }
@@ -33,7 +34,7 @@ pub fn refresh(connection: &Connection, path: &Path, schema: &Schema) -> Result<
     let writes = writes_of_triggers(path, schema, &tables)?;
     for (name, _, sql) in &triggers {
         let Some(targets) = writes.get(name) else { continue };
-        let replicated = targets.iter().filter(|target| schema.tables.contains_key(*target)).count();
+        let replicated = targets.iter().filter(|target| schema.tables.contains_key(target.as_str())).count();
         if replicated == targets.len() {
             continue;
         }
@@ -95,7 +96,7 @@ fn writes_of_triggers(path: &Path, schema: &Schema, tables: &BTreeSet<&str>) -> 
 /// `CREATE TRIGGER name rest` as `CREATE TEMP TRIGGER "app_name" rest`. SQLite stores the statement from the name on.
 fn as_temporary(name: &str, sql: &str) -> String {
     let tokens = indexes::tokens(sql);
-    // CREATE, TRIGGER, name: whatever follows is kept.
+    // The first three tokens are CREATE, TRIGGER and the name. What follows is kept.
     let rest = tokens.get(2).map_or("", |token| &sql[token.1..]);
     format!("CREATE TEMP TRIGGER {} {rest}", quote(&format!("app_{name}")))
 }

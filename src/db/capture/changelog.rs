@@ -1,12 +1,13 @@
-//! The publisher's view of the database: the next entries of the change log, each key once, with the row's image now.
+//! The publisher's view of the database: the next entries of the change log, each key once, with the image that its row has now.
 
 use crate::base::limits;
-use crate::db::capture::{self, Capture, LOG};
-use crate::db::schema::{self, Schema, Table};
-use crate::db::{error::Error, open, sql::quote, state};
+use crate::db::capture::install::{self, Capture};
+use crate::db::capture::log_table;
+use crate::db::schema::{self, Schema};
+use crate::db::{error::Error, open, state, table::Table};
 use crate::model::event::{Event, Kind};
 use crate::model::origin::Origin;
-use crate::model::value::{Value, row_key};
+use crate::model::value::Value;
 use rusqlite::{Connection, OptionalExtension, params_from_iter};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -15,59 +16,68 @@ use std::sync::Arc;
 /// One row to publish.
 #[derive(Debug)]
 pub struct Change {
-    /// The event, its id the highest log entry of the row in this batch.
+    /// The event; its id is that of the row's highest log entry in this batch.
     pub event: Event,
     /// Picks the shard.
     pub shard_hash: u64,
 }
 
-/// What one pass found.
+/// What one reading of the change log found.
 #[derive(Debug, Default)]
 pub struct Batch {
     /// Rows in the order of their ids.
     pub changes: Vec<Change>,
-    /// The log holds more.
+    /// The log may hold more.
     pub more: bool,
 }
 
-/// The log, read from a cursor on.
+/// The change log, read from a cursor on.
 pub struct ChangeLog {
     connection: Connection,
     node: u64,
     schema: Schema,
-    tables: HashMap<i64, Arc<Table>>,
+    /// The query for the next entries; its text depends on the width of the log.
+    entries: String,
+    /// The highest log id that was read.
     cursor: i64,
+}
+
+/// Entries after the cursor.
+struct Entries {
+    /// Each key once, under its highest id.
+    keys: BTreeMap<i64, (Arc<Table>, Vec<Value>)>,
+    /// The last id read.
+    last: i64,
+    /// As many entries were read as were asked for, so there may be more.
+    full: bool,
 }
 
 impl ChangeLog {
     /// Opens the database and installs capture.
     pub fn open(path: &Path, node: u64) -> Result<(ChangeLog, Capture), Error> {
         let mut connection = open::open(path)?;
-        let (schema, done) = capture::install(&mut connection)?;
-        let mut log =
-            ChangeLog { connection, node, schema: Schema::default(), tables: HashMap::new(), cursor: 0 };
-        log.take_schema(schema);
-        Ok((log, done))
+        let (schema, done) = install::install(&mut connection)?;
+        Ok((ChangeLog::new(connection, node, schema)?, done))
     }
 
-    /// Opens the log of a damaged database as far as it can be read, and changes nothing; `None`: there is no log.
+    /// Opens the log of a damaged database as far as it can be read, and changes nothing. `None` without a log.
     pub fn open_damaged(path: &Path, node: u64) -> Result<Option<ChangeLog>, Error> {
         let connection = open::open(path)?;
-        if !state::has_table(&connection, LOG)? {
+        if !log_table::exists(&connection)? {
             return Ok(None);
         }
-        let schema = capture::read_numbered(&connection)?;
-        let mut log =
-            ChangeLog { connection, node, schema: Schema::default(), tables: HashMap::new(), cursor: 0 };
-        log.take_schema(schema);
-        Ok(Some(log))
+        let schema = Schema::read_numbered(&connection)?;
+        Ok(Some(ChangeLog::new(connection, node, schema)?))
     }
 
-    /// Leaves out the next entry; false when it cannot be told which that is.
+    fn new(connection: Connection, node: u64, schema: Schema) -> Result<ChangeLog, Error> {
+        let entries = log_table::entries(log_table::width(&connection)?);
+        Ok(ChangeLog { connection, node, schema, entries, cursor: 0 })
+    }
+
+    /// Leaves out the next entry. False when it cannot be told which that is.
     pub fn skip(&mut self) -> bool {
-        let sql = format!("SELECT min(id) FROM {LOG} WHERE id > ?1");
-        let next = self.connection.query_row(&sql, [self.cursor], |row| row.get::<_, Option<i64>>(0));
-        match next {
+        match log_table::next_after(&self.connection, self.cursor) {
             Ok(Some(id)) => {
                 self.cursor = id;
                 true
@@ -76,14 +86,9 @@ impl ChangeLog {
         }
     }
 
-    fn take_schema(&mut self, schema: Schema) {
-        self.tables = schema.tables.values().map(|table| (table.id, table.clone())).collect();
-        self.schema = schema;
-    }
-
     /// Names of the tables that are captured.
     pub fn table_names(&self) -> Vec<&str> {
-        self.schema.tables.keys().map(String::as_str).collect()
+        self.schema.tables.keys().map(AsRef::as_ref).collect()
     }
 
     /// The hash of the schema that events carry.
@@ -91,65 +96,85 @@ impl ChangeLog {
         &self.schema.hash
     }
 
-    /// Publishes under this name.
+    /// Under which name the database publishes.
     pub fn origin(&self) -> Result<Origin, Error> {
         state::origin(&self.connection, self.node)
     }
 
-    /// Brings capture in step with a schema that the application changed; `None` when it did not.
+    /// Brings capture in step with a schema that the application changed; `None` when it did not change.
     pub fn follow_schema(&mut self) -> Result<Option<Capture>, Error> {
-        if schema::version(&self.connection)? == self.schema.version {
+        let before = schema::version(&self.connection)?;
+        if before == self.schema.version {
             return Ok(None);
         }
-        let (schema, done) = capture::install(&mut self.connection)?;
-        self.take_schema(schema);
+        let installed = install::install(&mut self.connection);
+        let (schema, done) = installed.map_err(|error| self.unless_schema_changed(error, before))?;
+        self.entries = log_table::entries(log_table::width(&self.connection)?);
+        self.schema = schema;
         Ok(Some(done))
     }
 
-    /// Reads everything again: what was published and not settled is to be published once more.
+    /// The error of a statement; [`Error::SchemaChanged`] if the application has changed the schema in the meantime, which
+    /// explains it.
+    fn unless_schema_changed(&self, error: Error, before: i64) -> Error {
+        match (&error, schema::version(&self.connection)) {
+            (Error::Other(_), Ok(now)) if now != before => Error::SchemaChanged,
+            _ => error,
+        }
+    }
+
+    /// Reads everything again from the beginning: what was published and is not settled is to be published once more.
     pub fn rewind(&mut self) {
         self.cursor = 0;
     }
 
-    /// Highest log id read.
+    /// The highest log id that was read.
     pub fn cursor(&self) -> i64 {
         self.cursor
     }
 
-    /// Number of entries whose events have not come back, up to the cursor and beyond it.
-    pub fn unsettled(&self) -> Result<(i64, i64), Error> {
-        let sql = format!(
-            "SELECT count(*) FILTER (WHERE id <= ?1), count(*) FILTER (WHERE id > ?1) FROM {LOG} WHERE t <> 0"
-        );
-        Ok(self
-            .connection
-            .prepare_cached(&sql)?
-            .query_row([self.cursor], |row| Ok((row.get(0)?, row.get(1)?)))?)
+    /// The highest log id that there is now.
+    pub fn highest(&self) -> Result<i64, Error> {
+        log_table::highest(&self.connection)
     }
 
-    /// The next batch, in one read transaction: entries and images belong together.
+    /// Number of entries whose events have not come back: those that were read, and those after the cursor.
+    pub fn unsettled(&self) -> Result<(i64, i64), Error> {
+        log_table::count_unsettled(&self.connection, self.cursor)
+    }
+
+    /// The next batch, of at most `limit` entries, in one read transaction: entries and images belong together.
     pub fn read(&mut self, limit: u64) -> Result<Batch, Error> {
-        let sql = format!("SELECT 1 FROM {LOG} WHERE id > ?1 LIMIT 1");
-        let any = self.connection.prepare_cached(&sql)?.query_row([self.cursor], |_| Ok(())).optional()?;
-        if any.is_none() {
+        let before = self.schema.version;
+        let read = self.read_bounded(limit, limits::SCAN_MAX_BYTES);
+        read.map_err(|error| self.unless_schema_changed(error, before))
+    }
+
+    fn read_bounded(&mut self, limit: u64, max_bytes: usize) -> Result<Batch, Error> {
+        // The usual answer, for which no transaction is needed.
+        if !log_table::any_after(&self.connection, self.cursor)? {
             return Ok(Batch::default());
         }
         let transaction = self.connection.unchecked_transaction()?;
-        let (top, last, full) = self.entries(limit)?;
-        let mut batch = Batch { changes: Vec::with_capacity(top.len()), more: full };
+        // SQLite reads the name of a column that is gone as a text, so an image of an old schema would be wrong and no error.
+        if schema::version(&self.connection)? != self.schema.version {
+            return Err(Error::SchemaChanged);
+        }
+        let Entries { keys, last, full } = self.entries(limit)?;
+        let mut batch = Batch { changes: Vec::with_capacity(keys.len()), more: full };
         let mut bytes = 0;
         let mut cursor = last;
-        for (id, (table, key)) in top {
-            if bytes > limits::SCAN_MAX_BYTES {
-                // The rest next time: entries of its keys that were passed have later ones behind the cursor.
+        for (id, (table, key)) in keys {
+            if bytes > max_bytes {
+                // The rest is read next time. Entries between those that were passed here belong to keys whose highest
+                // entry is still to come.
                 batch.more = true;
                 break;
             }
             cursor = id;
-            let Some(table) = self.tables.get(&table) else { continue };
-            let image = self.image(table, &key)?;
+            let image = self.image(&table, &key)?;
             let shard_hash = table.shard_hash(&key);
-            let event = self.event(id, table, key, image);
+            let event = self.event(id, &table, key, image);
             bytes += event.row.iter().map(|(_, value)| value.size()).sum::<usize>();
             batch.changes.push(Change { event, shard_hash });
         }
@@ -158,83 +183,168 @@ impl ChangeLog {
         Ok(batch)
     }
 
-    /// Entries behind the cursor: each key under its highest id; the last id read; whether there may be more.
-    #[allow(clippy::type_complexity, reason = "one caller, right above")]
-    fn entries(&self, limit: u64) -> Result<(BTreeMap<i64, (i64, Vec<Value>)>, i64, bool), Error> {
-        let width = capture::log_width(&self.connection)?;
-        let columns: String = (1..=width).map(|n| format!(", k{n}")).collect();
-        let sql = format!("SELECT id, t{columns} FROM {LOG} WHERE id > ?1 ORDER BY id LIMIT ?2");
-        let mut statement = self.connection.prepare_cached(&sql)?;
+    fn entries(&self, limit: u64) -> Result<Entries, Error> {
+        let mut statement = self.connection.prepare_cached(&self.entries)?;
         let mut rows = statement.query([self.cursor, i64::try_from(limit).unwrap_or(i64::MAX)])?;
         let mut highest: HashMap<Vec<u8>, i64> = HashMap::new();
-        let mut top = BTreeMap::new();
-        let (mut last, mut count) = (self.cursor, 0);
+        let mut found = Entries { keys: BTreeMap::new(), last: self.cursor, full: false };
+        let mut count = 0;
         while let Some(row) = rows.next()? {
             let (id, number): (i64, i64) = (row.get(0)?, row.get(1)?);
-            last = id;
+            found.last = id;
             count += 1;
-            let Some(table) = self.tables.get(&number) else { continue };
+            let Some(table) = self.schema.by_number.get(&number) else { continue };
             let values: Vec<Value> =
                 (0..table.key.len()).map(|at| row.get(at + 2)).collect::<Result<_, _>>()?;
-            let with_collation: Vec<_> =
-                values.iter().cloned().zip(table.key.iter().map(|(_, collation)| *collation)).collect();
-            if let Some(earlier) = highest.insert(row_key(number, &with_collation), id) {
-                top.remove(&earlier);
+            if let Some(earlier) = highest.insert(table.row_key(&values), id) {
+                found.keys.remove(&earlier);
             }
-            top.insert(id, (number, values));
+            found.keys.insert(id, (table.clone(), values));
         }
-        Ok((top, last, count == limit))
+        found.full = count == limit;
+        Ok(found)
     }
 
-    /// All stored columns of the row, the pseudo column `rowid` first where it is the key; `None`: the row is gone.
+    /// The row's image; `None` when the row is gone.
     fn image(&self, table: &Table, key: &[Value]) -> Result<Option<Vec<Value>>, Error> {
-        let mut columns: Vec<String> = table.stored().map(|column| quote(&column.name)).collect();
-        if table.by_rowid {
-            columns.insert(0, "rowid".to_owned());
-        }
-        // Several rows can have the same NULL key; the newest stands for them.
-        let order = if table.without_rowid || table.by_rowid || table.integer_key {
-            ""
-        } else {
-            " ORDER BY rowid DESC LIMIT 1"
-        };
-        let sql = format!(
-            "SELECT {} FROM main.{} WHERE {}{order}",
-            columns.join(", "),
-            quote(&table.name),
-            table.key_filter()
-        );
-        let mut statement = self.connection.prepare_cached(&sql)?;
-        let count = columns.len();
-        let image = statement
-            .query_row(params_from_iter(key), |row| {
-                (0..count).map(|at| row.get(at)).collect::<Result<Vec<Value>, _>>()
-            })
-            .optional()?;
-        Ok(image)
+        let mut statement = self.connection.prepare_cached(&table.sql.image)?;
+        let image = statement.query_row(params_from_iter(key), |row| {
+            (0..table.image.len()).map(|at| row.get(at)).collect::<Result<Vec<Value>, _>>()
+        });
+        Ok(image.optional()?)
     }
 
     fn event(&self, id: i64, table: &Table, key: Vec<Value>, image: Option<Vec<Value>>) -> Event {
         let (kind, row) = match image {
-            Some(values) => {
-                let pseudo = table.by_rowid.then(|| "rowid".to_owned());
-                let names = pseudo.into_iter().chain(table.stored().map(|column| column.name.clone()));
-                (Kind::Insert, names.zip(values).collect())
-            }
-            None => (Kind::Delete, table.key.iter().map(|(name, _)| name.clone()).zip(key).collect()),
+            Some(values) => (Kind::Insert, table.image.iter().cloned().zip(values).collect()),
+            None => (Kind::Delete, table.key.iter().map(|column| column.name.clone()).zip(key).collect()),
         };
-        let schema_hash = Some(self.schema.hash.clone());
-        Event { node: self.node, id, kind, table: table.name.clone(), row, schema_hash }
+        let (table, schema_hash) = (table.name.clone(), Some(self.schema.hash.clone()));
+        Event { node: self.node, id, kind, table, row, schema_hash }
     }
 
-    /// `replicate = false`: nothing comes back, so an acknowledged event settles its row's entries. Deletes the entries up
-    /// to `id`, all of which are acknowledged, but for the newest.
+    /// Settles the entries up to `id`, all of which are acknowledged. For `replicate = false`, where no event comes back.
     pub fn settle_up_to(&self, id: i64) -> Result<(), Error> {
-        let newest = format!("(SELECT max(id) FROM {LOG})");
-        let sql = format!("DELETE FROM {LOG} WHERE id <= ?1 AND id < {newest}");
-        self.connection.prepare_cached(&sql)?.execute([id])?;
-        let sql = format!("UPDATE {LOG} SET t = 0 WHERE id <= ?1 AND t <> 0");
-        self.connection.prepare_cached(&sql)?.execute([id])?;
-        Ok(())
+        log_table::settle_up_to(&self.connection, id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::scratch::Scratch;
+
+    fn opened(name: &str, sql: &str) -> (Scratch, ChangeLog) {
+        let scratch = Scratch::new(name, sql);
+        let log = ChangeLog::open(&scratch.path, 7).unwrap().0;
+        (scratch, log)
+    }
+
+    fn ids(batch: &Batch) -> Vec<i64> {
+        batch.changes.iter().map(|change| change.event.id).collect()
+    }
+
+    #[test]
+    fn several_touches_of_one_key_are_one_event_with_the_last_image() {
+        let (scratch, mut log) = opened("touches", "CREATE TABLE t(k TEXT COLLATE NOCASE PRIMARY KEY, v)");
+        scratch
+            .app
+            .execute_batch("INSERT INTO t VALUES('a', 1), ('b', 1); UPDATE t SET v = 2 WHERE k = 'A'")
+            .unwrap();
+        let batch = log.read(10).unwrap();
+        assert_eq!((ids(&batch), batch.more), (vec![2, 3], false));
+        let event = &batch.changes[1].event;
+        assert_eq!((event.node, event.kind, &*event.table), (7, Kind::Insert, "t"));
+        assert_eq!(event.row, vec![("k".into(), Value::text("a")), ("v".into(), Value::Integer(2))]);
+        assert_eq!(event.schema_hash.as_deref(), Some(log.schema_hash()));
+    }
+
+    #[test]
+    fn a_row_that_is_gone_is_a_tombstone_with_its_key() {
+        let (scratch, mut log) = opened("gone", "CREATE TABLE t(a, b, c, PRIMARY KEY(b, a)) WITHOUT ROWID");
+        scratch.app.execute_batch("INSERT INTO t VALUES(1, 2, 3); DELETE FROM t").unwrap();
+        let batch = log.read(10).unwrap();
+        assert_eq!(batch.changes.len(), 1);
+        let event = &batch.changes[0].event;
+        assert_eq!(event.kind, Kind::Delete);
+        assert_eq!(event.row, vec![("b".into(), Value::Integer(2)), ("a".into(), Value::Integer(1))]);
+    }
+
+    #[test]
+    fn a_limit_ends_a_batch_and_the_next_one_goes_on() {
+        let (scratch, mut log) = opened("limit", "CREATE TABLE t(k INTEGER PRIMARY KEY)");
+        scratch.app.execute_batch("INSERT INTO t VALUES(1), (2), (3)").unwrap();
+        let batch = log.read(2).unwrap();
+        assert_eq!((ids(&batch), batch.more, log.cursor()), (vec![1, 2], true, 2));
+        assert_eq!(log.unsettled().unwrap(), (2, 1));
+        let batch = log.read(2).unwrap();
+        assert_eq!((ids(&batch), batch.more), (vec![3], false));
+        assert!(log.read(2).unwrap().changes.is_empty());
+        log.rewind();
+        assert_eq!(log.read(9).unwrap().changes.len(), 3);
+    }
+
+    #[test]
+    fn bytes_end_a_batch_and_no_key_is_lost() {
+        let (scratch, mut log) = opened("bytes", "CREATE TABLE t(k INTEGER PRIMARY KEY, v)");
+        scratch
+            .app
+            .execute_batch(
+                "INSERT INTO t VALUES(1, zeroblob(100)), (2, zeroblob(100)), (3, zeroblob(100)); UPDATE t SET v = zeroblob(90) WHERE k = 1",
+            )
+            .unwrap();
+        // Key 1 was logged under 1 and 4, so the ids are 2, 3 and 4.
+        let batch = log.read_bounded(10, 140).unwrap();
+        assert_eq!((ids(&batch), batch.more, log.cursor()), (vec![2, 3], true, 3));
+        let batch = log.read_bounded(10, 140).unwrap();
+        assert_eq!((ids(&batch), batch.more), (vec![4], false));
+    }
+
+    #[test]
+    fn one_huge_row_still_passes() {
+        let (scratch, mut log) = opened("huge", "CREATE TABLE t(k INTEGER PRIMARY KEY, v)");
+        scratch.app.execute_batch("INSERT INTO t VALUES(1, zeroblob(5000)), (2, 0)").unwrap();
+        assert_eq!(ids(&log.read_bounded(10, 0).unwrap()), [1]);
+        assert_eq!(ids(&log.read_bounded(10, 0).unwrap()), [2]);
+    }
+
+    #[test]
+    fn a_change_of_the_schema_is_followed() {
+        let (scratch, mut log) = opened("schema", "CREATE TABLE t(k INTEGER PRIMARY KEY)");
+        assert!(log.follow_schema().unwrap().is_none());
+        scratch.app.execute_batch("ALTER TABLE t ADD COLUMN v; CREATE TABLE u(a, b, PRIMARY KEY(a, b)); INSERT INTO u VALUES(1, 2)").unwrap();
+        let done = log.follow_schema().unwrap().unwrap();
+        assert_eq!(done.new_tables, [("u".to_owned(), 1)]);
+        let batch = log.read(10).unwrap();
+        assert_eq!(batch.changes[0].event.row.len(), 2);
+    }
+
+    #[test]
+    fn nothing_is_read_with_an_old_schema() {
+        let (scratch, mut log) = opened("between", "CREATE TABLE t(k INTEGER PRIMARY KEY, v)");
+        scratch.app.execute_batch("INSERT INTO t VALUES(1, 2); ALTER TABLE t DROP COLUMN v").unwrap();
+        assert!(matches!(log.read(10), Err(Error::SchemaChanged)));
+        log.follow_schema().unwrap();
+        assert_eq!(log.read(10).unwrap().changes.len(), 1);
+    }
+
+    #[test]
+    fn acknowledged_entries_are_settled_but_their_ids_stay_used() {
+        let (scratch, mut log) = opened("settle", "CREATE TABLE t(k INTEGER PRIMARY KEY)");
+        scratch.app.execute_batch("INSERT INTO t VALUES(1), (2)").unwrap();
+        log.read(10).unwrap();
+        log.settle_up_to(2).unwrap();
+        assert_eq!(log.unsettled().unwrap(), (0, 0));
+        scratch.app.execute_batch("INSERT INTO t VALUES(3)").unwrap();
+        assert_eq!(ids(&log.read(10).unwrap()), [3]);
+    }
+
+    #[test]
+    fn an_entry_can_be_skipped_until_there_is_none() {
+        let (scratch, mut log) = opened("skip", "CREATE TABLE t(k INTEGER PRIMARY KEY)");
+        scratch.app.execute_batch("INSERT INTO t VALUES(1), (2)").unwrap();
+        assert!(log.skip());
+        assert_eq!(ids(&log.read(10).unwrap()), [2]);
+        assert!(!log.skip());
     }
 }

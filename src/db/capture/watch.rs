@@ -1,5 +1,5 @@
-//! Noticing commits: file events on the database's files say when to look, `data_version` says whether anything was
-//! committed, and a slow poll catches what no event announced.
+//! Noticing commits: file events on the database's files say when to look, `data_version` says whether anything was committed,
+//! and a slow poll catches what no event announced.
 
 use crate::base::{files, limits, stop::Stop};
 use crate::db::{error::Error, open};
@@ -9,17 +9,22 @@ use rustix::fs::inotify;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Calls `wake` after each commit of anybody else than the watching connection, until stop.
+/// Calls `wake` after each commit, whichever connection made it, until stop.
 pub fn watch(path: &Path, poll_interval: Duration, stop: &Stop, mut wake: impl FnMut()) -> Result<(), Error> {
     let connection = open::open(path)?;
     let events = Events::new(path);
-    if let Err(why) = &events {
-        log::warn!("no file events ({why}); looking every {} ms instead", poll_interval.as_millis());
+    if let Err(errno) = &events {
+        log::warn!(
+            "no file events (inotify: {errno}); looking every {} ms instead",
+            poll_interval.as_millis()
+        );
     }
     let mut version = data_version(&connection)?;
+    // What was committed between the publisher's first look and this moment is in this version already.
+    wake();
     let look = |version: &mut i64, wake: &mut dyn FnMut()| -> Result<(), Error> {
         let now = match data_version(&connection) {
-            // Somebody recovers or replaces the WAL, or the disk has its moments: whatever it is, something changes.
+            // Another process recovers or replaces the WAL, or the disk fails for a moment. Something may have changed.
             Err(Error::Busy | Error::Disk(_)) => *version + 1,
             other => other?,
         };
@@ -41,8 +46,8 @@ pub fn watch(path: &Path, poll_interval: Duration, stop: &Stop, mut wake: impl F
             }
         };
         if woken {
-            // The event comes with the write, the commit becomes visible later: look several times after the last event.
-            // While events keep coming, look ever more rarely: a storm of commits is not answered by a storm of queries.
+            // The event comes with the write, and the commit becomes visible only later. So look several times after the last
+            // event. While events keep coming, look more and more rarely, so that many commits do not cause as many queries.
             let (mut at, mut spacing) = (0, limits::LOOK_SPACING_MIN);
             while at < limits::LOOK_AGAIN_US.len() {
                 let pause = Duration::from_micros(limits::LOOK_AGAIN_US[at]);
@@ -77,20 +82,17 @@ struct Events {
 }
 
 impl Events {
-    fn new(path: &Path) -> Result<Events, String> {
-        let failed = |errno: rustix::io::Errno| format!("inotify: {errno}");
-        let inotify =
-            inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).map_err(failed)?;
+    fn new(path: &Path) -> rustix::io::Result<Events> {
+        let inotify = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
         let mask = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
-        inotify::add_watch(&inotify, files::parent(path), mask).map_err(failed)?;
+        inotify::add_watch(&inotify, files::parent(path), mask)?;
         let name = |suffix: &str| {
             files::beside(path, suffix).file_name().map(|n| n.as_encoded_bytes().to_vec()).unwrap_or_default()
         };
         Ok(Events { inotify, names: [name(""), name("-wal"), name("-journal")] })
     }
 
-    /// Waits for an event of one of the files; takes all that are there. Events of other files do not end the wait early
-    /// more than once a millisecond.
+    /// Waits for an event and takes all that have come. True when one of them is of the database's files.
     fn wait(&self, timeout: Duration) -> bool {
         let timespec = Timespec {
             tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(1),
@@ -114,5 +116,34 @@ impl Events {
             ours |= overflow || name.is_some_and(|name| self.names.iter().any(|known| known == name));
         }
         ours
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::scratch::Scratch;
+
+    #[test]
+    fn events_of_the_databases_files_are_ours_and_others_are_not() {
+        let scratch = Scratch::new("watch", "CREATE TABLE t(a)");
+        let events = Events::new(&scratch.path).unwrap();
+        scratch.app.execute_batch("INSERT INTO t VALUES(1)").unwrap();
+        assert!(events.wait(Duration::from_secs(5)));
+        events.drain();
+        let other = scratch.path.with_extension("other");
+        std::fs::write(&other, b"x").unwrap();
+        assert!(!events.wait(Duration::from_millis(1)));
+        std::fs::remove_file(&other).unwrap();
+    }
+
+    #[test]
+    fn the_data_version_changes_with_each_commit_of_another_connection() {
+        let scratch = Scratch::new("version", "CREATE TABLE t(a)");
+        let connection = open::open(&scratch.path).unwrap();
+        let before = data_version(&connection).unwrap();
+        assert_eq!(data_version(&connection).unwrap(), before);
+        scratch.app.execute_batch("INSERT INTO t VALUES(1)").unwrap();
+        assert_ne!(data_version(&connection).unwrap(), before);
     }
 }

@@ -1,5 +1,6 @@
-//! A database whose file header alone is damaged: nothing else of it says where the pages begin, and SQLite reads none of it.
-//! A copy with another header shows what is in it. Layout: <https://www.sqlite.org/fileformat2.html#the_database_header>.
+//! A database of which the file header alone is damaged. Nothing else in the file says where its pages begin, so SQLite reads
+//! none of it. A copy with another header shows what is in it. Layout of the header:
+//! <https://www.sqlite.org/fileformat2.html#the_database_header>.
 
 use crate::base::files::{self, Temporary};
 use crate::db::{error::Error, open};
@@ -10,30 +11,31 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::SystemTime;
 
-/// Bytes of the header.
+/// Length of the header in bytes.
 const LENGTH: usize = 100;
-/// The page size: two bytes, 1 for 65,536.
+/// Two bytes; 1 stands for 65,536.
 const PAGE_SIZE: Range<usize> = 16..18;
-/// Versions for writing and reading: 2 for WAL mode, which all databases that we captured were in.
+/// Versions for writing and reading. 2 means WAL mode, which every database that we captured was in.
 const VERSIONS: Range<usize> = 18..20;
-/// The count of pages.
+/// Number of pages.
 const PAGES: Range<usize> = 28..32;
-/// The first page of the freelist, and the count of its pages: what is free is not needed for reading.
+/// First page of the freelist and number of its pages. Reading does not need what is free.
 const FREELIST: Range<usize> = 32..40;
-/// Not 0 for a database with auto_vacuum, whose pointer maps are not needed for reading either.
+/// Not 0 in a database with auto_vacuum, whose pointer maps reading does not need either.
 const AUTO_VACUUM: Range<usize> = 52..56;
 
-/// A copy that can be read.
+/// A copy of a damaged database that can be read.
 pub struct Rebuilt {
     copy: Temporary,
-    /// The WAL beside the damaged file, before it was copied: a connection that knows page 1 may still write there. Not for
-    /// long: as soon as its rows, or those of the log, need another page, page 1 is in the WAL, and the file is readable.
+    /// Length and time of the WAL beside the damaged file before it was copied. A connection that knows page 1 may still write
+    /// there, but not for long: as soon as its rows, or those of the log, need another page, page 1 is written to the WAL, and
+    /// the file can be read again.
     wal: Option<(u64, SystemTime)>,
 }
 
 impl Rebuilt {
-    /// Copies a damaged database and gives the copy the header of `model`, which has the same schema. `None`: there is no
-    /// room, or more is damaged than the header.
+    /// Copies a damaged database and gives the copy the header of `model`, which has the same schema. `None` when there is no
+    /// room, or when more is damaged than the header.
     pub fn make(damaged: &Path, model: &Path) -> Result<Option<Rebuilt>, Error> {
         keep_wal_mode(damaged)?;
         let wal = wal_state(damaged);
@@ -76,7 +78,6 @@ impl Rebuilt {
         Ok(None)
     }
 
-    /// Where it lies.
     pub fn path(&self) -> &Path {
         self.copy.path()
     }
@@ -87,10 +88,10 @@ impl Rebuilt {
     }
 }
 
-/// Without a header, SQLite takes a database for one in WAL mode by its WAL alone, if that holds anything; in any other mode
-/// the replacement would need the file for itself, which no application with an open connection grants. So an empty WAL gets
-/// a byte. It harms nobody: appended, it is behind everything that is there, the next writer overwrites it, and whoever
-/// reads the WAL for a recovery takes it for the end.
+/// Without a header, SQLite takes a database for one in WAL mode only if its WAL holds anything. In any other mode the
+/// replacement would need the file for itself, which no application with an open connection grants. So an empty WAL gets a
+/// byte. That harms nobody: it is appended, so it comes after everything that is there; the next writer overwrites it; and a
+/// process that reads the WAL for a recovery takes it for the end.
 pub fn keep_wal_mode(path: &Path) -> Result<(), Error> {
     let path = files::beside(path, "-wal");
     let append = || -> std::io::Result<()> {
@@ -106,6 +107,18 @@ pub fn keep_wal_mode(path: &Path) -> Result<(), Error> {
     }
 }
 
+/// Size of the pages in the WAL beside a database, in bytes; `None` without a WAL that says so. A WAL takes no pages of another
+/// size until it begins anew. Layout: <https://www.sqlite.org/fileformat2.html#walformat>.
+pub fn wal_page_size(path: &Path) -> Option<i64> {
+    let mut header = [0; 12];
+    File::open(files::beside(path, "-wal")).and_then(|wal| wal.read_exact_at(&mut header, 0)).ok()?;
+    let word = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    // The last bit of the magic number is the byte order of the checksums.
+    let (magic, size) = (word(0) & !1, word(8));
+    (magic == 0x377f_0682 && size.is_power_of_two() && (512..=65_536).contains(&size))
+        .then_some(i64::from(size))
+}
+
 fn page_size(header: &[u8; LENGTH]) -> u32 {
     match u16::from_be_bytes([header[PAGE_SIZE.start], header[PAGE_SIZE.start + 1]]) {
         1 => 1 << 16,
@@ -113,7 +126,9 @@ fn page_size(header: &[u8; LENGTH]) -> u32 {
     }
 }
 
-/// Whether every page can be read and is where it should be, but for free ones.
+/// Whether every page that is not free can be read and is where it should be. The lines are those of SQLite's `quick_check`:
+/// a heading begins with `***` (its pragma.c), and a page that nothing refers to is reported as "Page N: never used" (its
+/// btree.c), which is all that the missing freelist causes.
 fn is_whole(path: &Path) -> Result<bool, Error> {
     let connection = open::open(path)?;
     let mut statement = connection.prepare("PRAGMA quick_check(10)")?;

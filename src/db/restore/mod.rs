@@ -1,13 +1,13 @@
-//! Whole databases: copied into snapshots, checked, compared, brought into the place of a live one.
+//! Whole databases: copied into snapshots, checked, compared, and put in the place of a live one.
 
-mod copy;
 mod header;
 mod reconcile;
 mod replace;
+mod snapshot;
 
-pub use copy::{
-    Inside, Made, Ready, Stamp, copy, inspect, install_capture, make, make_ready, positions_of, schema_hash,
-    set_positions, strip, unsettled,
+pub use reconcile::{Extra, compare, schema_mismatch};
+pub use replace::{Look, Salvage, Salvaged, find_damage, replace_database};
+pub use snapshot::{
+    Inside, Made, Stamp, copy_database, holds_unsettled, inspect_snapshot, make_ready, make_snapshot,
+    positions_of, schema_hash, set_positions, strip_snapshot,
 };
-pub use reconcile::{Comparison, Extra, compare, mismatch};
-pub use replace::{Look, Salvage, Salvaged, damage, replace};

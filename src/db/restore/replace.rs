@@ -1,41 +1,44 @@
-//! Putting a prepared database in the place of one that applications may have open: through SQLite's backup interface, in
-//! one transaction. Whoever reads sees the old database or the new one; a crash leaves one of the two.
+//! Putting a prepared database in the place of one that applications may have open, through SQLite's backup interface and in
+//! one transaction. An application that reads sees the old database or the new one, and a crash leaves one of the two.
 
 use crate::base::{limits, stop::Stop};
-use crate::db::restore::header::{Rebuilt, keep_wal_mode};
-use crate::db::{apply::Applier, capture::ChangeLog, error::Error, open};
+use crate::db::apply::Applier;
+use crate::db::capture::{ChangeLog, install_capture};
+use crate::db::restore::header::{Rebuilt, keep_wal_mode, wal_page_size};
+use crate::db::{error::Error, open};
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Pages copied between two looks at `stop`; the write lock is held from the first to the last.
+/// Number of pages copied between two looks at `stop`. The write lock is held from the first to the last.
 const PAGES: std::os::raw::c_int = 2048;
 
-/// How long the application may keep its lock in one try.
+/// How long one attempt waits for the application's lock.
 const BUSY_MAX: Duration = Duration::from_secs(2);
 
 /// What could be saved from a damaged database.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Salvaged {
-    /// Changes that were not published yet, now in the new database.
+    /// Changes that were not published yet, and are in the new database now.
     pub changes: usize,
-    /// Log entries that could not be read, or whose rows could not, or do not fit; 1 when there is no reading the log at all.
+    /// Log entries that are lost: they or their rows cannot be read, or do not fit the new database. 1 when the log as a whole
+    /// cannot be read.
     pub unreadable: usize,
 }
 
 /// How closely to look for damage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Look {
-    /// Whether every page can be read.
+    /// Can every page be read?
     Pages,
-    /// Whether indexes agree with their tables, too: takes several times as long.
+    /// Do indexes agree with their tables, too? Takes several times as long.
     Everything,
 }
 
-/// Whether the database is damaged: why. Reads all of it, unless stopped (`None` then).
-pub fn damage(path: &Path, look: Look, stop: &Stop) -> Result<Option<String>, Error> {
+/// Why the database is damaged; `None` when it is not, or when the search, which reads all of it, was stopped.
+pub fn find_damage(path: &Path, look: Look, stop: &Stop) -> Result<Option<String>, Error> {
     let verdict = open::check_file(path).and_then(|()| {
         let mut connection = open::open(path)?;
         let stop = stop.clone();
@@ -54,21 +57,20 @@ pub fn damage(path: &Path, look: Look, stop: &Stop) -> Result<Option<String>, Er
     }
 }
 
-/// Carries the changes that a damaged database holds and nobody has seen into the prepared one, as far as they can be read:
-/// they are in its log afterwards, and published from there.
+/// Carries the changes that were not published yet from a damaged database into the prepared one, as far as they can be read.
+/// They are in the log of the prepared one afterwards, and are published from there.
 pub struct Salvage {
     damaged: PathBuf,
     log: Option<ChangeLog>,
-    /// What the log is read from, if not the damaged file.
+    /// What the log is read from when it is not the damaged file.
     rebuilt: Option<Rebuilt>,
     applier: Applier,
     found: Salvaged,
 }
 
 impl Salvage {
-    /// Opens both.
     pub fn open(damaged: &Path, prepared: &Path, node: u64) -> Result<Salvage, Error> {
-        crate::db::install_capture(prepared)?;
+        install_capture(prepared)?;
         let mut found = Salvaged::default();
         let mut rebuilt = None;
         let mut log = ChangeLog::open_damaged(damaged, node);
@@ -83,18 +85,20 @@ impl Salvage {
             found.unreadable = 1;
             None
         });
-        let applier = Applier::open(prepared, node)?;
+        let applier = Applier::open(prepared, node, &[])?;
         Ok(Salvage { damaged: damaged.to_path_buf(), log, rebuilt, applier, found })
     }
 
-    /// Carries over what was logged since the last time; returns what it came to in all. [`Error::Busy`]: to be opened anew
-    /// for that.
+    /// Carries over what was logged since the last call; returns what all calls came to. [`Error::Busy`] when the application has
+    /// written since [`Salvage::open`], in a way that only another [`Salvage::open`] can read.
     pub fn run(&mut self) -> Result<Salvaged, Error> {
         if self.rebuilt.as_ref().is_some_and(|rebuilt| !rebuilt.is_up_to_date(&self.damaged)) {
             return Err(Error::Busy);
         }
         let (Some(log), damaged) = (&mut self.log, self.damaged.display()) else { return Ok(self.found) };
-        loop {
+        // An application that goes on writing must not keep us here: what it logs from now on, the next call carries over.
+        let end = log.highest().unwrap_or(i64::MAX);
+        while log.cursor() < end {
             match log.read(1) {
                 Ok(batch) if batch.changes.is_empty() && !batch.more => return Ok(self.found),
                 Ok(batch) => {
@@ -109,8 +113,9 @@ impl Salvage {
                         }
                     }
                 }
+                Err(Error::SchemaChanged) => return Err(Error::Busy),
                 Err(error) => {
-                    log::debug!("{damaged}: log entry behind {}: {error}", log.cursor());
+                    log::debug!("{damaged}: log entry after {}: {error}", log.cursor());
                     self.found.unreadable += 1;
                     if !log.skip() {
                         return Ok(self.found);
@@ -118,14 +123,15 @@ impl Salvage {
                 }
             }
         }
+        Ok(self.found)
     }
 }
 
-/// Replaces the database at `path` by the one at `prepared`, which nobody else uses; false when stopped before it was done:
-/// nothing has changed then. `locked` is called when the application cannot write any more and can still be read, so that
-/// the last of what it wrote can be carried over. [`Error::Busy`]: the application kept its lock; it may have written what
-/// makes the file readable again.
-pub fn replace(
+/// Replaces the database at `path` by the one at `prepared`, which nobody else uses. False when it was stopped before that was
+/// done: then nothing has changed. `locked` is called at the moment when the application cannot write any more and can still be
+/// read, so that the last of its writes can be carried over. [`Error::Busy`] when the application kept its lock: it may have
+/// written what makes the file readable again.
+pub fn replace_database(
     path: &Path,
     prepared: &Path,
     stop: &Stop,
@@ -136,16 +142,20 @@ pub fn replace(
     let mut target = Connection::open_with_flags(path, flags)?;
     target.busy_timeout(BUSY_MAX)?;
     match page_size(&target) {
-        // WAL cannot change the page size, so the new database takes that of the old one.
+        // The page size of a database in WAL mode cannot change, so the new one takes that of the old one.
         Ok(size) => set_page_size(prepared, size)?,
-        // Not even a header: SQLite is told to take the file for an empty one until the new content is there.
+        // Not even the header can be read. SQLite is told to take the file for an empty one until the new content is there.
         Err(Error::Corrupt(_)) => {
+            // What an application that knows the first page has written since stands in the WAL, in pages of one size.
+            if let Some(size) = wal_page_size(path) {
+                set_page_size(prepared, size)?;
+            }
             keep_wal_mode(path)?;
             target.set_db_config(DbConfig::SQLITE_DBCONFIG_RESET_DATABASE, true).map(drop)?
         }
         Err(error) => return Err(error),
     }
-    // Settings that read the header come after that.
+    // These settings read the header, so they come after that.
     target
         .execute_batch(&format!("PRAGMA cache_size=-{}; PRAGMA wal_autocheckpoint=0", limits::PAGE_CACHE_KIB))
         .or_else(corrupt_is_known)?;
@@ -154,13 +164,13 @@ pub fn replace(
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )?;
     source.execute_batch(&format!("PRAGMA cache_size=-{}", limits::PAGE_CACHE_KIB))?;
-    // In any other mode nobody else reads what is about to be written.
+    // In any other mode than WAL no other connection can read while this one holds its lock.
     let readable = target
         .query_row("PRAGMA journal_mode", [], |row| row.get::<_, String>(0))
         .is_ok_and(|mode| mode.eq_ignore_ascii_case("wal"));
     let backup = Backup::new(&source, &mut target)?;
     let begun = Instant::now();
-    // No page yet: the write lock alone.
+    // The first step copies no page and only takes the write lock.
     let mut pages = 0;
     loop {
         match backup.step(pages)? {
@@ -177,7 +187,7 @@ pub fn replace(
         }
     }
     drop(backup);
-    // Otherwise the next one to open it would find a long WAL; who reads right now keeps it for a while.
+    // Otherwise the next connection would find a long WAL. An application that reads right now prevents this, which does no harm.
     let _ = target.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
     Ok(true)
 }
@@ -207,4 +217,42 @@ fn set_page_size(prepared: &Path, size: i64) -> Result<(), Error> {
         connection.execute_batch(&format!("PRAGMA synchronous=OFF; PRAGMA page_size={size}; VACUUM"))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::stop;
+    use crate::db::scratch::Scratch;
+    use std::os::unix::fs::FileExt;
+
+    /// A header that is gone while an application, which knows the first page, has just written other pages: they stand in
+    /// the WAL, in pages of their own size, and the first page does not.
+    #[test]
+    fn a_destroyed_header_and_a_wal_without_the_first_page() {
+        for (name, ours, theirs) in [("smaller", 1024, 4096), ("equal", 4096, 4096), ("larger", 16_384, 512)]
+        {
+            let (_source, stop) = stop::pair();
+            let scratch = Scratch::new(&format!("header-{name}"), "");
+            let sql = format!(
+                "PRAGMA journal_mode=DELETE; PRAGMA page_size={ours}; VACUUM; PRAGMA journal_mode=WAL; \
+                 PRAGMA wal_autocheckpoint=0; CREATE TABLE t(id INTEGER PRIMARY KEY, v); INSERT INTO t VALUES(1, 'old'); \
+                 PRAGMA wal_checkpoint(TRUNCATE); UPDATE t SET v = 'in the wal'"
+            );
+            scratch.app.execute_batch(&sql).unwrap();
+            let file = std::fs::File::options().write(true).open(&scratch.path).unwrap();
+            file.write_all_at(&[0xa5; 100], 0).unwrap();
+            // Closing it would drop the locks that SQLite holds in this process.
+            std::mem::forget(file);
+            let prepared = Scratch::new(&format!("prepared-{name}"), "");
+            let sql = format!(
+                "PRAGMA journal_mode=DELETE; PRAGMA page_size={theirs}; VACUUM; CREATE TABLE t(id INTEGER PRIMARY KEY, v); \
+                 INSERT INTO t VALUES(1, 'new')"
+            );
+            prepared.app.execute_batch(&sql).unwrap();
+            let replaced = replace_database(&scratch.path, &prepared.path, &stop, &mut || Ok(()));
+            assert!(replaced.unwrap(), "{name}");
+            assert_eq!(scratch.value("SELECT v FROM t"), "'new'", "{name}");
+        }
+    }
 }

@@ -1,18 +1,18 @@
-//! Signed requests to one bucket: addresses, regions, clocks.
+//! Signed requests to one bucket: its address, its region, and the server's clock.
 
 use super::dialect::Refusal;
 use super::keys::Keys;
 use super::sigv4::{self, Signable};
-use crate::base::{clock, limits};
-use crate::storage::http::{Body, Client, Request, Response, escape};
+use crate::base::{clock, digest, limits};
+use crate::storage::http::{Body, Client, Request, Response, escape_path};
 use crate::storage::{Error, Upload};
 use md5::{Digest as _, Md5};
 use std::io::Read;
 use std::path::PathBuf;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 
-/// The hash of nothing.
+/// Hex SHA-256 of no bytes.
 const EMPTY_HASH: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
 /// What the configuration says about S3.
@@ -20,34 +20,33 @@ const EMPTY_HASH: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca49599
 pub struct S3Options {
     /// `host[:port]`, with or without scheme.
     pub endpoint: String,
-    /// https, when `endpoint` has no scheme.
+    /// Whether an `endpoint` without scheme means https.
     pub use_ssl: bool,
-    /// The bucket.
     pub bucket: String,
-    /// What stands before `/snapshot.db` in the key.
+    /// The part of the key before `/snapshot.db`.
     pub path: String,
-    /// Empty: found out.
+    /// Empty: it is found out.
     pub region: String,
-    /// Bucket in the path (true) or in the host name; `None`: as the endpoint wants it.
+    /// Whether the bucket's name stands in the path (true) or in the host's name; `None`: as the endpoint wants it.
     pub force_path_style: Option<bool>,
     /// Certificate authorities beside the system's.
     pub ca_file: Option<PathBuf>,
     /// Bytes of a part, at least.
     pub part_size: u64,
 }
-/// The bucket.
+
+/// A bucket on a server.
 pub struct Bucket {
     client: Client,
-    /// What the configuration says.
     pub options: S3Options,
     scheme: &'static str,
     host: String,
     prefix: String,
     keys: Option<Keys>,
     region: Mutex<String>,
-    /// The region was asked for by a request of its own.
+    /// Whether the region was asked for by a request of its own.
     asked_region: AtomicBool,
-    /// Seconds that the server's clock is ahead of ours, once it has told us.
+    /// Seconds that the server's clock is ahead of this machine's, as far as the server has told.
     skew: AtomicI64,
 }
 
@@ -75,10 +74,9 @@ impl Piece {
         let mut buffer = vec![0; limits::OBJECT_CHUNK];
         let mut left = length;
         while left > 0 {
-            let count =
-                source.read(&mut buffer).map_err(|error| Error::Permanent(format!("read: {error}")))?;
+            let count = source.read(&mut buffer).map_err(|error| Error::Local(format!("read: {error}")))?;
             if count == 0 {
-                return Err(Error::Permanent(format!("{}: became shorter", upload.path.display())));
+                return Err(Error::Local(format!("{}: became shorter", upload.path.display())));
             }
             sha256.update(&buffer[..count]);
             md5.update(&buffer[..count]);
@@ -88,6 +86,7 @@ impl Piece {
         Ok(Piece { offset, length, sha256, md5: data_encoding::BASE64.encode(&md5.finalize()) })
     }
 }
+
 /// One request, still to be signed.
 pub struct Call<'a> {
     method: &'a str,
@@ -118,9 +117,10 @@ impl<'a> Call<'a> {
         self
     }
 }
+
 impl Bucket {
-    /// A store in a bucket; nothing is asked of the server yet. The error: the CA file cannot be used.
-    pub fn new(options: S3Options, keys: Option<Keys>) -> Result<Bucket, String> {
+    /// Nothing is asked of the server yet. The error: the CA file cannot be used.
+    pub fn new(options: S3Options, keys: Option<Keys>) -> Result<Bucket, Error> {
         let (scheme, host) = match options.endpoint.split_once("://") {
             Some(("https", host)) => ("https", host),
             Some((_, host)) => ("http", host),
@@ -133,7 +133,7 @@ impl Bucket {
             path => format!("{path}/"),
         };
         Ok(Bucket {
-            client: Client::new(scheme == "https", options.ca_file.as_deref())?,
+            client: Client::new(&format!("{scheme}://{host}"), options.ca_file.as_deref())?,
             region: Mutex::new(region_of(&options.region, &host)),
             scheme,
             host,
@@ -149,22 +149,23 @@ impl Bucket {
         format!("{}{name}", self.prefix)
     }
 
-    pub fn virtual_host(&self) -> bool {
+    /// Whether the bucket's name stands in the host's name.
+    fn is_in_host_name(&self) -> bool {
         let host = self.host.split(':').next().unwrap_or_default();
         let wants = host.ends_with("amazonaws.com") || host.ends_with("googleapis.com");
-        // A dot in the bucket's name would not match the certificate.
+        // The certificate of the host does not cover a bucket's name with a dot in it.
         let fits = !self.options.bucket.contains('.') || self.scheme == "http";
         !self.options.force_path_style.unwrap_or(!(wants && fits))
     }
 
-    /// Host and escaped path of a key.
-    pub fn address(&self, key: Option<&str>, region: &str) -> (String, String) {
+    /// Host and escaped path of a key; without a key, of the bucket.
+    fn address(&self, key: Option<&str>, region: &str) -> (String, String) {
         let mut host = self.host.clone();
         if host == "s3.amazonaws.com" && region != "us-east-1" {
             host = format!("s3.{region}.amazonaws.com");
         }
-        let key = key.map_or(String::new(), |key| escape(key, false));
-        if self.virtual_host() {
+        let key = key.map_or(String::new(), escape_path);
+        if self.is_in_host_name() {
             (format!("{}.{host}", self.options.bucket), format!("/{key}"))
         } else if key.is_empty() {
             (host, format!("/{}", self.options.bucket))
@@ -174,16 +175,16 @@ impl Bucket {
     }
 
     pub fn region(&self) -> String {
-        self.region.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.region.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// One signed request.
-    pub fn send(&self, call: &Call<'_>) -> Result<Response, Error> {
+    /// Sends one signed request.
+    fn send(&self, call: &Call<'_>) -> Result<Response, Error> {
         let region = self.region();
         let (host, path) = self.address(call.key, &region);
         let hash = match call.payload {
             Payload::Empty => EMPTY_HASH.to_owned(),
-            Payload::Bytes(bytes) => crate::base::digest::hex_sha256(bytes),
+            Payload::Bytes(bytes) => digest::hex_sha256(bytes),
             Payload::Piece(_, piece) => piece.sha256.clone(),
         };
         let time = clock::compact(clock::unix_ms() + self.skew.load(Relaxed) * 1000);
@@ -225,10 +226,11 @@ impl Bucket {
                 Body::Stream(&mut stream, piece.length)
             }
         };
-        Ok(self.client.send(Request { method: call.method, url: &url, headers, body })?)
+        self.client.send(Request { method: call.method, url: &url, headers, body })
     }
 
-    /// A request whose success is `2xx`; a wrong region or clock is put right and tried once more.
+    /// Sends a request that succeeds with a `2xx` status. If the server names another region or time, the request is signed
+    /// with those and sent once more.
     pub fn call(&self, call: &Call<'_>) -> Result<Result<Response, Refusal>, Error> {
         for last in [false, false, true] {
             let response = self.send(call)?;
@@ -243,22 +245,22 @@ impl Bucket {
         unreachable!("the last try returns")
     }
 
-    /// Takes from a refusal what makes the next try a better one; false: nothing.
-    pub fn learn(&self, refusal: &Refusal) -> bool {
+    /// Takes from a refusal what makes the next try a better one: the region, the server's time. False: it says nothing new.
+    fn learn(&self, refusal: &Refusal) -> bool {
         if let Some(region) = &refusal.region
             && matches!(refusal.status, 301 | 307 | 400 | 403)
             && *region != self.region()
             && self.options.region.is_empty()
         {
             log::debug!("{}: the bucket's region is {region}", self.describe());
-            region.clone_into(&mut self.region.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+            region.clone_into(&mut self.region.lock().unwrap_or_else(PoisonError::into_inner));
             return true;
         }
         if let (400 | 403, Some(time)) = (refusal.status, refusal.time) {
             let skew = time - clock::unix_ms() / 1000;
             if (skew - self.skew.load(Relaxed)).abs() > 240 {
                 log::warn!(
-                    "{}: the server's clock differs from ours by {skew} s; signing with its time",
+                    "{}: the server's clock differs from this machine's by {skew} s; signing with its time",
                     self.describe()
                 );
                 self.skew.store(skew, Relaxed);
@@ -268,7 +270,7 @@ impl Bucket {
         false
     }
 
-    /// The refusal of a HEAD has no body, so some servers (Garage) cannot tell the region in it: a GET is asked for it, once.
+    /// The refusal of a HEAD has no body, so some servers (Garage) cannot tell the region in it. A GET asks for it, once.
     fn learn_by_asking(&self, call: &Call<'_>, refusal: &Refusal) -> Result<bool, Error> {
         if call.method != "HEAD"
             || !matches!(refusal.status, 301 | 400 | 403)
@@ -281,7 +283,7 @@ impl Bucket {
         Ok(response.status >= 300 && self.learn(&Refusal::read(response)))
     }
 
-    /// A request that must succeed.
+    /// As [`Bucket::call`], with a refusal as an error.
     pub fn done(&self, call: &Call<'_>) -> Result<Response, Error> {
         self.call(call)?.map_err(|refusal| refusal.error())
     }
@@ -291,13 +293,13 @@ impl Bucket {
         format!("S3 bucket {} at {}", self.options.bucket, self.host)
     }
 
-    /// What stands before the names of our objects.
+    /// The part of the keys of our objects before their names.
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
 }
 
-/// The region to begin with: the configured one, the one in an endpoint's name, or the oldest.
+/// The region to begin with: the configured one, the one in the endpoint's name, or the oldest of all.
 fn region_of(configured: &str, host: &str) -> String {
     if !configured.is_empty() {
         return configured.to_owned();
@@ -313,6 +315,7 @@ fn region_of(configured: &str, host: &str) -> String {
         _ => "us-east-1".to_owned(),
     }
 }
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -354,6 +357,55 @@ mod tests {
             ),
         ] {
             assert_eq!(address(endpoint, bucket, region), url);
+        }
+    }
+
+    #[test]
+    fn the_region_in_an_endpoints_name() {
+        for (host, region) in [
+            ("s3.eu-west-1.amazonaws.com", "eu-west-1"),
+            ("bucket.s3.eu-west-1.amazonaws.com:443", "eu-west-1"),
+            ("s3.us-west-004.backblazeb2.com", "us-west-004"),
+            ("x.r2.cloudflarestorage.com", "auto"),
+            ("ams3.digitaloceanspaces.com", "ams3"),
+            ("s3.fr-par.scw.cloud", "fr-par"),
+            ("s3.eu-central-2.wasabisys.com", "eu-central-2"),
+            ("fsn1.your-objectstorage.com", "fsn1"),
+            ("s3.amazonaws.com", "us-east-1"),
+            ("localhost:9000", "us-east-1"),
+        ] {
+            assert_eq!(region_of("", host), region, "{host}");
+            assert_eq!(region_of("mine", host), "mine");
+        }
+    }
+
+    fn bucket(options: S3Options) -> Bucket {
+        Bucket::new(S3Options { bucket: "b".into(), ..options }, None).unwrap()
+    }
+
+    #[test]
+    fn a_refusal_teaches_region_and_time_once() {
+        let s3 = bucket(S3Options { endpoint: "h".into(), ..S3Options::default() });
+        let elsewhere = Refusal { status: 400, region: Some("eu-9".into()), ..Refusal::default() };
+        assert!(s3.learn(&elsewhere) && s3.region() == "eu-9" && !s3.learn(&elsewhere));
+        let late = Refusal { status: 403, time: Some(clock::unix_ms() / 1000 + 3600), ..Refusal::default() };
+        assert!(s3.learn(&late) && !s3.learn(&late));
+        assert!((s3.skew.load(Relaxed) - 3600).abs() < 60);
+        assert!(!s3.learn(&Refusal { status: 404, region: Some("x".into()), ..Refusal::default() }));
+    }
+
+    #[test]
+    fn a_configured_region_stays() {
+        let s3 = bucket(S3Options { endpoint: "h".into(), region: "mine".into(), ..S3Options::default() });
+        let elsewhere = Refusal { status: 400, region: Some("eu-9".into()), ..Refusal::default() };
+        assert!(!s3.learn(&elsewhere) && s3.region() == "mine");
+    }
+
+    #[test]
+    fn keys_have_one_slash_after_their_path() {
+        for (path, key) in [("", "snapshot.db"), ("/", "snapshot.db"), ("/a/b/", "a/b/snapshot.db")] {
+            let s3 = bucket(S3Options { endpoint: "h".into(), path: path.into(), ..S3Options::default() });
+            assert_eq!(s3.key("snapshot.db"), key);
         }
     }
 }

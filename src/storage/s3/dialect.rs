@@ -1,7 +1,8 @@
-//! What S3 servers answer: errors and lists in XML, told apart by what the client can do.
+//! What S3 servers answer: errors and lists, in XML.
 
+use crate::base::clock;
 use crate::storage::Error;
-use crate::storage::http::{Failure, Response};
+use crate::storage::http::Response;
 use roxmltree::Document;
 
 /// An answer that is no success.
@@ -11,7 +12,7 @@ pub struct Refusal {
     pub status: u16,
     /// S3's code, such as `NoSuchKey`; empty when the body held none.
     pub code: String,
-    /// Its words.
+    /// The server's explanation.
     pub message: String,
     /// The region that the server wants in the signature.
     pub region: Option<String>,
@@ -20,7 +21,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// Reads one.
+    /// Reads the answer to a request that failed.
     pub fn read(response: Response) -> Refusal {
         let status = response.status;
         let header = response.header("x-amz-bucket-region").map(str::to_owned);
@@ -33,7 +34,7 @@ impl Refusal {
         refusal
     }
 
-    /// Reads an error document; `None` when it is another one.
+    /// Reads an error document; `None` when the text is another document, or none.
     pub fn parse(text: &str) -> Option<Refusal> {
         let document = Document::parse(text.trim_start_matches('\u{feff}').trim()).ok()?;
         let root = document.root_element();
@@ -46,7 +47,7 @@ impl Refusal {
         })
     }
 
-    /// The code, or what stands for it.
+    /// Whether the code is one of these.
     pub fn says(&self, codes: &[&str]) -> bool {
         codes.contains(&self.code.as_str())
     }
@@ -76,18 +77,12 @@ impl Refusal {
     }
 }
 
-impl From<Failure> for Error {
-    fn from(failure: Failure) -> Error {
-        Error::Transient(failure.0)
-    }
-}
-
 fn child(node: roxmltree::Node<'_, '_>, name: &str) -> Option<String> {
     let found = node.children().find(|child| child.tag_name().name() == name)?;
     Some(found.text().unwrap_or_default().to_owned())
 }
 
-/// The texts of every `<item>`'s children named in `fields`; an item without one of them has an empty text there.
+/// For every element named `item`, the texts of its children named in `fields`: empty for a child that is missing.
 pub fn items(text: &str, item: &str, fields: &[&str]) -> Result<Vec<Vec<String>>, Error> {
     let document =
         Document::parse(text).map_err(|error| Error::Transient(format!("unreadable list: {error}")))?;
@@ -97,19 +92,18 @@ pub fn items(text: &str, item: &str, fields: &[&str]) -> Result<Vec<Vec<String>>
         .collect())
 }
 
-/// One text of the document's root, such as `UploadId`.
+/// The text of a child of the document's root, such as `UploadId`.
 pub fn root_text(text: &str, name: &str) -> Option<String> {
     let document = Document::parse(text).ok()?;
     child(document.root_element(), name).filter(|found| !found.is_empty())
 }
 
-/// Escapes text for XML.
 pub fn xml_escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 /// `Tue, 24 Nov 2026 13:15:00 GMT` as Unix seconds.
-pub fn http_date(text: &str) -> Option<i64> {
+fn http_date(text: &str) -> Option<i64> {
     let (_, rest) = text.split_once(", ")?;
     let mut parts = rest.split([' ', ':', '-']);
     let day: i64 = parts.next()?.parse().ok()?;
@@ -119,7 +113,7 @@ pub fn http_date(text: &str) -> Option<i64> {
     let year: i64 = parts.next()?.parse().ok()?;
     let mut clock = || parts.next()?.parse::<i64>().ok();
     let (hour, minute, second) = (clock()?, clock()?, clock()?);
-    crate::base::clock::unix_seconds(year, month, day).map(|day| day + hour * 3600 + minute * 60 + second)
+    clock::unix_seconds(year, month, day).map(|day| day + hour * 3600 + minute * 60 + second)
 }
 
 #[cfg(test)]
@@ -152,5 +146,30 @@ mod tests {
         assert_eq!(items(text, "Contents", &["Key", "Size"]).unwrap(), [["a", "1"], ["b", ""]]);
         assert_eq!(http_date("Tue, 24 Nov 2026 13:15:00 GMT"), Some(1_795_526_100));
         assert_eq!(http_date("yesterday"), None);
+    }
+
+    #[test]
+    fn codes_say_more_than_a_status() {
+        for code in ["SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "NoSuchUpload"] {
+            let refusal = Refusal { status: 400, code: code.into(), ..Refusal::default() };
+            assert!(refusal.says(&[code]) && matches!(refusal.error(), Error::Transient(_)), "{code}");
+        }
+    }
+
+    #[test]
+    fn a_message_cannot_break_a_line_or_fill_a_log() {
+        let refusal =
+            Refusal { status: 403, message: format!("a\nb{}", "x".repeat(500)), ..Refusal::default() };
+        let text = refusal.error().to_string();
+        assert!(text.starts_with("http 403 (abx") && text.len() < 220 && !text.contains('\n'), "{text}");
+    }
+
+    #[test]
+    fn texts_of_documents() {
+        assert_eq!(root_text("<R><UploadId>u</UploadId></R>", "UploadId").as_deref(), Some("u"));
+        assert_eq!(root_text("<R><UploadId></UploadId></R>", "UploadId"), None);
+        assert_eq!(root_text("no document", "UploadId"), None);
+        assert!(matches!(items("no document", "Contents", &["Key"]), Err(Error::Transient(_))));
+        assert_eq!(xml_escape("a<b>&\"c\""), "a&lt;b&gt;&amp;&quot;c&quot;");
     }
 }

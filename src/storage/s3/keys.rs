@@ -1,4 +1,4 @@
-//! Credentials for S3: from the configuration, the environment, or the shared credentials file.
+//! Access keys for S3: from the configuration, the environment, or the shared credentials file.
 
 use crate::base::secret::Secret;
 use std::path::PathBuf;
@@ -6,11 +6,11 @@ use std::path::PathBuf;
 /// An access key.
 #[derive(Clone, Debug)]
 pub struct Keys {
-    /// Access key id: no secret, but shown nowhere either.
+    /// The id of the key. It is no secret, but is shown nowhere either.
     pub id: String,
-    /// Secret access key.
+    /// The secret part, which signs.
     pub secret: Secret,
-    /// Session token of temporary credentials; empty: none.
+    /// Session token of temporary credentials; empty when there is none.
     pub token: Secret,
 }
 
@@ -46,7 +46,7 @@ fn from_file(environment: &dyn Fn(&str) -> Option<String>) -> Option<Keys> {
     parse(&text, &profile)
 }
 
-/// One profile of a credentials file.
+/// The key of one profile of a credentials file.
 fn parse(text: &str, profile: &str) -> Option<Keys> {
     let (mut inside, mut id, mut secret, mut token) = (false, None, None, String::new());
     for line in text.lines().map(str::trim) {
@@ -68,6 +68,7 @@ fn parse(text: &str, profile: &str) -> Option<Keys> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::scratch::Scratch;
     use std::collections::HashMap;
 
     fn found(configured: Option<Keys>, variables: &[(&str, &str)]) -> Option<(String, String, String)> {
@@ -79,7 +80,8 @@ mod tests {
 
     #[test]
     fn three_sources_in_their_order() {
-        let path = std::env::temp_dir().join(format!("harmonylite-keys-{}", std::process::id()));
+        let scratch = Scratch::new("keys");
+        let path = scratch.path("credentials");
         std::fs::write(
             &path,
             "# x\n[default]\naws_access_key_id = F\naws_secret_access_key=FS\n\n[other]\naws_access_key_id=O\n\
@@ -97,6 +99,7 @@ mod tests {
         let configured = Keys { id: "C".into(), secret: Secret::new("CS"), token: Secret::default() };
         assert_eq!(found(Some(configured), &environment), own("C", "CS", ""));
         assert_eq!(found(None, &[("AWS_ACCESS_KEY_ID", "half")]), None);
-        std::fs::remove_file(path).unwrap();
+        let minio = [("MINIO_ROOT_USER", "M"), ("MINIO_ROOT_PASSWORD", "MS"), ("AWS_SESSION_TOKEN", "T")];
+        assert_eq!(found(None, &minio), own("M", "MS", ""), "the token belongs to another key");
     }
 }

@@ -1,8 +1,8 @@
-//! Snapshots in S3 and what calls itself compatible: our own small client.
+//! Snapshots in S3 and in servers that speak its protocol: a small client of our own.
 //!
 //! Requests are signed with the hash of their body, carry `Content-Length` and `Content-MD5`, and no checksum headers or
-//! chunked encodings, which many servers refuse. A small file is one PUT where the server was seen to honour conditions,
-//! else (and every larger one) a multipart upload: its completion fails once a later uploader has aborted it.
+//! chunked encodings, which many servers refuse. A small file is one PUT with a condition, if the server was seen to honour
+//! conditions. Other files are multipart uploads: a later uploader aborts them, so that they cannot be completed any more.
 
 mod bucket;
 mod dialect;
@@ -14,38 +14,40 @@ pub use bucket::S3Options;
 pub use keys::{Keys, find as find_keys};
 pub use sigv4::{Signable, canonical_request, sign, string_to_sign};
 
+use super::http::{Response, escape_path};
 use super::{Backend, Error, Label, Stored, Upload, is_snapshot, label};
-use crate::storage::http::{Response, escape};
+use crate::base::retry::Tries;
 use bucket::{Bucket, Call, Payload, Piece};
 use dialect::{Refusal, items, root_text};
 use std::io::Write;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
-/// Rows of a full page of unfinished uploads.
+/// Rows of a full page in a list of unfinished uploads.
 const PAGE: usize = 1000;
-/// So many pages of them are swept before an upload.
+/// Pages of unfinished uploads that are swept before an upload, at most.
 const SWEEP_PAGES: usize = 20;
 
-/// User metadata of ours.
+/// Names of the headers that hold a label: this prefix, and the key of a pair.
 const META: &str = "x-amz-meta-harmonylite-";
 
-/// The store.
+/// A store in a bucket.
 pub struct S3 {
     bucket: Bucket,
-    /// Whether conditions on a PUT are honoured; `None`: not probed yet.
+    /// Whether the server honours conditions on a PUT; `None` before that was probed.
     conditions: Mutex<Option<bool>>,
 }
 
-/// Rows of a list, or why there is none.
+/// Rows of a list, or the server's refusal.
 type Listed = Result<Vec<Vec<String>>, Refusal>;
+
 impl S3 {
-    /// A store in a bucket; nothing is asked of the server yet. The error: the CA file cannot be used.
-    pub fn new(options: S3Options, keys: Option<Keys>) -> Result<S3, String> {
+    /// Nothing is asked of the server yet. The error: the CA file cannot be used.
+    pub fn new(options: S3Options, keys: Option<Keys>) -> Result<S3, Error> {
         Ok(S3 { bucket: Bucket::new(options, keys)?, conditions: Mutex::new(None) })
     }
 
-    /// What the bucket's absence means to a reader: no snapshot is not the same as no bucket.
-    fn missing(&self) -> Result<(), Error> {
+    /// An error if the bucket is missing: to a reader, no snapshot is not the same as no bucket.
+    fn check_bucket(&self) -> Result<(), Error> {
         match self.bucket.call(&Call::new("HEAD", None))? {
             Ok(response) => {
                 response.finish();
@@ -54,7 +56,7 @@ impl S3 {
             Err(refusal) if refusal.status == 404 => {
                 Err(Error::Permanent(format!("there is no bucket {}", self.bucket.options.bucket)))
             }
-            // Who may read objects may not be allowed to look at the bucket.
+            // A key that may read objects need not be allowed to look at the bucket.
             Err(refusal) if refusal.status == 403 => Ok(()),
             Err(refusal) => Err(refusal.error()),
         }
@@ -64,7 +66,7 @@ impl S3 {
         let key = self.bucket.key(name);
         match self.bucket.call(&Call::new("HEAD", Some(&key)))? {
             Ok(response) => Ok(Some(response)),
-            Err(refusal) if refusal.status == 404 => self.missing().map(|()| None),
+            Err(refusal) if refusal.status == 404 => self.check_bucket().map(|()| None),
             Err(refusal) => Err(refusal.error()),
         }
     }
@@ -73,7 +75,7 @@ impl S3 {
     fn objects(&self) -> Result<Vec<Vec<String>>, Error> {
         match self.pages(&[("list-type", "2")], "Contents", &["Key"])? {
             Ok(rows) => Ok(rows),
-            Err(refusal) if refusal.status == 404 => self.missing().map(|()| vec![]),
+            Err(refusal) if refusal.status == 404 => self.check_bucket().map(|()| vec![]),
             Err(refusal) => Err(refusal.error()),
         }
     }
@@ -85,10 +87,10 @@ impl S3 {
         call.header("content-type", "application/vnd.sqlite3")
     }
 
-    /// Whether PUTs with conditions do what they say here: a second creation must fail, a right tag must pass, a wrong one
-    /// must not. Servers that ignore conditions answer 200 to all of it.
+    /// Whether the server honours conditions on a PUT, tried once: a second creation must fail, a right tag must pass, a wrong
+    /// one must fail. Servers that ignore conditions answer 200 to all of them.
     fn conditions(&self) -> Result<bool, Error> {
-        let known = *self.conditions.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let known = *self.conditions.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = known {
             return Ok(known);
         }
@@ -115,7 +117,7 @@ impl S3 {
             self.describe(),
             if honoured { "honoured" } else { "not honoured" }
         );
-        *self.conditions.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(honoured);
+        *self.conditions.lock().unwrap_or_else(PoisonError::into_inner) = Some(honoured);
         Ok(honoured)
     }
 
@@ -130,11 +132,11 @@ impl S3 {
         }
     }
 
-    /// Aborts the unfinished uploads of a page of them; returns how many there were.
+    /// Aborts a page of unfinished uploads. Returns how many there were.
     fn abort_uploads(&self) -> Result<usize, Error> {
         let uploads = match self.pages(&[("uploads", "")], "Upload", &["Key", "UploadId"])? {
             Ok(uploads) => uploads,
-            // A server that cannot list them; one (rclone) for which no upload at all is an error.
+            // Some servers cannot list uploads; to rclone it is an error that there is none.
             Err(refusal) if refusal.status == 501 || refusal.says(&["NoSuchUpload"]) => vec![],
             Err(refusal) => return Err(refusal.error()),
         };
@@ -160,7 +162,8 @@ impl S3 {
             None => ("if-none-match", "*".to_owned()),
         })
     }
-    /// All `item`s below our prefix, page by page.
+
+    /// The elements named `item` of a list of what lies below our prefix, page by page.
     fn pages(&self, list: &[(&str, &str)], item: &str, fields: &[&str]) -> Result<Listed, Error> {
         let mut found = vec![];
         let mut continuation = String::new();
@@ -212,10 +215,10 @@ impl Backend for S3 {
         };
         match refusal.status {
             404 => {}
-            // Not allowed to look; perhaps allowed to write.
+            // A key that may not look at the bucket may yet be allowed to list and to write.
             403 if self.list().is_ok() => return Ok(()),
             403 => {
-                // A HEAD has no body: ask again for the reason.
+                // The answer to a HEAD has no body: a GET brings the reason.
                 self.bucket
                     .done(&Call::new("GET", None).query("list-type", "2").query("max-keys", "1"))?
                     .finish();
@@ -227,8 +230,10 @@ impl Backend for S3 {
         let body = format!(
             "<CreateBucketConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><LocationConstraint>{region}</LocationConstraint></CreateBucketConfiguration>"
         );
-        let located = self.bucket.options.region.is_empty() && (region == "us-east-1" || region == "auto");
-        let payload = if located { Payload::Empty } else { Payload::Bytes(body.as_bytes()) };
+        // The default region must not be named.
+        let is_default =
+            self.bucket.options.region.is_empty() && matches!(region.as_str(), "us-east-1" | "auto");
+        let payload = if is_default { Payload::Empty } else { Payload::Bytes(body.as_bytes()) };
         match self.bucket.call(&Call::new("PUT", None).payload(payload))? {
             Ok(response) => {
                 log::info!("{}: created the bucket", self.describe());
@@ -264,7 +269,7 @@ impl Backend for S3 {
             return self.put_multipart(upload, condition);
         };
         let piece = Piece::of(upload, 0, upload.label.size)?;
-        upload.ask()?;
+        (upload.may_switch)()?;
         let key = self.bucket.key(upload.name);
         let call = self.metadata(Call::new("PUT", Some(&key)), upload.label);
         self.bucket.done(&call.header(name, value).payload(Payload::Piece(upload, &piece)))?.finish();
@@ -275,15 +280,15 @@ impl Backend for S3 {
         let key = self.bucket.key(&stored.name);
         let response = match self.bucket.call(&Call::new("GET", Some(&key)))? {
             Ok(response) => response,
-            Err(refusal) if refusal.status == 404 => return self.missing().and(Err(Error::NotFound)),
+            Err(refusal) if refusal.status == 404 => return self.check_bucket().and(Err(Error::NotFound)),
             Err(refusal) => return Err(refusal.error()),
         };
         label::pour(&mut response.reader(), sink)
     }
 
-    fn copy(&self, stored: &Stored, name: &str) -> Result<(), Error> {
+    fn copy(&self, stored: &Stored, name: &str, _tries: &Tries<'_>) -> Result<(), Error> {
         let source =
-            format!("/{}/{}", self.bucket.options.bucket, escape(&self.bucket.key(&stored.name), false));
+            format!("/{}/{}", self.bucket.options.bucket, escape_path(&self.bucket.key(&stored.name)));
         let key = self.bucket.key(name);
         let answer =
             self.bucket.done(&Call::new("PUT", Some(&key)).header("x-amz-copy-source", source))?.text()?;
@@ -299,7 +304,7 @@ impl Backend for S3 {
 
     fn sweep(&self) -> Result<usize, Error> {
         let mut swept = 0;
-        // A full page may have another one behind it.
+        // After a full page there may be another one.
         for _ in 0..SWEEP_PAGES {
             let aborted = self.abort_uploads()?;
             swept += aborted;

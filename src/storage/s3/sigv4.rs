@@ -7,10 +7,10 @@ use data_encoding::HEXLOWER;
 use ring::hmac;
 use std::fmt::Write as _;
 
-/// What of a request is signed.
+/// The parts of a request that are signed.
 #[derive(Clone, Debug)]
 pub struct Signable<'a> {
-    /// `GET`, ...
+    /// Such as `GET`.
     pub method: &'a str,
     /// The path as it is sent: for S3, escaped once and never normalised.
     pub path: &'a str,
@@ -22,16 +22,16 @@ pub struct Signable<'a> {
     pub body_hash: &'a str,
 }
 
-/// The query as it is signed, and as it is sent: escaped and sorted.
+/// The query, escaped and sorted: so it is signed, and so it is sent.
 pub fn query_text(query: &[(String, String)]) -> String {
     let mut pairs: Vec<(String, String)> =
-        query.iter().map(|(name, value)| (escape(name, true), escape(value, true))).collect();
+        query.iter().map(|(name, value)| (escape(name), escape(value))).collect();
     pairs.sort();
     let pairs: Vec<String> = pairs.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
     pairs.join("&")
 }
 
-/// Lower-case names, sorted; several values of one name joined with commas, in their order.
+/// Headers with lower-case names, sorted; several values of one name are joined with commas, in their order.
 fn canonical_headers(headers: &[(String, String)]) -> Vec<(String, String)> {
     let mut merged: Vec<(String, String)> = vec![];
     for (name, value) in headers {
@@ -49,7 +49,7 @@ fn canonical_headers(headers: &[(String, String)]) -> Vec<(String, String)> {
     merged
 }
 
-/// The canonical request.
+/// The text of a request that is hashed for its signature.
 pub fn canonical_request(request: &Signable<'_>) -> String {
     let headers = canonical_headers(request.headers);
     let mut text = format!("{}\n{}\n{}\n", request.method, request.path, query_text(request.query));
@@ -61,7 +61,7 @@ pub fn canonical_request(request: &Signable<'_>) -> String {
     text
 }
 
-/// What the key signs. `time` is `YYYYMMDDTHHMMSSZ`.
+/// The text that the key signs. `time` is `YYYYMMDDTHHMMSSZ`.
 pub fn string_to_sign(canonical_request: &str, time: &str, region: &str, service: &str) -> String {
     let day = time.get(..8).unwrap_or(time);
     let hash = hex_sha256(canonical_request.as_bytes());

@@ -1,7 +1,8 @@
-//! Is this the server that we mean? Its host key is compared with a fingerprint, a known_hosts file, or the key that was
-//! remembered at the first connection.
+//! The check of an SSH server's host key: it is compared with a fingerprint, a known_hosts file, or the key that was remembered
+//! at the first connection.
 
 use crate::base::files;
+use crate::storage::Error;
 use data_encoding::{BASE64, BASE64_NOPAD};
 use std::path::{Path, PathBuf};
 
@@ -10,14 +11,14 @@ use std::path::{Path, PathBuf};
 pub enum Trust {
     /// A fingerprint: `SHA256:` and base64 without padding, as OpenSSH prints it.
     Fingerprint(String),
-    /// A known_hosts file that somebody else keeps.
+    /// A known_hosts file that this program only reads.
     KnownHosts(PathBuf),
-    /// A file of our own, where the key of the first connection is remembered.
+    /// A file of this program, where the key of the first connection is remembered.
     FirstUse(PathBuf),
 }
 
 /// `SHA256:` and base64 of the hash of a public key.
-pub fn fingerprint(key: &[u8]) -> String {
+fn fingerprint(key: &[u8]) -> String {
     let hash = ring::digest::digest(&ring::digest::SHA256, key);
     format!("SHA256:{}", BASE64_NOPAD.encode(hash.as_ref()))
 }
@@ -28,7 +29,7 @@ fn kind(key: &[u8]) -> Option<&str> {
     std::str::from_utf8(key.get(4..4 + length)?).ok()
 }
 
-/// How known_hosts files name a server.
+/// The name of a server in known_hosts files.
 fn host_name(host: &str, port: u16) -> String {
     if port == 22 { host.to_owned() } else { format!("[{host}]:{port}") }
 }
@@ -62,7 +63,7 @@ fn matches_name(pattern: &str, name: &str) -> bool {
 }
 
 impl Trust {
-    fn text(&self) -> Result<String, String> {
+    fn text(&self) -> Result<String, Error> {
         let (Trust::KnownHosts(path) | Trust::FirstUse(path)) = self else { return Ok(String::new()) };
         match std::fs::read_to_string(path) {
             Ok(text) => Ok(text),
@@ -71,18 +72,18 @@ impl Trust {
             {
                 Ok(String::new())
             }
-            Err(error) => Err(format!("{}: {error}", path.display())),
+            Err(error) => Err(Error::Local(format!("{}: {error}", path.display()))),
         }
     }
 
-    /// The kinds of keys to ask the server for, so that it shows the one that is known; empty: any.
-    pub fn kinds(&self, host: &str, port: u16) -> Result<Vec<String>, String> {
+    /// The kinds of keys to ask the server for, so that it shows one that is known; none when any will do.
+    pub fn kinds(&self, host: &str, port: u16) -> Result<Vec<String>, Error> {
         let keys = known(&self.text()?, host, port);
         Ok(keys.iter().filter_map(|key| kind(key)).map(str::to_owned).collect())
     }
 
     /// Whether `key` is the server's. The error names both fingerprints.
-    pub fn check(&self, host: &str, port: u16, key: &[u8]) -> Result<(), String> {
+    pub fn check(&self, host: &str, port: u16, key: &[u8]) -> Result<(), Error> {
         let shown = fingerprint(key);
         if let Trust::Fingerprint(expected) = self {
             return if same_fingerprint(expected, &shown) {
@@ -98,7 +99,9 @@ impl Trust {
         match (keys.first(), self) {
             (Some(known), _) => Err(changed(host, &shown, &fingerprint(known))),
             (None, Trust::FirstUse(path)) => remember(path, host, port, key),
-            (None, _) => Err(format!("host key {shown} of {host} is not in the known_hosts file")),
+            (None, _) => {
+                Err(Error::Permanent(format!("host key {shown} of {host} is not in the known_hosts file")))
+            }
         }
     }
 }
@@ -109,16 +112,17 @@ fn same_fingerprint(given: &str, shown: &str) -> bool {
     bare(given) == bare(shown)
 }
 
-fn changed(host: &str, shown: &str, expected: &str) -> String {
-    format!("host key of {host} is {shown}, expected {expected}: not connecting")
+fn changed(host: &str, shown: &str, expected: &str) -> Error {
+    Error::Permanent(format!("host key of {host} is {shown}, expected {expected}: not connecting"))
 }
 
-fn remember(path: &Path, host: &str, port: u16, key: &[u8]) -> Result<(), String> {
+fn remember(path: &Path, host: &str, port: u16, key: &[u8]) -> Result<(), Error> {
     let name = host_name(host, port);
     let line = format!("{name} {} {}\n", kind(key).unwrap_or("unknown"), BASE64.encode(key));
     let mut text = std::fs::read_to_string(path).unwrap_or_default();
     text.push_str(&line);
-    files::write_atomically(path, text.as_bytes()).map_err(|error| format!("{}: {error}", path.display()))?;
+    files::write_atomically(path, text.as_bytes())
+        .map_err(|error| Error::Local(format!("{}: {error}", path.display())))?;
     log::warn!(
         "{name}: first connection; remembering its host key {} in {}",
         fingerprint(key),
@@ -130,6 +134,7 @@ fn remember(path: &Path, host: &str, port: u16, key: &[u8]) -> Result<(), String
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::scratch::Scratch;
 
     fn key(kind: &str, byte: u8) -> Vec<u8> {
         let mut key = u32::try_from(kind.len()).unwrap().to_be_bytes().to_vec();
@@ -140,21 +145,22 @@ mod tests {
 
     #[test]
     fn first_use_is_remembered_and_a_change_refused() {
-        let path = std::env::temp_dir().join(format!("harmonylite-hosts-{}", std::process::id()));
-        let _ = std::fs::remove_file(&path);
+        let scratch = Scratch::new("hosts");
+        let path = scratch.path("known-hosts");
         let trust = Trust::FirstUse(path.clone());
         let (old, new) = (key("ssh-ed25519", 1), key("ssh-rsa", 2));
         trust.check("h", 2222, &old).unwrap();
         trust.check("h", 2222, &old).unwrap();
-        let why = trust.check("h", 2222, &new).unwrap_err();
+        let why = trust.check("h", 2222, &new).unwrap_err().to_string();
         assert!(why.contains(&fingerprint(&old)) && why.contains(&fingerprint(&new)), "{why}");
         trust.check("h", 22, &new).unwrap();
         assert_eq!(trust.kinds("h", 2222).unwrap(), ["ssh-ed25519"]);
         let kept = Trust::KnownHosts(path.clone());
         kept.check("h", 22, &new).unwrap();
-        assert!(kept.check("other", 22, &new).unwrap_err().contains("not in the known_hosts file"));
+        let why = kept.check("other", 22, &new).unwrap_err().to_string();
+        assert!(why.ends_with("of other is not in the known_hosts file"), "{why}");
         std::fs::remove_file(&path).unwrap();
-        assert!(kept.check("h", 22, &new).is_err());
+        assert!(matches!(kept.check("h", 22, &new), Err(Error::Local(_))));
     }
 
     #[test]

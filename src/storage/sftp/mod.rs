@@ -5,10 +5,10 @@ mod rename;
 
 pub use host_keys::Trust;
 
+use super::http::unescape;
 use super::tree::{Entry, Files, Source, Tree};
 use super::{Error, label};
-use crate::base::{limits, secret::Secret};
-use crate::storage::http::unescape;
+use crate::base::{self, limits, secret::Secret};
 use rename::Renamed;
 use ssh2::{
     ErrorCode, HashType, KeyboardInteractivePrompt, MethodType, OpenFlags, OpenType, Prompt, Session,
@@ -18,29 +18,31 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-/// Bytes handed to the library at once: it sends them as many requests without waiting in between.
+/// Bytes handed to the library at once. It sends them as several requests, without waiting for an answer in between.
 const BURST: usize = 256 << 10;
-/// Status codes of the protocol.
+/// Status codes of SFTP (source: draft-ietf-secsh-filexfer-02, 7).
 const NO_SUCH_FILE: i32 = 2;
 const PERMISSION_DENIED: i32 = 3;
 const UNSUPPORTED: i32 = 8;
+/// Errors of libssh2 that mean a dead connection: cannot send, timeout, disconnect, cannot receive (source: libssh2.h).
+const CONNECTION_LOST: [i32; 4] = [-7, -9, -13, -43];
+/// Errors of libssh2 that mean an unusable key file: cannot be read, cannot be decrypted (source: libssh2.h).
+const KEY_UNUSABLE: [i32; 2] = [-16, -48];
 
 /// What the configuration says about SFTP.
 #[derive(Clone, Debug)]
 pub struct SftpOptions {
     /// Host name or address.
     pub host: String,
-    /// Port, 22 unless given.
     pub port: u16,
-    /// User.
     pub user: String,
-    /// Password; empty: none.
+    /// Empty when there is none.
     pub password: Secret,
-    /// Directory.
+    /// The absolute path of the directory.
     pub dir: String,
-    /// Private key.
+    /// The file with the private key.
     pub key_file: Option<PathBuf>,
-    /// Its passphrase; empty: none.
+    /// The passphrase of the key; empty when it has none.
     pub passphrase: Secret,
     /// What the server's key is compared with.
     pub trust: Trust,
@@ -48,27 +50,29 @@ pub struct SftpOptions {
 
 impl SftpOptions {
     /// Reads the URL form. The error shows no secret.
-    pub fn parse(url: &str, trust: Trust) -> Result<SftpOptions, String> {
-        let rest = url.strip_prefix("sftp://").ok_or("no sftp:// in front")?;
+    pub fn parse(url: &str, trust: Trust) -> Result<SftpOptions, base::Error> {
+        let wrong = |why: &'static str| move || base::Error::usage(why);
+        let rest = url.strip_prefix("sftp://").ok_or_else(wrong("no sftp:// in front"))?;
         let (authority, dir) = rest.split_once('/').unwrap_or((rest, ""));
-        let (login, address) = authority.rsplit_once('@').ok_or("no user")?;
+        let (login, address) = authority.rsplit_once('@').ok_or_else(wrong("no user"))?;
         let (user, password) = login.split_once(':').unwrap_or((login, ""));
         let (host, port) = match address.strip_prefix('[').and_then(|v6| v6.split_once(']')) {
             Some((host, port)) => (host, port.strip_prefix(':').unwrap_or("")),
             None => address.split_once(':').unwrap_or((address, "")),
         };
         let port = if port.is_empty() { "22" } else { port };
-        let port = port.parse().ok().filter(|port| *port != 0).ok_or("no port that there is")?;
+        let port = port.parse().ok().filter(|port| *port != 0);
+        let port = port.ok_or_else(wrong("the port is no number from 1 to 65535"))?;
         if user.is_empty() || host.is_empty() {
-            return Err("no user, or no host".to_owned());
+            return Err(wrong("no user, or no host")());
         }
-        let dir = unescape(dir)?;
-        let dir = format!("/{}", dir.trim_end_matches('/'));
+        let decoded = |text: &str| unescape(text).ok_or_else(wrong("not UTF-8"));
+        let dir = format!("/{}", decoded(dir)?.trim_end_matches('/'));
         Ok(SftpOptions {
             host: host.to_owned(),
             port,
-            user: unescape(user)?,
-            password: Secret::new(unescape(password)?),
+            user: decoded(user)?,
+            password: Secret::new(decoded(password)?),
             dir,
             key_file: None,
             passphrase: Secret::default(),
@@ -77,7 +81,7 @@ impl SftpOptions {
     }
 }
 
-/// The directory on the server. The connection is made when it is needed, and again when it broke.
+/// The directory on the server. The connection is made at the first use, and anew after it broke.
 pub struct Sftp {
     options: SftpOptions,
     connection: Mutex<Option<Connection>>,
@@ -111,7 +115,7 @@ impl Sftp {
         let stream = connect(host, *port)?;
         let mut session = Session::new()?;
         session.set_timeout(u32::try_from(limits::TRANSFER_STALL.as_millis()).unwrap_or(u32::MAX));
-        let kinds = trust.kinds(host, *port).map_err(Error::Permanent)?;
+        let kinds = trust.kinds(host, *port)?;
         if !kinds.is_empty() {
             prefer(&session, &kinds)?;
         }
@@ -119,7 +123,7 @@ impl Sftp {
         session.handshake().map_err(|error| Error::from(error).at("handshake"))?;
         let key = session.host_key().map(|(key, _)| key.to_vec()).unwrap_or_default();
         debug_assert!(session.host_key_hash(HashType::Sha256).is_some());
-        trust.check(host, *port, &key).map_err(Error::Permanent)?;
+        trust.check(host, *port, &key)?;
         self.authenticate(&session).map_err(|why| match why {
             Error::Transient(why) => Error::Transient(format!("log in as {user}: {why}")),
             other => other,
@@ -132,7 +136,8 @@ impl Sftp {
         let SftpOptions { user, password, key_file, passphrase, .. } = &self.options;
         let (with, result) = if let Some(path) = key_file {
             let phrase = (!passphrase.is_empty()).then(|| passphrase.expose());
-            std::fs::File::open(path).map_err(|e| Error::Permanent(format!("{}: {e}", path.display())))?;
+            std::fs::File::open(path)
+                .map_err(|error| Error::Local(format!("{}: {error}", path.display())))?;
             (format!("key {}", path.display()), session.userauth_pubkey_file(user, None, path, phrase))
         } else if !password.is_empty() {
             ("password".to_owned(), by_password(session, user, password))
@@ -141,22 +146,14 @@ impl Sftp {
         };
         match result {
             Ok(()) if session.authenticated() => Ok(()),
-            // A dead connection is no refusal.
-            Err(error) if matches!(error.code(), ErrorCode::Session(-7 | -9 | -13 | -43)) => {
-                Err(error.into())
-            }
-            Err(error) => {
-                let hint =
-                    if error.message().contains("private key") { " (is its passphrase right?)" } else { "" };
-                Err(Error::Permanent(format!("log in as {user} by {with}: {}{hint}", error.message())))
-            }
+            Err(error) => Err(refused(user, &with, &error)),
             Ok(()) => {
                 Err(Error::Permanent(format!("log in as {user} by {with}: the server wants more than that")))
             }
         }
     }
 
-    /// Does something with the connection, and forgets it when it broke.
+    /// Runs a step with the connection, and closes the connection if the step failed for the moment: it may be broken.
     fn with<R>(&self, step: impl FnOnce(&Connection) -> Result<R, Error>) -> Result<R, Error> {
         let mut held = self.connection.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let connection = match held.take() {
@@ -174,7 +171,7 @@ impl Sftp {
         Path::new(&self.options.dir).join(name)
     }
 
-    /// A channel that speaks SFTP without the library.
+    /// A new channel to the SFTP server that is used without the library.
     fn bare_channel(connection: &Connection) -> Result<ssh2::Channel, Error> {
         let mut channel = connection.session.channel_session()?;
         channel.subsystem("sftp")?;
@@ -182,7 +179,17 @@ impl Sftp {
     }
 }
 
-/// The password as the server wants it: as one, or as the answer to its question.
+/// Why a login failed. A lost connection is no refusal.
+fn refused(user: &str, with: &str, error: &ssh2::Error) -> Error {
+    let is_one_of = |codes: &[i32]| matches!(error.code(), ErrorCode::Session(code) if codes.contains(&code));
+    if is_one_of(&CONNECTION_LOST) {
+        return Error::Transient(error.message().to_owned());
+    }
+    let hint = if is_one_of(&KEY_UNUSABLE) { " (is its passphrase right?)" } else { "" };
+    Error::Permanent(format!("log in as {user} by {with}: {}{hint}", error.message()))
+}
+
+/// Gives the password as the server wants it: as such, or as the answer to its question.
 fn by_password(session: &Session, user: &str, password: &Secret) -> Result<(), ssh2::Error> {
     struct Answer<'a>(&'a str);
     impl KeyboardInteractivePrompt for Answer<'_> {
@@ -198,7 +205,7 @@ fn by_password(session: &Session, user: &str, password: &Secret) -> Result<(), s
     session.userauth_password(user, password.expose())
 }
 
-/// Asks for the kinds of host keys that are known first; others may still be shown, and are then refused.
+/// Asks the server for the kinds of host keys that are known here. A server without them may show another, which is refused.
 fn prefer(session: &Session, kinds: &[String]) -> Result<(), Error> {
     let mut names: Vec<&str> = vec![];
     for kind in kinds {
@@ -240,7 +247,7 @@ fn sync(mut file: ssh2::File) -> Result<(), Error> {
     Ok(file.close()?)
 }
 
-/// What went wrong on a stream of the library: its own error travels inside.
+/// The error of a stream of the library.
 fn stream_error(error: &io::Error) -> Error {
     let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
     if full { Error::Permanent(error.to_string()) } else { Error::Transient(error.to_string()) }
@@ -258,7 +265,7 @@ impl Tree for Sftp {
             let mut levels: Vec<&Path> = dir.ancestors().filter(|path| path.parent().is_some()).collect();
             levels.reverse();
             for level in levels {
-                // Whether it was there or was just made: what counts is that it is there now.
+                // Servers answer differently when the directory is there already, so its presence decides.
                 let made = connection.sftp.mkdir(level, 0o755).map_err(Error::from);
                 match connection.sftp.stat(level).map_err(Error::from) {
                     Ok(_) => {}
@@ -389,8 +396,29 @@ mod tests {
             "sftp://u:secret@h:x/d",
             "sftp://:secret@h/d",
         ] {
-            let why = parse(wrong).unwrap_err();
+            let why = parse(wrong).unwrap_err().to_string();
             assert!(!why.contains("secret"), "{wrong}: {why}");
+        }
+        assert_eq!(
+            parse("sftp://u@h:99999/").unwrap_err().to_string(),
+            "the port is no number from 1 to 65535"
+        );
+        assert_eq!(parse("sftp://u@h/%ff").unwrap_err().to_string(), "not UTF-8");
+    }
+
+    #[test]
+    fn errors_are_told_apart_by_their_codes() {
+        let error = |code: i32| ssh2::Error::new(ErrorCode::SFTP(code), "x");
+        assert!(matches!(Error::from(error(NO_SUCH_FILE)), Error::NotFound));
+        assert_eq!(Error::from(error(4)).to_string(), "x (SFTP status 4)");
+        let session = |code: i32| ssh2::Error::new(ErrorCode::Session(code), "x");
+        assert!(matches!(Error::from(session(-13)), Error::Transient(_)));
+        assert!(matches!(refused("u", "password", &session(-13)), Error::Transient(_)));
+        let why = refused("u", "key /k", &session(-16)).to_string();
+        assert_eq!(why, "log in as u by key /k: x (is its passphrase right?)");
+        assert_eq!(refused("u", "password", &session(-18)).to_string(), "log in as u by password: x");
+        for (kind, passes) in [(io::ErrorKind::StorageFull, false), (io::ErrorKind::BrokenPipe, true)] {
+            assert_eq!(matches!(stream_error(&kind.into()), Error::Transient(_)), passes);
         }
     }
 }

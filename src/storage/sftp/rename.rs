@@ -1,5 +1,5 @@
-//! The one SFTP request that the library does not know: `posix-rename@openssh.com`, which replaces a file at one instant.
-//! (Source: OpenSSH's PROTOCOL file, 4.3, and draft-ietf-secsh-filexfer-02.)
+//! The SFTP request `posix-rename@openssh.com`, which replaces a file at one instant and which the library does not know
+//! (sources: OpenSSH's PROTOCOL file, 4.3, and draft-ietf-secsh-filexfer-02).
 
 use std::io::{self, Read, Write};
 
@@ -8,15 +8,14 @@ const VERSION: u8 = 2;
 const STATUS: u8 = 101;
 const EXTENDED: u8 = 200;
 const POSIX_RENAME: &str = "posix-rename@openssh.com";
-/// Answers to these requests are short.
+/// Bytes of an answer, at most: those to these requests are short.
 const PACKET_MAX: u32 = 64 << 10;
 
 /// What the server said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Renamed {
-    /// Done.
     Yes,
-    /// The file is not there.
+    /// The file to rename is not there.
     Missing,
     /// The server does not know the request.
     Unknown,

@@ -4,25 +4,23 @@ use crate::base::secret::Secret;
 use data_encoding::{BASE64, HEXLOWER};
 use md5::{Digest as _, Md5};
 
-/// Who we are.
+/// The user that the requests are made for.
 #[derive(Clone, Debug, Default)]
 pub struct Login {
-    /// User name.
     pub user: String,
-    /// Password.
     pub password: Secret,
 }
 
 /// What a server asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Challenge {
-    /// User and password as they are.
+    /// User and password in clear.
     Basic,
-    /// A hash of them with the server's nonce.
+    /// A hash of user and password with the server's nonce.
     Digest(Digest),
 }
 
-/// A digest challenge, and how often it was answered.
+/// A digest challenge, and the number of answers given to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Digest {
     realm: String,
@@ -30,13 +28,13 @@ pub struct Digest {
     opaque: Option<String>,
     sha256: bool,
     session: bool,
-    /// The server takes `qop=auth`; very old ones know none.
+    /// Whether the server offers `qop=auth`. Very old servers offer none.
     qop: bool,
     count: u32,
 }
 
 impl Challenge {
-    /// The best challenge among a server's `WWW-Authenticate` headers that we can answer.
+    /// The best challenge of a server's `WWW-Authenticate` headers among those that can be answered here.
     pub fn choose(headers: &[&str]) -> Option<Challenge> {
         let mut best = None;
         for (scheme, parameters) in headers.iter().flat_map(|header| challenges(header)) {

@@ -1,33 +1,30 @@
 //! Snapshots on a WebDAV server: `https://host/root?dir=/d&login=u&secret=p`.
 //!
 //! Written for what servers have in common: `Content-Length` always, directories with a trailing slash, an absolute
-//! `Destination`, a name of its own for every upload and a MOVE. No trust in conditions.
+//! `Destination`. Every upload has a name of its own and ends with a MOVE; conditions on requests are not relied on.
 
 mod auth;
 
-use super::label;
+use super::http::{Body, Client, Request, Response, escape, unescape};
 use super::tree::{Entry, Files, Source, Tree};
-use super::{Error, is_snapshot};
-use crate::base::secret::Secret;
-use crate::storage::http::{Body, Client, Request, Response, escape, unescape};
+use super::{Error, is_snapshot, label};
+use crate::base::{self, limits, secret::Secret};
 use auth::{Challenge, Login};
 use roxmltree::Document;
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What the configuration says about WebDAV.
 #[derive(Clone, Debug, Default)]
 pub struct WebdavOptions {
     /// `https://host/root`, without a trailing slash.
     pub root: String,
-    /// What else the URL's query holds; sent with every request.
+    /// The rest of the URL's query, which is sent with every request.
     pub query: String,
     /// Components of the directory below the root.
     pub dir: Vec<String>,
-    /// User and password.
     pub user: String,
-    /// Password.
     pub password: Secret,
     /// Certificate authorities beside the system's.
     pub ca_file: Option<PathBuf>,
@@ -35,25 +32,29 @@ pub struct WebdavOptions {
 
 impl WebdavOptions {
     /// Reads the URL form. The error shows no secret.
-    pub fn parse(url: &str) -> Result<WebdavOptions, String> {
+    pub fn parse(url: &str) -> Result<WebdavOptions, base::Error> {
         let (root, query) = url.split_once('?').unwrap_or((url, ""));
         let host = root.strip_prefix("https://").or_else(|| root.strip_prefix("http://"));
-        let host = host.ok_or("no http:// or https:// in front")?.split('/').next().unwrap_or_default();
+        let wrong = base::Error::usage;
+        let host = host.ok_or_else(|| wrong("no http:// or https:// in front"))?;
+        let host = host.split('/').next().unwrap_or_default();
         if host.is_empty() || host.contains('@') || host.contains(char::is_whitespace) {
-            return Err("no host, or user and password before it".to_owned());
+            return Err(wrong("no host, or user and password before it"));
         }
         let mut options =
             WebdavOptions { root: root.trim_end_matches('/').to_owned(), ..WebdavOptions::default() };
         let (mut login, mut secret, mut rest) = (None, None, vec![]);
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let decoded = || unescape(&value.replace('+', "%20")).map_err(|why| format!("{key}: {why}"));
+            let decoded = || {
+                unescape(&value.replace('+', "%20")).ok_or_else(|| base::Error::usage("not UTF-8").at(key))
+            };
             match key {
                 "dir" => {
                     let dir = decoded()?;
                     options.dir = dir.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect();
                     if options.dir.iter().any(|part| part == "." || part == "..") {
-                        return Err("dir: . and .. are no directories".to_owned());
+                        return Err(wrong("dir: . and .. are no directories"));
                     }
                 }
                 "login" => login = Some(decoded()?),
@@ -67,7 +68,7 @@ impl WebdavOptions {
                 (options.user, options.password) = (login, Secret::new(secret));
                 Ok(options)
             }
-            _ => Err("login and secret are missing".to_owned()),
+            _ => Err(wrong("login and secret are missing")),
         }
     }
 }
@@ -77,14 +78,14 @@ pub struct Webdav {
     client: Client,
     options: WebdavOptions,
     challenge: Mutex<Option<Challenge>>,
-    /// Whether MOVE replaces; `None`: not tried yet.
+    /// Whether MOVE replaces a file; `None` before that was tried.
     replaces: Mutex<Option<bool>>,
 }
 
 impl Webdav {
     /// The store; nothing is asked of the server yet. The error: the CA file cannot be used.
-    pub fn store(options: WebdavOptions, read_back: bool) -> Result<Files<Webdav>, String> {
-        let client = Client::new(options.root.starts_with("https://"), options.ca_file.as_deref())?;
+    pub fn store(options: WebdavOptions, read_back: bool) -> Result<Files<Webdav>, Error> {
+        let client = Client::new(&options.root, options.ca_file.as_deref())?;
         let tree = Webdav { client, options, challenge: Mutex::new(None), replaces: Mutex::new(None) };
         Ok(Files { tree, read_back })
     }
@@ -92,19 +93,19 @@ impl Webdav {
     /// The URL of the first `levels` directories, with a trailing slash.
     fn dir_url(&self, levels: usize) -> String {
         let dirs: String =
-            self.options.dir[..levels].iter().map(|part| format!("{}/", escape(part, true))).collect();
+            self.options.dir[..levels].iter().map(|part| format!("{}/", escape(part))).collect();
         format!("{}/{dirs}", self.options.root)
     }
 
     fn url(&self, name: &str) -> String {
-        format!("{}{}", self.dir_url(self.options.dir.len()), escape(name, true))
+        format!("{}{}", self.dir_url(self.options.dir.len()), escape(name))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Challenge>> {
-        self.challenge.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn challenge(&self) -> MutexGuard<'_, Option<Challenge>> {
+        self.challenge.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One request, authenticated as the server asks; a new challenge (the first one, or a nonce that became stale) is
+    /// One request, authenticated as the server asks. A new challenge (the first one, or the successor of a stale nonce) is
     /// answered once.
     fn send(
         &self,
@@ -123,7 +124,7 @@ impl Webdav {
             let mut all: Vec<(String, String)> =
                 headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
             let mut nonce = None;
-            if let Some(challenge) = self.lock().as_mut() {
+            if let Some(challenge) = self.challenge().as_mut() {
                 all.push(("authorization".to_owned(), challenge.answer(&login, method, uri)));
                 nonce = Some(challenge.clone());
             }
@@ -143,14 +144,15 @@ impl Webdav {
             let offered = Challenge::choose(&response.header_all("www-authenticate"));
             response.finish();
             match offered {
-                // Asked again with the same: the password is wrong. A fresh nonce may be a stale one's successor: once.
+                // A server that asks for the same again does not accept the password.
                 Some(Challenge::Basic) if nonce == Some(Challenge::Basic) => return Err(refused()),
+                // A fresh nonce may be the successor of a stale one, but only once.
                 Some(_) if tried == Some(true) || (tried == Some(false) && nonce.is_none()) => {
                     return Err(refused());
                 }
                 Some(challenge) => {
                     tried = Some(nonce.is_some());
-                    *self.lock() = Some(challenge);
+                    *self.challenge() = Some(challenge);
                 }
                 None => {
                     return Err(Error::Permanent(
@@ -161,19 +163,23 @@ impl Webdav {
         }
     }
 
-    /// The entries of a directory by PROPFIND; `None` when it is not there.
-    fn propfind(&self, url: &str, depth: &str) -> Result<Option<Vec<Entry>>, Error> {
+    /// Asks for the entries of a directory, or for one file.
+    fn propfind(&self, url: &str, depth: &str) -> Result<Found, Error> {
         let body = b"<?xml version=\"1.0\"?><propfind xmlns=\"DAV:\"><prop><getcontentlength/><resourcetype/></prop></propfind>";
         let headers = [("depth", depth), ("content-type", "application/xml")];
         let response = self.send("PROPFIND", url, &headers, Some(Source::Bytes(body)))?;
         match response.status {
-            200..=299 => entries(&response.text()?).map(Some),
-            404 => Ok(None),
+            200..=299 => entries(&response.text()?).map(Found::Entries),
+            404 => Ok(Found::Nothing),
+            405 => {
+                response.finish();
+                Ok(Found::NotOffered)
+            }
             _ => Err(status(response)),
         }
     }
 
-    /// A request that moves or copies.
+    /// A request that moves or copies a file.
     fn transfer(&self, method: &str, from: &str, to: &str) -> Result<(), Error> {
         let destination = self.url(to);
         let headers = [("destination", destination.as_str()), ("overwrite", "T")];
@@ -189,14 +195,26 @@ impl Webdav {
     }
 }
 
+/// What a PROPFIND brought.
+enum Found {
+    Entries(Vec<Entry>),
+    Nothing,
+    /// The server does not know the request (nginx without its extension).
+    NotOffered,
+}
+
 fn refused() -> Error {
     Error::Permanent("http 401: login or secret is wrong".to_owned())
 }
 
-/// A status as an error.
+/// The error that a status means.
 fn status(response: Response) -> Error {
     let status = response.status;
     response.finish();
+    error_of(status)
+}
+
+fn error_of(status: u16) -> Error {
     let text = match status {
         403 => "http 403: not allowed".to_owned(),
         409 => "http 409: the directory above is missing".to_owned(),
@@ -221,7 +239,7 @@ fn entries(text: &str) -> Result<Vec<Entry>, Error> {
         let collection = response.descendants().any(|node| dav("collection")(&node));
         let size = response.descendants().find(dav("getcontentlength")).and_then(|node| node.text());
         let last = href.trim().trim_end_matches('/').rsplit('/').next().unwrap_or_default();
-        if let (false, Ok(name)) = (collection || href.trim().ends_with('/'), unescape(last)) {
+        if let (false, Some(name)) = (collection || href.trim().ends_with('/'), unescape(last)) {
             let size = size.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
             found.push(Entry { name, size });
         }
@@ -243,7 +261,7 @@ impl Tree for Webdav {
                 status
             })
         };
-        // 405: it is there. 409, and nginx's 500 or 404: something above it is not.
+        // 405 means that the directory is there; 409, and nginx's 500 or 404, that one above it is not.
         if all == 0 || matches!(make(all)?, 200..=299 | 405) {
             return Ok(());
         }
@@ -253,8 +271,8 @@ impl Tree for Webdav {
         }
         match last {
             200..=299 | 405 => Ok(()),
-            // Servers that let one create files but not look at directories.
-            301 | 403 if self.propfind(&self.dir_url(all), "0")?.is_some() => Ok(()),
+            // Some servers say this when the directory is there: they are asked whether it is.
+            301 | 403 if matches!(self.propfind(&self.dir_url(all), "0")?, Found::Entries(_)) => Ok(()),
             status => Err(Error::Permanent(format!(
                 "create directory {}: http {status}",
                 self.options.dir.join("/")
@@ -263,15 +281,15 @@ impl Tree for Webdav {
     }
 
     fn list(&self) -> Result<Vec<Entry>, Error> {
-        match self.propfind(&self.dir_url(self.options.dir.len()), "1") {
-            Ok(found) => Ok(found.unwrap_or_default()),
-            // nginx without its extension: no lists. What lies under the usual name can be found without one.
-            Err(Error::Permanent(why)) if why == "http 405" => {
-                let name = crate::base::limits::SNAPSHOT_NAME;
+        match self.propfind(&self.dir_url(self.options.dir.len()), "1")? {
+            Found::Entries(entries) => Ok(entries),
+            Found::Nothing => Ok(vec![]),
+            // Without lists, only what has the usual name can be found.
+            Found::NotOffered => {
+                let name = limits::SNAPSHOT_NAME;
                 let size = self.size(name)?;
                 Ok(size.map(|size| Entry { name: name.to_owned(), size }).into_iter().collect())
             }
-            Err(error) => Err(error),
         }
     }
 
@@ -279,10 +297,11 @@ impl Tree for Webdav {
         let response = self.send("HEAD", &self.url(name), &[], None)?;
         match (response.status, response.length()) {
             (200..=299, Some(length)) => Ok(Some(length)),
-            (200..=299, None) => {
-                let found = self.propfind(&self.url(name), "0")?.unwrap_or_default();
-                Ok(found.first().map(|entry| entry.size))
-            }
+            (200..=299, None) => match self.propfind(&self.url(name), "0")? {
+                Found::Entries(found) => Ok(found.first().map(|entry| entry.size)),
+                Found::Nothing => Ok(None),
+                Found::NotOffered => Err(error_of(405)),
+            },
             (404, _) => Ok(None),
             _ => Err(status(response)),
         }
@@ -290,8 +309,8 @@ impl Tree for Webdav {
 
     fn write(&self, name: &str, source: Source<'_>) -> Result<(), Error> {
         let kind = if is_snapshot(name) { "application/vnd.sqlite3" } else { "application/octet-stream" };
-        // The challenge comes before the body is sent, not after.
-        if self.lock().is_none() {
+        // A challenge that comes after the body would cost sending the body twice: it is asked for before.
+        if self.challenge().is_none() {
             self.size(name)?;
         }
         let response = self.send("PUT", &self.url(name), &[("content-type", kind)], Some(source))?;
@@ -313,10 +332,11 @@ impl Tree for Webdav {
         }
     }
 
-    /// Tried once: servers made with a certain library delete the target before they find that there is nothing to move.
+    /// Tried once. Some servers delete the target of a MOVE before they find that there is nothing to move.
     fn replaces(&self) -> Result<bool, Error> {
-        if let Some(known) = *self.replaces.lock().unwrap_or_else(std::sync::PoisonError::into_inner) {
-            return Ok(known);
+        let known = || self.replaces.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(replaces) = *known() {
+            return Ok(replaces);
         }
         let id = super::upload_id();
         let (probe, missing) =
@@ -327,7 +347,7 @@ impl Tree for Webdav {
         self.remove(&probe)?;
         let careful = survives && moved.is_err();
         log::debug!("{}: MOVE {}", self.describe(), if careful { "replaces" } else { "deletes, then moves" });
-        *self.replaces.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(careful);
+        *known() = Some(careful);
         Ok(careful)
     }
 
@@ -375,7 +395,7 @@ mod tests {
             "https://h?login=a",
             "https://h?dir=..&login=a&secret=b",
         ] {
-            let why = WebdavOptions::parse(wrong).unwrap_err();
+            let why = WebdavOptions::parse(wrong).unwrap_err().to_string();
             assert!(!why.is_empty() && !why.contains("=a"), "{wrong}: {why}");
         }
     }
@@ -384,6 +404,27 @@ mod tests {
     fn lists_of_several_servers() {
         let apache = "<?xml version=\"1.0\"?><D:multistatus xmlns:D=\"DAV:\"><D:response><D:href>/d/</D:href><D:propstat><D:prop><D:resourcetype><D:collection/></D:resourcetype></D:prop></D:propstat></D:response><D:response xmlns:lp1=\"DAV:\"><D:href>/d/a%20b</D:href><D:propstat><D:prop><lp1:getcontentlength>12</lp1:getcontentlength><lp1:resourcetype/></D:prop></D:propstat></D:response></D:multistatus>";
         assert_eq!(entries(apache).unwrap(), [Entry { name: "a b".into(), size: 12 }]);
-        assert!(entries("<html>").is_err());
+        // A list without sizes, with an absolute URL and without a prefix.
+        let other = "<multistatus xmlns=\"DAV:\"><response><href>http://h/d/</href></response><response><href> http://h/d/x </href></response></multistatus>";
+        assert_eq!(entries(other).unwrap(), [Entry { name: "x".into(), size: 0 }]);
+        assert!(entries("<multistatus xmlns=\"DAV:\"/>").unwrap().is_empty());
+        assert!(matches!(entries("<html>"), Err(Error::Transient(_))));
+    }
+
+    #[test]
+    fn statuses_that_pass_and_that_last() {
+        for (code, passes) in [
+            (401, false),
+            (403, false),
+            (405, false),
+            (409, true),
+            (412, true),
+            (423, true),
+            (503, true),
+            (507, false),
+        ] {
+            assert_eq!(matches!(error_of(code), Error::Transient(_)), passes, "{code}");
+        }
+        assert_eq!(error_of(507).to_string(), "http 507: the server's disk is full");
     }
 }

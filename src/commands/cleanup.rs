@@ -1,0 +1,23 @@
+//! `-cleanup`.
+
+use super::Show;
+use crate::base::error::{Context, Error, Kind};
+use crate::config::Config;
+use crate::daemon;
+use crate::db;
+use serde_json::json;
+
+/// Removes everything of ours, and of a Go node, from the database. No daemon may run on it.
+pub fn cleanup(config: &Config, show: Show) -> Result<(), Error> {
+    let path = config.db_path.display();
+    if !config.db_path.exists() {
+        return Err(Error::new(Kind::Missing, format!("{path}: no such file")));
+    }
+    let _lock = daemon::lock_database(config)?;
+    let removed = db::cleanup(&config.db_path).context(&path)?;
+    show.print(
+        || format!("{path}: removed {} triggers and tables of harmonylite", removed.len()),
+        || json!({ "removed": removed }),
+    );
+    Ok(())
+}

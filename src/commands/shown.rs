@@ -1,0 +1,97 @@
+//! Snapshots as people and programs read them: a table, JSON, ages and sizes.
+
+use crate::base::clock;
+use crate::snapshot::show_positions;
+use crate::storage::{Label, Store, Stored};
+use serde_json::{Value, json};
+
+/// A snapshot as JSON; what is not known is null.
+pub fn describe(stored: &Stored) -> Value {
+    let Label { digest, positions, schema, node, time_ms, encoding, verified, .. } = &stored.label;
+    let text = |text: &str| if text.is_empty() { Value::Null } else { text.into() };
+    let known = |known: bool, value: Value| if known { value } else { Value::Null };
+    json!({
+        "name": stored.name,
+        "size": stored.size,
+        "time": known(*time_ms > 0, clock::rfc3339(*time_ms).into()),
+        "age_seconds": known(*time_ms > 0, ((clock::unix_ms() - time_ms) / 1000).into()),
+        "position": known(!positions.is_empty(), json!(positions)),
+        "schema": text(schema),
+        "node": known(*node > 0, (*node).into()),
+        "digest": text(digest),
+        "encoding": text(encoding),
+        "verified": verified,
+    })
+}
+
+/// Columns as wide as their widest text.
+pub fn table(store: &Store, found: &[Stored], proven: impl Fn(&Stored) -> Option<i64>) -> String {
+    if found.is_empty() {
+        return format!("{}: no snapshots", store.describe());
+    }
+    let mut rows =
+        vec![["NAME", "AGE", "SIZE", "POSITION", "SCHEMA", "NODE", "VERIFIED"].map(str::to_owned).to_vec()];
+    rows.extend(found.iter().map(|stored| {
+        let Label { positions, schema, node, time_ms, verified, .. } = &stored.label;
+        let or_dash = |known: bool, text: String| if known { text } else { "-".to_owned() };
+        vec![
+            stored.name.clone(),
+            or_dash(*time_ms > 0, age(clock::unix_ms() - time_ms)),
+            size(stored.size),
+            or_dash(!positions.is_empty(), show_positions(positions)),
+            or_dash(!schema.is_empty(), schema.chars().take(12).collect()),
+            or_dash(*node > 0, node.to_string()),
+            match (proven(stored), verified) {
+                (Some(ms), _) => format!("restored on trial {} ago", age(clock::unix_ms() - ms)),
+                (None, true) => "at upload".to_owned(),
+                (None, false) => "no".to_owned(),
+            },
+        ]
+    }));
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
+    let line = |row: &Vec<String>| {
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        cells.join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// `5 s`, `7 min`, `3 h`, `12 d`.
+pub fn age(ms: i64) -> String {
+    match ms.max(0) / 1000 {
+        seconds @ 0..120 => format!("{seconds} s"),
+        seconds @ 120..7_200 => format!("{} min", seconds / 60),
+        seconds @ 7_200..172_800 => format!("{} h", seconds / 3_600),
+        seconds => format!("{} d", seconds / 86_400),
+    }
+}
+
+/// `512 B`, `1.5 MB`: powers of a thousand.
+fn size(bytes: u64) -> String {
+    #[allow(clippy::cast_precision_loss, reason = "one digit after the point is shown")]
+    let mut number = bytes as f64;
+    for unit in ["B", "kB", "MB", "GB"] {
+        if number < 999.95 {
+            return if unit == "B" { format!("{bytes} B") } else { format!("{number:.1} {unit}") };
+        }
+        number /= 1000.0;
+    }
+    format!("{number:.1} TB")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_and_sizes_for_people() {
+        let ages: Vec<String> =
+            [-5, 0, 119_000, 120_000, 7_199_000, 7_200_000, 172_800_000].map(age).to_vec();
+        assert_eq!(ages, ["0 s", "0 s", "119 s", "2 min", "119 min", "2 h", "2 d"]);
+        let sizes: Vec<String> =
+            [0, 999, 1_000, 1_550_000, 999_999_999, 5_000_000_000_000].map(size).to_vec();
+        assert_eq!(sizes, ["0 B", "999 B", "1.0 kB", "1.6 MB", "1.0 GB", "5.0 TB"]);
+    }
+}

@@ -1,0 +1,165 @@
+//! The workers on one database: publisher, watch, check, snapshot scheduler, follower.
+
+use super::open::Database;
+use super::state::Daemon;
+use crate::base::error::{Context, Error, Kind};
+use crate::base::stop::{self, Stop, StopSource};
+use crate::base::{files, limits, worker::Workers};
+use crate::db;
+use crate::operate::Whole;
+use crate::replicator::{
+    Follower, FollowerSetup, Orders, Publisher, PublisherHandle, PublisherSetup, Recover, orders,
+};
+use crate::snapshot;
+use std::path::Path;
+use std::time::Instant;
+
+/// The worker that ends by itself when all is well.
+pub const CHECK: &str = "check";
+
+/// Running workers. Dropping it stops them without waiting.
+pub struct Session {
+    /// Which file they work on.
+    pub file: Option<files::Identity>,
+    pub workers: Workers,
+    /// The follower, which ends last: what the publisher sent can still come back.
+    pub follower: Workers,
+    source: StopSource,
+    follower_source: StopSource,
+}
+
+impl Session {
+    /// Starts all workers that the configuration asks for.
+    pub fn start(daemon: &Daemon<'_>, database: Database) -> Result<Session, Error> {
+        let (source, token) = stop::pair();
+        let (follower_source, follower_token) = stop::pair();
+        let mut session = Session {
+            file: database.file,
+            workers: Workers::default(),
+            follower: Workers::default(),
+            source,
+            follower_source,
+        };
+        let (handle, orders) = orders();
+        let config = daemon.config;
+        session.start_check(&config.db_path, &token)?;
+        if let Some(log) = database.capture {
+            daemon.board.set_tables(log.table_names().len());
+            session.start_publisher(daemon, log, orders, &token)?;
+            session.start_watch(daemon, handle.clone(), &token)?;
+        }
+        if let Some(applier) = database.applier {
+            let follower = Follower::new(FollowerSetup {
+                config: config.clone(),
+                database: applier,
+                js: daemon.js().clone(),
+                taken_over: database.taken_over,
+                publisher: config.publish.then_some(handle),
+                recover: config.snapshot.enabled.then(|| recover(daemon, &token)),
+                join: config.snapshot.enabled.then(|| join(daemon, &token)),
+                board: daemon.board.clone(),
+                signals: daemon.signals.clone(),
+                stop: follower_token,
+            })?;
+            session.follower.spawn("follower", move || follower.run())?;
+        } else {
+            daemon.signals.set_whole(Whole::Yes);
+        }
+        if config.makes_snapshots() {
+            let scheduler = snapshot::Scheduler {
+                config: config.clone(),
+                bucket: daemon.bucket.clone(),
+                open_store: daemon.broker.store_opener(config),
+                lease: daemon.lease.clone(),
+                board: daemon.board.clone(),
+                signals: daemon.signals.clone(),
+                stop: token,
+            };
+            session.workers.spawn("snapshot", move || scheduler.run())?;
+        }
+        Ok(session)
+    }
+
+    fn start_publisher(
+        &mut self,
+        daemon: &Daemon<'_>,
+        log: db::ChangeLog,
+        orders: Orders,
+        stop: &Stop,
+    ) -> Result<(), Error> {
+        let publisher = Publisher::new(PublisherSetup {
+            config: daemon.config.clone(),
+            log,
+            connection: daemon.broker.connection.clone(),
+            orders,
+            board: daemon.board.clone(),
+            signals: daemon.signals.clone(),
+            stop: stop.clone(),
+        })?;
+        self.workers.spawn("publisher", move || publisher.run())
+    }
+
+    /// Starts the thread that wakes the publisher when something was committed.
+    fn start_watch(
+        &mut self,
+        daemon: &Daemon<'_>,
+        publisher: PublisherHandle,
+        stop: &Stop,
+    ) -> Result<(), Error> {
+        let (path, interval, stop) =
+            (daemon.config.db_path.clone(), daemon.config.polling_interval, stop.clone());
+        self.workers.spawn("watch", move || {
+            db::watch(&path, interval, &stop, || publisher.wake())
+                .context(format!("watch {}", path.display()))
+        })
+    }
+
+    /// Starts the thread that looks once, beside the others, whether all pages of the database can be read: nobody may touch
+    /// a damaged one for weeks.
+    fn start_check(&mut self, path: &Path, stop: &Stop) -> Result<(), Error> {
+        let (path, stop) = (path.to_path_buf(), stop.clone());
+        self.workers.spawn(CHECK, move || {
+            if stop.wait(limits::CHECK_AFTER) {
+                return Ok(());
+            }
+            match db::find_damage(&path, db::Look::Pages, &stop) {
+                Ok(Some(why)) => return Err(Error::new(Kind::Damaged, why)),
+                Ok(None) => {}
+                Err(error) => log::debug!("{}: check: {error}", path.display()),
+            }
+            Ok(())
+        })
+    }
+
+    /// Stops all workers in order, and waits for them within a bound; returns the names of those that have not ended.
+    pub fn stop(mut self) -> Vec<&'static str> {
+        let until = Instant::now() + limits::DRAIN;
+        self.source.stop();
+        let mut left = self.workers.wait(until);
+        self.follower_source.stop();
+        left.extend(self.follower.wait(until));
+        left
+    }
+}
+
+/// How the follower gets over a gap in the streams.
+fn recover(daemon: &Daemon<'_>, stop: &Stop) -> Recover {
+    let open_store = daemon.broker.store_opener(daemon.config);
+    let (config, bucket, stop) = (daemon.config.clone(), daemon.bucket.clone(), stop.clone());
+    let mut search = snapshot::Search::default();
+    Box::new(move |database| {
+        let node = snapshot::Node { config: &config, bucket: &bucket, stop: &stop };
+        snapshot::restore_live(node, &open_store()?, database, &mut search)
+    })
+}
+
+/// How a database that never followed the streams joins.
+fn join(daemon: &Daemon<'_>, stop: &Stop) -> Recover {
+    let open_store = daemon.broker.store_opener(daemon.config);
+    let (config, bucket, stop) = (daemon.config.clone(), daemon.bucket.clone(), stop.clone());
+    let mut joining = snapshot::Joining::new(Instant::now());
+    Box::new(move |database| {
+        let node = snapshot::Node { config: &config, bucket: &bucket, stop: &stop };
+        joining.try_join(node, open_store(), database)
+    })
+}

@@ -1,0 +1,280 @@
+//! Events applied to real databases: facts, plans carried out, positions, parking, rollback.
+
+use super::*;
+use crate::db::apply::facts::Gathered;
+use crate::db::capture::ChangeLog;
+use crate::db::scratch::Scratch;
+use crate::model::event::Kind;
+
+const OTHER: Origin = Origin { node: 9, incarnation: 1 };
+const SCHEMA: &str = "CREATE TABLE t(k INTEGER PRIMARY KEY, u UNIQUE, v)";
+
+/// A node with capture and an applier for two streams.
+struct Peer {
+    scratch: Scratch,
+    applier: Applier,
+    log: ChangeLog,
+}
+
+impl Peer {
+    fn new(name: &str, sql: &str) -> Peer {
+        let scratch = Scratch::new(name, sql);
+        let log = ChangeLog::open(&scratch.path, 7).unwrap().0;
+        let applier = open(&scratch);
+        Peer { scratch, applier, log }
+    }
+
+    fn write(&self, sql: &str) {
+        self.scratch.app.execute_batch(sql).unwrap();
+    }
+
+    fn apply(&mut self, batch: &[Incoming]) -> Applied {
+        self.applier.apply(batch).unwrap()
+    }
+
+    fn gather(&mut self, event: &Event, source: Source) -> Gathered {
+        let mut gathered = None;
+        self.applier
+            .in_transaction(|applier| {
+                let table = applier.session.schema.tables["t"].clone();
+                let subject = Subject::new(&table, event, source).unwrap();
+                gathered = Some(gather(&applier.session, &subject, Look::Indexes)?);
+                Ok(())
+            })
+            .unwrap();
+        gathered.unwrap()
+    }
+
+    fn rows(&self) -> String {
+        self.scratch.value("SELECT group_concat(k || u || v, ' ') FROM (SELECT * FROM t ORDER BY k)")
+    }
+}
+
+fn open(scratch: &Scratch) -> Applier {
+    Applier::open(&scratch.path, 7, &["s-1".to_owned(), "s-2".to_owned()]).unwrap()
+}
+
+fn image(id: i64, k: i64, u: &str, v: &str) -> Event {
+    let row =
+        vec![("k".into(), Value::Integer(k)), ("u".into(), Value::text(u)), ("v".into(), Value::text(v))];
+    Event { node: 9, id, kind: Kind::Insert, table: "t".into(), row, schema_hash: None }
+}
+
+fn tombstone(id: i64, k: i64) -> Event {
+    let row = vec![("k".into(), Value::Integer(k))];
+    Event { kind: Kind::Delete, row, ..image(id, k, "", "") }
+}
+
+fn incoming(seq: u64, event: &Event) -> Incoming {
+    Incoming { stream: 0, seq, origin: Some((OTHER, event.id)), payload: event.encode() }
+}
+
+#[test]
+fn images_and_tombstones_of_others_are_written_and_the_position_moves() {
+    let mut peer = Peer::new("images", SCHEMA);
+    let batch = [
+        incoming(5, &image(1, 1, "a", "x")),
+        incoming(6, &image(2, 2, "b", "x")),
+        incoming(9, &tombstone(3, 1)),
+    ];
+    let applied = peer.apply(&batch);
+    assert_eq!((applied.events, applied.rows, applied.touched), (3, 3, 0));
+    assert_eq!(peer.rows(), "'2bx'");
+    assert_eq!(peer.applier.position(0).unwrap().unwrap().seq, 9);
+    assert_eq!(peer.applier.position(1).unwrap(), None);
+    assert_eq!(peer.scratch.value("SELECT count(*) FROM __harmonylite__log"), "0");
+}
+
+#[test]
+fn two_streams_have_two_positions_and_marks_of_their_own() {
+    let mut peer = Peer::new("streams", SCHEMA);
+    let second = Incoming { stream: 1, ..incoming(3, &image(5, 2, "b", "y")) };
+    peer.apply(&[incoming(7, &image(5, 1, "a", "x")), second]);
+    assert_eq!(
+        peer.applier.positions().unwrap(),
+        SeqMap::from([("s-1".to_owned(), 7), ("s-2".to_owned(), 3)])
+    );
+    assert_eq!(peer.rows(), "'1ax 2by'");
+}
+
+#[test]
+fn a_duplicate_is_left_out_even_by_another_session() {
+    let mut peer = Peer::new("duplicate", SCHEMA);
+    peer.apply(&[incoming(1, &image(5, 1, "a", "x"))]);
+    peer.applier = open(&peer.scratch);
+    let applied = peer.apply(&[incoming(2, &image(5, 1, "a", "y")), incoming(3, &image(4, 1, "a", "z"))]);
+    assert_eq!((applied.events, applied.rows), (2, 0));
+    assert_eq!(peer.rows(), "'1ax'");
+}
+
+#[test]
+fn a_stream_that_begins_anew_forgets_its_marks() {
+    let mut peer = Peer::new("anew", SCHEMA);
+    peer.apply(&[incoming(8, &image(5, 1, "a", "x"))]);
+    let begin = Position { seq: 0, created: "later".to_owned() };
+    peer.applier.begin_stream(0, &begin).unwrap();
+    assert_eq!(peer.applier.position(0).unwrap(), Some(begin));
+    assert_eq!(peer.apply(&[incoming(1, &image(5, 1, "a", "y"))]).rows, 1);
+    let other = Position { seq: 4, created: "later".to_owned() };
+    peer.applier.set_position(0, &other).unwrap();
+    assert_eq!(peer.apply(&[incoming(5, &image(5, 1, "a", "z"))]).rows, 0);
+    assert_eq!(peer.rows(), "'1ay'");
+}
+
+#[test]
+fn a_touched_row_is_kept_and_its_echo_settles_it() {
+    let mut peer = Peer::new("echo", SCHEMA);
+    peer.write("INSERT INTO t VALUES(1, 'a', 'mine')");
+    let applied = peer.apply(&[incoming(1, &image(1, 1, "a", "theirs"))]);
+    assert_eq!((applied.rows, applied.settled), (0, 0));
+    assert_eq!(peer.rows(), "'1amine'");
+    let ours = (peer.log.origin().unwrap(), 1);
+    let event = peer.log.read(9).unwrap().changes.remove(0).event;
+    let echo = Incoming { origin: Some(ours), ..incoming(2, &event) };
+    assert!(peer.applier.is_own(&echo));
+    let applied = peer.apply(&[echo]);
+    assert_eq!((applied.rows, applied.settled, applied.new_incarnation), (0, 1, false));
+    assert_eq!(peer.log.unsettled().unwrap(), (0, 0));
+}
+
+#[test]
+fn a_touched_row_blocks_an_image_that_collides_with_it() {
+    let mut peer = Peer::new("blocked", SCHEMA);
+    peer.apply(&[incoming(1, &image(1, 1, "a", "x"))]);
+    peer.write("INSERT INTO t VALUES(2, 'b', 'mine')");
+    let applied = peer.apply(&[incoming(2, &image(2, 1, "b", "x"))]);
+    assert_eq!((applied.rows, applied.touched), (1, 1));
+    assert_eq!(peer.rows(), "'2bmine'");
+    // That its row is gone is published after what the application wrote.
+    let batch = peer.log.read(9).unwrap();
+    let last = &batch.changes.last().unwrap().event;
+    assert_eq!((last.kind, &last.row[0].1), (Kind::Delete, &Value::Integer(1)));
+}
+
+#[test]
+fn untouched_rows_are_displaced() {
+    let mut peer = Peer::new("displaced", SCHEMA);
+    peer.apply(&[incoming(1, &image(1, 1, "a", "x")), incoming(2, &image(2, 2, "b", "x"))]);
+    assert_eq!(peer.apply(&[incoming(3, &image(3, 2, "a", "y"))]).rows, 2);
+    assert_eq!(peer.rows(), "'2ay'");
+}
+
+#[test]
+fn a_row_that_does_not_fit_displaces_nothing_and_waits() {
+    let mut peer = Peer::new("misfit", SCHEMA);
+    peer.apply(&[incoming(1, &image(1, 1, "a", "x"))]);
+    let mut event = image(2, 2, "a", "y");
+    event.row.push(("new".into(), Value::Integer(1)));
+    peer.apply(&[incoming(2, &event), incoming(3, &image(3, 3, "c", "z"))]);
+    assert_eq!(peer.rows(), "'1ax'", "the second event waits after the first");
+    assert_eq!(peer.scratch.value("SELECT count(*) FROM __harmonylite__parked"), "2");
+    assert_eq!(peer.applier.position(0).unwrap().unwrap().seq, 3);
+    peer.write("ALTER TABLE t ADD COLUMN new");
+    peer.apply(&[]);
+    assert_eq!(peer.rows(), "'2ay 3cz'");
+    assert_eq!(peer.scratch.value("SELECT count(*) FROM __harmonylite__parked"), "0");
+}
+
+#[test]
+fn garbage_and_tables_that_are_not_replicated_are_passed_over() {
+    let mut peer = Peer::new("garbage", &format!("{SCHEMA}; CREATE VIEW w AS SELECT 1 AS k"));
+    let garbage = Incoming { payload: b"garbage".to_vec(), ..incoming(1, &image(1, 1, "a", "x")) };
+    let view = Event { table: "w".into(), ..image(2, 1, "a", "x") };
+    let keyless = Event { row: vec![("u".into(), Value::Null)], ..image(3, 1, "a", "x") };
+    let applied = peer.apply(&[garbage, incoming(2, &view), incoming(3, &keyless)]);
+    assert_eq!((applied.events, applied.rows), (3, 0));
+    assert_eq!(peer.scratch.value("SELECT count(*) FROM __harmonylite__parked"), "0");
+    assert_eq!(peer.applier.position(0).unwrap().unwrap().seq, 3);
+}
+
+#[test]
+fn an_older_copy_gets_a_new_incarnation() {
+    let mut peer = Peer::new("older", SCHEMA);
+    let before = peer.log.origin().unwrap();
+    peer.apply(&[]);
+    // It published this before the copy was put back; the log knows nothing of it.
+    let event = Event { node: 7, ..image(50, 1, "a", "x") };
+    let applied = peer.apply(&[Incoming { origin: Some((before, 50)), ..incoming(1, &event) }]);
+    assert!(applied.new_incarnation);
+    assert_eq!(peer.rows(), "'1ax'");
+    assert_ne!(peer.log.origin().unwrap(), before);
+    assert!(!peer.applier.is_own(&Incoming { origin: Some((before, 51)), ..incoming(2, &event) }));
+}
+
+#[test]
+fn a_failed_transaction_leaves_neither_rows_nor_memory() {
+    let mut peer = Peer::new("failed", SCHEMA);
+    peer.write("INSERT INTO t VALUES(1, 'a', 'mine')");
+    let failed = peer.applier.in_transaction(|applier| {
+        applier.consume(&incoming(1, &image(1, 2, "b", "x")))?;
+        Err(Error::Other("on purpose".to_owned()))
+    });
+    assert!(failed.is_err());
+    assert_eq!(peer.rows(), "'1amine'");
+    let applied =
+        peer.apply(&[incoming(1, &image(1, 2, "b", "x")), incoming(2, &image(2, 1, "a", "theirs"))]);
+    assert_eq!(applied.rows, 1, "the mark was rolled back, and the log is mirrored again");
+    assert_eq!(peer.rows(), "'1amine 2bx'");
+}
+
+#[test]
+fn what_another_copy_had_logged_is_adopted_once() {
+    let mut peer = Peer::new("adopt", SCHEMA);
+    let event = image(40, 1, "a", "x");
+    assert_eq!(peer.applier.adopt(&event).unwrap().touched, 1);
+    assert_eq!(peer.applier.adopt(&event).unwrap().touched, 0);
+    assert_eq!(peer.rows(), "'1ax'");
+    assert_eq!(peer.log.read(9).unwrap().changes.len(), 1);
+    let unknown = Event { table: "nothing".into(), ..event };
+    assert!(matches!(peer.applier.adopt(&unknown), Err(Error::Mismatch(_))));
+}
+
+#[test]
+fn facts_are_gathered_whole() {
+    let mut peer = Peer::new("facts", SCHEMA);
+    peer.apply(&[incoming(1, &image(1, 1, "a", "x"))]);
+    peer.write("INSERT INTO t VALUES(2, 'b', 'mine')");
+    let source = Source { order: Some(Order { id: 9, folded: 1 }), own: false };
+    let gathered = peer.gather(&image(9, 3, "b", "y"), source);
+    assert_eq!((gathered.facts.touched, gathered.facts.collisions), (false, vec![true]));
+    assert_eq!(gathered.colliding, [[Value::Integer(2)]]);
+    let gathered = peer.gather(&image(9, 2, "a", "y"), source);
+    assert_eq!((gathered.facts.touched, gathered.facts.collisions), (true, vec![false]));
+    // Duplicates and tombstones need no look for collisions.
+    let passed = Source { order: Some(Order { id: 1, folded: 1 }), own: false };
+    assert!(peer.gather(&image(1, 3, "b", "y"), passed).facts.collisions.is_empty());
+    let gathered = peer.gather(&tombstone(9, 2), source);
+    assert!(gathered.facts.tombstone && gathered.facts.touched && gathered.facts.collisions.is_empty());
+}
+
+#[test]
+fn facts_about_own_events_come_from_the_log() {
+    let mut peer = Peer::new("own", SCHEMA);
+    peer.write("INSERT INTO t VALUES(1, 'a', 'x'), (2, 'b', 'x')");
+    let source = |id: i64| Source { order: Some(Order { id, folded: 0 }), own: true };
+    let facts = peer.gather(&image(1, 1, "a", "x"), source(1)).facts;
+    assert!(facts.touched && facts.unsettled && !facts.unlogged);
+    let facts = peer.gather(&image(1, 2, "b", "x"), source(1)).facts;
+    assert!(facts.touched && !facts.unsettled && facts.unlogged, "key 2 was logged under 2");
+    let facts = peer.gather(&image(3, 1, "a", "x"), source(3)).facts;
+    assert!(facts.unsettled && facts.unlogged, "the log has not reached 3");
+}
+
+#[test]
+fn a_table_without_a_key_is_written_by_rowid() {
+    let mut peer = Peer::new("rowid", "CREATE TABLE r(a); CREATE TABLE t(k INTEGER PRIMARY KEY)");
+    let row = vec![("rowid".into(), Value::Integer(40)), ("a".into(), Value::text("x"))];
+    let event = Event { table: "r".into(), row, ..image(1, 0, "", "") };
+    peer.apply(&[incoming(1, &event)]);
+    assert_eq!(peer.scratch.value("SELECT rowid || a FROM r"), "'40x'");
+}
+
+#[test]
+fn without_capture_everything_of_others_is_written_and_nothing_logged() {
+    let scratch = Scratch::new("silent", SCHEMA);
+    let mut applier = open(&scratch);
+    scratch.app.execute_batch("INSERT INTO t VALUES(2, 'b', 'mine')").unwrap();
+    let applied = applier.apply(&[incoming(1, &image(1, 1, "b", "x"))]).unwrap();
+    assert_eq!((applied.rows, applied.touched), (2, 0));
+    assert_eq!(scratch.value("SELECT k || u || v FROM t"), "'1bx'");
+}

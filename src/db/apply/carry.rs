@@ -1,0 +1,92 @@
+//! A plan carried out: the only place where the rows of events are changed.
+
+use crate::db::apply::rows::{self, Failure};
+use crate::db::apply::{facts::Gathered, session::Session, subject::Subject};
+use crate::db::error::Error;
+use crate::model::fold::{Plan, Row};
+
+/// What came of it.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Carried {
+    Done,
+    /// The row collides with one that the facts do not know. Nothing has changed.
+    Collides,
+    /// The local schema does not take the row, and why. Nothing has changed.
+    Misfit(String),
+}
+
+/// Carries out a plan that was made from these facts. (A new incarnation is the caller's business.)
+pub fn carry_out(
+    session: &mut Session,
+    subject: &Subject<'_>,
+    gathered: &Gathered,
+    plan: &Plan,
+) -> Result<Carried, Error> {
+    match change_rows(session, subject, gathered, plan) {
+        Ok(rows) => session.applied.rows += rows,
+        Err(Failure::Collides) => return Ok(Carried::Collides),
+        Err(Failure::Misfit(why)) => return Ok(Carried::Misfit(why)),
+        Err(Failure::Database(error)) => return Err(error),
+    }
+    let Some(touched) = &mut session.touched else { return Ok(Carried::Done) };
+    // Logged before it is settled: the new entry has an id above the event's and stays.
+    if plan.touch {
+        touched.touch(
+            &session.connection,
+            &subject.table,
+            subject.key_values.iter().copied(),
+            &subject.key,
+        )?;
+        session.applied.touched += 1;
+    }
+    if plan.settle {
+        session.applied.settled += touched.settle(&session.connection, &subject.key, subject.log_id())?;
+    }
+    Ok(Carried::Done)
+}
+
+/// Returns the number of rows written or deleted.
+fn change_rows(
+    session: &Session,
+    subject: &Subject<'_>,
+    gathered: &Gathered,
+    plan: &Plan,
+) -> Result<usize, Failure> {
+    if plan.displace.is_empty() {
+        return change_row(session, subject, plan);
+    }
+    // A row that cannot be written after all must not have displaced others.
+    let connection = &session.connection;
+    connection.execute_batch("SAVEPOINT displace")?;
+    let changed = displace(session, subject, gathered, plan)
+        .and_then(|displaced| Ok(displaced + change_row(session, subject, plan)?));
+    match &changed {
+        Ok(_) => connection.execute_batch("RELEASE displace")?,
+        Err(_) => connection.execute_batch("ROLLBACK TO displace; RELEASE displace")?,
+    }
+    changed
+}
+
+fn displace(
+    session: &Session,
+    subject: &Subject<'_>,
+    gathered: &Gathered,
+    plan: &Plan,
+) -> Result<usize, Failure> {
+    let mut rows = 0;
+    for at in &plan.displace {
+        rows += rows::delete(&session.connection, &subject.table, &gathered.colliding[*at])?;
+    }
+    Ok(rows)
+}
+
+fn change_row(session: &Session, subject: &Subject<'_>, plan: &Plan) -> Result<usize, Failure> {
+    match plan.row {
+        Row::Keep => Ok(0),
+        Row::Write => rows::write(&session.connection, subject),
+        Row::Delete => {
+            let key = subject.key_values.iter().copied();
+            Ok(rows::delete(&session.connection, &subject.table, key)?)
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! What is known about an event before it is folded, gathered from the database all at once.
+
+use crate::db::apply::{collisions, session::Session, subject::Subject};
+use crate::db::error::Error;
+use crate::model::fold::Facts;
+use crate::model::value::Value;
+
+/// Facts, and the keys of the rows that [`Facts::collisions`] tells about, in the same order.
+#[derive(Debug)]
+pub struct Gathered {
+    pub facts: Facts,
+    pub colliding: Vec<Vec<Value>>,
+}
+
+/// How to look for collisions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// By queries on the indexes, where the table allows it.
+    Indexes,
+    /// By an attempt to write the image, which finds whatever SQLite itself would complain about.
+    Probe,
+}
+
+/// Gathers all facts about an event.
+pub fn gather(session: &Session, subject: &Subject<'_>, look: Look) -> Result<Gathered, Error> {
+    let source = subject.source;
+    let mut facts =
+        Facts { order: source.order, own: source.own, tombstone: subject.is_tombstone(), ..Facts::default() };
+    if let Some(touched) = &session.touched {
+        let (connection, id) = (&session.connection, subject.log_id());
+        facts.touched = touched.holds(connection, &subject.key, i64::MAX)?;
+        facts.unsettled = facts.touched && source.own && touched.holds(connection, &subject.key, id)?;
+        // The log gives rising ids and keeps an entry until its event came back. So an event of ours comes from an entry,
+        // unless an older copy of the database was put back, or a power cut took commits that had been published.
+        facts.unlogged = source.own && (id > touched.highest() || !facts.unsettled);
+    }
+    let mut colliding = vec![];
+    if facts.need_collisions() && !subject.table.unique.is_empty() {
+        colliding = match look {
+            Look::Indexes => collisions::find(&session.connection, subject)?,
+            Look::Probe => collisions::probe(&session.connection, subject)?,
+        };
+        for values in &colliding {
+            facts.collisions.push(session.is_touched(&subject.table.row_key(values))?);
+        }
+    }
+    Ok(Gathered { facts, colliding })
+}

@@ -1,0 +1,240 @@
+//! The writing session: the one connection that writes into the database while it is replicated, and everything in memory
+//! that stands for contents of the database and must be rolled back with them.
+
+use crate::db::apply::{checkpoint::Checkpointer, collisions, marks::Marks, mirrored, parked};
+use crate::db::apply::{subject::Source, touched::Touched};
+use crate::db::capture::log_table;
+use crate::db::schema::{self, Schema};
+use crate::db::{error::Error, open, state};
+use crate::model::fold::Order;
+use crate::model::origin::Origin;
+use crate::model::positions::{Position, SeqMap};
+use rusqlite::{Connection, TransactionBehavior};
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+/// What a transaction came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Events consumed: all of the batch, or fewer when its time was up.
+    pub events: usize,
+    /// Rows written or deleted.
+    pub rows: usize,
+    /// Log entries that were settled.
+    pub settled: usize,
+    /// Log entries that were made. The publisher has them to publish.
+    pub touched: usize,
+    /// This database turned out to be an older copy and publishes under a new incarnation from now on.
+    pub new_incarnation: bool,
+}
+
+/// Makes sure that the database has the tables and the incarnation that every node needs, capturing or not.
+pub fn ensure_state(path: &Path) -> Result<(), Error> {
+    let mut connection = open::open(path)?;
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    state::create(&transaction)?;
+    parked::create(&transaction)?;
+    if !state::has_incarnation(&transaction)? {
+        state::new_incarnation(&transaction)?;
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+pub struct Session {
+    pub connection: Connection,
+    path: PathBuf,
+    node: u64,
+    /// Names of the streams under their numbers.
+    streams: Vec<String>,
+    pub schema: Schema,
+    /// The mirror of the change log; `None` without capture.
+    pub touched: Option<Touched>,
+    /// `None` until the first transaction.
+    origin: Option<Origin>,
+    marks: Marks,
+    /// Names of the tables that have parked events.
+    pub parked: HashSet<String>,
+    /// What the running transaction has come to.
+    pub applied: Applied,
+    checkpointer: Checkpointer,
+}
+
+impl Session {
+    /// Opens a database that has our tables (see [`ensure_state`]).
+    pub fn open(path: &Path, node: u64, streams: &[String]) -> Result<Session, Error> {
+        let mut connection = open::open(path)?;
+        open::insist(&mut connection)?;
+        // The probe for collisions needs it: a REPLACE must fire delete triggers. Nothing recurses, because the
+        // application's triggers are off on our connections.
+        connection.execute_batch("PRAGMA recursive_triggers=ON")?;
+        Ok(Session {
+            path: path.to_path_buf(),
+            node,
+            streams: streams.to_vec(),
+            schema: Schema::default(),
+            touched: None,
+            origin: None,
+            marks: Marks::default(),
+            parked: parked::tables(&connection)?,
+            applied: Applied::default(),
+            checkpointer: Checkpointer::open(path)?,
+            connection,
+        })
+    }
+
+    /// Begins a write transaction.
+    pub fn begin(&mut self) -> Result<(), Error> {
+        self.connection.execute_batch("BEGIN IMMEDIATE")?;
+        self.applied = Applied::default();
+        Ok(())
+    }
+
+    /// Commits the transaction if `result` is good and all can be written; otherwise the database goes back to where it was,
+    /// and memory with it.
+    pub fn end(&mut self, result: Result<(), Error>) -> Result<Applied, Error> {
+        let committed = result.and_then(|()| self.write_back()).and_then(|()| {
+            self.connection.execute_batch("COMMIT")?;
+            Ok(())
+        });
+        if let Err(error) = committed {
+            self.roll_back()?;
+            return Err(error);
+        }
+        self.marks.committed();
+        Ok(self.applied)
+    }
+
+    /// Writes what memory has gathered for the database.
+    fn write_back(&mut self) -> Result<(), Error> {
+        self.marks.write(&self.connection, &self.streams)?;
+        match &mut self.touched {
+            Some(touched) => touched.drop_placeholder(&self.connection),
+            None => Ok(()),
+        }
+    }
+
+    fn roll_back(&mut self) -> Result<(), Error> {
+        if !self.connection.is_autocommit() {
+            self.connection.execute_batch("ROLLBACK")?;
+        }
+        // The schema may have been read inside and is rolled back, and so are the temporary tables: all is made anew.
+        self.schema.version = -1;
+        self.touched = None;
+        self.forget_cached_state()
+    }
+
+    /// Our tables hold something else than memory does: they are read again when they are needed.
+    pub fn forget_cached_state(&mut self) -> Result<(), Error> {
+        self.marks.forget();
+        self.parked = parked::tables(&self.connection)?;
+        Ok(())
+    }
+
+    /// A checkpoint of the WAL when one is due.
+    pub fn checkpoint(&mut self) {
+        self.checkpointer.after_batch(&self.connection, self.applied.events);
+    }
+
+    /// Takes notice of what the application has done since the last transaction: of its writes, and of changes of the schema.
+    /// Returns whether the schema changed.
+    pub fn catch_up(&mut self) -> Result<bool, Error> {
+        let changed = schema::version(&self.connection)? != self.schema.version;
+        if changed {
+            self.read_schema()?;
+        }
+        if let Some(touched) = &mut self.touched {
+            touched.catch_up(&self.connection, &self.schema)?;
+        }
+        Ok(changed)
+    }
+
+    fn read_schema(&mut self) -> Result<(), Error> {
+        self.schema = Schema::read_numbered(&self.connection)?;
+        self.origin = Some(state::origin(&self.connection, self.node)?);
+        self.touched = match log_table::exists(&self.connection)? {
+            true => Some(Touched::new(&self.connection)?),
+            false => None,
+        };
+        collisions::prepare(&self.connection, &self.schema)?;
+        mirrored::refresh(&self.connection, &self.path, &self.schema)
+    }
+
+    /// Whether the change log holds a key.
+    pub fn is_touched(&self, key: &[u8]) -> Result<bool, Error> {
+        match &self.touched {
+            Some(touched) => touched.holds(&self.connection, key, i64::MAX),
+            None => Ok(false),
+        }
+    }
+
+    /// Whether this database publishes under a name.
+    pub fn is_ours(&self, origin: Origin) -> bool {
+        self.origin == Some(origin)
+    }
+
+    pub fn origin(&self) -> Result<Origin, Error> {
+        state::origin(&self.connection, self.node)
+    }
+
+    /// Where an event of a stream comes from; `origin` is its publisher's name and its change-log id there.
+    pub fn source(&mut self, stream: usize, origin: Option<(Origin, i64)>) -> Result<Source, Error> {
+        let Some((origin, id)) = origin else { return Ok(Source::default()) };
+        let folded = self.marks.folded(&self.connection, (stream, origin), &self.streams[stream])?;
+        Ok(Source { order: Some(Order { id, folded }), own: self.is_ours(origin) })
+    }
+
+    /// The event with this id counts as folded.
+    pub fn raise_mark(&mut self, stream: usize, origin: Origin, id: i64) {
+        self.marks.raise((stream, origin), id);
+    }
+
+    /// Publishes under a new incarnation from now on, whose ids nobody has seen.
+    pub fn new_incarnation(&mut self) -> Result<(), Error> {
+        log::warn!(
+            "this database has published more than it knows: it is an older copy, or lost its last commits. What it had \
+             published comes back; it publishes under a new name from now on"
+        );
+        state::new_incarnation(&self.connection)?;
+        self.origin = Some(self.origin()?);
+        self.applied.new_incarnation = true;
+        Ok(())
+    }
+
+    /// The name of a stream.
+    pub fn stream(&self, number: usize) -> &str {
+        &self.streams[number]
+    }
+
+    /// Moves the checkpoint, inside a transaction.
+    pub fn set_seq(&self, stream: usize, seq: u64) -> Result<(), Error> {
+        state::set_seq(&self.connection, &self.streams[stream], seq)
+    }
+
+    /// The position in a stream; `None` when the database never followed it.
+    pub fn position(&self, stream: usize) -> Result<Option<Position>, Error> {
+        state::position(&self.connection, &self.streams[stream])
+    }
+
+    pub fn positions(&self) -> Result<SeqMap, Error> {
+        state::positions(&self.connection)
+    }
+
+    /// Writes the position in a stream, in a transaction of its own.
+    pub fn set_position(&mut self, stream: usize, position: &Position) -> Result<(), Error> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        state::set_position(&transaction, &self.streams[stream], position)?;
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// The same in a stream that was made anew: nothing of it was folded.
+    pub fn begin_stream(&mut self, stream: usize, position: &Position) -> Result<(), Error> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        state::set_position(&transaction, &self.streams[stream], position)?;
+        state::forget_folded(&transaction, &self.streams[stream])?;
+        transaction.commit()?;
+        self.marks.forget();
+        Ok(())
+    }
+}

@@ -1,0 +1,431 @@
+//! One replicated table: its columns, its key, its UNIQUE indexes, and the SQL texts that reading and writing its rows takes.
+//! The texts are built once for each table and schema, so that a row costs none.
+
+use crate::db::{capture::log_table, indexes::UniqueIndex, sql::quote};
+use crate::model::shard;
+use crate::model::value::{Collation, Value, row_key};
+use std::sync::Arc;
+
+/// The pseudo column under which the key of a table without a primary key travels.
+pub const ROWID: &str = "rowid";
+
+#[derive(Clone, Debug)]
+pub struct Column {
+    pub name: Arc<str>,
+    /// Verbatim from the table's definition; empty when there is none.
+    pub declared_type: String,
+    /// Computed by SQLite, so it is never written and never published.
+    pub generated: bool,
+    /// Part of the schema hash.
+    pub not_null: bool,
+    /// Position in the primary key, counted from 1; 0 for a column that is not in it.
+    pub key_position: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct KeyColumn {
+    pub name: Arc<str>,
+    pub declared_type: String,
+    pub collation: Collation,
+}
+
+/// What tells the rows of a table apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keyed {
+    /// The rowid, because the table has no primary key. It travels as the pseudo column [`ROWID`].
+    Rowid,
+    /// `INTEGER PRIMARY KEY`, which is another name of the rowid.
+    RowidAlias,
+    /// A primary key with an index of its own beside the rowid. Only here several rows can have the same NULL key.
+    Index,
+    /// The primary key of a table WITHOUT ROWID.
+    WithoutRowid,
+}
+
+#[derive(Clone, Debug)]
+pub struct Table {
+    /// The table's number in the change log; 0 until capture has given it one.
+    pub id: i64,
+    pub name: Arc<str>,
+    /// All columns, generated ones too.
+    pub columns: Vec<Column>,
+    /// The columns of the key in their order.
+    pub key: Vec<KeyColumn>,
+    pub keyed: Keyed,
+    /// UNIQUE indexes besides that of the primary key.
+    pub unique: Vec<UniqueIndex>,
+    /// Names of the columns that an image has, in their order: the pseudo column [`ROWID`] first if it is the key, then all
+    /// columns that are not generated.
+    pub image: Vec<Arc<str>>,
+    pub sql: Statements,
+}
+
+/// SQL texts of one table. "Image" as parameters means the values of [`Table::image`], "key" those of [`Table::key`].
+#[derive(Clone, Debug, Default)]
+pub struct Statements {
+    /// Writes a row. Parameters: image.
+    pub upsert: String,
+    /// Writes a row whose key has a NULL, which conflicts with nothing. Parameters: image.
+    pub insert: String,
+    /// Overwrites the newest row with a key that has a NULL. Parameters: image.
+    pub update_null_key: String,
+    /// Writes a row and deletes those that it collides with. Parameters: image.
+    pub replace: String,
+    /// Parameters: key.
+    pub delete: String,
+    /// Yields a row if there is one with the key. Parameters: key.
+    pub exists: String,
+    /// Yields the image of the row with the key. Parameters: key.
+    pub image: String,
+    /// Appends a key to the change log. Parameters: the table's number, key.
+    pub touch: String,
+    pub collisions: Collisions,
+}
+
+/// How to find the rows that an image collides with in UNIQUE indexes.
+#[derive(Clone, Debug)]
+pub enum Collisions {
+    /// By one query for each index: all are made of plain columns.
+    Select(Vec<Lookup>),
+    /// Only by an attempt to write the image: there is an expression, a condition, or a column that a query would compare
+    /// otherwise than the index.
+    Probe,
+}
+
+impl Default for Collisions {
+    fn default() -> Collisions {
+        Collisions::Select(vec![])
+    }
+}
+
+/// A query that yields the keys of the rows with given values in one UNIQUE index.
+#[derive(Clone, Debug)]
+pub struct Lookup {
+    /// Where in [`Table::image`] the query's parameters are.
+    pub places: Vec<usize>,
+    pub sql: String,
+}
+
+impl Table {
+    /// `key` is empty for a table without a primary key.
+    pub fn new(
+        name: &str,
+        columns: Vec<Column>,
+        mut key: Vec<KeyColumn>,
+        keyed: Keyed,
+        unique: Vec<UniqueIndex>,
+    ) -> Table {
+        let stored = columns.iter().filter(|column| !column.generated).map(|column| column.name.clone());
+        let mut image: Vec<Arc<str>> = stored.collect();
+        if keyed == Keyed::Rowid {
+            key.push(KeyColumn {
+                name: ROWID.into(),
+                declared_type: String::new(),
+                collation: Collation::Binary,
+            });
+            image.insert(0, ROWID.into());
+        }
+        let mut table = Table {
+            id: 0,
+            name: name.into(),
+            columns,
+            key,
+            keyed,
+            unique,
+            image,
+            sql: Statements::default(),
+        };
+        table.sql = Statements::of(&table);
+        table
+    }
+
+    /// Columns that are written and published.
+    pub fn stored(&self) -> impl Iterator<Item = &Column> {
+        self.columns.iter().filter(|column| !column.generated)
+    }
+
+    /// The bytes by which this node knows the row with the given key.
+    pub fn row_key<'a>(&self, values: impl IntoIterator<Item = &'a Value>) -> Vec<u8> {
+        row_key(self.id, values.into_iter().zip(self.key.iter().map(|column| column.collation)))
+    }
+
+    /// All rows share one shard, because two of them can collide, or be the same row under keys with different bytes.
+    fn one_shard(&self) -> bool {
+        !self.unique.is_empty() || self.key.iter().any(|column| column.collation != Collation::Binary)
+    }
+
+    /// The hash that picks a row's shard.
+    pub fn shard_hash(&self, key: &[Value]) -> u64 {
+        if self.one_shard() {
+            return shard::hash(&self.name, &[]);
+        }
+        let columns: Vec<shard::KeyColumn> = self
+            .key
+            .iter()
+            .zip(key)
+            .map(|(column, value)| (&*column.name, column.declared_type.as_str(), value))
+            .collect();
+        shard::hash(&self.name, &columns)
+    }
+
+    /// The table's name in the main database, as SQL.
+    fn place(&self) -> String {
+        format!("main.{}", quote(&self.name))
+    }
+
+    fn key_list(&self) -> String {
+        self.key.iter().map(|column| quote(&column.name)).collect::<Vec<_>>().join(", ")
+    }
+
+    /// A condition that finds a row by its key, whose values are the parameters from 1 on.
+    fn key_filter(&self) -> String {
+        let terms =
+            self.key.iter().enumerate().map(|(at, column)| format!("{} IS ?{}", quote(&column.name), at + 1));
+        terms.collect::<Vec<_>>().join(" AND ")
+    }
+
+    /// Inserts a row; parameters: the values of `columns`.
+    pub fn insert(&self, columns: &[&str]) -> String {
+        self.insert_or("ABORT", columns)
+    }
+
+    /// Inserts a row and deletes those that it collides with; parameters: the values of `columns`.
+    pub fn replace(&self, columns: &[&str]) -> String {
+        self.insert_or("REPLACE", columns)
+    }
+
+    fn insert_or(&self, action: &str, columns: &[&str]) -> String {
+        let quoted: Vec<String> = columns.iter().map(|column| quote(column)).collect();
+        let places: Vec<String> = (1..=columns.len()).map(|n| format!("?{n}")).collect();
+        let (place, columns) = (self.place(), quoted.join(", "));
+        format!("INSERT OR {action} INTO {place}({columns}) VALUES({})", places.join(", "))
+    }
+
+    /// Inserts a row or overwrites `columns` of the one with the same key; parameters: the values of `columns`.
+    pub fn upsert(&self, columns: &[&str]) -> String {
+        // A key column that is equal byte for byte needs no writing.
+        let same = |column: &str| {
+            let mut key = self.key.iter();
+            key.any(|k| k.name.eq_ignore_ascii_case(column) && k.collation == Collation::Binary)
+        };
+        let set: Vec<String> =
+            columns.iter().filter(|c| !same(c)).map(|c| format!("{0} = excluded.{0}", quote(c))).collect();
+        let action =
+            if set.is_empty() { "NOTHING".to_owned() } else { format!("UPDATE SET {}", set.join(", ")) };
+        format!("{} ON CONFLICT({}) DO {action}", self.insert(columns), self.key_list())
+    }
+
+    /// Overwrites `columns` of the newest row with the same key, NULLs being equal; parameters: the values of `columns`.
+    pub fn update_null_key(&self, columns: &[&str]) -> String {
+        let place =
+            |name: &str| columns.iter().position(|c| c.eq_ignore_ascii_case(name)).map_or(0, |at| at + 1);
+        let filter: Vec<String> = self
+            .key
+            .iter()
+            .map(|column| format!("{} IS ?{}", quote(&column.name), place(&column.name)))
+            .collect();
+        let set: Vec<String> =
+            columns.iter().enumerate().map(|(at, c)| format!("{} = ?{}", quote(c), at + 1)).collect();
+        format!(
+            "UPDATE OR ABORT {0} SET {1} WHERE rowid = (SELECT max(rowid) FROM {0} WHERE {2})",
+            self.place(),
+            set.join(", "),
+            filter.join(" AND ")
+        )
+    }
+
+    /// The query for an index of plain columns; `None` for any other index.
+    fn lookup(&self, index: &UniqueIndex) -> Option<Lookup> {
+        if index.condition.is_some() {
+            return None;
+        }
+        let mut places = vec![];
+        let mut terms = vec![];
+        for column in &index.columns {
+            let name = column.name.as_deref()?;
+            let place = self.image.iter().position(|known| **known == *name)?;
+            if self.columns.iter().any(|c| *c.name == *name && is_real(&c.declared_type)) {
+                return None;
+            }
+            places.push(place);
+            let collation = quote(&column.collation);
+            terms.push(format!("{} COLLATE {collation} = ?{}", quote(name), places.len()));
+        }
+        let (key, place) = (self.key_list(), self.place());
+        Some(Lookup { places, sql: format!("SELECT {key} FROM {place} WHERE {}", terms.join(" AND ")) })
+    }
+}
+
+/// Whether a column of this type stores integers as REAL (<https://www.sqlite.org/datatype3.html#determination_of_column_affinity>).
+/// A large integer is rounded then when it is stored, but not when it is compared, so a query would miss what the index finds.
+fn is_real(declared_type: &str) -> bool {
+    let upper = declared_type.to_ascii_uppercase();
+    let has = |words: &[&str]| words.iter().any(|word| upper.contains(word));
+    has(&["REAL", "FLOA", "DOUB"]) && !has(&["INT", "CHAR", "CLOB", "TEXT", "BLOB"])
+}
+
+impl Statements {
+    fn of(table: &Table) -> Statements {
+        let image: Vec<&str> = table.image.iter().map(AsRef::as_ref).collect();
+        let list: Vec<String> = image.iter().map(|name| quote(name)).collect();
+        let (place, filter) = (table.place(), table.key_filter());
+        // Of several rows with the same NULL key the newest stands for all.
+        let newest = if table.keyed == Keyed::Index { " ORDER BY rowid DESC LIMIT 1" } else { "" };
+        let places: String = (1..=table.key.len()).map(|n| format!(", ?{}", n + 1)).collect();
+        let lookups: Option<Vec<Lookup>> = table.unique.iter().map(|index| table.lookup(index)).collect();
+        Statements {
+            upsert: table.upsert(&image),
+            insert: table.insert(&image),
+            update_null_key: table.update_null_key(&image),
+            replace: table.replace(&image),
+            delete: format!("DELETE FROM {place} WHERE {filter}"),
+            exists: format!("SELECT 1 FROM {place} WHERE {filter}"),
+            image: format!("SELECT {} FROM {place} WHERE {filter}{newest}", list.join(", ")),
+            touch: format!("{} VALUES(?1{places})", log_table::insert(table.key.len())),
+            collisions: lookups.map_or(Collisions::Probe, Collisions::Select),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::schema::Schema;
+    use rusqlite::{Connection, params_from_iter};
+
+    fn table(sql: &str) -> (Connection, Arc<Table>) {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(sql).unwrap();
+        let schema = Schema::read(&connection).unwrap();
+        let name: String = connection
+            .query_row("SELECT name FROM sqlite_schema WHERE type = 'table'", [], |r| r.get(0))
+            .unwrap();
+        (connection, schema.tables[name.as_str()].clone())
+    }
+
+    fn count(connection: &Connection, condition: &str) -> i64 {
+        connection
+            .query_row(&format!("SELECT count(*) FROM t WHERE {condition}"), [], |row| row.get(0))
+            .unwrap()
+    }
+
+    fn execute(connection: &Connection, sql: &str, values: &[Value]) -> usize {
+        connection.execute(sql, params_from_iter(values)).unwrap()
+    }
+
+    #[test]
+    fn an_upsert_writes_and_overwrites_everything_but_the_key() {
+        let (connection, t) = table("CREATE TABLE t(k INTEGER PRIMARY KEY, a, b)");
+        let row = |a: &str| [Value::Integer(1), Value::text(a), Value::Null];
+        assert_eq!(execute(&connection, &t.sql.upsert, &row("x")), 1);
+        assert_eq!(execute(&connection, &t.sql.upsert, &row("y")), 1);
+        assert_eq!(count(&connection, "k = 1 AND a = 'y' AND b IS NULL"), 1);
+        assert!(!t.sql.upsert.contains("\"k\" = excluded"), "{}", t.sql.upsert);
+    }
+
+    #[test]
+    fn a_key_that_compares_without_case_is_written_too() {
+        let (connection, t) = table("CREATE TABLE t(k TEXT COLLATE NOCASE PRIMARY KEY, a)");
+        execute(&connection, &t.sql.upsert, &[Value::text("x"), Value::Integer(1)]);
+        execute(&connection, &t.sql.upsert, &[Value::text("X"), Value::Integer(2)]);
+        assert_eq!(count(&connection, "k = 'X' COLLATE BINARY AND a = 2"), 1);
+        assert_eq!(count(&connection, "true"), 1);
+    }
+
+    #[test]
+    fn a_table_of_keys_alone_is_written_once() {
+        let (connection, t) = table("CREATE TABLE t(a, b, PRIMARY KEY(b, a)) WITHOUT ROWID");
+        for _ in 0..2 {
+            execute(&connection, &t.sql.upsert, &[Value::Integer(1), Value::Integer(2)]);
+        }
+        assert_eq!(count(&connection, "a = 1 AND b = 2"), 1);
+        // Key values come in the order of the key.
+        assert_eq!(execute(&connection, &t.sql.delete, &[Value::Integer(1), Value::Integer(2)]), 0);
+        assert_eq!(execute(&connection, &t.sql.delete, &[Value::Integer(2), Value::Integer(1)]), 1);
+    }
+
+    #[test]
+    fn a_null_key_overwrites_the_newest_row_with_it() {
+        let (connection, t) = table("CREATE TABLE t(k TEXT PRIMARY KEY, a)");
+        let row = |a: i64| [Value::Null, Value::Integer(a)];
+        assert_eq!(execute(&connection, &t.sql.update_null_key, &row(1)), 0);
+        execute(&connection, &t.sql.insert, &row(1));
+        execute(&connection, &t.sql.insert, &row(2));
+        assert_eq!(execute(&connection, &t.sql.update_null_key, &row(3)), 1);
+        assert_eq!((count(&connection, "a = 1"), count(&connection, "a = 3")), (1, 1));
+        let a: i64 =
+            connection.query_row(&t.sql.image, params_from_iter([&Value::Null]), |row| row.get(1)).unwrap();
+        assert_eq!(a, 3);
+    }
+
+    #[test]
+    fn a_table_without_a_key_is_keyed_by_its_rowid() {
+        let (connection, t) = table("CREATE TABLE t(a, b AS (a + 1))");
+        assert_eq!(t.keyed, Keyed::Rowid);
+        assert_eq!(t.image, [ROWID.into(), Arc::from("a")]);
+        execute(&connection, &t.sql.upsert, &[Value::Integer(7), Value::Integer(1)]);
+        execute(&connection, &t.sql.upsert, &[Value::Integer(7), Value::Integer(2)]);
+        assert_eq!(count(&connection, "rowid = 7 AND a = 2 AND b = 3"), 1);
+        assert!(connection.prepare(&t.sql.exists).unwrap().exists([7]).unwrap());
+        assert_eq!(execute(&connection, &t.sql.delete, &[Value::Integer(7)]), 1);
+    }
+
+    #[test]
+    fn any_name_is_quoted() {
+        let (connection, t) = table(r#"CREATE TABLE "select "" x"("a b" PRIMARY KEY, "group", "ü'" UNIQUE)"#);
+        for sql in
+            [&t.sql.upsert, &t.sql.insert, &t.sql.update_null_key, &t.sql.delete, &t.sql.exists, &t.sql.image]
+        {
+            assert!(connection.prepare(sql).is_ok(), "{sql}");
+        }
+        let Collisions::Select(lookups) = &t.sql.collisions else { panic!() };
+        assert!(connection.prepare(&lookups[0].sql).is_ok(), "{}", lookups[0].sql);
+    }
+
+    #[test]
+    fn plain_indexes_are_looked_up_and_others_probed() {
+        let looked_up = |sql: &str| matches!(table(sql).1.sql.collisions, Collisions::Select(_));
+        assert!(looked_up("CREATE TABLE t(k PRIMARY KEY, a)"));
+        assert!(looked_up("CREATE TABLE t(k PRIMARY KEY, a UNIQUE, b TEXT COLLATE NOCASE, UNIQUE(b, a))"));
+        assert!(!looked_up("CREATE TABLE t(k PRIMARY KEY, a); CREATE UNIQUE INDEX i ON t(lower(a))"));
+        assert!(!looked_up(
+            "CREATE TABLE t(k PRIMARY KEY, a UNIQUE); CREATE UNIQUE INDEX i ON t(a) WHERE a > 1"
+        ));
+        assert!(!looked_up("CREATE TABLE t(k PRIMARY KEY, a, b AS (a) UNIQUE)"));
+        assert!(!looked_up("CREATE TABLE t(k PRIMARY KEY, a REAL UNIQUE)"));
+    }
+
+    #[test]
+    fn a_lookup_uses_its_index() {
+        let (connection, t) =
+            table("CREATE TABLE t(k PRIMARY KEY, a, b, c); CREATE UNIQUE INDEX i ON t(b, a COLLATE NOCASE)");
+        let Collisions::Select(lookups) = &t.sql.collisions else { panic!() };
+        assert_eq!(lookups[0].places, [2, 1]);
+        let plan: String = connection
+            .query_row(&format!("EXPLAIN QUERY PLAN {}", lookups[0].sql), [1, 2], |row| row.get(3))
+            .unwrap();
+        assert!(plan.contains("USING INDEX i (b=? AND a=?)"), "{plan}");
+    }
+
+    #[test]
+    fn affinities_that_round() {
+        for name in ["REAL", "double precision", "Float"] {
+            assert!(is_real(name), "{name}");
+        }
+        for name in ["", "INTEGER", "FLOATING POINT", "CHARFLOAT", "NUMERIC", "BLOB", "ANY"] {
+            assert!(!is_real(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn rows_that_can_collide_share_a_shard() {
+        let one_shard = |sql: &str| table(sql).1.one_shard();
+        assert!(!one_shard("CREATE TABLE t(k TEXT PRIMARY KEY, a)"));
+        assert!(one_shard("CREATE TABLE t(k TEXT PRIMARY KEY, a UNIQUE)"));
+        assert!(one_shard("CREATE TABLE t(k TEXT COLLATE RTRIM PRIMARY KEY, a)"));
+        let (_, t) = table("CREATE TABLE t(k INTEGER PRIMARY KEY, a)");
+        assert_ne!(t.shard_hash(&[Value::Integer(1)]), t.shard_hash(&[Value::Integer(2)]));
+        let (_, t) = table("CREATE TABLE t(k INTEGER PRIMARY KEY, a UNIQUE)");
+        assert_eq!(t.shard_hash(&[Value::Integer(1)]), t.shard_hash(&[Value::Integer(2)]));
+    }
+}

@@ -1,0 +1,126 @@
+//! Documentation only: the formats that this program reads and writes, with their sources.
+//!
+//! The Go program is the existing program of the same name (github.com/wongfei2009/harmonylite, version of 2026-01) whose
+//! databases, streams, snapshots, configuration and command line this program takes over, node by node. Its formats were found
+//! by reading it and by running it against a NATS server; messages, a database, a snapshot and leases captured from it lie in
+//! `fixtures/golden` and are replayed by the tests. All that it writes is read here; all that is written here is what it can
+//! read, unless a setting says otherwise (packed snapshots).
+//!
+//! # Change streams and messages
+//!
+//! One JetStream stream a shard, shards counted from 1:
+//!
+//! | thing | name |
+//! |---|---|
+//! | stream, `replication_log.compress = true` | `<nats.stream_prefix>-c-<shard>` |
+//! | stream, `compress = false` | `<nats.stream_prefix>-<shard>` |
+//! | subject, in both cases | `<nats.subject_prefix>-<shard>` |
+//!
+//! The subject is the same with and without compression, so one cluster cannot have both (the server refuses the second
+//! stream: subjects overlap). The stream's configuration: limits retention, file storage, discard old, `max_msgs` =
+//! `max_entries`, deny delete, allow direct, duplicate window 120 s, replicas as configured (0: half of the shards and one,
+//! five at most).
+//!
+//! A message is one row change: one zstd frame around CBOR if the stream is a compressed one, else CBOR. Definite lengths,
+//! shortest heads, keys in this order:
+//!
+//! ```text
+//! map(2)
+//!   "FromNodeId" : uint     node id
+//!   "Payload"    : map(4 or 5)
+//!     "Id"        : uint    change-log id at the origin
+//!     "Type"      : text    "insert", "update" or "delete"
+//!     "TableName" : text
+//!     "Row"       : map     column name (text) to value, in any order
+//!     "sh"        : text    schema hash of the origin, 64 hex digits; may be absent
+//! ```
+//!
+//! `insert` and `update` carry all stored columns with their new values, `delete` at least the key; generated columns are never
+//! there. The rowid of a table without a primary key travels as the pseudo column `rowid`. Values: NULL `f6`; INTEGER as CBOR
+//! integer; REAL always as `fb` and eight bytes; TEXT as text string; BLOB as byte string. TEXT that is not UTF-8 travels as tag
+//! 18508 around a byte string (ours; the Go program has no form for it).
+//!
+//! The Go program rewrites columns whose declared type is exactly `date`, `datetime`, `timestamp` or `boolean` (in any case): a
+//! time travels as tag 32 around `{1: Unix seconds}` (or null), a boolean as true or false. Both are understood, as text
+//! `YYYY-MM-DD HH:MM:SS+00:00` and as 1 or 0, and never written.
+//!
+//! Headers: the Go program writes none. We write `Nats-Msg-Id: <node>-<incarnation>-<change-log id>[-<attempt>]`: node in
+//! decimal, incarnation in 16 lower-case hex digits. Ids only rise per node, incarnation and stream; the attempt is added when
+//! a message is sent again although its stream had acknowledged it.
+//!
+//! # Shards
+//!
+//! `shard = hash mod shards + 1`. The hash is FNV-1 with 64 bits (multiply by `0x100000001b3`, then xor; basis
+//! `0xcbf29ce484222325`) over: `9f`, the table's name as CBOR text, for each key column in the order of the names' bytes `82`,
+//! the name as CBOR text and the value as in a message (a boolean column as `f4` or `f5`, a time column as plain integer Unix
+//! seconds, or null where it is no time), and last `ff`. Without a primary key the one column is `rowid`. A table with a UNIQUE
+//! index besides its primary key, or a key that does not compare byte for byte, is hashed by its name alone (ours), for rows
+//! that can collide need one common order.
+//!
+//! # Tables and triggers of the Go program
+//!
+//! All names begin with `__harmonylite__`. `__harmonylite___change_log_global(id, change_table_id, table_name)`; for each table T
+//! `__harmonylite__T_change_log(id, val_<column>..., type, created_at, state)`, where state 0 means not published; triggers
+//! `__harmonylite__T_change_log_on_insert`, `_on_update`, `_on_delete`; `__harmonylite__schema_version`. What a database holds
+//! with state 0 is taken over into our change log when this program opens it; then these tables and triggers are removed.
+//!
+//! # Our tables
+//!
+//! `__harmonylite__log(id INTEGER PRIMARY KEY, t, k1, k2, ...)` is the change log: the table's number and the key of each row
+//! that was touched (t = 0: a settled entry that keeps its id from being used again). `__harmonylite__table(id, name)` numbers
+//! the tables. `__harmonylite__state(kind, name, value)` holds the checkpoint: `seq` and `created` of each stream, `folded` (the
+//! highest id folded, by `<stream> <node>-<incarnation>`), and `meta` (`incarnation`, `restored`; in a snapshot `snapshot_node`,
+//! `snapshot_time`, `snapshot_revision`, `schema_hash`). `__harmonylite__parked(stream, seq, tbl, payload)` holds events that
+//! wait for a schema. Triggers are named `__harmonylite__<number>_<what>`.
+//!
+//! # Sequence map
+//!
+//! The file at `seq_map_path`: one CBOR map from stream name (text) to the highest sequence applied (uint). A reader takes the
+//! first CBOR item and ignores what follows, for the Go program never shortens its file; an empty file is an empty map.
+//!
+//! # Key-value buckets
+//!
+//! Bucket `e-harmonylite` (stream `KV_e-harmonylite`, subjects `$KV.e-harmonylite.>`): history 1, no age limit, file storage,
+//! discard new, rollup and direct access allowed, deny delete. Its keys:
+//!
+//! | key | value | whose |
+//! |---|---|---|
+//! | `snapshot-leader` | CBOR `{"NodeID": uint, "Timestamp": Unix milliseconds}` | the Go program's: the leader's lease |
+//! | `snapshot` | the same | the Go program's: the lease of an upload, ten seconds |
+//! | `founder` | JSON `{"node_id": 3}` | ours |
+//! | `snapshot-wanted` | JSON, see `cluster/wanted.rs` | ours |
+//! | `snapshot-proven` | JSON, see `cluster/proven.rs` | ours |
+//!
+//! A lease whose `Timestamp` is 0 was given back. The Go program takes over a lease when `Timestamp` plus the lease's life lies
+//! before its own clock; this program when it has seen one revision for that long.
+//!
+//! # Object store
+//!
+//! Bucket `snapshot.nats.bucket`, or `<stream_prefix>-snapshot-store`: stream `OBJ_<bucket>`, chunks of 128 KiB on
+//! `$O.<bucket>.C.<nuid>`, the description on `$O.<bucket>.M.<base64url of the name>` with `Nats-Rollup: sub`: the standard
+//! ObjectInfo of NATS clients, digest `SHA-256=<base64url>`. The object is `snapshot.db`. Our description has headers
+//! `harmonylite-<pair>` for the pairs of a label (`storage/label.rs`).
+//!
+//! # Other stores
+//!
+//! The object is called `snapshot.db` everywhere. S3: key `<path>/snapshot.db`, without the leading slash that the Go program
+//! writes when the path is empty. WebDAV and SFTP: a file in the directory; beside it `snapshot.db.json` describes it
+//! (`storage/tree.rs`). A snapshot is a plain SQLite file in rollback-journal mode, unless it is packed (`storage/pack.rs`); a Go
+//! node's has no description and no position in it.
+//!
+//! # Schema hash
+//!
+//! SHA-256 in lower-case hex over the replicated tables in the order of the names' bytes: the table's name, for each column in
+//! the order of the names' bytes `|<name>:<type>:<not null>:<in the key>`, then a line feed. The type is the declared one,
+//! verbatim, or `*schema.BinaryType` without one; the flags are `true` or `false`; generated columns are in it.
+//!
+//! # Health and metrics
+//!
+//! Health is JSON with the Go program's keys first, in its order: `status`, `node_id`, `uptime_seconds`, `db_connected`,
+//! `nats_connected`, `cdc_installed`, `tables_tracked`, `last_replicated_event_timestamp`, `last_published_event_timestamp`
+//! (`0001-01-01T00:00:00Z`: never), `version`. Metrics are named `<namespace>[_<subsystem>]_<name>`, with the label `node_id`.
+//!
+//! # Node id
+//!
+//! `node_id`, or the FNV-1 hash (64 bits, as above) of the text of `/var/lib/dbus/machine-id`, else of `/etc/machine-id`,
+//! trimmed.

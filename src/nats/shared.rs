@@ -1,0 +1,346 @@
+//! What the handles of a connection and the thread that owns its socket share: the bytes to send, the subscriptions, the
+//! replies that callers wait for. No socket is touched here.
+
+use super::error::Error;
+use super::nuid;
+use super::wire::{Message, Op, ServerInfo, subscribe_line};
+use crate::base::limits;
+use crossbeam_channel::{Sender, TrySendError};
+use rustix::event::EventfdFlags;
+use rustix::fd::OwnedFd;
+use std::collections::HashMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Number of the subscription to the inbox where all replies arrive.
+const REPLIES: u64 = 1;
+
+/// The state under its lock, and two ways to say that it changed: one for threads that wait for the state, one for the
+/// thread that waits for the socket.
+pub struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+    /// An eventfd that the socket's thread polls together with the socket.
+    pub wake: OwnedFd,
+    /// Replies go to subjects below this one.
+    pub inbox: String,
+}
+
+impl Shared {
+    pub fn new() -> Result<Arc<Shared>, Error> {
+        let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|error| Error::Local(format!("eventfd: {error}")))?;
+        let state = Mutex::new(State { last_id: REPLIES, ..State::default() });
+        let inbox = format!("_INBOX.{}", nuid());
+        Ok(Arc::new(Shared { state, changed: Condvar::new(), wake, inbox }))
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives up the lock until another thread says that something changed, or the time is up.
+    pub fn wait<'a>(&self, state: MutexGuard<'a, State>, at_most: Duration) -> MutexGuard<'a, State> {
+        self.changed.wait_timeout(state, at_most).unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Tells the threads that wait for the state to look again.
+    pub fn notify(&self) {
+        self.changed.notify_all();
+    }
+
+    /// Lets the socket's thread look for bytes to send, and whether it should end.
+    pub fn wake(&self) {
+        // It fails only when the counter is full, and then the thread has been woken already.
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+}
+
+/// What the threads share. Everything here is bounded: `out` by [`limits::OUT_BUFFER`], the maps by what callers hold.
+#[derive(Default)]
+pub struct State {
+    /// Logged in at a server.
+    pub up: bool,
+    /// The last handle is gone.
+    pub closed: bool,
+    /// Counts the logins: another number means another connection.
+    pub epoch: u64,
+    /// Bytes of the largest message that the server takes; 0 before the first login.
+    pub max_payload: usize,
+    /// Servers of the cluster as the server lists them, `host:port`.
+    pub announced: Vec<String>,
+    /// Bytes for the server that the socket's thread has not taken yet.
+    pub out: Vec<u8>,
+    /// Why the last try to connect failed, or the connection ended; empty while all is well.
+    pub last_error: String,
+    /// The last number given to a subscription or a request.
+    last_id: u64,
+    subscriptions: HashMap<u64, (String, Sender<Message>)>,
+    replies: HashMap<u64, Sender<Message>>,
+    watchers: Vec<Sender<()>>,
+}
+
+impl State {
+    /// A connection begins: nothing of the one before is sent on it, and all subscriptions are made again.
+    pub fn connected(&mut self, info: &ServerInfo, inbox: &str) {
+        self.note(info);
+        self.up = true;
+        self.epoch += 1;
+        self.last_error.clear();
+        self.out.clear();
+        self.say(&subscribe_line(&format!("{inbox}.*"), REPLIES));
+        let lines: Vec<String> =
+            self.subscriptions.iter().map(|(sid, (subject, _))| subscribe_line(subject, *sid)).collect();
+        self.say(&lines.concat());
+        self.tell_watchers();
+    }
+
+    /// A connection has ended: callers that wait for a reply on it are told so by the disconnection of their queue.
+    pub fn disconnected(&mut self, why: &Error) {
+        self.up = false;
+        self.last_error = why.to_string();
+        self.out = Vec::new();
+        self.replies.clear();
+        self.tell_watchers();
+    }
+
+    fn note(&mut self, info: &ServerInfo) {
+        self.max_payload = info.max_payload;
+        self.announced.clone_from(&info.connect_urls);
+    }
+
+    fn tell_watchers(&mut self) {
+        // A watcher whose place is taken already will look again anyway.
+        self.watchers.retain(|watcher| !matches!(watcher.try_send(()), Err(TrySendError::Disconnected(()))));
+    }
+
+    pub fn add_watcher(&mut self, watcher: Sender<()>) {
+        self.watchers.push(watcher);
+    }
+
+    /// Adds a line for the server.
+    pub fn say(&mut self, line: &str) {
+        self.out.extend_from_slice(line.as_bytes());
+    }
+
+    /// Whether a frame may be added. One is always let through, however large.
+    pub fn has_room(&self, frame: &[u8]) -> bool {
+        self.out.is_empty() || self.out.len() + frame.len() <= limits::OUT_BUFFER
+    }
+
+    /// Hands out all bytes for the server in exchange for an empty buffer.
+    pub fn take_out(&mut self, empty: &mut Vec<u8>) {
+        std::mem::swap(&mut self.out, empty);
+        if self.out.capacity() > limits::OUT_BUFFER {
+            self.out = Vec::new();
+        }
+    }
+
+    /// Notes who gets the messages of a subject; returns the subscription's number.
+    pub fn subscribe(&mut self, subject: &str, queue: Sender<Message>) -> u64 {
+        self.last_id += 1;
+        self.subscriptions.insert(self.last_id, (subject.to_owned(), queue));
+        self.last_id
+    }
+
+    pub fn unsubscribe(&mut self, sid: u64) {
+        self.subscriptions.remove(&sid);
+    }
+
+    /// Notes who waits for a reply; returns the last token of the reply's subject.
+    pub fn expect_reply(&mut self, queue: Sender<Message>) -> u64 {
+        self.last_id += 1;
+        self.replies.insert(self.last_id, queue);
+        self.last_id
+    }
+
+    pub fn forget_reply(&mut self, token: u64) {
+        self.replies.remove(&token);
+    }
+
+    #[cfg(test)]
+    pub fn expects_replies(&self) -> bool {
+        !self.replies.is_empty()
+    }
+
+    /// Does what the server asks for. An error ends the connection.
+    pub fn handle(&mut self, op: Op) -> Result<(), Error> {
+        match op {
+            Op::Message(message) if message.sid == REPLIES => {
+                let token = message.subject.rsplit('.').next().and_then(|token| token.parse().ok());
+                if let Some(queue) = token.and_then(|token: u64| self.replies.remove(&token)) {
+                    // One reply finds room; without a receiver nobody waits any more.
+                    let _ = queue.try_send(message);
+                }
+            }
+            Op::Message(message) => {
+                // A message that finds the queue full is dropped: the socket's thread waits for nobody, and subscribers notice
+                // by the numbers in the messages.
+                if let Some((_, queue)) = self.subscriptions.get(&message.sid) {
+                    let _ = queue.try_send(message);
+                }
+            }
+            Op::Ping => self.say("PONG\r\n"),
+            Op::Info(json) => {
+                if let Ok(info) = ServerInfo::parse(&json) {
+                    self.note(&info);
+                }
+            }
+            Op::Err(text) if leaves_the_connection(&text) => log::warn!("NATS says: {text}"),
+            Op::Err(text) => return Err(Error::Transient(format!("the server says: {text}"))),
+            Op::Pong | Op::Ok => {}
+        }
+        Ok(())
+    }
+}
+
+/// Whether the connection lives on after an error of the server. The protocol has only words here: its documentation (Client
+/// Protocol, section "-ERR") lists the errors, and says of these two alone that the connection stays open.
+fn leaves_the_connection(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    text.starts_with("permissions violation") || text.starts_with("invalid subject")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crossbeam_channel::bounded;
+
+    fn message(sid: u64, subject: &str, body: &str) -> Op {
+        let payload = body.as_bytes().to_vec();
+        Op::Message(Message {
+            sid,
+            subject: subject.into(),
+            reply: None,
+            headers: Default::default(),
+            payload,
+        })
+    }
+
+    fn info(json: &str) -> ServerInfo {
+        ServerInfo::parse(json.as_bytes()).unwrap()
+    }
+
+    fn state() -> State {
+        State { last_id: REPLIES, ..State::default() }
+    }
+
+    fn said(state: &mut State) -> String {
+        String::from_utf8(std::mem::take(&mut state.out)).unwrap()
+    }
+
+    #[test]
+    fn a_reply_goes_to_the_caller_with_its_token() {
+        let mut state = state();
+        let (first, replies_first) = bounded(1);
+        let (second, replies_second) = bounded(1);
+        let (one, two) = (state.expect_reply(first), state.expect_reply(second));
+        assert!(one != two && one > REPLIES);
+        state.handle(message(REPLIES, &format!("_INBOX.x.{two}"), "b")).unwrap();
+        state.handle(message(REPLIES, &format!("_INBOX.x.{one}"), "a")).unwrap();
+        assert_eq!(replies_first.try_recv().unwrap().payload, b"a");
+        assert_eq!(replies_second.try_recv().unwrap().payload, b"b");
+        // A second reply, one that is late, and one to nobody: ignored.
+        for token in [one.to_string(), "77".into(), "x".into()] {
+            state.handle(message(REPLIES, &format!("_INBOX.x.{token}"), "c")).unwrap();
+        }
+        assert!(replies_first.try_recv().is_err());
+    }
+
+    #[test]
+    fn a_full_queue_drops_and_blocks_nothing() {
+        let mut state = state();
+        let (queue, messages) = bounded(1);
+        let sid = state.subscribe("s", queue);
+        for body in ["1", "2"] {
+            state.handle(message(sid, "s", body)).unwrap();
+        }
+        assert_eq!(messages.try_iter().map(|m| m.payload).collect::<Vec<_>>(), [b"1"]);
+        state.unsubscribe(sid);
+        state.handle(message(sid, "s", "3")).unwrap();
+        assert!(messages.try_recv().is_err());
+    }
+
+    #[test]
+    fn a_new_connection_sends_nothing_old_and_subscribes_again() {
+        let mut state = state();
+        let (queue, _messages) = bounded(1);
+        let sid = state.subscribe("s", queue);
+        state.say("PUB old 0\r\n\r\n");
+        state.connected(&info(r#"{"max_payload":99,"connect_urls":["a:1"]}"#), "_INBOX.x");
+        assert_eq!(said(&mut state), format!("SUB _INBOX.x.* 1\r\nSUB s {sid}\r\n"));
+        assert_eq!((state.up, state.epoch, state.max_payload), (true, 1, 99));
+        assert_eq!(state.announced, ["a:1"]);
+    }
+
+    #[test]
+    fn a_lost_connection_is_told_to_callers_and_watchers() {
+        let mut state = state();
+        state.connected(&info("{}"), "_INBOX.x");
+        let (queue, replies) = bounded(1);
+        state.expect_reply(queue);
+        let (watcher, changes) = bounded(1);
+        state.add_watcher(watcher);
+        state.disconnected(&Error::Transient("gone".into()));
+        assert!(matches!(replies.try_recv(), Err(crossbeam_channel::TryRecvError::Disconnected)));
+        assert!(changes.try_recv().is_ok());
+        assert_eq!((state.up, state.last_error.as_str(), state.out.len()), (false, "gone", 0));
+        state.connected(&info("{}"), "_INBOX.x");
+        assert_eq!((state.epoch, state.last_error.as_str()), (2, ""));
+    }
+
+    #[test]
+    fn a_watcher_that_is_gone_is_forgotten_and_one_that_is_full_stays() {
+        let mut state = state();
+        let (gone, receiver) = bounded(1);
+        let (full, changes) = bounded(1);
+        drop(receiver);
+        state.add_watcher(gone);
+        state.add_watcher(full);
+        state.tell_watchers();
+        state.tell_watchers();
+        assert_eq!((state.watchers.len(), changes.try_iter().count()), (1, 1));
+    }
+
+    #[test]
+    fn pings_are_answered_and_news_of_the_server_noted() {
+        let mut state = state();
+        state.handle(Op::Ping).unwrap();
+        state.handle(Op::Pong).unwrap();
+        state.handle(Op::Ok).unwrap();
+        assert_eq!(said(&mut state), "PONG\r\n");
+        state.handle(Op::Info(br#"{"max_payload":7,"connect_urls":["b:2"]}"#.to_vec())).unwrap();
+        assert_eq!((state.max_payload, state.announced.as_slice()), (7, &["b:2".to_owned()][..]));
+        state.handle(Op::Info(b"garbage".to_vec())).unwrap();
+        assert_eq!(state.max_payload, 7);
+    }
+
+    #[test]
+    fn only_two_errors_leave_the_connection() {
+        let mut state = state();
+        for text in ["Permissions Violation for Publish to \"x\"", "Invalid Subject"] {
+            assert_eq!(state.handle(Op::Err(text.into())), Ok(()), "{text}");
+        }
+        for text in ["Stale Connection", "Authorization Violation", "Maximum Payload Violation", ""] {
+            let error = state.handle(Op::Err(text.into())).unwrap_err();
+            assert_eq!(error, Error::Transient(format!("the server says: {text}")));
+        }
+    }
+
+    #[test]
+    fn the_buffer_is_bounded_but_for_one_large_frame() {
+        let mut state = state();
+        let large = vec![0; limits::OUT_BUFFER + 1];
+        assert!(state.has_room(&large));
+        state.say("x");
+        assert!(!state.has_room(&large) && state.has_room(b"y"));
+        assert!(!state.has_room(&large[..limits::OUT_BUFFER]));
+        assert!(state.has_room(&large[..limits::OUT_BUFFER - 1]));
+        let mut taken = Vec::new();
+        state.take_out(&mut taken);
+        assert!(taken == b"x" && state.out.is_empty());
+        // A buffer that a large frame has grown is not kept.
+        state.take_out(&mut Vec::with_capacity(limits::OUT_BUFFER + 1));
+        assert!(state.out.capacity() <= limits::OUT_BUFFER);
+    }
+}

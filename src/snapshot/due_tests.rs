@@ -1,0 +1,208 @@
+//! The decisions of the leader, without a broker, a store or a clock.
+
+use super::*;
+use crate::model::positions::SeqMap;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn map(pairs: &[(&str, u64)]) -> SeqMap {
+    pairs.iter().map(|(name, seq)| ((*name).to_owned(), *seq)).collect()
+}
+
+fn label(pairs: &[(&str, u64)]) -> Label {
+    Label { positions: map(pairs), ..Label::default() }
+}
+
+fn applied(pairs: &[(&str, u64)]) -> Applied {
+    pairs.iter().map(|(name, seq)| ((*name).to_owned(), *seq)).collect()
+}
+
+/// A stored snapshot at (a=100, b=10), streams of 1,000 messages, an interval of an hour.
+fn decide(at: &[(&str, u64)], change: impl FnOnce(&mut Facts<'_>)) -> Option<Reason> {
+    let (stored, applied) = (label(&[("a", 100), ("b", 10)]), applied(at));
+    let mut facts = Facts {
+        stored: &stored,
+        applied: &applied,
+        is_anew: false,
+        max_entries: 1_000,
+        interval: HOUR,
+        elapsed: Duration::ZERO,
+    };
+    change(&mut facts);
+    reason(&facts)
+}
+
+#[test]
+fn nothing_is_due_when_nothing_has_changed() {
+    assert_eq!(decide(&[("a", 100), ("b", 10)], |facts| facts.elapsed = HOUR * 9), None);
+}
+
+#[test]
+fn the_interval_counts_when_a_stream_has_advanced() {
+    let at = &[("a", 100), ("b", 11)];
+    assert_eq!(decide(at, |facts| facts.elapsed = HOUR - Duration::from_millis(1)), None);
+    assert_eq!(decide(at, |facts| facts.elapsed = HOUR), Some(Reason::Interval));
+}
+
+#[test]
+fn without_an_interval_time_does_not_count() {
+    let never = |facts: &mut Facts<'_>| (facts.interval, facts.elapsed) = (Duration::ZERO, HOUR * 9);
+    assert_eq!(decide(&[("a", 101), ("b", 10)], never), None);
+}
+
+#[test]
+fn half_of_what_a_stream_keeps_makes_one_due_whatever_the_time() {
+    assert_eq!(decide(&[("a", 599), ("b", 10)], |_| {}), None);
+    assert_eq!(decide(&[("a", 600), ("b", 10)], |_| {}), Some(Reason::StreamAdvanced));
+    assert_eq!(decide(&[("a", 100), ("b", 510)], |_| {}), Some(Reason::StreamAdvanced), "any stream");
+}
+
+#[test]
+fn a_stream_that_the_snapshot_does_not_know_counts_from_its_first_message() {
+    assert_eq!(decide(&[("a", 100), ("b", 10), ("c", 500)], |_| {}), Some(Reason::StreamAdvanced));
+}
+
+#[test]
+fn a_stream_of_one_message_does_not_make_one_due_for_ever() {
+    let tiny = |facts: &mut Facts<'_>| facts.max_entries = 1;
+    assert_eq!(decide(&[("a", 100), ("b", 10)], tiny), None);
+    assert_eq!(decide(&[("a", 101), ("b", 10)], tiny), Some(Reason::StreamAdvanced));
+}
+
+#[test]
+fn a_stream_that_was_created_anew_needs_another_snapshot() {
+    assert_eq!(decide(&[("a", 3), ("b", 10)], |facts| facts.is_anew = true), Some(Reason::StreamAnew));
+    assert_eq!(decide(&[("a", 3), ("b", 10)], |_| {}), None, "this node has only not caught up");
+}
+
+#[test]
+fn only_streams_that_the_snapshot_holds_more_of_are_doubtful() {
+    let stored = label(&[("a", 100), ("b", 10)]);
+    assert!(doubtful(&stored, &applied(&[("a", 100), ("b", 12)])).is_empty());
+    assert_eq!(doubtful(&stored, &applied(&[("a", 99), ("b", 12)])), [("a", 100)]);
+    assert!(doubtful(&Label::default(), &applied(&[("a", 0)])).is_empty(), "a Go node's snapshot");
+}
+
+#[test]
+fn reasons_for_people() {
+    let told: Vec<String> =
+        [Reason::NoneThere, Reason::StreamAdvanced, Reason::Asked { node: 2, revision: 9 }]
+            .iter()
+            .map(Reason::to_string)
+            .collect();
+    assert_eq!(told, ["there was none", "the stream advanced", "node 2 asked for one"]);
+}
+
+#[test]
+fn the_interval_goes_on_where_the_last_leader_left_it() {
+    let now = Instant::now() + HOUR * 24;
+    let began = |made_ms| interval_began(made_ms, HOUR, (now, 100_000_000)).map(|began| now - began);
+    assert_eq!(began(100_000_000 - 60_000), Some(Duration::from_secs(60)));
+    assert_eq!(began(0), Some(HOUR), "no longer than one interval");
+    assert_eq!(began(100_000_001), Some(Duration::ZERO), "a clock that is ahead");
+    assert_eq!(began(i64::MIN), Some(HOUR));
+}
+
+fn wanted(node_id: u64, positions: &[(&str, u64)]) -> Wanted {
+    Wanted::new(node_id, map(positions), String::new())
+}
+
+fn stored(positions: &[(&str, u64)]) -> Stored {
+    Stored { name: "snapshot.db".into(), label: label(positions), ..Stored::default() }
+}
+
+#[test]
+fn requests_are_looked_at_now_and_then() {
+    let start = Instant::now();
+    let mut requests = Requests::new(start);
+    assert!(!requests.is_due(start));
+    assert!(!requests.is_due(start + limits::ASKED_LOOK / 2));
+    assert!(requests.is_due(start + limits::ASKED_LOOK));
+    assert!(!requests.is_due(start + limits::ASKED_LOOK + Duration::from_secs(1)));
+    assert!(requests.is_due(start + limits::ASKED_LOOK * 2));
+}
+
+#[test]
+fn a_request_that_the_stored_snapshot_serves_is_served() {
+    let mut requests = Requests::new(Instant::now());
+    assert!(requests.is_new(4));
+    assert_eq!(requests.reason(&(4, wanted(2, &[("a", 5)])), Some(&stored(&[("a", 5)]))), None);
+    assert!(!requests.is_new(4) && requests.is_new(5));
+}
+
+#[test]
+fn a_request_that_is_not_served_is_a_reason_until_a_snapshot_was_made() {
+    let mut requests = Requests::new(Instant::now());
+    let asked = (4, wanted(2, &[("a", 5)]));
+    let due = Reason::Asked { node: 2, revision: 4 };
+    assert_eq!(requests.reason(&asked, Some(&stored(&[("a", 4)]))).as_ref(), Some(&due));
+    assert_eq!(requests.reason(&asked, None).as_ref(), Some(&due), "somebody removed it");
+    assert!(requests.is_new(4), "the snapshot may fail");
+    requests.made(&Reason::Interval);
+    assert!(requests.is_new(4));
+    requests.made(&due);
+    assert!(!requests.is_new(4));
+}
+
+#[test]
+fn only_a_request_wants_another_snapshot_of_the_same_content() {
+    assert!(Reason::Asked { node: 2, revision: 4 }.wants_another());
+    assert!(!Reason::Interval.wants_another() && !Reason::Unfinished.wants_another());
+}
+
+#[test]
+fn without_an_interval_nothing_is_proven() {
+    assert!(!Proving::default().is_due(Instant::now(), Duration::ZERO));
+}
+
+#[test]
+fn a_new_leader_proves_at_once_or_goes_on_with_the_interval() {
+    let start = Instant::now();
+    let mut proving = Proving::default();
+    assert!(proving.is_due(start, HOUR) && !proving.is_known());
+    proving.goes_on(100_000_000 - 60_000, HOUR, (start, 100_000_000));
+    assert!(proving.is_known() && !proving.is_due(start, HOUR));
+    let left = HOUR - Duration::from_secs(60);
+    assert!(!proving.is_due(start + left - Duration::from_millis(1), HOUR));
+    assert!(proving.is_due(start + left, HOUR));
+}
+
+#[test]
+fn a_proof_that_is_older_than_the_interval_is_due_again() {
+    let start = Instant::now();
+    let mut proving = Proving::default();
+    proving.goes_on(0, HOUR, (start, 100_000_000));
+    assert!(proving.is_due(start, HOUR));
+}
+
+#[test]
+fn a_proof_that_failed_is_tried_again_sooner() {
+    let start = Instant::now();
+    let mut proving = Proving::default();
+    proving.proven(start, HOUR);
+    assert!(!proving.is_due(start + limits::PROVE_AGAIN, HOUR) && proving.is_due(start + HOUR, HOUR));
+    proving.failed(start, HOUR);
+    assert!(!proving.is_due(start + limits::PROVE_AGAIN / 2, HOUR));
+    assert!(proving.is_due(start + limits::PROVE_AGAIN, HOUR));
+    let short = Duration::from_secs(2);
+    proving.failed(start, short);
+    assert!(proving.is_due(start + short, short), "never later than the interval");
+}
+
+#[test]
+fn pauses_after_failures_grow_and_begin_anew_after_a_success() {
+    let start = Instant::now();
+    let mut pauses = Pauses::default();
+    assert!(pauses.may_try(start));
+    let first = pauses.failed(start);
+    assert_eq!(first, PAUSE_MIN);
+    assert!(!pauses.may_try(start + first / 2) && pauses.may_try(start + first));
+    let mut last = first;
+    for _ in 0..30 {
+        last = pauses.failed(start);
+    }
+    assert!(last >= PAUSE_MAX / 2 && last <= PAUSE_MAX);
+    pauses.succeeded();
+    assert!(pauses.may_try(start));
+    assert_eq!(pauses.failed(start), PAUSE_MIN);
+}

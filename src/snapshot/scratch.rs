@@ -1,0 +1,131 @@
+//! Scratch files: their names, the room that they need, what an interrupted run left of them, and the lock under which one
+//! snapshot of a database is made at a time.
+
+use crate::base::error::{Context, Error, Kind};
+use crate::base::files::{self, Temporary};
+use crate::base::stop::Stop;
+use crate::config::Config;
+use crate::db;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// In the name of every scratch file, after the database's name.
+const MARK: &str = ".harmonylite-";
+/// Pause between two tries to take the lock.
+const LOCK_LOOK: Duration = Duration::from_millis(100);
+
+/// A scratch file in the directory for temporary files, named after the database and `purpose`.
+pub fn scratch(config: &Config, purpose: &str) -> Temporary {
+    Temporary::new(config.temp_dir().join(format!("{}{MARK}{purpose}", stem(config))))
+}
+
+fn stem(config: &Config) -> String {
+    config.db_path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// The size of a file in bytes; 0 when there is none.
+pub fn size(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |meta| meta.len())
+}
+
+/// Checks that `needed` bytes are free in a directory.
+pub fn need_room(dir: &Path, needed: u64) -> Result<(), Error> {
+    let free =
+        files::free_space(dir).map_err(|error| Error::local(error.to_string())).context(dir.display())?;
+    fits(needed, free).context(dir.display())
+}
+
+fn fits(needed: u64, free: u64) -> Result<(), Error> {
+    if free < needed {
+        return Err(Error::local(format!("the snapshot needs {needed} bytes, {free} are free")));
+    }
+    Ok(())
+}
+
+/// An error about a scratch copy of a snapshot: its damage is not damage of this node's database.
+pub fn about_copy(error: db::Error) -> Error {
+    match error {
+        db::Error::Corrupt(why) => Error::new(Kind::Unusable, why),
+        error => error.into(),
+    }
+}
+
+/// Takes the lock under which one snapshot of a database is made at a time; waits for it at most `patience`.
+pub fn lock(config: &Config, patience: Duration, stop: &Stop) -> Result<files::Lock, Error> {
+    let path = files::beside(&config.db_path, ".harmonylite-snapshot.lock");
+    let until = Instant::now() + patience;
+    loop {
+        match files::Lock::try_take(&path) {
+            Ok(Some(lock)) => return Ok(lock),
+            Ok(None) => {}
+            Err(error) => return Err(Error::local(format!("{}: {error}", path.display()))),
+        }
+        if Instant::now() >= until {
+            return Err(Error::waiting("another snapshot of this database is being made"));
+        }
+        if stop.wait(LOCK_LOOK) {
+            return Err(Error::stopped());
+        }
+    }
+}
+
+/// Removes what an interrupted run left beside the database and in the directory for temporary files, unless a snapshot is
+/// being made.
+pub fn remove_leftovers(config: &Config, stop: &Stop) {
+    let Ok(_lock) = lock(config, Duration::ZERO, stop) else { return };
+    let stem = stem(config);
+    for dir in [files::parent(&config.db_path), config.temp_dir()] {
+        let Ok(entries) = std::fs::read_dir(&dir) else { continue };
+        for entry in entries.filter_map(Result::ok) {
+            let left = entry.file_name().to_str().is_some_and(|name| is_leftover(name, &stem));
+            if left && std::fs::remove_file(entry.path()).is_ok() {
+                log::info!("removed {}, which an interrupted run had left", entry.path().display());
+            }
+        }
+    }
+}
+
+/// Whether a file is a scratch file of the database named `stem`. Locks are no scratch files: another process may hold one.
+fn is_leftover(name: &str, stem: &str) -> bool {
+    let purpose = name.strip_prefix(stem).and_then(|rest| rest.strip_prefix(MARK));
+    purpose.is_some() && !name.ends_with(".lock")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_scratch_files_of_this_database_are_leftovers() {
+        for name in ["app.db.harmonylite-download", "app.db.harmonylite-snapshot-packed-journal"] {
+            assert!(is_leftover(name, "app.db"), "{name}");
+        }
+        for name in [
+            "app.db",
+            "app.db-wal",
+            "app.db.damaged-20261124T131500Z",
+            "app.db.harmonylite.lock",
+            "app.db.harmonylite-snapshot.lock",
+            "other.db.harmonylite-download",
+            "my-app.db.harmonylite-download",
+        ] {
+            assert!(!is_leftover(name, "app.db"), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_told_with_both_numbers() {
+        assert_eq!(fits(5, 5), Ok(()));
+        let error = fits(6, 5).unwrap_err();
+        assert_eq!(error.kind(), Kind::Local);
+        assert_eq!(error.to_string(), "the snapshot needs 6 bytes, 5 are free");
+    }
+
+    #[test]
+    fn a_damaged_copy_is_no_damaged_database() {
+        let kind = |error| about_copy(error).kind();
+        assert_eq!(kind(db::Error::Corrupt("page 3".into())), Kind::Unusable);
+        assert_eq!(kind(db::Error::Disk("full".into())), Kind::Local);
+        assert_eq!(kind(db::Error::Busy), Kind::Waiting);
+    }
+}

@@ -1,0 +1,80 @@
+//! Transfers of snapshots: the download, and the lines that tell how far a long one has come.
+
+use super::scratch::need_room;
+use crate::base::error::{Context, Error};
+use crate::base::files::{self, Temporary};
+use crate::base::limits;
+use crate::config::Config;
+use crate::storage::{self, Store, Stored};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+/// Logs a long transfer's progress now and then.
+pub struct Progress {
+    what: &'static str,
+    total: u64,
+    /// When it was last told.
+    last: Mutex<Instant>,
+}
+
+impl Progress {
+    /// `what` is on its way, `total` bytes of it.
+    pub fn new(what: &'static str, total: u64) -> Progress {
+        Progress { what, total, last: Mutex::new(Instant::now()) }
+    }
+
+    /// Takes note that `done` bytes were transferred.
+    pub fn note(&self, done: u64) {
+        if let Some(line) = self.line(done, Instant::now()) {
+            log::info!("{line}");
+        }
+    }
+
+    fn line(&self, done: u64, now: Instant) -> Option<String> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.saturating_duration_since(*last) <= limits::PROGRESS_INTERVAL {
+            return None;
+        }
+        *last = now;
+        Some(format!("{}: {} of {} MB", self.what, done / 1_000_000, self.total / 1_000_000))
+    }
+}
+
+/// Downloads a snapshot, unpacks it, and checks size and digest. Returns what it turned out to be: the store may have
+/// replaced it meanwhile. [`crate::base::error::Kind::Unusable`]: its content is not what it should be.
+pub fn fetch(config: &Config, store: &Store, stored: &Stored, target: &Temporary) -> Result<Stored, Error> {
+    let path = target.path();
+    need_room(&files::parent(path), stored.size)?;
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .open(path)
+        .map_err(|error| Error::local(format!("{}: {error}", path.display())))?;
+    let progress = Progress::new("downloading the snapshot", stored.size);
+    let key = config.snapshot.packing.key.as_ref();
+    let fetched = store.fetch(stored, &file, key, &|done| progress.note(done));
+    let what = match &fetched {
+        Err(storage::Error::Unreadable(_)) => format!("unpack {}", stored.name),
+        _ => format!("download {} from {}", stored.name, store.describe()),
+    };
+    fetched.context(what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn progress_is_told_once_an_interval() {
+        let progress = Progress::new("uploading", 90_000_000);
+        let begun = *progress.last.lock().unwrap();
+        let soon = begun + limits::PROGRESS_INTERVAL;
+        assert_eq!(progress.line(1_000_000, soon), None);
+        let later = soon + Duration::from_millis(1);
+        assert_eq!(progress.line(7_900_000, later).unwrap(), "uploading: 7 of 90 MB");
+        assert_eq!(progress.line(8_000_000, later + limits::PROGRESS_INTERVAL), None);
+        assert!(progress.line(9_000_000, later + limits::PROGRESS_INTERVAL * 2).is_some());
+    }
+}

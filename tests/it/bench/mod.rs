@@ -1,0 +1,4 @@
+//! Figures. `make bench` prints them; in CI the bars leave room to spare.
+
+mod large;
+mod speed;

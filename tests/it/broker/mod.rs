@@ -1,0 +1,5 @@
+//! The broker: our NATS client against real servers, and against one that misbehaves; a server of our own.
+
+mod client;
+mod hostile;
+mod own_server;

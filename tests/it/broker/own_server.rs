@@ -1,0 +1,72 @@
+//! The nats-server that a daemon runs itself when the configuration names none.
+
+use crate::support::*;
+use std::process::Command;
+
+#[test]
+fn our_own_nats_server() {
+    let dir = Dir::new("own");
+    let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
+    for (number, binary) in nats_binaries().iter().enumerate() {
+        let base = number as u64 * 10;
+        let port = free_port();
+        let extra = format!(
+            "nats.server_binary = {binary:?}\nnats.user_name = \"app\"\nnats.user_password = \"s3cret pass\"",
+        );
+        let mut one = Node::with_schema(&dir, base + 1, "", &extra, schema);
+        let text = std::fs::read_to_string(&one.config)
+            .unwrap()
+            .replace("127.0.0.1:-1", &format!("127.0.0.1:{port}"));
+        std::fs::write(&one.config, text).unwrap();
+        one.start_ready();
+        let url = format!("nats://app:s3cret%20pass@127.0.0.1:{port}");
+        let mut two = Node::with_schema(&dir, base + 2, &url, "", schema);
+        two.start_ready();
+        one.sql("INSERT INTO t VALUES(1, 'one')");
+        two.sql("INSERT INTO t VALUES(2, 'two')");
+        wait_equal(&mut [&mut one, &mut two], 20);
+        assert!(nats::connect(format!("nats://127.0.0.1:{port}")).is_err(), "the server lets anybody in");
+        // A command beside the daemon uses its server.
+        let output = one.command(&["-save-snapshot"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        // The server dies: it is started again, on the same port, and nothing is lost.
+        let server = child_of(one.pid());
+        Command::new("kill").args(["-KILL", &server.to_string()]).status().unwrap();
+        one.sql("INSERT INTO t VALUES(3, 'meanwhile')");
+        wait_for("the server is back", 20, || (one.count("nats-server ended by itself") == 1).then_some(()));
+        wait_equal(&mut [&mut one, &mut two], 30);
+        // The daemon is killed: its server ends too.
+        let server = child_of(one.pid());
+        one.kill9();
+        wait_for("the server is gone", 10, || {
+            let stat = std::fs::read_to_string(format!("/proc/{server}/stat")).unwrap_or_default();
+            (stat.is_empty() || stat.contains(") Z ")).then_some(())
+        });
+        one.start_ready();
+        wait_equal(&mut [&mut one, &mut two], 30);
+        assert_eq!((two.stop(), one.stop()), (0, 0));
+    }
+}
+
+fn child_of(pid: u32) -> u32 {
+    let output = Command::new("pgrep").args(["-P", &pid.to_string()]).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
+}
+
+#[test]
+fn no_nats_server_anywhere_is_explained() {
+    let dir = Dir::new("nowhere");
+    let node = Node::with_schema(
+        &dir,
+        1,
+        "",
+        "nats.server_binary = \"/no/such/nats-server\"",
+        "CREATE TABLE t(id INTEGER PRIMARY KEY)",
+    );
+    let output = node.command(&[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        String::from_utf8_lossy(&output.stdout)
+            .contains("nats.server_binary = \"/no/such/nats-server\": no such file")
+    );
+}

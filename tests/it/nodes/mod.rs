@@ -1,0 +1,9 @@
+//! Nodes that run: rows of every kind in both directions, kills and outages, the Go program's formats, the command line.
+
+mod cli;
+mod crash;
+mod golden;
+mod lost_streams;
+mod real_data;
+mod replicate;
+mod sessions;

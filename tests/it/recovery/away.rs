@@ -1,0 +1,196 @@
+//! Nodes that were away, or fell behind while running, longer than the streams remember, with unpublished changes of their own.
+
+use crate::support::*;
+
+const SCHEMA: &str =
+    "CREATE TABLE t(id INTEGER PRIMARY KEY, v, u UNIQUE); CREATE TABLE own(k TEXT PRIMARY KEY, v);
+    CREATE VIRTUAL TABLE search USING fts5(v);
+    CREATE TRIGGER ai AFTER INSERT ON t BEGIN INSERT INTO search(rowid, v) VALUES(NEW.id, NEW.v); END;
+    CREATE TRIGGER ad AFTER DELETE ON t BEGIN DELETE FROM search WHERE rowid = OLD.id; END;";
+
+fn nodes(dir: &Dir, nats: &Nats) -> (Node, Node) {
+    nodes_with(dir, nats, "")
+}
+
+fn nodes_with(dir: &Dir, nats: &Nats, extra: &str) -> (Node, Node) {
+    let make = |id: u64| {
+        let config = format!("{extra}\nsnapshot.leader_ttl = 1000\n");
+        let node = Node::with_schema(dir, id, &nats.url(), &config, SCHEMA);
+        node.keep_messages(200);
+        node
+    };
+    let (mut one, mut two) = (make(1), make(2));
+    one.start_ready();
+    two.start_ready();
+    one.sql(&format!("INSERT INTO t SELECT value, 'old', value FROM {}", series(50)));
+    wait_equal(&mut [&mut one, &mut two], 20);
+    (one, two)
+}
+
+fn series(count: usize) -> String {
+    format!(
+        "(WITH RECURSIVE n(value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM n WHERE value < {count}) SELECT value FROM n)"
+    )
+}
+
+/// Writes ten times what the stream keeps.
+fn run_away(node: &Node) {
+    for round in 0..20 {
+        node.sql(&format!("INSERT INTO t(v, u) SELECT 'new', 'r{round}-' || value FROM {}", series(100)));
+        pause(20);
+    }
+    node.sql("DELETE FROM t WHERE id <= 20; UPDATE t SET v = 'changed' WHERE id BETWEEN 21 AND 30");
+    wait_for("everything is published", 20, || (node.unsettled() == 0).then_some(()));
+}
+
+fn check(mut one: Node, mut two: Node) {
+    let text = wait_equal(&mut [&mut one, &mut two], 60);
+    assert!(two.count("brought the database to the state of snapshot") >= 1, "{}", two.log());
+    assert!(text.contains("== own (500 rows)"), "rows that only one node had written are missing");
+    assert_eq!(
+        value(&one, "SELECT v FROM t WHERE id = 25"),
+        "Text([109, 105, 110, 101])",
+        "the later write wins"
+    );
+    assert_eq!(value(&two, "SELECT count(*) FROM t WHERE id <= 20"), "Integer(0)");
+    for node in [&one, &two] {
+        assert_eq!(value(node, "SELECT count(*) FROM search"), value(node, "SELECT count(*) FROM t"));
+    }
+    one.sql("INSERT INTO own(k, v) VALUES('after', 1)");
+    two.sql("INSERT INTO own(k, v) VALUES('after 2', 1)");
+    wait_equal(&mut [&mut one, &mut two], 20);
+}
+
+fn own_writes(node: &Node) {
+    node.sql(&format!("INSERT INTO own SELECT 'own ' || value, value FROM {}", series(500)));
+    node.sql("UPDATE t SET v = 'mine' WHERE id = 25; DELETE FROM t WHERE id = 50");
+}
+
+fn away(extra: &str) {
+    let dir = Dir::new("away");
+    let nats = Nats::start(&dir);
+    let (one, mut two) = nodes_with(&dir, &nats, extra);
+    two.stop();
+    own_writes(&two);
+    run_away(&one);
+    two.start();
+    check(one, two);
+}
+
+#[test]
+fn away_for_ten_times_what_the_stream_keeps() {
+    away("");
+}
+
+/// Only some of the streams no longer hold what the node needs; the snapshot holds the state of all.
+#[test]
+fn away_with_several_streams() {
+    away("replication_log.shards = 4");
+}
+
+#[test]
+fn falling_behind_while_running() {
+    let dir = Dir::new("behind");
+    let nats = Nats::start(&dir);
+    let (one, two) = nodes(&dir, &nats);
+    two.signal("STOP");
+    own_writes(&two);
+    run_away(&one);
+    two.signal("CONT");
+    check(one, two);
+}
+
+#[test]
+fn killed_again_and_again_while_it_restores() {
+    let dir = Dir::new("killed");
+    let nats = Nats::start(&dir);
+    let (one, mut two) = nodes(&dir, &nats);
+    two.stop();
+    own_writes(&two);
+    run_away(&one);
+    for round in 0..15 {
+        two.start();
+        pause(10 + round * 6);
+        two.kill9();
+        let verdict = value(&two, "PRAGMA quick_check");
+        assert_eq!(verdict, "Text([111, 107])");
+        assert_eq!(value(&two, "SELECT count(*) FROM own"), "Integer(500)");
+    }
+    two.start();
+    check(one, two);
+}
+
+/// The database is an older copy: a person put it back, or a power cut took the last commits, as it may with
+/// synchronous=NORMAL. Its change log then gives ids that were used before.
+#[test]
+fn an_older_copy_of_the_database() {
+    let dir = Dir::new("older");
+    let nats = Nats::start(&dir);
+    let (mut one, mut two) = nodes(&dir, &nats);
+    let write = |node: &Node, what: &str| {
+        for number in 0..20 {
+            node.sql(&format!("INSERT INTO own VALUES('{what}-{number}', 1)"));
+        }
+    };
+    for round in 0..2 {
+        write(&one, &format!("before-{round}"));
+        wait_equal(&mut [&mut one, &mut two], 20);
+        one.stop();
+        one.checkpoint();
+        let copy = one.dir.join("copy.db");
+        std::fs::copy(&one.database, &copy).unwrap();
+        one.start_ready();
+        write(&one, &format!("lost here-{round}"));
+        wait_equal(&mut [&mut one, &mut two], 20);
+        if round == 1 {
+            one.kill9();
+        } else {
+            one.stop();
+        }
+        one.remove_database();
+        std::fs::copy(&copy, &one.database).unwrap();
+        if round == 0 {
+            // Written before the daemon learns that the database is an older copy; some keys were written before, too.
+            write(&one, &format!("early-{round}"));
+            one.sql("UPDATE own SET v = 'early' WHERE k LIKE 'before-0-%'");
+        } else {
+            // Without the sequence map the daemon must find out from the stream.
+            std::fs::remove_file(one.dir.join("seq-map.cbor")).unwrap();
+        }
+        one.start_ready();
+        write(&one, &format!("after-{round}"));
+        two.sql(&format!("INSERT INTO own VALUES('other-{round}', 1)"));
+        wait_equal(&mut [&mut one, &mut two], 30);
+        for what in ["before", "lost here", "after"] {
+            let sql = format!("SELECT count(*) FROM own WHERE k LIKE '{what}-{round}-%'");
+            assert_eq!(value(&two, &sql), "Integer(20)", "{what} {round}");
+        }
+    }
+    assert_eq!(value(&two, "SELECT count(*) FROM own WHERE k LIKE 'early-0-%'"), "Integer(20)");
+    assert_eq!(value(&two, "SELECT count(*) FROM own WHERE v = 'early'"), "Integer(20)");
+    assert_eq!(one.count("older copy"), 2, "{}", one.log());
+}
+
+/// The stored snapshot has another schema: the node says so once, downloads nothing, and recovers by itself when the same
+/// migration was run on it.
+#[test]
+fn a_migration_that_was_not_run_here() {
+    let dir = Dir::new("migration");
+    let nats = Nats::start(&dir);
+    let (one, mut two) = nodes(&dir, &nats);
+    two.stop();
+    own_writes(&two);
+    let migration = "ALTER TABLE own ADD COLUMN since";
+    one.sql(migration);
+    run_away(&one);
+    assert!(one.command(&["-save-snapshot"]).status.success());
+    let text = std::fs::read_to_string(&two.config).unwrap();
+    std::fs::write(&two.config, format!("{text}[logging]\nverbose = true\n")).unwrap();
+    two.start();
+    wait_for("it says what is wrong", 20, || (two.count("is not this database's") > 0).then_some(()));
+    pause(3_000);
+    assert_eq!(two.count("is not this database's"), 1, "{}", two.log());
+    assert_eq!(two.count("download: "), 0, "{}", two.log());
+    two.sql(migration);
+    check(one, two);
+}

@@ -1,0 +1,10 @@
+//! Databases that fell behind, joined late, were damaged or lost: each becomes whole by itself.
+
+mod away;
+mod chaos;
+mod damage;
+mod disasters;
+mod files;
+mod join;
+mod restore_live;
+mod scenarios;

@@ -1,0 +1,6 @@
+//! Snapshots: made, found, restored, proven, by the leader and by a person's commands.
+
+mod commands;
+mod nats_store;
+mod proof;
+mod publishers;

@@ -1,0 +1,8 @@
+//! The places where snapshots are kept: one contract for all, refusals, stores that misbehave, uploads that are killed.
+
+mod contract;
+mod hostile;
+mod killed;
+mod mended;
+pub mod refused;
+mod signatures;
