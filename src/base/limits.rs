@@ -22,6 +22,10 @@ pub const PULL_EXPIRES: Duration = Duration::from_secs(30);
 pub const PULL_HEARTBEAT: Duration = Duration::from_secs(5);
 /// Silence after which a consumer is built anew: three heartbeats.
 pub const PULL_SILENCE: Duration = Duration::from_secs(15);
+/// Columns of an event: as many as SQLite's tables have at most, unless it was compiled with another limit.
+pub const EVENT_COLUMNS: usize = 2_000;
+/// Bytes of decoded values that one apply transaction takes; one larger event still passes alone.
+pub const APPLY_BYTES: usize = 8 << 20;
 /// Events in one apply transaction.
 pub const APPLY_BATCH: usize = 512;
 /// How long echoes alone wait for company before they are applied: settling the change log is not urgent, and each
@@ -105,7 +109,7 @@ pub const UPLOAD_PATIENCE: Duration = Duration::from_secs(15);
 pub const ASKED_LOOK: Duration = Duration::from_secs(5);
 /// Time between two messages by which a daemon says that it is there.
 pub const PRESENCE_INTERVAL: Duration = Duration::from_secs(30);
-/// Somebody who asks for health or metrics and then sends or takes nothing for this long gets no answer.
+/// Somebody who asks for health or metrics has this long for the whole request and its answer.
 pub const HEALTH_ASKER: Duration = Duration::from_secs(2);
 /// Name of the snapshot in every store.
 pub const SNAPSHOT_NAME: &str = "snapshot.db";

@@ -53,7 +53,16 @@ pub fn start(format: Format, verbose: bool, node_id: u64, output: Output) {
 }
 
 fn message(record: &Record) -> String {
-    secret::redact(&record.args().to_string()).replace('\n', " | ")
+    escape(&secret::redact(&record.args().to_string()).replace('\n', " | "))
+}
+
+/// Without control characters: what comes from outside (a table's name, say) must not write lines or move the cursor.
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() { out.extend(c.escape_unicode()) } else { out.push(c) }
+    }
+    out
 }
 
 fn console_line(now: i64, record: &Record, colour: bool) -> String {
@@ -80,6 +89,11 @@ fn json_line(now: i64, record: &Record, node_id: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_from_outside_moves_the_cursor() {
+        assert_eq!(escape("table \x1b[2Jx\r\u{9b}y\0 ü"), "table \\u{1b}[2Jx\\u{d}\\u{9b}y\\u{0} ü");
+    }
 
     #[test]
     fn lines() {

@@ -8,6 +8,7 @@ use crate::base::{clock, limits};
 use crate::model::value::Value;
 use ciborium_ll::{Decoder, Header};
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -124,6 +125,11 @@ pub fn integer(out: &mut Vec<u8>, number: i64) {
 }
 
 impl Event {
+    /// Bytes of its values in memory, about.
+    pub fn size(&self) -> usize {
+        self.row.iter().map(|(name, value)| name.len() + value.size()).sum()
+    }
+
     /// The event as CBOR.
     pub fn encode(&self) -> Vec<u8> {
         let mut out =
@@ -215,22 +221,64 @@ impl Body {
                 k if k.eq_ignore_ascii_case("TableName") => body.table = Some(cursor.string()?),
                 k if k.eq_ignore_ascii_case("sh") => body.schema_hash = Some(cursor.string()?),
                 k if k.eq_ignore_ascii_case("Row") => {
-                    let mut row: Vec<(Arc<str>, Value)> = Vec::new();
+                    let mut row = Columns::default();
                     cursor.map(|cursor, name| {
-                        let column = cursor.value()?;
-                        match row.iter_mut().find(|(n, _)| **n == *name) {
-                            Some(earlier) => earlier.1 = column,
-                            None => row.push((name.into(), column)),
-                        }
-                        Ok(())
+                        let value = cursor.value()?;
+                        row.put(name, value)
                     })?;
-                    body.row = row;
+                    body.row = row.found;
                 }
                 _ => cursor.skip(DEPTH)?,
             }
             Ok(())
         })?;
         Ok(body)
+    }
+}
+
+/// The columns of a row as they are read. A name that comes twice keeps its last value; the same name in another case is no
+/// other column to SQLite, so such an event is no event.
+#[derive(Default)]
+struct Columns {
+    found: Vec<(Arc<str>, Value)>,
+    /// Where each name is, in lower case; empty while there are few.
+    places: HashMap<String, usize>,
+}
+
+impl Columns {
+    /// So many names are looked through one by one: nearly all tables have fewer columns.
+    const FEW: usize = 24;
+
+    fn put(&mut self, name: &str, value: Value) -> Result<(), Malformed> {
+        match self.place(name) {
+            Some(at) if *self.found[at].0 == *name => self.found[at].1 = value,
+            Some(_) => return malformed(format!("column {name} comes in two spellings")),
+            None if self.found.len() >= limits::EVENT_COLUMNS => {
+                return malformed(format!("more than {} columns", limits::EVENT_COLUMNS));
+            }
+            None => {
+                self.found.push((name.into(), value));
+                self.index();
+            }
+        }
+        Ok(())
+    }
+
+    fn place(&self, name: &str) -> Option<usize> {
+        if self.found.len() <= Columns::FEW {
+            self.found.iter().position(|(known, _)| known.eq_ignore_ascii_case(name))
+        } else {
+            self.places.get(&name.to_ascii_lowercase()).copied()
+        }
+    }
+
+    /// Notes the places of those names that have none yet, once there are many.
+    fn index(&mut self) {
+        if self.found.len() > Columns::FEW {
+            for at in self.places.len()..self.found.len() {
+                self.places.insert(self.found[at].0.to_ascii_lowercase(), at);
+            }
+        }
     }
 }
 
@@ -349,21 +397,27 @@ impl<'a> Cursor<'a> {
         while left != Some(0) {
             match self.pull()? {
                 Header::Break if left.is_none() => break,
-                Header::Positive(1) => {
-                    time = match self.value()? {
-                        Value::Integer(seconds) => {
-                            // Years outside 0..9999 have no four-digit form.
-                            let seconds = seconds.clamp(-62_167_219_200, 253_402_300_799);
-                            Value::text(&clock::go_text(seconds))
-                        }
-                        other => other,
-                    }
-                }
+                Header::Positive(1) => time = self.seconds()?,
                 other => return malformed(format!("a time has the key {other:?}")),
             }
             left = left.map(|n| n - 1);
         }
         Ok(time)
+    }
+
+    /// What a time holds: Unix seconds, or nothing. Not any value: a time in a time in a time would have no end.
+    fn seconds(&mut self) -> Result<Value, Malformed> {
+        let seconds = match self.pull()? {
+            Header::Positive(number) => positive(number)?,
+            Header::Negative(number) => negative(number)?,
+            #[allow(clippy::cast_possible_truncation, reason = "clamped below; what is no number becomes 0")]
+            Header::Float(real) => real.floor() as i64,
+            Header::Text(length) => return Ok(Value::Text(self.bytes(length)?)),
+            Header::Simple(22 | 23) => return Ok(Value::Null),
+            other => return malformed(format!("a time holds {other:?}")),
+        };
+        // Years outside 0..9999 have no four-digit form.
+        Ok(Value::text(&clock::go_text(seconds.clamp(-62_167_219_200, 253_402_300_799))))
     }
 
     fn skip(&mut self, depth: usize) -> Result<(), Malformed> {

@@ -170,3 +170,63 @@ fn a_payload_much_larger_than_packed_is_unpacked() {
     assert!(payload.len() < 10_000, "{}", payload.len());
     assert_eq!(codec.unpack(&payload).unwrap(), event);
 }
+
+/// `d8 20 a1 01` again and again: a time that holds a time that holds a time.
+#[test]
+fn times_do_not_nest() {
+    let event = sample(vec![("x", Value::Integer(5))]).encode();
+    let at = event.windows(3).position(|w| w == [0x61, b'x', 5]).unwrap() + 2;
+    for levels in [2, 100, 1_000_000] {
+        let nested = [&event[..at], &hex("d820a101").repeat(levels), &event[at..]].concat();
+        assert!(Event::decode(&nested).is_err(), "{levels}");
+        let mut codec = Codec::new(true).unwrap();
+        let packed = zstd::bulk::compress(&nested, 1).unwrap();
+        assert!(codec.unpack(&packed).is_err(), "{levels}");
+    }
+}
+
+fn wide(columns: usize) -> Event {
+    let row = (0..columns).map(|n| (format!("c{n}").as_str().into(), Value::Integer(1))).collect();
+    Event { row, ..sample(vec![]) }
+}
+
+#[test]
+fn as_many_columns_as_sqlite_takes_and_no_more() {
+    let most = wide(limits::EVENT_COLUMNS);
+    assert_eq!(Event::decode(&most.encode()).unwrap(), most);
+    let why = Event::decode(&wide(limits::EVENT_COLUMNS + 1).encode()).unwrap_err();
+    assert_eq!(why.to_string(), "more than 2000 columns");
+}
+
+#[test]
+fn a_megabyte_of_columns_is_refused_at_once() {
+    let bytes = wide(120_000).encode();
+    let begun = std::time::Instant::now();
+    assert!(Event::decode(&bytes).is_err());
+    assert!(begun.elapsed().as_millis() < 200, "{:?}", begun.elapsed());
+}
+
+/// One name again and again is no more than one column, however often it comes; that takes no longer than reading it.
+#[test]
+fn a_name_that_comes_again_keeps_its_last_value() {
+    for others in [0, 500] {
+        let mut event = wide(others);
+        let again = (0..100_000).map(|n| ("last".into(), Value::Integer(n)));
+        event.row.extend(again);
+        let begun = std::time::Instant::now();
+        let read = Event::decode(&event.encode()).unwrap();
+        assert!(begun.elapsed().as_millis() < 500, "{:?}", begun.elapsed());
+        assert_eq!(read.row.len(), others + 1);
+        assert_eq!(read.row[others], ("last".into(), Value::Integer(99_999)));
+    }
+}
+
+#[test]
+fn one_column_in_two_spellings_is_no_event() {
+    for others in [0, 100] {
+        let mut event = wide(others);
+        event.row.extend([("Name".into(), Value::Null), ("nAME".into(), Value::Null)]);
+        let why = Event::decode(&event.encode()).unwrap_err();
+        assert_eq!(why.to_string(), "column nAME comes in two spellings");
+    }
+}

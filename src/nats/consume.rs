@@ -160,7 +160,7 @@ fn pull_request(count: usize, max_payload: usize) -> Value {
     let nanoseconds = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
     json!({
         "batch": count,
-        "max_bytes": limits::PULL_BYTES.max(max_payload + (64 << 10)),
+        "max_bytes": limits::PULL_BYTES.max(max_payload.saturating_add(64 << 10)),
         "expires": nanoseconds(limits::PULL_EXPIRES),
         "idle_heartbeat": nanoseconds(limits::PULL_HEARTBEAT),
     })

@@ -18,7 +18,7 @@ pub fn start(view: &View, stop: &Stop, workers: &mut Workers) -> Result<(), Erro
     let listener = responder::listen("health", "health_check.bind", &health.bind)?;
     let (view, stop) = (view.clone(), stop.clone());
     workers.spawn("health", move || {
-        responder::answer_all("health", &listener, &stop, |path| reply(&view, path));
+        responder::answer_all(&listener, &stop, |path| reply(&view, path));
         Ok(())
     })
 }

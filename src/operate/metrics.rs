@@ -16,7 +16,7 @@ pub fn start(view: &View, stop: &Stop, workers: &mut Workers) -> Result<(), Erro
     let (view, stop) = (view.clone(), stop.clone());
     workers.spawn("metrics", move || {
         let View { config, connection, board, signals } = &view;
-        responder::answer_all("metrics", &listener, &stop, |_| Reply {
+        responder::answer_all(&listener, &stop, |_| Reply {
             status: "200 OK",
             kind: "text/plain; version=0.0.4; charset=utf-8",
             body: text(config, connection.is_up(), board, signals),

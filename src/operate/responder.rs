@@ -1,14 +1,21 @@
-//! A very small HTTP server for what operators look at: one request at a time, one answer each.
+//! A very small HTTP server for what operators look at: one thread, a few askers at once, one answer each.
+//!
+//! An asker has one deadline for all of its request and answer. When too many ask at once, the one that has been here longest
+//! is dropped: an orchestrator that asks now and then always gets its answer, however many silent connections somebody opens.
 
-use crate::base::{error::Error, limits, stop::Stop};
-use std::io::{BufRead, BufReader, Read, Write};
+use crate::base::error::Error;
+use crate::base::{limits, stop::Stop};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Longest request that is read, in bytes.
-const REQUEST_MAX: u64 = 16 << 10;
-/// Pause between two looks for somebody who asks.
-const LOOK: Duration = Duration::from_millis(50);
+const REQUEST_MAX: usize = 16 << 10;
+/// Askers that are served at once.
+const ASKERS: usize = 8;
+/// Longest wait for something to do: stop is looked at after it.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// An answer.
 pub struct Reply {
@@ -30,29 +37,83 @@ pub fn listen(name: &str, key: &str, bind: &str) -> Result<TcpListener, Error> {
 }
 
 /// Answers until stop. `reply` is given the path.
-pub fn answer_all(name: &str, listener: &TcpListener, stop: &Stop, reply: impl Fn(&str) -> Reply) {
+pub fn answer_all(listener: &TcpListener, stop: &Stop, reply: impl Fn(&str) -> Reply) {
+    let mut askers: Vec<Asker<TcpStream>> = vec![];
     while !stop.requested() {
-        match listener.accept() {
-            // One at a time: a slow asker delays others, and nothing else.
-            Ok((stream, _)) => {
-                if let Err(error) = answer(&stream, &reply) {
-                    log::debug!("{name}: {error}");
-                }
-            }
-            Err(_) => {
-                stop.wait(LOOK);
+        wait(listener, &askers);
+        let now = Instant::now();
+        while let Ok((stream, _)) = listener.accept() {
+            if stream.set_nonblocking(true).is_ok() {
+                admit(&mut askers, Asker::new(stream, now));
             }
         }
+        askers.retain_mut(|asker| !asker.is_late(now) && asker.serve(&reply));
     }
 }
 
-fn answer(stream: &TcpStream, reply: &impl Fn(&str) -> Reply) -> std::io::Result<()> {
-    stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(limits::HEALTH_ASKER))?;
-    stream.set_write_timeout(Some(limits::HEALTH_ASKER))?;
-    let request = Request::read(BufReader::new(stream.take(REQUEST_MAX)))?;
-    let mut stream = stream;
-    stream.write_all(render(&request, &reply(&request.path)).as_bytes())
+/// Adds an asker; the one that has been here longest makes room for it.
+fn admit<S>(askers: &mut Vec<Asker<S>>, asker: Asker<S>) {
+    if askers.len() >= ASKERS {
+        askers.remove(0);
+    }
+    askers.push(asker);
+}
+
+/// Waits until a socket is ready, at most [`LOOK`].
+fn wait(listener: &TcpListener, askers: &[Asker<TcpStream>]) {
+    let mut fds = vec![PollFd::new(listener, PollFlags::IN)];
+    fds.extend(askers.iter().map(|asker| {
+        PollFd::new(&asker.stream, if asker.answer.is_some() { PollFlags::OUT } else { PollFlags::IN })
+    }));
+    let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(LOOK.subsec_nanos()) };
+    // Interrupted or failed: the sockets are tried all the same.
+    let _ = rustix::event::poll(&mut fds, Some(&timeout));
+}
+
+/// A connection, its request as far as it has come, and the rest of its answer.
+struct Asker<S> {
+    stream: S,
+    since: Instant,
+    request: Vec<u8>,
+    answer: Option<Vec<u8>>,
+}
+
+impl<S> Asker<S> {
+    fn new(stream: S, now: Instant) -> Asker<S> {
+        Asker { stream, since: now, request: vec![], answer: None }
+    }
+
+    fn is_late(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) > limits::HEALTH_ASKER
+    }
+}
+
+impl<S: Read + Write> Asker<S> {
+    /// Reads and writes as far as it goes; false when the connection has served its purpose or is of no use.
+    fn serve(&mut self, reply: &impl Fn(&str) -> Reply) -> bool {
+        self.progress(reply).unwrap_or_else(|error| error.kind() == ErrorKind::WouldBlock)
+    }
+
+    fn progress(&mut self, reply: &impl Fn(&str) -> Reply) -> std::io::Result<bool> {
+        let mut buffer = [0; 4 << 10];
+        while self.answer.is_none() {
+            match self.stream.read(&mut buffer)? {
+                0 => return Ok(false),
+                count => self.request.extend_from_slice(&buffer[..count]),
+            }
+            match Request::parse(&self.request) {
+                Some(request) => self.answer = Some(render(&request, &reply(&request.path))),
+                None if self.request.len() > REQUEST_MAX => return Ok(false),
+                None => {}
+            }
+        }
+        let Some(answer) = &mut self.answer else { return Ok(false) };
+        while !answer.is_empty() {
+            let count = self.stream.write(answer)?;
+            answer.drain(..count);
+        }
+        Ok(false)
+    }
 }
 
 /// What is asked for.
@@ -64,58 +125,143 @@ struct Request {
 }
 
 impl Request {
-    fn read(mut reader: impl BufRead) -> std::io::Result<Request> {
-        let mut line = String::new();
-        reader.read_line(&mut line)?;
-        let mut header = String::new();
-        while reader.read_line(&mut header)? > 2 {
-            header.clear();
+    /// `None`: the request has not come as a whole.
+    fn parse(bytes: &[u8]) -> Option<Request> {
+        let ends = |end: &[u8]| bytes.windows(end.len()).any(|window| window == end);
+        if !ends(b"\r\n\r\n") && !ends(b"\n\n") {
+            return None;
         }
+        let line = String::from_utf8_lossy(bytes.split(|byte| *byte == b'\n').next().unwrap_or_default())
+            .into_owned();
         let target = line.split_ascii_whitespace().nth(1).unwrap_or_default();
         let path = target.split('?').next().unwrap_or_default().to_owned();
-        Ok(Request { path, head_only: line.starts_with("HEAD ") })
+        Some(Request { path, head_only: line.starts_with("HEAD ") })
     }
 }
 
-fn render(request: &Request, reply: &Reply) -> String {
+fn render(request: &Request, reply: &Reply) -> Vec<u8> {
     let Reply { status, kind, body } = reply;
-    format!(
+    let text = format!(
         "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{}",
         body.len(),
         if request.head_only { "" } else { body }
-    )
+    );
+    text.into_bytes()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::VecDeque;
 
-    fn read(text: &str) -> Request {
-        Request::read(text.as_bytes()).unwrap()
+    /// A connection that gives its pieces one by one, and takes at most `room` bytes of the answer at a time.
+    struct Peer {
+        pieces: VecDeque<Vec<u8>>,
+        room: usize,
+        got: Vec<u8>,
+    }
+
+    impl Peer {
+        fn sends(pieces: &[&str]) -> Peer {
+            Peer {
+                pieces: pieces.iter().map(|piece| piece.as_bytes().to_vec()).collect(),
+                room: 1 << 20,
+                got: vec![],
+            }
+        }
+    }
+
+    impl Read for Peer {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            let Some(piece) = self.pieces.pop_front() else { return Err(ErrorKind::WouldBlock.into()) };
+            buffer[..piece.len()].copy_from_slice(&piece);
+            Ok(piece.len())
+        }
+    }
+
+    impl Write for Peer {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            if self.room == 0 {
+                return Err(ErrorKind::WouldBlock.into());
+            }
+            let count = bytes.len().min(self.room);
+            self.room -= count;
+            self.got.extend_from_slice(&bytes[..count]);
+            Ok(count)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn reply(path: &str) -> Reply {
+        Reply { status: "200 OK", kind: "text/plain", body: format!("you asked for {path}") }
+    }
+
+    fn asker(peer: Peer) -> Asker<Peer> {
+        Asker::new(peer, Instant::now())
     }
 
     #[test]
     fn requests_are_read() {
-        assert_eq!(
-            read("GET /health HTTP/1.1\r\nHost: x\r\n\r\n"),
-            Request { path: "/health".into(), head_only: false }
-        );
-        assert_eq!(read("HEAD /a?b=/c HTTP/1.0\r\n\r\n"), Request { path: "/a".into(), head_only: true });
-        assert_eq!(read(""), Request { path: String::new(), head_only: false });
-        assert_eq!(read("nonsense"), Request { path: String::new(), head_only: false });
+        let parse = |text: &str| Request::parse(text.as_bytes());
+        let asked = |path: &str, head_only| Some(Request { path: path.to_owned(), head_only });
+        assert_eq!(parse("GET /health HTTP/1.1\r\nHost: x\r\n\r\n"), asked("/health", false));
+        assert_eq!(parse("HEAD /a?b=/c HTTP/1.0\n\n"), asked("/a", true));
+        assert_eq!(parse("nonsense\r\n\r\n"), asked("", false));
+        assert_eq!(parse("GET / HTTP/1.1\r\nHost: x\r\n"), None, "there is more to come");
+        assert_eq!(Request::parse(b"GET /\xff\xfe HTTP/1.1\r\n\r\n").unwrap().path, "/\u{fffd}\u{fffd}");
     }
 
     #[test]
-    fn bytes_that_are_no_text_are_no_request() {
-        assert!(Request::read(&b"GET /\xff\xfe HTTP/1.1\r\n\r\n"[..]).is_err());
+    fn a_request_may_come_in_pieces() {
+        let mut asker = asker(Peer::sends(&["GET /he"]));
+        assert!(asker.serve(&reply), "it is not whole");
+        asker.stream.pieces.push_back(b"alth HTTP/1.1\r\n\r\n".to_vec());
+        assert!(!asker.serve(&reply), "it is answered");
+        let answer = String::from_utf8(asker.stream.got).unwrap();
+        assert!(
+            answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("you asked for /health"),
+            "{answer}"
+        );
     }
 
     #[test]
     fn a_head_has_the_length_and_no_body() {
-        let reply = Reply { status: "200 OK", kind: "text/plain", body: "abc".into() };
-        let get = render(&read("GET / HTTP/1.1\r\n\r\n"), &reply);
-        assert!(get.starts_with("HTTP/1.1 200 OK\r\n") && get.ends_with("\r\n\r\nabc"));
-        let head = render(&read("HEAD / HTTP/1.1\r\n\r\n"), &reply);
-        assert!(head.contains("Content-Length: 3\r\n") && head.ends_with("\r\n\r\n"));
+        let mut asker = asker(Peer::sends(&["HEAD /x HTTP/1.1\r\n\r\n"]));
+        assert!(!asker.serve(&reply));
+        let answer = String::from_utf8(asker.stream.got).unwrap();
+        assert!(answer.contains("Content-Length: 16\r\n") && answer.ends_with("\r\n\r\n"), "{answer}");
+    }
+
+    #[test]
+    fn an_answer_may_be_taken_in_pieces() {
+        let mut asker = asker(Peer { room: 5, ..Peer::sends(&["GET /x HTTP/1.1\r\n\r\n"]) });
+        assert!(asker.serve(&reply), "the asker takes no more now");
+        asker.stream.room = 1 << 20;
+        assert!(!asker.serve(&reply));
+        assert!(String::from_utf8(asker.stream.got).unwrap().ends_with("you asked for /x"));
+    }
+
+    #[test]
+    fn a_request_without_end_and_a_connection_without_request_end() {
+        let long = "x".repeat(4 << 10);
+        let mut endless = asker(Peer::sends(&[&long, &long, &long, &long, &long]));
+        assert!(!endless.serve(&reply));
+        let mut gone = asker(Peer::sends(&[""]));
+        assert!(!gone.serve(&reply));
+    }
+
+    #[test]
+    fn a_slow_asker_is_late_and_the_first_makes_room() {
+        let start = Instant::now();
+        let mut askers = vec![];
+        for n in 0..u32::try_from(ASKERS).unwrap() + 3 {
+            admit(&mut askers, Asker::new(n, start));
+        }
+        assert_eq!((askers.len(), askers[0].stream), (ASKERS, 3));
+        assert!(!askers[0].is_late(start + limits::HEALTH_ASKER));
+        assert!(askers[0].is_late(start + limits::HEALTH_ASKER * 2));
     }
 }

@@ -84,7 +84,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
                 "s3",
                 "s3/bucket",
                 "s3/dialect",
-                "s3/keys",
+                "s3/credentials",
                 "s3/multipart",
                 "s3/sigv4",
                 "sftp",

@@ -7,7 +7,7 @@ use crate::db::apply::session::{Applied, Session};
 use crate::db::apply::subject::{Source, Subject};
 use crate::db::apply::{parked, rows};
 use crate::db::{error::Error, state, table::Table};
-use crate::model::event::{Codec, Event};
+use crate::model::event::{Codec, Event, Malformed};
 use crate::model::fold::{self, Order, Reason};
 use crate::model::origin::Origin;
 use crate::model::positions::{Position, SeqMap};
@@ -77,9 +77,12 @@ impl Applier {
         Ok(state::meta(&self.session.connection, state::RESTORED)?.is_some())
     }
 
-    /// Applies a batch in order, up to its end or until its time is up, and moves the checkpoint: all or nothing.
+    /// Applies a batch in order, up to its end or until its time or its bytes are used up, and moves the checkpoint: all or
+    /// nothing.
     pub fn apply(&mut self, batch: &[Incoming]) -> Result<Applied, Error> {
-        let applied = self.in_transaction(|applier| applier.consume_all(batch))?;
+        // Before the transaction: the application must not wait for the decoding of anything.
+        let decoded = self.decode(batch);
+        let applied = self.in_transaction(|applier| applier.consume_all(batch, decoded))?;
         self.session.checkpoint();
         Ok(applied)
     }
@@ -149,14 +152,32 @@ impl Applier {
         Ok(())
     }
 
-    fn consume_all(&mut self, batch: &[Incoming]) -> Result<(), Error> {
+    /// Decodes events, as many as one transaction takes.
+    fn decode(&mut self, batch: &[Incoming]) -> Vec<Result<Event, Malformed>> {
+        let (mut decoded, mut bytes) = (Vec::with_capacity(batch.len()), 0);
+        for incoming in batch {
+            if bytes > limits::APPLY_BYTES {
+                break;
+            }
+            let event = self.codec.unpack(&incoming.payload);
+            bytes += event.as_ref().map_or(0, Event::size);
+            decoded.push(event);
+        }
+        decoded
+    }
+
+    fn consume_all(
+        &mut self,
+        batch: &[Incoming],
+        decoded: Vec<Result<Event, Malformed>>,
+    ) -> Result<(), Error> {
         let begun = Instant::now();
         let mut last: Vec<Option<u64>> = vec![];
-        for incoming in batch {
+        for (incoming, event) in batch.iter().zip(decoded) {
             if self.session.applied.events > 0 && begun.elapsed() > limits::APPLY_TIME {
                 break;
             }
-            self.consume(incoming)?;
+            self.consume(incoming, event)?;
             self.session.applied.events += 1;
             last.resize(last.len().max(incoming.stream + 1), None);
             last[incoming.stream] = Some(incoming.seq);
@@ -169,8 +190,8 @@ impl Applier {
         Ok(())
     }
 
-    fn consume(&mut self, incoming: &Incoming) -> Result<(), Error> {
-        let event = match self.codec.unpack(&incoming.payload) {
+    fn consume(&mut self, incoming: &Incoming, event: Result<Event, Malformed>) -> Result<(), Error> {
+        let event = match event {
             Ok(event) => event,
             Err(why) => {
                 log::error!("{}: not an event, left out: {why}", self.place(incoming));
@@ -181,11 +202,10 @@ impl Applier {
         if self.session.schema.leaves_out(&event.table) {
             return Ok(());
         }
-        let outcome = if self.session.parked.contains(&*event.table) {
-            Outcome::Park(String::new())
-        } else {
-            self.fold(&event, source)?
-        };
+        // An event of ours need not wait for those that are parked: its row is the one that stands here, and its log entries are
+        // settled. Otherwise it would be published again and again.
+        let waits = self.session.parked.contains(&*event.table) && !source.own;
+        let outcome = if waits { Outcome::Park(String::new()) } else { self.fold(&event, source)? };
         let passed = source.order.is_some_and(Order::is_passed);
         let folded = match &outcome {
             Outcome::Done { folded } => *folded,
@@ -196,7 +216,9 @@ impl Applier {
         }
         match outcome {
             // An event of ours fitted when it was published. The application has dropped or changed its table since.
-            Outcome::Park(why) if !passed && !source.own => self.park(incoming, &event.table, &why),
+            Outcome::Park(why) if !passed && !self.is_own(incoming) => {
+                self.park(incoming, &event.table, &why)
+            }
             _ => Ok(()),
         }
     }
@@ -246,6 +268,10 @@ impl Applier {
             if plan.new_incarnation {
                 self.session.new_incarnation()?;
                 subject.source.own = false;
+                if self.session.parked.contains(&*event.table) {
+                    // It is somebody else's event from now on, and waits like theirs.
+                    return Ok(Outcome::Park(String::new()));
+                }
             }
             match carry_out(&mut self.session, &subject, &gathered, &plan)? {
                 Carried::Done => {

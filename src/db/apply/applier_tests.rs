@@ -206,7 +206,7 @@ fn a_failed_transaction_leaves_neither_rows_nor_memory() {
     let mut peer = Peer::new("failed", SCHEMA);
     peer.write("INSERT INTO t VALUES(1, 'a', 'mine')");
     let failed = peer.applier.in_transaction(|applier| {
-        applier.consume(&incoming(1, &image(1, 2, "b", "x")))?;
+        applier.consume(&incoming(1, &image(1, 2, "b", "x")), Ok(image(1, 2, "b", "x")))?;
         Err(Error::Other("on purpose".to_owned()))
     });
     assert!(failed.is_err());
@@ -277,4 +277,38 @@ fn without_capture_everything_of_others_is_written_and_nothing_logged() {
     let applied = applier.apply(&[incoming(1, &image(1, 1, "b", "x"))]).unwrap();
     assert_eq!((applied.rows, applied.touched), (2, 0));
     assert_eq!(scratch.value("SELECT k || u || v FROM t"), "'1bx'");
+}
+
+/// A table whose events wait for a column goes on being published: our own events come back and are settled.
+#[test]
+fn an_event_of_ours_is_settled_although_its_table_waits() {
+    let mut peer = Peer::new("own-parked", SCHEMA);
+    let mut newer = image(1, 5, "n", "x");
+    newer.row.push(("added".into(), Value::Integer(1)));
+    peer.apply(&[incoming(1, &newer)]);
+    assert_eq!(peer.scratch.value("SELECT count(*) FROM __harmonylite__parked"), "1");
+    peer.write("INSERT INTO t VALUES(1, 'a', 'mine')");
+    let ours = (peer.log.origin().unwrap(), 1);
+    let event = peer.log.read(9).unwrap().changes.remove(0).event;
+    let applied = peer.apply(&[Incoming { origin: Some(ours), ..incoming(2, &event) }]);
+    assert_eq!((applied.settled, applied.new_incarnation), (1, false));
+    assert_eq!(peer.log.unsettled().unwrap(), (0, 0));
+    assert_eq!(peer.scratch.value("SELECT count(*) FROM __harmonylite__parked"), "1");
+}
+
+#[test]
+fn large_events_are_applied_a_few_at_a_time() {
+    let mut peer = Peer::new("large", "CREATE TABLE t(k INTEGER PRIMARY KEY, v)");
+    let large = |seq: u64| {
+        let k = i64::try_from(seq).unwrap();
+        let row = vec![("k".into(), Value::Integer(k)), ("v".into(), Value::Blob(vec![1; 3 << 20]))];
+        incoming(seq, &Event { row, ..image(k, k, "", "") })
+    };
+    let batch: Vec<Incoming> = (1..=6).map(large).collect();
+    assert_eq!(peer.applier.decode(&batch).len(), 3, "the third one is over the bound");
+    let mut done = 0;
+    while done < batch.len() {
+        done += peer.apply(&batch[done..]).events;
+    }
+    assert_eq!(peer.scratch.value("SELECT count(*) FROM t"), "6");
 }

@@ -1,5 +1,5 @@
 //! Parked events: those that do not fit the local schema yet, because the application has not created their table or column
-//! here. They are kept in order and applied when it has. No other event waits for them, and none of them is lost.
+//! here. They are kept in order and applied when it has. Other tables do not wait for them, and none of them is lost.
 
 use crate::db::error::Error;
 use rusqlite::{Connection, params};

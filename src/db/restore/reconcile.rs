@@ -90,7 +90,7 @@ fn note(connection: &Connection, table: &Table, kind: usize) -> Result<usize, Er
         .map(|name| format!("a.{name} IS b.{name} COLLATE BINARY AND typeof(a.{name}) IS typeof(b.{name})"))
         .collect();
     let condition = match kind {
-        2 => format!("{exists}) AND NOT {exists} AND {})", values.join(" AND ")),
+        2 => format!("{exists}) AND NOT {exists} AND {})", all_of(&values)),
         _ => format!("NOT {exists})"),
     };
     let places: String = (1..=key.len()).map(|n| format!(", k{n}")).collect();
@@ -100,6 +100,18 @@ fn note(connection: &Connection, table: &Table, kind: usize) -> Result<usize, Er
         quote(&table.name)
     );
     Ok(connection.execute(&sql, [&*table.name])?)
+}
+
+/// Terms joined by AND as a balanced tree: SQLite takes expressions of a depth of 1,000 and tables of 2,000 columns.
+fn all_of(terms: &[String]) -> String {
+    match terms {
+        [] => "1".to_owned(),
+        [term] => term.clone(),
+        terms => {
+            let (left, right) = terms.split_at(terms.len() / 2);
+            format!("({} AND {})", all_of(left), all_of(right))
+        }
+    }
 }
 
 fn check_same_schema(connection: &Connection, ours: &Schema) -> Result<(), Error> {
@@ -281,5 +293,46 @@ impl Applier {
             parked::TABLE
         ))?;
         self.session.forget_cached_state()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::restore::snapshot::{Stamp, make_ready, make_snapshot};
+    use crate::db::scratch::Scratch;
+
+    #[test]
+    fn terms_are_joined_without_depth() {
+        let terms = |count: usize| (0..count).map(|n| n.to_string()).collect::<Vec<_>>();
+        assert_eq!(all_of(&terms(0)), "1");
+        assert_eq!(all_of(&terms(1)), "0");
+        assert_eq!(all_of(&terms(3)), "(0 AND (1 AND 2))");
+        let (mut depth, mut deepest) = (0, 0);
+        for c in all_of(&terms(4_000)).chars() {
+            depth += i32::from(c == '(') - i32::from(c == ')');
+            deepest = deepest.max(depth);
+        }
+        assert_eq!(deepest, 12);
+    }
+
+    #[test]
+    fn a_table_of_as_many_columns_as_sqlite_takes_is_compared() {
+        let columns: String = (1..2_000).map(|n| format!(", c{n}")).collect();
+        let scratch = Scratch::new(
+            "wide",
+            &format!(
+                "CREATE TABLE t(id INTEGER PRIMARY KEY{columns}); INSERT INTO t(id, c1) VALUES(1, 'a'), (2, 'b')"
+            ),
+        );
+        let dir = crate::base::files::parent(&scratch.path);
+        let made = make_snapshot(&scratch.path, &dir, &Stamp::default()).unwrap();
+        make_ready(made.file.path()).unwrap();
+        scratch
+            .app
+            .execute_batch("UPDATE t SET c1999 = 'x' WHERE id = 2; INSERT INTO t(id) VALUES(3)")
+            .unwrap();
+        let found = compare(&scratch.path, made.file.path()).unwrap();
+        assert_eq!((found.extra, found.missing, found.changed), (1, 0, 1));
     }
 }

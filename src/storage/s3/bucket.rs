@@ -1,7 +1,7 @@
 //! Signed requests to one bucket: its address, its region, and the server's clock.
 
+use super::credentials::Keys;
 use super::dialect::Refusal;
-use super::keys::Keys;
 use super::sigv4::{self, Signable};
 use crate::base::{clock, digest, limits};
 use crate::storage::http::{Body, Client, Request, Response, escape_path};

@@ -5,13 +5,13 @@
 //! conditions. Other files are multipart uploads: a later uploader aborts them, so that they cannot be completed any more.
 
 mod bucket;
+mod credentials;
 mod dialect;
-mod keys;
 mod multipart;
 mod sigv4;
 
 pub use bucket::S3Options;
-pub use keys::{Keys, find as find_keys};
+pub use credentials::{Keys, find as find_keys};
 pub use sigv4::{Signable, canonical_request, sign, string_to_sign};
 
 use super::http::{Response, escape_path};

@@ -1,6 +1,6 @@
 //! AWS Signature Version 4 of one request, as pure functions (source: "AWS Signature Version 4 for API requests").
 
-use super::keys::Keys;
+use super::credentials::Keys;
 use crate::base::digest::hex_sha256;
 use crate::storage::http::escape;
 use data_encoding::HEXLOWER;

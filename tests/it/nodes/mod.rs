@@ -3,6 +3,7 @@
 mod cli;
 mod crash;
 mod golden;
+mod hostile;
 mod lost_streams;
 mod real_data;
 mod replicate;

@@ -92,14 +92,14 @@ fn a_commit_while_a_session_begins_is_published() {
     let mut node =
         Node::with_schema(&dir, 1, &nats.url(), "replicate = false\nsnapshot.enabled = false", SCHEMA);
     let application = node.open();
-    for round in 0..40_u32 {
+    for round in 0..16_u32 {
         let before = node.count("capturing 1 tables");
         node.start();
         while node.count("capturing 1 tables") == before {
             node.assert_alive();
         }
         // At another moment of the start in each round.
-        std::thread::sleep(std::time::Duration::from_micros(u64::from(round) * 100));
+        std::thread::sleep(std::time::Duration::from_micros(u64::from(round) * 250));
         application.execute("INSERT INTO t(v) VALUES(?1)", [round]).unwrap();
         wait_for("a row that was written while the daemon started is published", 10, || {
             node.assert_alive();
