@@ -42,12 +42,20 @@ pub fn answer_all(listener: &TcpListener, stop: &Stop, reply: impl Fn(&str) -> R
     while !stop.requested() {
         wait(listener, &askers);
         let now = Instant::now();
-        while let Ok((stream, _)) = listener.accept() {
-            if stream.set_nonblocking(true).is_ok() {
-                admit(&mut askers, Asker::new(stream, now));
+        let refused = loop {
+            match listener.accept() {
+                Ok((stream, _)) if stream.set_nonblocking(true).is_ok() => {
+                    admit(&mut askers, Asker::new(stream, now));
+                }
+                Ok(_) => {}
+                Err(error) => break error,
             }
-        }
+        };
         askers.retain_mut(|asker| !asker.is_late(now) && asker.serve(&reply));
+        if refused.kind() != ErrorKind::WouldBlock {
+            // No file descriptors, say: the listener stays ready, and looking again at once would keep a processor busy.
+            stop.wait(LOOK);
+        }
     }
 }
 
