@@ -4,10 +4,10 @@ use crate::base::error::{Error, Kind};
 use crate::base::logger::{self, Output};
 use crate::base::worker::{self, Workers};
 use crate::base::{limits, stop};
-use crate::commands::{self, Show};
+use crate::commands::{self, Show, Verb};
 use crate::config::{self, Config};
 use crate::daemon;
-use crate::db;
+use crate::db::{self, Which};
 use crate::snapshot;
 use crate::storage;
 use lexopt::{Arg, Parser, ValueExt};
@@ -30,6 +30,7 @@ Usage: harmonylite -config FILE [flags]       (flags take one dash or two)
   -restore-at WHEN -to FILE
                         the database as it was at a time (2026-11-24T15:00:00Z) or position (1234; stream=1234,...),
                         from a kept snapshot and the streams
+  -set-aside [VERB]     what the database could not use or not yet: list, show ID, retry ID (or all), drop ID (or all)
   -json                 with these: one JSON document instead of text
   -quiet                with these: nothing when all is well
   -cleanup              remove everything of harmonylite from the database, and exit
@@ -52,6 +53,7 @@ enum Command {
     VerifySnapshot,
     RestoreSnapshot,
     RestoreAt,
+    SetAside,
     Cleanup,
     Version,
     Help,
@@ -68,6 +70,8 @@ struct Flags {
     show: Show,
     /// The snapshot or the moment that is meant.
     name: String,
+    /// What `-set-aside` is to do.
+    verb: Verb,
     /// `-to`.
     to: Option<PathBuf>,
 }
@@ -161,6 +165,7 @@ fn execute(flags: &Flags, config: &Config) -> Result<(), Error> {
     let (show, name) = (flags.show, flags.name.as_str());
     match flags.command {
         Command::Cleanup => commands::cleanup(config, show),
+        Command::SetAside => commands::set_aside(config, show, flags.verb),
         Command::SaveSnapshot => commands::save(config, &stop, show),
         Command::ListSnapshots => commands::list(config, &stop, show),
         Command::VerifySnapshot => commands::verify(config, &stop, show, name),
@@ -254,6 +259,10 @@ fn parse(arguments: Vec<OsString>) -> Result<Flags, String> {
                 command = Some(Command::RestoreAt);
                 flags.name = text(&mut parser, "restore-at")?;
             }
+            Arg::Long("set-aside") => {
+                command = Some(Command::SetAside);
+                flags.verb = verb(&mut parser)?;
+            }
             Arg::Long("to") => flags.to = Some(value(&mut parser, "to")?.into()),
             Arg::Long("json") => flags.show.json = on(&mut parser)?,
             Arg::Long("quiet") => flags.show.quiet = on(&mut parser)?,
@@ -268,8 +277,8 @@ fn parse(arguments: Vec<OsString>) -> Result<Flags, String> {
         if let Some(command) = command {
             let first = matches!(flags.command, Command::Daemon) || flags.command == command;
             if !first && !matches!(command, Command::Help | Command::Version) {
-                return Err("only one of -save-snapshot, -list-snapshots, -verify-snapshot, -restore-snapshot, -restore-at and \
-                     -cleanup can be done at a time"
+                return Err("only one of -save-snapshot, -list-snapshots, -verify-snapshot, -restore-snapshot, -restore-at, \
+                     -set-aside and -cleanup can be done at a time"
                     .to_owned());
             }
             flags.command = command;
@@ -301,16 +310,38 @@ fn on(parser: &mut Parser) -> Result<bool, String> {
     Ok(switch(parser, Command::Daemon)?.is_some())
 }
 
+/// The word that follows a flag, unless another flag follows.
+fn optional_word(parser: &mut Parser) -> Option<OsString> {
+    parser.optional_value().or_else(|| {
+        parser
+            .try_raw_args()
+            .and_then(|mut rest| rest.next_if(|argument| !argument.as_encoded_bytes().starts_with(b"-")))
+    })
+}
+
+/// The verb that follows `-set-aside`, and its number.
+fn verb(parser: &mut Parser) -> Result<Verb, String> {
+    const ACCEPTED: &str = "accepted is list, show ID, retry ID, retry all, drop ID or drop all";
+    let Some(word) = optional_word(parser) else { return Ok(Verb::List) };
+    let word = word.to_string_lossy().into_owned();
+    if word == "list" {
+        return Ok(Verb::List);
+    }
+    let number = optional_word(parser).map(|number| number.to_string_lossy().into_owned());
+    let id = number.as_deref().and_then(|number| number.parse().ok());
+    let which = if number.as_deref() == Some("all") { Some(Which::All) } else { id.map(Which::One) };
+    let verb = match (word.as_str(), id, which) {
+        ("show", Some(id), _) => Some(Verb::Show(id)),
+        ("retry", _, Some(which)) => Some(Verb::Retry(which)),
+        ("drop", _, Some(which)) => Some(Verb::Drop(which)),
+        _ => None,
+    };
+    verb.ok_or_else(|| format!("-set-aside {word} {}: {ACCEPTED}", number.unwrap_or_default()))
+}
+
 /// The name that follows a flag, unless another flag follows; then the current snapshot's name.
 fn optional_name(parser: &mut Parser) -> Result<String, String> {
-    let attached = parser.optional_value();
-    let name = match attached {
-        Some(name) => Some(name),
-        None => parser
-            .try_raw_args()
-            .and_then(|mut rest| rest.next_if(|argument| !argument.as_encoded_bytes().starts_with(b"-"))),
-    };
-    match name {
+    match optional_word(parser) {
         None => Ok(limits::SNAPSHOT_NAME.to_owned()),
         Some(name) => snapshot_name(name.to_string_lossy().into_owned()),
     }

@@ -24,6 +24,14 @@ pub const PULL_HEARTBEAT: Duration = Duration::from_secs(5);
 pub const PULL_SILENCE: Duration = Duration::from_secs(15);
 /// Columns of an event: as many as SQLite's tables have at most, unless it was compiled with another limit.
 pub const EVENT_COLUMNS: usize = 2_000;
+/// Events of one kind (waiting, refused) that are set aside; beyond that the oldest ones go.
+pub const ASIDE_EVENTS: i64 = 100_000;
+/// Bytes of their messages.
+pub const ASIDE_BYTES: i64 = 32 << 20;
+/// Time between two looks whether what is set aside can be tried again.
+pub const ASIDE_LOOK: Duration = Duration::from_secs(1);
+/// Origins whose highest folded id is remembered in one stream; beyond that those are forgotten that were heard of longest ago.
+pub const ORIGINS: usize = 4_096;
 /// Bytes of decoded values that one apply transaction takes; one larger event still passes alone.
 pub const APPLY_BYTES: usize = 8 << 20;
 /// Events in one apply transaction.

@@ -1,9 +1,11 @@
 //! The commands that do one thing and end: what they print is here.
 
+mod aside;
 mod cleanup;
 mod shown;
 mod snapshots;
 
+pub use aside::{Verb, set_aside};
 pub use cleanup::cleanup;
 pub use snapshots::{list, restore, restore_at, save, verify};
 

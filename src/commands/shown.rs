@@ -24,7 +24,7 @@ pub fn describe(stored: &Stored) -> Value {
     })
 }
 
-/// Columns as wide as their widest text.
+/// A table of snapshots.
 pub fn table(store: &Store, found: &[Stored], proven: impl Fn(&Stored) -> Option<i64>) -> String {
     if found.is_empty() {
         return format!("{}: no snapshots", store.describe());
@@ -48,6 +48,11 @@ pub fn table(store: &Store, found: &[Stored], proven: impl Fn(&Stored) -> Option
             },
         ]
     }));
+    columns(&rows)
+}
+
+/// Texts in columns as wide as their widest text.
+pub fn columns(rows: &[Vec<String>]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
     let line = |row: &Vec<String>| {

@@ -12,7 +12,7 @@ pub enum Error {
     SchemaChanged,
     /// The file is damaged or is no database.
     Corrupt(String),
-    /// The disk is full, or the file cannot be read or written.
+    /// The disk or the memory is full, or the file cannot be read or written.
     Disk(String),
     /// An event or a snapshot does not fit the local schema.
     Mismatch(String),
@@ -38,13 +38,20 @@ impl From<rusqlite::Error> for Error {
         use rusqlite::ErrorCode as Code;
         let text = error.to_string();
         match error.sqlite_error_code() {
-            Some(Code::DatabaseBusy | Code::DatabaseLocked) => Error::Busy,
+            Some(
+                Code::DatabaseBusy
+                | Code::DatabaseLocked
+                | Code::FileLockingProtocolFailed
+                | Code::OperationInterrupted,
+            ) => Error::Busy,
+            Some(Code::SchemaChanged) => Error::SchemaChanged,
             Some(Code::DatabaseCorrupt | Code::NotADatabase) => Error::Corrupt(text),
             Some(
                 Code::DiskFull
                 | Code::SystemIoFailure
                 | Code::CannotOpen
                 | Code::ReadOnly
+                | Code::OutOfMemory
                 | Code::PermissionDenied,
             ) => Error::Disk(text),
             Some(Code::ConstraintViolation) => Error::Mismatch(text),

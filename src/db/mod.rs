@@ -15,6 +15,9 @@ mod sql;
 mod state;
 mod table;
 
+pub use apply::aside::{
+    Held, OfTable, SetAside, State as AsideState, Which, discard, list as list_aside, try_again,
+};
 pub use apply::{Applier, Incoming, ensure_state};
 pub use capture::{Capture, Change, ChangeLog, install_capture, remove_capture, watch};
 pub use error::Error;

@@ -109,9 +109,19 @@ impl Schema {
         self.tables.values().map(|table| table.key.len()).max().unwrap_or(1)
     }
 
-    /// Whether events of a table are of no concern: the table is there and not replicated, or it is one of ours.
-    pub fn leaves_out(&self, table: &str) -> bool {
-        !self.tables.contains_key(table) && (self.others.contains(table) || table.starts_with(limits::PREFIX))
+    /// The replicated table of a name. As in SQL, upper and lower case of ASCII letters are equal.
+    pub fn find(&self, name: &str) -> Option<&Arc<Table>> {
+        let other_case = || self.tables.values().find(|table| table.name.eq_ignore_ascii_case(name));
+        self.tables.get(name).or_else(other_case)
+    }
+
+    /// Whether no migration can bring a replicated table of this name: something else has it, or it is one of ours or of SQLite.
+    pub fn leaves_out(&self, name: &str) -> bool {
+        let begins = |prefix: &str| name.get(..prefix.len()).is_some_and(|n| n.eq_ignore_ascii_case(prefix));
+        begins(limits::PREFIX)
+            || begins("sqlite_")
+            || self.others.contains(name)
+            || self.others.iter().any(|other| other.eq_ignore_ascii_case(name))
     }
 
     fn compute_hash(&self) -> String {

@@ -1,6 +1,7 @@
 //! Our state table: this database's incarnation, the checkpoint of each stream, and the highest id folded from each origin. It
 //! is written in the transaction that applies events, and travels inside snapshots. All SQL on it stands here.
 
+use crate::base::limits;
 use crate::db::{error::Error, open, ours};
 use crate::model::origin::{Origin, parse_incarnation};
 use crate::model::positions::{Position, SeqMap};
@@ -14,6 +15,8 @@ pub const RESTORED: &str = "restored";
 /// Name of the text that holds the schema hash of a snapshot.
 pub const SCHEMA_HASH: &str = "schema_hash";
 
+/// Kind of the numbers about what is set aside.
+pub const ASIDE: &str = "aside";
 const INCARNATION: &str = "incarnation";
 
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS __harmonylite__state(kind TEXT NOT NULL, name TEXT NOT NULL, value, \
@@ -22,8 +25,16 @@ const GET: &str = "SELECT value FROM __harmonylite__state WHERE kind = ?1 AND na
 const SET: &str = "INSERT OR REPLACE INTO __harmonylite__state(kind, name, value) VALUES(?1, ?2, ?3)";
 const POSITIONS: &str = "SELECT name, value FROM __harmonylite__state WHERE kind = 'seq'";
 const GENERATION: &str = "SELECT name || '=' || value FROM __harmonylite__state WHERE kind = 'created' AND value <> '' ORDER BY name";
-const FORGET_FOLDED: &str =
-    "DELETE FROM __harmonylite__state WHERE kind = 'folded' AND substr(name, 1, length(?1) + 1) = ?1 || ' '";
+const FORGET_FOLDED: &str = "DELETE FROM __harmonylite__state WHERE kind IN ('folded', 'heard') AND substr(name, 1, length(?1) + 1) = ?1 || ' '";
+/// Sequences that are told apart as the last at which an origin was heard of.
+const HEARD_STEP: u64 = 1_024;
+const SET_HEARD: &str = "INSERT INTO __harmonylite__state(kind, name, value) VALUES('heard', ?1, ?2) \
+     ON CONFLICT(kind, name) DO UPDATE SET value = excluded.value WHERE value <> excluded.value";
+const FORGET_OLDEST: &str = "DELETE FROM __harmonylite__state WHERE kind = 'folded' AND name IN (SELECT f.name FROM __harmonylite__state f \
+     LEFT JOIN __harmonylite__state h ON h.kind = 'heard' AND h.name = f.name WHERE f.kind = 'folded' \
+     AND substr(f.name, 1, length(?1) + 1) = ?1 || ' ' AND f.name <> ?2 ORDER BY coalesce(h.value, 0) DESC LIMIT -1 OFFSET ?3)";
+const FORGET_UNHEARD: &str = "DELETE FROM __harmonylite__state WHERE kind = 'heard' AND name NOT IN \
+     (SELECT name FROM __harmonylite__state WHERE kind = 'folded')";
 const FORGET_META: &str = "DELETE FROM __harmonylite__state WHERE kind = 'meta'";
 
 pub fn create(connection: &Connection) -> Result<(), Error> {
@@ -54,6 +65,15 @@ pub fn meta(connection: &Connection, name: &str) -> Result<Option<String>, Error
 
 pub fn set_meta(connection: &Connection, name: &str, value: &str) -> Result<(), Error> {
     set(connection, "meta", name, value)
+}
+
+/// A number about what is set aside; 0 when it was never written.
+pub fn number(connection: &Connection, name: &str) -> Result<i64, Error> {
+    Ok(get(connection, ASIDE, name)?.unwrap_or(0))
+}
+
+pub fn set_number(connection: &Connection, name: &str, number: i64) -> Result<(), Error> {
+    set(connection, ASIDE, name, number)
 }
 
 /// Removes all texts.
@@ -123,8 +143,31 @@ pub fn folded(connection: &Connection, stream: &str, origin: Origin) -> Result<i
     Ok(get(connection, "folded", &format!("{stream} {origin}"))?.unwrap_or(0))
 }
 
-pub fn set_folded(connection: &Connection, stream: &str, origin: Origin, id: i64) -> Result<(), Error> {
-    set(connection, "folded", &format!("{stream} {origin}"), id)
+/// `mark`: that id, and the sequence at which it was folded.
+pub fn set_folded(
+    connection: &Connection,
+    stream: &str,
+    origin: Origin,
+    mark: (i64, u64),
+) -> Result<(), Error> {
+    let name = format!("{stream} {origin}");
+    set(connection, "folded", &name, mark.0)?;
+    // Every sequence would be a write more for each transaction; a rough one is enough to tell old from new.
+    let heard = i64::try_from(mark.1 / HEARD_STEP).unwrap_or(i64::MAX);
+    connection.prepare_cached(SET_HEARD)?.execute(params![name, heard])?;
+    Ok(())
+}
+
+/// Keeps only the `ORIGINS` marks of a stream that were raised last, and `own`.
+pub fn forget_oldest_folded(connection: &Connection, stream: &str, own: Option<Origin>) -> Result<(), Error> {
+    let own = own.map_or(String::new(), |origin| format!("{stream} {origin}"));
+    connection.prepare_cached(FORGET_OLDEST)?.execute(params![
+        stream,
+        own,
+        i64::try_from(limits::ORIGINS).unwrap_or(i64::MAX)
+    ])?;
+    connection.prepare_cached(FORGET_UNHEARD)?.execute([])?;
+    Ok(())
 }
 
 /// Forgets what was folded from a stream that does not exist any more.
@@ -174,7 +217,7 @@ mod tests {
         let c = database();
         let origin = Origin { node: 7, incarnation: 1 };
         for stream in ["s-1", "s-10", "s-1 x"] {
-            set_folded(&c, stream, origin, 5).unwrap();
+            set_folded(&c, stream, origin, (5, 1)).unwrap();
         }
         forget_folded(&c, "s-1").unwrap();
         assert_eq!(folded(&c, "s-1", origin).unwrap(), 0);

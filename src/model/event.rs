@@ -125,6 +125,11 @@ pub fn integer(out: &mut Vec<u8>, number: i64) {
 }
 
 impl Event {
+    /// Whether it says that the row is gone.
+    pub fn is_tombstone(&self) -> bool {
+        self.kind == Kind::Delete
+    }
+
     /// Bytes of its values in memory, about.
     pub fn size(&self) -> usize {
         self.row.iter().map(|(name, value)| name.len() + value.size()).sum()

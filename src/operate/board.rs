@@ -1,6 +1,7 @@
 //! The board: what the workers show to the operator. Nobody decides anything by it.
 
 use crate::base::clock;
+use crate::db::SetAside;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ pub struct Board {
     open: AtomicBool,
     namesake: Mutex<String>,
     snapshot: Mutex<SnapshotState>,
+    aside: Mutex<SetAside>,
 }
 
 /// Events, and when the last of them was counted.
@@ -72,11 +74,22 @@ impl Default for Board {
             open: AtomicBool::new(false),
             namesake: Mutex::default(),
             snapshot: Mutex::default(),
+            aside: Mutex::default(),
         }
     }
 }
 
 impl Board {
+    /// Shows what is set aside now.
+    pub fn set_aside(&self, aside: SetAside) {
+        *lock(&self.aside) = aside;
+    }
+
+    /// What is set aside.
+    pub fn aside(&self) -> SetAside {
+        lock(&self.aside).clone()
+    }
+
     /// Events were published and acknowledged.
     pub fn count_published(&self, events: usize) {
         self.published.add(events);

@@ -1,12 +1,13 @@
 //! The health check: `GET <path>` answers 200, or 503 when the node does not work (formats, section "Health and metrics").
 //!
 //! `status` is `healthy`; `degraded` (200) when it replicates but a person should look: no snapshot could be stored, the
-//! node is not whole, another daemon has its `node_id`; `unhealthy` (503) without a connection to NATS or without a database.
+//! node is not whole, events are set aside, another daemon has its `node_id`; `unhealthy` (503) without a connection to NATS or without a database.
 
 use super::responder::{self, Reply};
 use super::{Board, View, Whole};
 use crate::base::{clock, error::Error, secret, stop::Stop, worker::Workers};
 use crate::config::Config;
+use crate::db::{OfTable, SetAside};
 use serde_json::json;
 
 /// Starts the thread that answers, if it is wanted.
@@ -60,10 +61,39 @@ fn problems(connected: bool, board: &Board, whole: &Whole) -> Vec<String> {
     if !snapshot.unproven.is_empty() {
         problems.push(format!("restore not proven: {}", secret::redact(&snapshot.unproven)));
     }
+    problems.extend(set_aside(&board.aside()));
     if !namesake.is_empty() {
         problems.push(format!("another daemon has this node_id, {namesake}"));
     }
     problems
+}
+
+/// What is set aside, one line for each table, and what was lost.
+fn set_aside(aside: &SetAside) -> Vec<String> {
+    let of_table = |of: &OfTable| match (of.refused, of.table.as_str()) {
+        (true, "") => format!("{} messages that are no events are set aside: see -set-aside", of.events),
+        (true, table) => {
+            format!(
+                "table {table}: {} events that the database refused are set aside: see -set-aside",
+                of.events
+            )
+        }
+        (false, table) => {
+            format!(
+                "table {table}: {} events wait for a table or column that is not here: see -set-aside",
+                of.events
+            )
+        }
+    };
+    let mut lines: Vec<String> = aside.tables.iter().map(of_table).collect();
+    for (lost, what) in [(aside.lost_waiting, "waiting"), (aside.lost_refused, "refused")] {
+        if lost > 0 {
+            lines.push(format!(
+                "{lost} {what} events were dropped, the oldest first, because there were too many"
+            ));
+        }
+    }
+    lines
 }
 
 /// Whether the node works, and the answer's body: one line of JSON.
@@ -155,6 +185,27 @@ mod tests {
                 "restore not proven: 2 rows differ",
                 "another daemon has this node_id, on b: /x"
             ]
+        );
+    }
+
+    #[test]
+    fn what_is_set_aside_degrades_it() {
+        let board = opened();
+        let of = |table: &str, refused| OfTable { table: table.into(), refused, events: 3 };
+        let tables = vec![of("", true), of("t", false), of("t", true)];
+        board.set_aside(SetAside { tables, lost_waiting: 7, lost_refused: 0 });
+        let (works, body) = super::tests::of(true, &board, &Whole::Yes);
+        assert!(works);
+        assert_eq!(body["status"], "degraded");
+        let problems = body["problems"].as_array().unwrap();
+        assert_eq!(problems.len(), 4);
+        assert_eq!(
+            problems[1],
+            "table t: 3 events wait for a table or column that is not here: see -set-aside"
+        );
+        assert_eq!(
+            problems[3],
+            "7 waiting events were dropped, the oldest first, because there were too many"
         );
     }
 

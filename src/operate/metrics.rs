@@ -5,6 +5,7 @@ use super::responder::{self, Reply};
 use super::{Board, Signals, View};
 use crate::base::{error::Error, stop::Stop, worker::Workers};
 use crate::config::Config;
+use crate::db::OfTable;
 use std::fmt::Write;
 
 /// Starts the thread that answers, if it is wanted. Every path gets the same answer.
@@ -60,6 +61,18 @@ fn text(config: &Config, connected: bool, board: &Board, signals: &Signals) -> S
     put("connected", gauge, "1: connected to NATS.", &flag(connected));
     put("database_open", gauge, "1: the database is open.", &flag(board.is_open()));
     put("whole", gauge, "1: nothing is missing.", &flag(signals.is_whole()));
+    let aside = board.aside();
+    let of_table = |of: &OfTable| {
+        let state = if of.refused { "refused" } else { "waiting" };
+        (format!(",table=\"{}\",state=\"{state}\"", label(&of.table)), number(of.events))
+    };
+    let tables: Vec<(String, i64)> = aside.tables.iter().map(of_table).collect();
+    put("set_aside_events", gauge, "Events that are set aside, by table and state.", &tables);
+    let lost = [
+        (",state=\"waiting\"".to_owned(), number(aside.lost_waiting)),
+        (",state=\"refused\"".to_owned(), number(aside.lost_refused)),
+    ];
+    put("set_aside_dropped", counter, "Events that were dropped because too many were set aside.", &lost);
     put("snapshot_leader", gauge, "1: makes the snapshots.", &flag(board.is_leader()));
     put(
         "snapshot_stored_timestamp_seconds",
@@ -79,6 +92,11 @@ fn text(config: &Config, connected: bool, board: &Board, signals: &Signals) -> S
     text
 }
 
+/// A text as the value of a label: <https://prometheus.io/docs/instrumenting/exposition_formats/>.
+fn label(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,6 +110,7 @@ mod tests {
         signals.flow.applied(0, 42);
         let text = text(&crate::config::tests::with(""), true, &board, &signals);
         let values: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        // What is set aside has no value for want of tables, and what was dropped two.
         assert_eq!(text.matches("# HELP ").count(), values.len());
         assert_eq!(text.matches("# TYPE ").count(), values.len());
         for value in [
@@ -102,6 +121,18 @@ mod tests {
             assert!(values.iter().any(|line| line.starts_with(value)), "{value} in {text}");
         }
         assert!(text.contains(",stream=\"harmonylite-changes-c-1\"} 42\n"), "{text}");
+    }
+
+    #[test]
+    fn tables_are_labels_that_nobody_can_break_out_of() {
+        let board = Board::default();
+        let table = "a\"} 1\nb\\".to_owned();
+        board.set_aside(crate::db::SetAside {
+            tables: vec![OfTable { table, refused: true, events: 2 }],
+            ..Default::default()
+        });
+        let text = text(&crate::config::tests::with(""), true, &board, &Signals::new(1));
+        assert!(text.contains(r#",table="a\"} 1\nb\\",state="refused"} 2"#), "{text}");
     }
 
     #[test]

@@ -57,6 +57,7 @@ pub struct Follower {
     owes_rewind: bool,
     /// An event without our message id was seen.
     go_nodes_seen: bool,
+    looked_aside: Instant,
 }
 
 /// One stream.
@@ -109,6 +110,7 @@ impl Follower {
             started: false,
             owes_rewind: false,
             go_nodes_seen: false,
+            looked_aside: now,
             setup,
         })
     }
@@ -125,14 +127,16 @@ impl Follower {
                 }
             }
             self.connect(now)?;
+            let again = self.setup.database.has_more();
             let pause = self.waiting.pause(now);
-            if pause != Some(Duration::ZERO) {
+            if pause != Some(Duration::ZERO) && !again {
                 self.wait(pause.unwrap_or(Duration::from_secs(1)));
             }
             self.collect();
-            if self.waiting.is_due(Instant::now()) {
+            if again || self.waiting.is_due(Instant::now()) {
                 self.apply()?;
             }
+            self.look_aside();
             self.start_publisher_when_caught_up();
             self.pay_rewind();
             self.write_map_file(false);
@@ -214,10 +218,10 @@ impl Follower {
     fn apply(&mut self) -> Result<(), Error> {
         let applied = match self.setup.database.apply(self.waiting.batch()) {
             Ok(applied) => applied,
-            Err(error @ (db::Error::Busy | db::Error::Disk(_))) => {
+            Err(error @ (db::Error::Busy | db::Error::SchemaChanged | db::Error::Disk(_))) => {
                 self.said.warn(&format!("applying changes: {error}; trying again"));
                 // The try itself has waited for a lock already.
-                let busy = matches!(error, db::Error::Busy);
+                let busy = matches!(error, db::Error::Busy | db::Error::SchemaChanged);
                 self.setup.stop.wait(if busy { Duration::ZERO } else { Duration::from_secs(1) });
                 return Ok(());
             }
@@ -236,6 +240,22 @@ impl Follower {
         // Entries that we made, or progress that the publisher waits for.
         self.wake_publisher();
         Ok(())
+    }
+
+    /// Looks now and then whether what is set aside can be tried again, and shows what there is.
+    fn look_aside(&mut self) {
+        let now = Instant::now();
+        if now.saturating_duration_since(self.looked_aside) < limits::ASIDE_LOOK {
+            return;
+        }
+        self.looked_aside = now;
+        let database = &mut self.setup.database;
+        match database.look().and_then(|()| database.news()) {
+            Ok(Some(aside)) => self.setup.board.set_aside(aside),
+            Ok(None) => {}
+            // Applying meets the same, and says it.
+            Err(error) => log::debug!("what is set aside: {error}"),
+        }
     }
 
     fn wake_publisher(&self) {

@@ -1,11 +1,12 @@
 //! The applier: events by the rules, a batch and its checkpoint in one transaction.
 
 use crate::base::limits;
-use crate::db::apply::carry::{Carried, carry_out};
-use crate::db::apply::facts::{Look, gather};
+use crate::db::apply::aside::Cause;
+use crate::db::apply::carry::carry_out;
+use crate::db::apply::facts::{Gathered, Look, gather};
+use crate::db::apply::rows::{self, Failure};
 use crate::db::apply::session::{Applied, Session};
 use crate::db::apply::subject::{Source, Subject};
-use crate::db::apply::{parked, rows};
 use crate::db::{error::Error, state, table::Table};
 use crate::model::event::{Codec, Event, Malformed};
 use crate::model::fold::{self, Order, Reason};
@@ -28,23 +29,25 @@ pub struct Incoming {
 }
 
 /// What one event came to, besides changes of the database.
-enum Outcome {
+pub enum Outcome {
     /// It is dealt with, and counts as folded or does not.
     Done { folded: bool },
-    /// It does not fit the schema, and why.
-    Park(String),
+    /// It cannot be used, or not yet, and why. Nothing has changed.
+    Aside(Cause),
 }
 
 pub struct Applier {
     pub(in crate::db) session: Session,
-    codec: Codec,
+    pub(super) codec: Codec,
+    /// Up to which number events that are set aside were tried again; `None`: all that can be were.
+    pub(super) tried: Option<i64>,
 }
 
 impl Applier {
     /// Opens a database that has our tables (see [`crate::db::ensure_state`]). `streams` gives the streams their numbers.
     pub fn open(path: &Path, node: u64, streams: &[String]) -> Result<Applier, Error> {
         let codec = Codec::new(false).map_err(|error| Error::Other(error.to_string()))?;
-        Ok(Applier { session: Session::open(path, node, streams)?, codec })
+        Ok(Applier { session: Session::open(path, node, streams)?, codec, tried: None })
     }
 
     /// Whether an event was published by this database.
@@ -81,8 +84,15 @@ impl Applier {
     /// nothing.
     pub fn apply(&mut self, batch: &[Incoming]) -> Result<Applied, Error> {
         // Before the transaction: the application must not wait for the decoding of anything.
+        let again = self.decode_aside()?;
         let decoded = self.decode(batch);
-        let applied = self.in_transaction(|applier| applier.consume_all(batch, decoded))?;
+        let after = self.tried;
+        let applied = self.in_transaction(|applier| {
+            let begun = Instant::now();
+            applier.try_again(after, again, begun)?;
+            applier.consume_all(batch, decoded, begun)
+        });
+        let applied = applied.inspect_err(|_| self.tried = after)?;
         self.session.checkpoint();
         Ok(applied)
     }
@@ -90,7 +100,9 @@ impl Applier {
     /// Takes over a change that another copy of this database had logged: the row is as the event says, and logged.
     pub fn adopt(&mut self, event: &Event) -> Result<Applied, Error> {
         self.in_transaction(|applier| {
-            applier.fold_image(event)?;
+            if let Some(cause) = applier.fold_image(event)? {
+                return Err(Error::Mismatch(cause.why));
+            }
             let misfit = || Error::Mismatch(format!("table {}: no such table, or no key", event.table));
             let session = &mut applier.session;
             let table = session.schema.tables.get(&event.table).cloned().ok_or_else(misfit)?;
@@ -121,34 +133,11 @@ impl Applier {
         self.session.end(result)
     }
 
-    /// After a change of the schema, parked events may fit.
+    /// After a change of the schema, events that are set aside may fit.
     fn catch_up(&mut self) -> Result<(), Error> {
-        if !self.session.catch_up()? {
-            return Ok(());
+        if self.session.catch_up()? && self.session.aside.any_waits() {
+            self.tried = Some(0);
         }
-        for table in self.session.parked.clone() {
-            if self.session.schema.tables.contains_key(table.as_str()) {
-                self.apply_parked(&table)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn apply_parked(&mut self, table: &str) -> Result<(), Error> {
-        let mut after = (String::new(), 0);
-        let mut count = 0;
-        while let Some(event) = parked::next(&self.session.connection, table, &after)? {
-            if let Ok(unpacked) = self.codec.unpack(&event.payload)
-                && let Outcome::Park(_) = self.fold(&unpacked, Source::default())?
-            {
-                return Ok(());
-            }
-            parked::remove(&self.session.connection, &event)?;
-            count += 1;
-            after = (event.stream, event.seq);
-        }
-        self.session.parked.remove(table);
-        log::info!("table {table}: applied {count} events that had waited for its schema");
         Ok(())
     }
 
@@ -170,8 +159,8 @@ impl Applier {
         &mut self,
         batch: &[Incoming],
         decoded: Vec<Result<Event, Malformed>>,
+        begun: Instant,
     ) -> Result<(), Error> {
-        let begun = Instant::now();
         let mut last: Vec<Option<u64>> = vec![];
         for (incoming, event) in batch.iter().zip(decoded) {
             if self.session.applied.events > 0 && begun.elapsed() > limits::APPLY_TIME {
@@ -193,103 +182,188 @@ impl Applier {
     fn consume(&mut self, incoming: &Incoming, event: Result<Event, Malformed>) -> Result<(), Error> {
         let event = match event {
             Ok(event) => event,
-            Err(why) => {
-                log::error!("{}: not an event, left out: {why}", self.place(incoming));
-                return Ok(());
-            }
+            Err(why) => return self.set_aside(incoming, &no_event(&why)),
         };
         let source = self.session.source(incoming.stream, incoming.origin)?;
-        if self.session.schema.leaves_out(&event.table) {
-            return Ok(());
-        }
-        // An event of ours need not wait for those that are parked: its row is the one that stands here, and its log entries are
-        // settled. Otherwise it would be published again and again.
-        let waits = self.session.parked.contains(&*event.table) && !source.own;
-        let outcome = if waits { Outcome::Park(String::new()) } else { self.fold(&event, source)? };
         let passed = source.order.is_some_and(Order::is_passed);
+        let outcome = self.fold(&event, source)?;
         let folded = match &outcome {
             Outcome::Done { folded } => *folded,
-            Outcome::Park(_) => !passed,
+            Outcome::Aside(_) => !passed,
         };
         if let (Some((origin, id)), true) = (incoming.origin, folded) {
-            self.session.raise_mark(incoming.stream, origin, id);
+            self.session.raise_mark(incoming.stream, origin, id, incoming.seq);
         }
         match outcome {
-            // An event of ours fitted when it was published. The application has dropped or changed its table since.
-            Outcome::Park(why) if !passed && !self.is_own(incoming) => {
-                self.park(incoming, &event.table, &why)
-            }
+            Outcome::Aside(cause) if !passed => self.set_aside(incoming, &cause),
             _ => Ok(()),
         }
     }
 
-    fn park(&mut self, incoming: &Incoming, table: &str, why: &str) -> Result<(), Error> {
-        if self.session.parked.insert(table.to_owned()) {
-            log::warn!(
-                "{}: {why}: events of table {table} wait until the application changes its schema here",
-                self.place(incoming)
-            );
-        }
-        let stream = self.session.stream(incoming.stream);
-        parked::park(&self.session.connection, stream, incoming.seq, table, &incoming.payload)
+    fn set_aside(&mut self, incoming: &Incoming, cause: &Cause) -> Result<(), Error> {
+        let session = &mut self.session;
+        let place = (session.streams[incoming.stream].as_str(), incoming.seq);
+        session.aside.put(&session.connection, place, cause, &incoming.payload)
     }
 
-    fn place(&self, incoming: &Incoming) -> String {
-        format!("{} sequence {}", self.session.stream(incoming.stream), incoming.seq)
-    }
-
-    /// Folds an image that came out of no stream.
-    pub(in crate::db) fn fold_image(&mut self, event: &Event) -> Result<(), Error> {
+    /// Folds an image that came out of no stream; returns why the database does not take it, if it does not.
+    pub(in crate::db) fn fold_image(&mut self, event: &Event) -> Result<Option<Cause>, Error> {
         match self.fold(event, Source::default())? {
-            Outcome::Done { .. } => Ok(()),
-            Outcome::Park(why) => Err(Error::Mismatch(why)),
+            Outcome::Done { .. } => Ok(None),
+            Outcome::Aside(cause) => Ok(Some(cause)),
         }
     }
 
     /// One event by the rules: facts are gathered, a plan is made of them, and the plan is carried out.
-    fn fold(&mut self, event: &Event, source: Source) -> Result<Outcome, Error> {
-        let Some(table) = self.session.schema.tables.get(&event.table).cloned() else {
-            return Ok(Outcome::Park(format!("no table {}", event.table)));
+    pub(super) fn fold(&mut self, event: &Event, source: Source) -> Result<Outcome, Error> {
+        let passed = source.order.is_some_and(Order::is_passed);
+        let Some(table) = self.session.schema.find(&event.table).cloned() else {
+            // An event of ours had a table when it was published: the application has dropped it since.
+            if passed || source.own {
+                return Ok(Outcome::Done { folded: !passed });
+            }
+            return Ok(Outcome::Aside(self.no_table(&event.table)));
         };
         let Some(mut subject) = Subject::new(&table, event, source) else {
-            log::error!(
-                "an event of table {} from node {} lacks a key column, left out",
-                event.table,
-                event.node
-            );
-            return Ok(Outcome::Done { folded: !source.order.is_some_and(Order::is_passed) });
+            let why = format!("table {}: an event lacks a column of the key", table.name);
+            return Ok(Outcome::Aside(refused(&table, vec![], why)));
         };
+        if !passed && let Some(cause) = self.must_wait(&subject)? {
+            return Ok(Outcome::Aside(cause));
+        }
         // The first look nearly always finds all collisions. If the write still fails on a UNIQUE index, nothing has changed
         // yet: the probe sees what SQLite sees, and with these facts the rules decide again. If even that does not help, the
-        // event is parked, so it is not lost.
+        // event is set aside, so it is not lost.
         for look in [Look::Indexes, Look::Probe] {
-            let gathered = gather(&self.session, &subject, look)?;
-            let plan = fold::decide(&gathered.facts);
-            if plan.new_incarnation {
-                self.session.new_incarnation()?;
-                subject.source.own = false;
-                if self.session.parked.contains(&*event.table) {
-                    // It is somebody else's event from now on, and waits like theirs.
-                    return Ok(Outcome::Park(String::new()));
+            match self.fold_once(&mut subject, look) {
+                Ok(Ok(folded)) => {
+                    self.overtake(&subject, folded)?;
+                    return Ok(Outcome::Done { folded });
                 }
-            }
-            match carry_out(&mut self.session, &subject, &gathered, &plan)? {
-                Carried::Done => {
-                    tell(&subject, plan.reason);
-                    return Ok(Outcome::Done { folded: plan.fold });
+                Ok(Err(cause)) => return Ok(Outcome::Aside(cause)),
+                Err(Failure::Collides) => {}
+                Err(Failure::Database(error)) => return Err(error),
+                Err(Failure::Missing(column)) => {
+                    return Ok(Outcome::Aside(waiting(&subject, vec![column])));
                 }
-                Carried::Misfit(why) => return Ok(Outcome::Park(why)),
-                Carried::Collides => {}
+                Err(Failure::Refused(why)) => {
+                    let why = format!("table {}: {why}", table.name);
+                    return Ok(Outcome::Aside(refused(&table, subject.key, why)));
+                }
             }
         }
-        Ok(Outcome::Park("the row collides with another one in a way that cannot be solved".to_owned()))
+        let why =
+            format!("table {}: the row collides with another one in a way that cannot be solved", table.name);
+        Ok(Outcome::Aside(refused(&table, subject.key, why)))
+    }
+
+    /// Whether the event counts as folded, or why it must wait.
+    fn fold_once(&mut self, subject: &mut Subject<'_>, look: Look) -> Result<Result<bool, Cause>, Failure> {
+        let mut gathered = gather(&self.session, subject, look)?;
+        if subject.source.late {
+            self.give_in(subject, &mut gathered)?;
+        }
+        let plan = fold::decide(&gathered.facts);
+        if plan.new_incarnation {
+            self.session.new_incarnation()?;
+            subject.source.own = false;
+            // It is somebody else's event from now on, and waits like theirs.
+            if let Some(cause) = self.must_wait(subject)? {
+                return Ok(Err(cause));
+            }
+        }
+        carry_out(&mut self.session, subject, &gathered, &plan)?;
+        tell(subject, plan.reason);
+        Ok(Ok(plan.fold))
+    }
+
+    /// A late event does not displace rows: they may be later in the order. Its own row is given up, and the state of all of them is
+    /// published.
+    fn give_in(&mut self, subject: &Subject<'_>, gathered: &mut Gathered) -> Result<(), Failure> {
+        if self.session.touched.is_none() {
+            return Ok(());
+        }
+        for (at, key_values) in gathered.colliding.iter().enumerate() {
+            if !gathered.facts.collisions[at] {
+                let key = subject.table.row_key(key_values);
+                self.session.touch(&subject.table, key_values, &key)?;
+                gathered.facts.collisions[at] = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// Why an event must wait: earlier ones of its row do, or its table lacks a column. An event of ours need not: its row is the one
+    /// that stands here, and its log entries are settled. Otherwise it would be published again and again.
+    fn must_wait(&self, subject: &Subject<'_>) -> Result<Option<Cause>, Error> {
+        if subject.source.own {
+            return Ok(None);
+        }
+        let missing = subject.missing();
+        let row = (&*subject.table.name, subject.key.as_slice());
+        let session = &self.session;
+        // A late event was compared with those before it already.
+        let waits = !subject.source.late && session.aside.waits(&session.connection, row, i64::MAX)?;
+        if !waits && missing.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(waiting(subject, missing)))
+    }
+
+    /// What is set aside and comes before an event of the same row that was just folded.
+    fn overtake(&mut self, subject: &Subject<'_>, folded: bool) -> Result<(), Error> {
+        let session = &mut self.session;
+        if !folded || session.aside.is_empty() {
+            return Ok(());
+        }
+        let row = (&*subject.table.name, subject.key.as_slice());
+        if subject.source.own {
+            session.aside.overtake(&session.connection, row)?;
+        }
+        if subject.source.late { Ok(()) } else { session.aside.settle(&session.connection, row) }
+    }
+
+    fn no_table(&self, table: &str) -> Cause {
+        let refused = self.session.schema.leaves_out(table);
+        let shown: String = table.chars().take(64).collect();
+        let why = if refused {
+            format!("table {shown} is not replicated here")
+        } else {
+            format!("there is no table {shown}")
+        };
+        Cause { table: table.to_owned(), key: vec![], missing: vec![], refused, why }
     }
 
     /// Deletes a row that no event speaks of.
     pub(in crate::db) fn delete(&mut self, table: &Table, key: &[Value]) -> Result<(), Error> {
-        self.session.applied.rows += rows::delete(&self.session.connection, table, key)?;
+        match rows::delete(&self.session.connection, table, key) {
+            Ok(rows) => self.session.applied.rows += rows,
+            Err(Failure::Database(error)) => return Err(error),
+            Err(Failure::Refused(why) | Failure::Missing(why)) => return Err(Error::Mismatch(why)),
+            Err(Failure::Collides) => {}
+        }
         Ok(())
     }
+}
+
+/// Bytes that are no event are kept, too: a newer version of this program may know what they are.
+pub fn no_event(why: &Malformed) -> Cause {
+    let why = format!("not an event: {why}");
+    Cause { table: String::new(), key: vec![], missing: vec![], refused: true, why }
+}
+
+pub fn refused(table: &Table, key: Vec<u8>, why: String) -> Cause {
+    Cause { table: table.name.to_string(), key, missing: vec![], refused: true, why }
+}
+
+/// `missing` is empty for an event whose row waits already.
+fn waiting(subject: &Subject<'_>, missing: Vec<String>) -> Cause {
+    let table = &subject.table.name;
+    let why = match missing.as_slice() {
+        [] => String::new(),
+        columns => format!("table {table} has no column {}", columns[0].chars().take(64).collect::<String>()),
+    };
+    Cause { table: table.to_string(), key: subject.key.clone(), missing, refused: false, why }
 }
 
 /// What is kept or lost, for whoever searches for a row.

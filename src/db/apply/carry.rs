@@ -2,33 +2,18 @@
 
 use crate::db::apply::rows::{self, Failure};
 use crate::db::apply::{facts::Gathered, session::Session, subject::Subject};
-use crate::db::error::Error;
 use crate::model::fold::{Plan, Row};
 
-/// What came of it.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Carried {
-    Done,
-    /// The row collides with one that the facts do not know. Nothing has changed.
-    Collides,
-    /// The local schema does not take the row, and why. Nothing has changed.
-    Misfit(String),
-}
-
-/// Carries out a plan that was made from these facts. (A new incarnation is the caller's business.)
+/// Carries out a plan that was made from these facts. (A new incarnation is the caller's business.) If it fails, nothing has
+/// changed.
 pub fn carry_out(
     session: &mut Session,
     subject: &Subject<'_>,
     gathered: &Gathered,
     plan: &Plan,
-) -> Result<Carried, Error> {
-    match change_rows(session, subject, gathered, plan) {
-        Ok(rows) => session.applied.rows += rows,
-        Err(Failure::Collides) => return Ok(Carried::Collides),
-        Err(Failure::Misfit(why)) => return Ok(Carried::Misfit(why)),
-        Err(Failure::Database(error)) => return Err(error),
-    }
-    let Some(touched) = &mut session.touched else { return Ok(Carried::Done) };
+) -> Result<(), Failure> {
+    session.applied.rows += change_rows(session, subject, gathered, plan)?;
+    let Some(touched) = &mut session.touched else { return Ok(()) };
     // Logged before it is settled: the new entry has an id above the event's and stays.
     if plan.touch {
         touched.touch(
@@ -42,7 +27,7 @@ pub fn carry_out(
     if plan.settle {
         session.applied.settled += touched.settle(&session.connection, &subject.key, subject.log_id())?;
     }
-    Ok(Carried::Done)
+    Ok(())
 }
 
 /// Returns the number of rows written or deleted.
@@ -86,7 +71,7 @@ fn change_row(session: &Session, subject: &Subject<'_>, plan: &Plan) -> Result<u
         Row::Write => rows::write(&session.connection, subject),
         Row::Delete => {
             let key = subject.key_values.iter().copied();
-            Ok(rows::delete(&session.connection, &subject.table, key)?)
+            rows::delete(&session.connection, &subject.table, key)
         }
     }
 }

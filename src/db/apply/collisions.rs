@@ -4,7 +4,7 @@
 //! a column that the event does not have), SQLite itself is asked: a REPLACE inside a savepoint, which is rolled back, with a
 //! temporary trigger that notes what the REPLACE deletes. That needs `recursive_triggers` on the connection.
 
-use crate::db::apply::subject::Subject;
+use crate::db::apply::{rows::Failure, subject::Subject};
 use crate::db::table::{Collisions, Lookup};
 use crate::db::{error::Error, schema::Schema, sql::quote};
 use crate::model::value::Value;
@@ -47,7 +47,7 @@ fn key_names(width: usize) -> String {
 }
 
 /// Keys of the rows that the image collides with, each once.
-pub fn find(connection: &Connection, subject: &Subject<'_>) -> Result<Vec<Vec<Value>>, Error> {
+pub fn find(connection: &Connection, subject: &Subject<'_>) -> Result<Vec<Vec<Value>>, Failure> {
     let Collisions::Select(lookups) = &subject.table.sql.collisions else {
         return probe(connection, subject);
     };
@@ -66,7 +66,7 @@ fn look_up(
     connection: &Connection,
     subject: &Subject<'_>,
     lookup: &Lookup,
-) -> Result<Option<Vec<Vec<Value>>>, Error> {
+) -> Result<Option<Vec<Vec<Value>>>, Failure> {
     let values: Option<Vec<&Value>> = lookup.places.iter().map(|place| subject.image_value(*place)).collect();
     let Some(values) = values else { return Ok(None) };
     if values.contains(&&Value::Null) {
@@ -78,11 +78,12 @@ fn look_up(
 }
 
 /// Keys of the rows that writing the image would have to delete, each once.
-pub fn probe(connection: &Connection, subject: &Subject<'_>) -> Result<Vec<Vec<Value>>, Error> {
+pub fn probe(connection: &Connection, subject: &Subject<'_>) -> Result<Vec<Vec<Value>>, Failure> {
     connection.execute_batch("SAVEPOINT probe; UPDATE temp.__harmonylite__probe SET armed = 1;")?;
-    // A row that the schema does not take at all collides with nothing. Writing it will say why.
-    let found = match replace(connection, subject) {
+    let found = match replace(connection, subject).map_err(Failure::from) {
         Ok(_) => noted(connection, subject.table.key.len()),
+        Err(Failure::Database(error)) => Err(Failure::Database(error)),
+        // A row that the schema does not take at all collides with nothing. Writing it will say why.
         Err(_) => Ok(vec![]),
     };
     connection.execute_batch("ROLLBACK TO probe; RELEASE probe;")?;
@@ -101,13 +102,13 @@ fn replace(connection: &Connection, subject: &Subject<'_>) -> rusqlite::Result<u
     connection.prepare_cached(&table.replace(&columns))?.execute(params_from_iter(values))
 }
 
-fn noted(connection: &Connection, width: usize) -> Result<Vec<Vec<Value>>, Error> {
+fn noted(connection: &Connection, width: usize) -> Result<Vec<Vec<Value>>, Failure> {
     let sql = format!("SELECT {} FROM temp.__harmonylite__collision", key_names(width));
     let mut statement = connection.prepare_cached(&sql)?;
     keys(&mut statement, &[], width)
 }
 
-fn keys(statement: &mut Statement<'_>, values: &[&Value], width: usize) -> Result<Vec<Vec<Value>>, Error> {
+fn keys(statement: &mut Statement<'_>, values: &[&Value], width: usize) -> Result<Vec<Vec<Value>>, Failure> {
     let rows = statement.query_map(params_from_iter(values.iter().copied()), |row| {
         (0..width).map(|at| row.get(at)).collect::<Result<Vec<Value>, _>>()
     })?;

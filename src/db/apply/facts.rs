@@ -1,7 +1,6 @@
 //! What is known about an event before it is folded, gathered from the database all at once.
 
-use crate::db::apply::{collisions, session::Session, subject::Subject};
-use crate::db::error::Error;
+use crate::db::apply::{collisions, rows::Failure, session::Session, subject::Subject};
 use crate::model::fold::Facts;
 use crate::model::value::Value;
 
@@ -22,7 +21,7 @@ pub enum Look {
 }
 
 /// Gathers all facts about an event.
-pub fn gather(session: &Session, subject: &Subject<'_>, look: Look) -> Result<Gathered, Error> {
+pub fn gather(session: &Session, subject: &Subject<'_>, look: Look) -> Result<Gathered, Failure> {
     let source = subject.source;
     let mut facts =
         Facts { order: source.order, own: source.own, tombstone: subject.is_tombstone(), ..Facts::default() };

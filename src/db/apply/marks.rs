@@ -1,10 +1,11 @@
 //! High-water marks: the highest change-log id that was folded from each origin in each stream. What is not above it is a
 //! duplicate or a straggler.
 
+use crate::base::limits;
 use crate::db::{error::Error, state};
 use crate::model::origin::Origin;
 use rusqlite::Connection;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 /// The number of a stream, and an origin.
 type Mark = (usize, Origin);
@@ -13,7 +14,8 @@ type Mark = (usize, Origin);
 #[derive(Debug, Default)]
 pub struct Marks {
     folded: HashMap<Mark, i64>,
-    changed: HashSet<Mark>,
+    /// The sequence at which each changed mark was last raised.
+    changed: HashMap<Mark, u64>,
 }
 
 impl Marks {
@@ -27,16 +29,27 @@ impl Marks {
         Ok(id)
     }
 
-    pub fn raise(&mut self, mark: Mark, id: i64) {
+    pub fn raise(&mut self, mark: Mark, id: i64, seq: u64) {
         self.folded.insert(mark, id);
-        self.changed.insert(mark);
+        self.changed.insert(mark, seq);
     }
 
-    /// Writes the marks that have changed. `streams` has the streams' names under their numbers.
-    pub fn write(&self, connection: &Connection, streams: &[String]) -> Result<(), Error> {
-        for mark in &self.changed {
+    /// Writes the marks that have changed. `streams` has the streams' names under their numbers. Whoever publishes can invent origins:
+    /// beyond a bound, those go that were heard of longest ago, but never our own.
+    pub fn write(
+        &self,
+        connection: &Connection,
+        streams: &[String],
+        own: Option<Origin>,
+    ) -> Result<(), Error> {
+        for (mark, seq) in &self.changed {
             if let Some(id) = self.folded.get(mark) {
-                state::set_folded(connection, &streams[mark.0], mark.1, *id)?;
+                state::set_folded(connection, &streams[mark.0], mark.1, (*id, *seq))?;
+            }
+        }
+        if self.folded.len() > limits::ORIGINS {
+            for stream in streams {
+                state::forget_oldest_folded(connection, stream, own)?;
             }
         }
         Ok(())
@@ -45,6 +58,9 @@ impl Marks {
     /// What was written is committed.
     pub fn committed(&mut self) {
         self.changed.clear();
+        if self.folded.len() > limits::ORIGINS {
+            self.folded.clear();
+        }
     }
 
     /// The state table holds something else: it is read again when it is needed.
@@ -66,13 +82,13 @@ mod tests {
         let mark = (1, Origin { node: 7, incarnation: 1 });
         let mut marks = Marks::default();
         assert_eq!(marks.folded(&connection, mark, "s-2").unwrap(), 0);
-        marks.raise(mark, 5);
+        marks.raise(mark, 5, 1);
         assert_eq!(marks.folded(&connection, mark, "s-2").unwrap(), 5);
         assert_eq!(state::folded(&connection, "s-2", mark.1).unwrap(), 0);
-        marks.write(&connection, &streams).unwrap();
+        marks.write(&connection, &streams, None).unwrap();
         marks.committed();
         assert_eq!(state::folded(&connection, "s-2", mark.1).unwrap(), 5);
-        marks.raise(mark, 9);
+        marks.raise(mark, 9, 2);
         marks.forget();
         assert_eq!(marks.folded(&connection, mark, "s-2").unwrap(), 5);
         assert_eq!(marks.folded(&connection, (0, mark.1), "s-1").unwrap(), 0);

@@ -1,14 +1,16 @@
 //! Applying events. The session holds what is written and what must be rolled back with it; facts are gathered, the rules
-//! decide, the plan is carried out; the applier does that for a batch and its checkpoint in one transaction.
+//! decide, the plan is carried out; the applier does that for a batch and its checkpoint in one transaction. What the database
+//! does not take is set aside.
 
+mod again;
 mod applier;
+pub mod aside;
 mod carry;
 mod checkpoint;
 mod collisions;
 mod facts;
 mod marks;
 mod mirrored;
-pub mod parked;
 mod rows;
 mod session;
 mod subject;

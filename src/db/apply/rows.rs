@@ -8,13 +8,17 @@ use crate::db::{
 use crate::model::value::Value;
 use rusqlite::{Connection, params_from_iter};
 
-/// Why a row could not be written.
+/// Why a row could not be written, told apart by whose fault it is.
 #[derive(Debug)]
 pub enum Failure {
     /// Another row has the same value in a UNIQUE index.
     Collides,
-    /// The local schema does not take the row.
-    Misfit(String),
+    /// The table lacks a column of the event.
+    Missing(String),
+    /// SQLite does not take the event: it can neither prepare nor execute its statement, for a reason that another event need not
+    /// have.
+    Refused(String),
+    /// The database, its disk or the machine: every event would fail.
     Database(Error),
 }
 
@@ -26,7 +30,7 @@ impl From<rusqlite::Error> for Failure {
             return Failure::Collides;
         }
         match Error::from(error) {
-            Error::Mismatch(why) => Failure::Misfit(why),
+            Error::Mismatch(why) | Error::Other(why) => Failure::Refused(why),
             other => Failure::Database(other),
         }
     }
@@ -49,11 +53,19 @@ pub fn write(connection: &Connection, subject: &Subject<'_>) -> Result<usize, Fa
     if !subject.has_null_key() {
         return Ok(run(&sql.upsert)?);
     }
+    refuse_without_rowid(subject)?;
     // NULL in a key conflicts with nothing, so the row is looked for first.
     match run(&sql.update_null_key)? {
         0 => Ok(run(&sql.insert)?),
         updated => Ok(updated),
     }
+}
+
+fn refuse_without_rowid(subject: &Subject<'_>) -> Result<(), Failure> {
+    if subject.table.keyed == Keyed::WithoutRowid {
+        return Err(Failure::Refused("NULL in the key of a table WITHOUT ROWID".to_owned()));
+    }
+    Ok(())
 }
 
 /// The same for an event whose columns are not those of the table, as during a change of the schema.
@@ -64,8 +76,8 @@ fn write_partly(connection: &Connection, subject: &Subject<'_>) -> Result<usize,
         let known = match table.columns.iter().find(|column| column.name.eq_ignore_ascii_case(name)) {
             Some(column) if column.generated => continue,
             Some(column) => &*column.name,
-            None if table.keyed == Keyed::Rowid && **name == *ROWID => ROWID,
-            None => return Err(Failure::Misfit(format!("table {} has no column {name}", table.name))),
+            None if table.keyed == Keyed::Rowid && name.eq_ignore_ascii_case(ROWID) => ROWID,
+            None => return Err(Failure::Missing(name.to_string())),
         };
         columns.push(known);
         values.push(value);
@@ -74,6 +86,7 @@ fn write_partly(connection: &Connection, subject: &Subject<'_>) -> Result<usize,
     if !subject.has_null_key() {
         return Ok(run(&table.upsert(&columns))?);
     }
+    refuse_without_rowid(subject)?;
     match run(&table.update_null_key(&columns))? {
         0 => Ok(run(&table.insert(&columns))?),
         updated => Ok(updated),
@@ -85,7 +98,7 @@ pub fn delete<'a>(
     connection: &Connection,
     table: &Table,
     key: impl IntoIterator<Item = &'a Value>,
-) -> Result<usize, Error> {
+) -> Result<usize, Failure> {
     Ok(connection.prepare_cached(&table.sql.delete)?.execute(params_from_iter(key))?)
 }
 

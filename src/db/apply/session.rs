@@ -1,16 +1,17 @@
 //! The writing session: the one connection that writes into the database while it is replicated, and everything in memory
 //! that stands for contents of the database and must be rolled back with them.
 
-use crate::db::apply::{checkpoint::Checkpointer, collisions, marks::Marks, mirrored, parked};
+use crate::db::apply::aside::{self, Aside};
+use crate::db::apply::{checkpoint::Checkpointer, collisions, marks::Marks, mirrored};
 use crate::db::apply::{subject::Source, touched::Touched};
 use crate::db::capture::log_table;
 use crate::db::schema::{self, Schema};
-use crate::db::{error::Error, open, state};
+use crate::db::{error::Error, open, state, table::Table};
 use crate::model::fold::Order;
 use crate::model::origin::Origin;
 use crate::model::positions::{Position, SeqMap};
+use crate::model::value::Value;
 use rusqlite::{Connection, TransactionBehavior};
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 /// What a transaction came to.
@@ -33,7 +34,7 @@ pub fn ensure_state(path: &Path) -> Result<(), Error> {
     let mut connection = open::open(path)?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     state::create(&transaction)?;
-    parked::create(&transaction)?;
+    aside::create(&transaction)?;
     if !state::has_incarnation(&transaction)? {
         state::new_incarnation(&transaction)?;
     }
@@ -46,15 +47,14 @@ pub struct Session {
     path: PathBuf,
     node: u64,
     /// Names of the streams under their numbers.
-    streams: Vec<String>,
+    pub streams: Vec<String>,
     pub schema: Schema,
     /// The mirror of the change log; `None` without capture.
     pub touched: Option<Touched>,
     /// `None` until the first transaction.
     origin: Option<Origin>,
     marks: Marks,
-    /// Names of the tables that have parked events.
-    pub parked: HashSet<String>,
+    pub aside: Aside,
     /// What the running transaction has come to.
     pub applied: Applied,
     checkpointer: Checkpointer,
@@ -68,6 +68,8 @@ impl Session {
         // The probe for collisions needs it: a REPLACE must fire delete triggers. Nothing recurses, because the
         // application's triggers are off on our connections.
         connection.execute_batch("PRAGMA recursive_triggers=ON")?;
+        let mut aside = Aside::default();
+        aside.load(&connection)?;
         Ok(Session {
             path: path.to_path_buf(),
             node,
@@ -76,7 +78,7 @@ impl Session {
             touched: None,
             origin: None,
             marks: Marks::default(),
-            parked: parked::tables(&connection)?,
+            aside,
             applied: Applied::default(),
             checkpointer: Checkpointer::open(path)?,
             connection,
@@ -107,7 +109,7 @@ impl Session {
 
     /// Writes what memory has gathered for the database.
     fn write_back(&mut self) -> Result<(), Error> {
-        self.marks.write(&self.connection, &self.streams)?;
+        self.marks.write(&self.connection, &self.streams, self.origin)?;
         match &mut self.touched {
             Some(touched) => touched.drop_placeholder(&self.connection),
             None => Ok(()),
@@ -127,8 +129,7 @@ impl Session {
     /// Our tables hold something else than memory does: they are read again when they are needed.
     pub fn forget_cached_state(&mut self) -> Result<(), Error> {
         self.marks.forget();
-        self.parked = parked::tables(&self.connection)?;
-        Ok(())
+        self.aside.load(&self.connection)
     }
 
     /// A checkpoint of the WAL when one is due.
@@ -168,6 +169,20 @@ impl Session {
         }
     }
 
+    /// Logs a row as touched, where there is a log: its state is published.
+    pub fn touch(&mut self, table: &Table, key_values: &[Value], key: &[u8]) -> Result<(), Error> {
+        if let Some(touched) = &mut self.touched {
+            touched.touch(&self.connection, table, key_values, key)?;
+            self.applied.touched += 1;
+        }
+        Ok(())
+    }
+
+    /// Whether the application has changed the schema since the last transaction.
+    pub fn is_schema_changed(&self) -> Result<bool, Error> {
+        Ok(schema::version(&self.connection)? != self.schema.version)
+    }
+
     /// Whether this database publishes under a name.
     pub fn is_ours(&self, origin: Origin) -> bool {
         self.origin == Some(origin)
@@ -181,12 +196,12 @@ impl Session {
     pub fn source(&mut self, stream: usize, origin: Option<(Origin, i64)>) -> Result<Source, Error> {
         let Some((origin, id)) = origin else { return Ok(Source::default()) };
         let folded = self.marks.folded(&self.connection, (stream, origin), &self.streams[stream])?;
-        Ok(Source { order: Some(Order { id, folded }), own: self.is_ours(origin) })
+        Ok(Source { order: Some(Order { id, folded }), own: self.is_ours(origin), late: false })
     }
 
-    /// The event with this id counts as folded.
-    pub fn raise_mark(&mut self, stream: usize, origin: Origin, id: i64) {
-        self.marks.raise((stream, origin), id);
+    /// The event with this id, at this sequence of the stream, counts as folded.
+    pub fn raise_mark(&mut self, stream: usize, origin: Origin, id: i64, seq: u64) {
+        self.marks.raise((stream, origin), id, seq);
     }
 
     /// Publishes under a new incarnation from now on, whose ids nobody has seen.
@@ -199,11 +214,6 @@ impl Session {
         self.origin = Some(self.origin()?);
         self.applied.new_incarnation = true;
         Ok(())
-    }
-
-    /// The name of a stream.
-    pub fn stream(&self, number: usize) -> &str {
-        &self.streams[number]
     }
 
     /// Moves the checkpoint, inside a transaction.

@@ -1,7 +1,7 @@
 //! An event beside the table that it is about to change.
 
 use crate::db::table::Table;
-use crate::model::event::{Event, Kind};
+use crate::model::event::Event;
 use crate::model::fold::Order;
 use crate::model::value::Value;
 use std::sync::Arc;
@@ -13,6 +13,8 @@ pub struct Source {
     pub order: Option<Order>,
     /// This database published the event, under its present incarnation.
     pub own: bool,
+    /// The event was set aside and comes after events that follow it in its stream.
+    pub late: bool,
 }
 
 #[derive(Debug)]
@@ -42,8 +44,21 @@ impl<'a> Subject<'a> {
         Some(Subject { table: table.clone(), event, source, key_values, key, is_whole })
     }
 
+    /// Columns of the event that the table lacks, unless it is a tombstone, which needs none but the key.
+    pub fn missing(&self) -> Vec<String> {
+        if self.is_whole || self.is_tombstone() {
+            return vec![];
+        }
+        let is_known = |name: &str| {
+            self.table.columns.iter().any(|column| column.name.eq_ignore_ascii_case(name))
+                || self.table.image.iter().any(|known| known.eq_ignore_ascii_case(name))
+        };
+        let names = self.event.row.iter().map(|(name, _)| name).filter(|name| !is_known(name));
+        names.map(|name| name.to_string()).collect()
+    }
+
     pub fn is_tombstone(&self) -> bool {
-        self.event.kind == Kind::Delete
+        self.event.is_tombstone()
     }
 
     pub fn has_null_key(&self) -> bool {

@@ -6,7 +6,7 @@
 //! only the caller writes otherwise. So the application waits for the differences alone, not for the comparison.
 
 use crate::base::limits;
-use crate::db::apply::{Applied, Applier, is_there, parked};
+use crate::db::apply::{Applied, Applier, aside, is_there};
 use crate::db::schema::Schema;
 use crate::db::{error::Error, open, sql::quote, state, table::Table};
 use crate::model::event::{Event, Kind};
@@ -222,11 +222,14 @@ impl Applier {
                 with.each_key(table, "0", |key| self.remove_extra(table, &key))?;
             }
         }
+        let mut refused = vec![];
         for table in &tables {
             with.each_image(table, |values| {
                 let row = table.image.iter().cloned().zip(values).collect();
                 let (table, schema_hash) = (table.name.clone(), None);
-                self.fold_image(&Event { node: 0, id: 0, kind: Kind::Insert, table, row, schema_hash })
+                let event = Event { node: 0, id: 0, kind: Kind::Insert, table, row, schema_hash };
+                refused.extend(self.fold_image(&event)?.map(|cause| (cause, event.encode())));
+                Ok(())
             })?;
         }
         if extra == Extra::Publish {
@@ -235,7 +238,12 @@ impl Applier {
                 with.each_key(table, "0", |key| self.publish_extra(table, &key))?;
             }
         }
-        self.take_state()
+        self.take_state()?;
+        // After the snapshot's own, which have replaced all that was set aside here.
+        (1..).zip(refused).try_for_each(|(number, (cause, payload))| {
+            let session = &mut self.session;
+            session.aside.put(&session.connection, ("snapshot", number), &cause, &payload)
+        })
     }
 
     /// Whether a row that only the database has is still there, and not on its way to the others.
@@ -283,14 +291,15 @@ impl Applier {
         Ok(())
     }
 
-    /// Positions, high-water marks and parked events become those of the snapshot.
+    /// Positions, high-water marks and what is set aside become those of the snapshot.
     fn take_state(&mut self) -> Result<(), Error> {
         self.session.connection.execute_batch(&format!(
-            "DELETE FROM main.{0} WHERE kind IN ('seq', 'created', 'folded');
-             INSERT INTO main.{0} SELECT * FROM snap.{0} WHERE kind IN ('seq', 'created', 'folded');
+            "DELETE FROM main.{0} WHERE kind IN ({2});
+             INSERT INTO main.{0} SELECT * FROM snap.{0} WHERE kind IN ({2});
              DELETE FROM main.{1}; INSERT INTO main.{1} SELECT * FROM snap.{1};",
             state::TABLE,
-            parked::TABLE
+            aside::TABLE,
+            "'seq', 'created', 'folded', 'heard', 'aside'"
         ))?;
         self.session.forget_cached_state()
     }

@@ -3,7 +3,7 @@
 
 use crate::base::files::{self, Temporary};
 use crate::base::{clock, digest, limits};
-use crate::db::apply::parked;
+use crate::db::apply::aside;
 use crate::db::capture::log_table;
 use crate::db::{error::Error, open, ours, schema::Schema, state};
 use crate::model::positions::{Position, SeqMap};
@@ -113,15 +113,16 @@ fn open_scratch(path: &Path) -> Result<Connection, Error> {
     Ok(connection)
 }
 
-/// Removes triggers and log. Of our tables only the state stays, and that of the parked events if there are any.
+/// Removes triggers and log. Of our tables only the state stays, and what is set aside if there is anything: a snapshot lacks
+/// no row that waits here.
 fn clean(path: &Path) -> Result<Cleaned, Error> {
     let connection = open_scratch(path)?;
     let captures = log_table::exists(&connection)?;
     let unsettled_up_to = if captures { log_table::highest_unsettled(&connection)? } else { 0 };
     let schema = Schema::read(&connection)?.hash.to_string();
     state::create(&connection)?;
-    let any_parked = ours::has_table(&connection, parked::TABLE)? && !parked::tables(&connection)?.is_empty();
-    ours::drop_prefixed(&connection, |name| name != state::TABLE && !(any_parked && name == parked::TABLE))?;
+    let any_aside = !aside::is_empty(&connection)?;
+    ours::drop_prefixed(&connection, |name| name != state::TABLE && !(any_aside && name == aside::TABLE))?;
     let positions = state::positions(&connection)?;
     let streams = state::generation(&connection)?;
     let pages: i64 = connection.query_row("PRAGMA page_count", [], |row| row.get(0))?;
@@ -207,10 +208,10 @@ pub struct Ready {
 pub fn make_ready(path: &Path) -> Result<Ready, Error> {
     let connection = open_checked(path, "quick_check")?;
     let schema = Schema::read(&connection)?.hash.to_string();
-    ours::drop_prefixed(&connection, |name| name != state::TABLE && name != parked::TABLE)?;
+    ours::drop_prefixed(&connection, |name| !aside::TABLES.contains(&name) && name != state::TABLE)?;
     let known = state::exists(&connection)?;
     state::create(&connection)?;
-    parked::create(&connection)?;
+    aside::create(&connection)?;
     if let Some(stamped) = state::meta(&connection, state::SCHEMA_HASH)?
         && stamped != schema
     {

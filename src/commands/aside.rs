@@ -1,0 +1,185 @@
+//! `-set-aside`: what the database could not use, or not yet.
+
+use super::Show;
+use super::shown::{age, columns};
+use crate::base::error::{Context, Error, Kind};
+use crate::base::{clock, files};
+use crate::config::Config;
+use crate::db::{self, Held, Which};
+use crate::model::event::{Codec, Event};
+use crate::model::value::Value;
+use serde_json::json;
+use std::time::{Duration, Instant};
+
+/// What to do with what is set aside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Verb {
+    /// Show a table of all.
+    #[default]
+    List,
+    /// Show one event whole.
+    Show(i64),
+    /// Try events again.
+    Retry(Which),
+    /// Drop events for good.
+    Drop(Which),
+}
+
+/// How long a running daemon has to try events again before the command ends without knowing what came of it.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Runs one of the verbs on the database, beside a running daemon or without one.
+pub fn set_aside(config: &Config, show: Show, verb: Verb) -> Result<(), Error> {
+    let path = &config.db_path;
+    let shown = path.display();
+    if !path.exists() {
+        return Err(Error::new(Kind::Missing, format!("{shown}: no such file")));
+    }
+    match verb {
+        Verb::List => {
+            let held = db::list_aside(path).context(shown)?;
+            show.print(|| table(&held), || held.iter().map(describe).collect());
+            Ok(())
+        }
+        Verb::Show(id) => {
+            let held = db::list_aside(path).context(shown)?.into_iter().find(|held| held.id == id);
+            let held = held.ok_or_else(|| unknown(id))?;
+            show.print(|| whole(&held), || describe(&held));
+            Ok(())
+        }
+        Verb::Retry(which) => retry(config, show, which),
+        Verb::Drop(which) => {
+            let dropped = db::discard(path, which).context(shown)?;
+            known(which, dropped)?;
+            show.print(|| format!("dropped {dropped}"), || json!({ "dropped": dropped }));
+            Ok(())
+        }
+    }
+}
+
+fn unknown(id: i64) -> Error {
+    Error::new(Kind::Missing, format!("-set-aside: there is no {id}; -set-aside lists the numbers"))
+}
+
+fn known(which: Which, found: usize) -> Result<(), Error> {
+    match which {
+        Which::One(id) if found == 0 => Err(unknown(id)),
+        _ => Ok(()),
+    }
+}
+
+fn retry(config: &Config, show: Show, which: Which) -> Result<(), Error> {
+    let path = &config.db_path;
+    let marked = db::try_again(path, which).context(path.display())?;
+    known(which, marked)?;
+    let runs = matches!(files::Lock::try_take(&config.lock_path()), Ok(None));
+    if marked == 0 || !runs {
+        show.print(
+            || format!("{marked} to be tried again when the daemon starts"),
+            || json!({ "marked": marked, "applied": null, "left": null }),
+        );
+        return Ok(());
+    }
+    let until = Instant::now() + PATIENCE;
+    let left = loop {
+        let held = db::list_aside(path).context(path.display())?;
+        let wanted = |held: &&Held| matches!(which, Which::All) || which == Which::One(held.id);
+        let left: Vec<Held> = held.iter().filter(wanted).cloned().collect();
+        if left.iter().all(|held| held.state != db::AsideState::Again) {
+            break left;
+        }
+        if Instant::now() > until {
+            return Err(Error::waiting(
+                "the daemon has not tried them again yet; -set-aside shows what comes of it",
+            ));
+        }
+        std::thread::park_timeout(Duration::from_millis(100));
+    };
+    let applied = marked.saturating_sub(left.len());
+    show.print(
+        || {
+            let rest = if left.is_empty() { String::new() } else { format!("\n{}", table(&left)) };
+            format!("applied {applied}, {} still set aside{rest}", left.len())
+        },
+        || json!({ "marked": marked, "applied": applied, "left": left.iter().map(describe).collect::<Vec<_>>() }),
+    );
+    Ok(())
+}
+
+fn decode(held: &Held) -> Option<Event> {
+    Codec::new(false).ok()?.unpack(&held.payload).ok()
+}
+
+/// An event that is set aside, as JSON; what is not known is null.
+fn describe(held: &Held) -> serde_json::Value {
+    let event = decode(held);
+    let row = event.as_ref().map(|event| {
+        event
+            .row
+            .iter()
+            .map(|(name, value)| (name.to_string(), value_json(value)))
+            .collect::<serde_json::Map<_, _>>()
+    });
+    json!({
+        "id": held.id,
+        "table": if held.table.is_empty() { None } else { Some(&held.table) },
+        "state": held.state.word(),
+        "why": if held.why.is_empty() { "an earlier event of its row waits" } else { &held.why },
+        "missing": held.missing,
+        "since": (held.since_ms > 0).then(|| clock::rfc3339(held.since_ms)),
+        "stream": held.stream,
+        "sequence": held.seq,
+        "bytes": held.payload.len(),
+        "node": event.as_ref().map(|event| event.node),
+        "delete": event.as_ref().map(Event::is_tombstone),
+        "row": row,
+    })
+}
+
+/// Bytes that are no text become `{"hex": "..."}`.
+fn value_json(value: &Value) -> serde_json::Value {
+    let hex = |bytes: &[u8]| json!({ "hex": data_encoding::HEXLOWER.encode(bytes) });
+    match value {
+        Value::Null => serde_json::Value::Null,
+        Value::Integer(number) => json!(number),
+        Value::Real(real) if real.is_finite() => json!(real),
+        Value::Real(real) => json!(real.to_string()),
+        Value::Text(bytes) => std::str::from_utf8(bytes).map_or_else(|_| hex(bytes), |text| json!(text)),
+        Value::Blob(bytes) => hex(bytes),
+    }
+}
+
+fn table(held: &[Held]) -> String {
+    if held.is_empty() {
+        return "nothing is set aside".to_owned();
+    }
+    let mut rows = vec![["ID", "TABLE", "STATE", "SINCE", "BYTES", "WHY"].map(str::to_owned).to_vec()];
+    rows.extend(held.iter().map(|held| {
+        let since = if held.since_ms > 0 { age(clock::unix_ms() - held.since_ms) } else { "-".to_owned() };
+        let why = if held.why.is_empty() { "an earlier event of its row waits" } else { &held.why };
+        let table = if held.table.is_empty() { "-" } else { &held.table };
+        let bytes = held.payload.len().to_string();
+        vec![
+            held.id.to_string(),
+            printable(table),
+            held.state.word().to_owned(),
+            since,
+            bytes,
+            printable(why),
+        ]
+    }));
+    columns(&rows)
+}
+
+/// Names come from whoever publishes: a terminal must not obey them.
+fn printable(text: &str) -> String {
+    text.chars()
+        .take(200)
+        .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
+        .collect()
+}
+
+fn whole(held: &Held) -> String {
+    let text = serde_json::to_string_pretty(&describe(held)).unwrap_or_default();
+    text.replace('\u{7f}', "\\u007f")
+}

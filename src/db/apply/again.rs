@@ -1,0 +1,162 @@
+//! Events that were set aside, tried again: after a change of the schema, and when a person asks for it.
+
+use crate::base::limits;
+use crate::db::apply::applier::{Applier, Outcome, no_event, refused};
+use crate::db::apply::aside::{self, Cause, Held, SetAside};
+use crate::db::apply::rows::{self, Failure};
+use crate::db::apply::subject::{Source, Subject};
+use crate::db::error::Error;
+use crate::model::event::{Event, Malformed};
+use crate::model::value::Value;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// An event that is set aside, decoded.
+pub type Again = (Held, Result<Event, Malformed>);
+
+impl Applier {
+    /// Whether events that are set aside are to be tried again: [`Applier::apply`] does it, some in each transaction.
+    pub fn has_more(&self) -> bool {
+        self.tried.is_some()
+    }
+
+    /// Looks whether something that is set aside can be tried again.
+    pub fn look(&mut self) -> Result<(), Error> {
+        let session = &self.session;
+        if self.tried.is_some() || session.aside.is_empty() {
+            return Ok(());
+        }
+        let changed = session.aside.any_waits() && session.is_schema_changed()?;
+        if changed || session.aside.is_asked(&session.connection)? {
+            self.tried = Some(0);
+        }
+        Ok(())
+    }
+
+    /// What is set aside, if that may have changed since the last call.
+    pub fn news(&mut self) -> Result<Option<SetAside>, Error> {
+        let session = &mut self.session;
+        if !session.aside.is_empty() {
+            // A person may have dropped some in another process.
+            session.aside.load(&session.connection)?;
+        }
+        if !session.aside.take_news() {
+            return Ok(None);
+        }
+        aside::summary(&session.connection).map(Some)
+    }
+
+    /// The next events to try again. Before the transaction: the application must not wait for the decoding of anything.
+    pub(super) fn decode_aside(&mut self) -> Result<Vec<Again>, Error> {
+        let Some(after) = self.tried else { return Ok(vec![]) };
+        let next = self.session.aside.next(&self.session.connection, after)?;
+        if next.is_empty() {
+            self.tried = None;
+        }
+        let decode = |held: Held| {
+            let event = self.codec.unpack(&held.payload);
+            (held, event)
+        };
+        Ok(next.into_iter().map(decode).collect())
+    }
+
+    /// Tries events again, until the transaction's time is up. `after`: the number that they come after.
+    pub(super) fn try_again(
+        &mut self,
+        after: Option<i64>,
+        events: Vec<Again>,
+        begun: Instant,
+    ) -> Result<(), Error> {
+        if self.tried != after {
+            // The transaction met a change of the schema: all begins anew.
+            return Ok(());
+        }
+        let (mut applied, mut tables) = (0, BTreeSet::new());
+        for (held, event) in events {
+            if begun.elapsed() > limits::APPLY_TIME {
+                break;
+            }
+            self.tried = Some(held.id);
+            if self.try_one(&held, event)? {
+                applied += 1;
+                tables.insert(held.table);
+            }
+        }
+        if applied > 0 {
+            let tables: Vec<String> = tables.into_iter().collect();
+            log::info!("applied {applied} events that were set aside (tables: {})", tables.join(", "));
+        }
+        Ok(())
+    }
+
+    /// True when it is dealt with.
+    fn try_one(&mut self, held: &Held, event: Result<Event, Malformed>) -> Result<bool, Error> {
+        let cause = match event {
+            Err(why) => no_event(&why),
+            Ok(event) => match self.fold_late(held, &event)? {
+                Outcome::Aside(cause) => cause,
+                Outcome::Done { .. } => {
+                    self.session.aside.remove(&self.session.connection, held)?;
+                    return Ok(true);
+                }
+            },
+        };
+        self.session.aside.amend(&self.session.connection, held, &cause)?;
+        Ok(false)
+    }
+
+    fn fold_late(&mut self, held: &Held, event: &Event) -> Result<Outcome, Error> {
+        let source = Source { late: true, ..Source::default() };
+        let table = self.session.schema.find(&event.table).cloned();
+        if let Some(subject) = table.as_ref().and_then(|table| Subject::new(table, event, source)) {
+            let row = (&*subject.table.name, subject.key.as_slice());
+            if self.session.aside.waits(&self.session.connection, row, held.id)? {
+                // Earlier ones of its row still wait.
+                return Ok(Outcome::Aside(Cause {
+                    table: subject.table.name.to_string(),
+                    key: subject.key,
+                    missing: held.missing.clone(),
+                    refused: false,
+                    why: String::new(),
+                }));
+            }
+            if held.overtaken && subject.missing().is_empty() {
+                return self.write_missing(held, &subject);
+            }
+        }
+        self.fold(event, source)
+    }
+
+    /// Only the columns that were missing here are written, and only if the row is still there: the others, and whether it is there,
+    /// the application has decided since, later in the order.
+    fn write_missing(&mut self, held: &Held, subject: &Subject<'_>) -> Result<Outcome, Error> {
+        let done = Ok(Outcome::Done { folded: true });
+        let key: Vec<Value> = subject.key_values.iter().map(|value| (*value).clone()).collect();
+        let connection = &self.session.connection;
+        if subject.is_tombstone()
+            || held.missing.is_empty()
+            || !rows::is_there(connection, &subject.table, &key)?
+        {
+            return done;
+        }
+        let is_key =
+            |name: &str| subject.table.key.iter().any(|column| column.name.eq_ignore_ascii_case(name));
+        let is_missing = |name: &str| held.missing.iter().any(|missing| missing.eq_ignore_ascii_case(name));
+        let row: Vec<(Arc<str>, Value)> =
+            subject.event.row.iter().filter(|(name, _)| is_key(name) || is_missing(name)).cloned().collect();
+        let part = Event { row, ..subject.event.clone() };
+        let Some(part) = Subject::new(&subject.table, &part, subject.source) else { return done };
+        let failed = |why: String| {
+            let why = format!("table {}: {why}", subject.table.name);
+            Ok(Outcome::Aside(refused(&subject.table, subject.key.clone(), why)))
+        };
+        match rows::write(connection, &part) {
+            Ok(rows) => self.session.applied.rows += rows,
+            Err(Failure::Database(error)) => return Err(error),
+            Err(Failure::Collides) => return failed("a UNIQUE value is taken".to_owned()),
+            Err(Failure::Refused(why) | Failure::Missing(why)) => return failed(why),
+        }
+        done
+    }
+}

@@ -1,0 +1,444 @@
+//! Events that are set aside, whole: those that wait for a table or column which a migration may still bring, and those that
+//! the database refused. They are kept in the order of their arrival, within bounds; the table's other rows go on.
+
+use crate::base::{clock, limits};
+use crate::db::{error::Error, open, ours, state};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use std::collections::HashSet;
+use std::path::Path;
+
+pub const TABLE: &str = "__harmonylite__set_aside";
+/// The table of earlier versions, which held waiting events alone.
+const PARKED: &str = "__harmonylite__parked";
+/// Those that a snapshot may hold.
+pub const TABLES: [&str; 2] = [TABLE, PARKED];
+
+const CREATE: &str = "CREATE TABLE IF NOT EXISTS __harmonylite__set_aside(id INTEGER PRIMARY KEY, stream TEXT NOT NULL, \
+     seq INTEGER NOT NULL, tbl TEXT NOT NULL, key BLOB NOT NULL, state INTEGER NOT NULL, overtaken INTEGER NOT NULL, \
+     missing TEXT NOT NULL, why TEXT NOT NULL, since INTEGER NOT NULL, payload BLOB NOT NULL, UNIQUE(stream, seq)); \
+     CREATE INDEX IF NOT EXISTS __harmonylite__set_aside_key ON __harmonylite__set_aside(tbl, key, state); \
+     CREATE INDEX IF NOT EXISTS __harmonylite__set_aside_state ON __harmonylite__set_aside(state);";
+const TAKE_PARKED: &str = "INSERT OR IGNORE INTO __harmonylite__set_aside(stream, seq, tbl, key, state, overtaken, missing, why, since, \
+     payload) SELECT stream, seq, tbl, x'', 0, 0, '[]', '', 0, payload FROM __harmonylite__parked ORDER BY stream, seq; \
+     DROP TABLE __harmonylite__parked;";
+const COLUMNS: &str = "id, stream, seq, tbl, key, state, overtaken, missing, why, since, payload";
+const PUT: &str = "INSERT OR REPLACE INTO __harmonylite__set_aside(id, stream, seq, tbl, key, state, overtaken, missing, why, since, \
+     payload) VALUES(?1, ?2, ?3, ?4, ?5, ?6, 0, ?7, ?8, ?9, ?10)";
+const AMEND: &str = "UPDATE __harmonylite__set_aside SET tbl = ?2, key = ?3, state = ?4, missing = ?5, why = ?6 WHERE id = ?1";
+const REMOVE: &str = "DELETE FROM __harmonylite__set_aside WHERE id = ?1";
+const WAITS: &str = "SELECT 1 FROM __harmonylite__set_aside WHERE tbl = ?1 AND key IN (?2, x'') AND state <> 1 AND id < ?3 LIMIT 1";
+const OVERTAKE: &str =
+    "UPDATE __harmonylite__set_aside SET overtaken = 1 WHERE tbl = ?1 AND key = ?2 AND state <> 1";
+const SETTLE: &str = "DELETE FROM __harmonylite__set_aside WHERE tbl = ?1 AND key = ?2 AND state = 1 RETURNING length(payload)";
+const OLDEST: &str =
+    "SELECT id, length(payload) FROM __harmonylite__set_aside WHERE state = ?1 ORDER BY id LIMIT 1";
+const SIZES: &str =
+    "SELECT count(*), coalesce(sum(length(payload)), 0) FROM __harmonylite__set_aside WHERE state ";
+const OF_TABLES: &str = "SELECT tbl, state = 1, count(*) FROM __harmonylite__set_aside GROUP BY tbl, state = 1 ORDER BY 1, 2 LIMIT 50";
+const TRIED_AGAIN: &str = "SELECT 1 FROM __harmonylite__set_aside WHERE state = 2 LIMIT 1";
+
+/// Name of the number of the last event that was set aside: numbers are not used again.
+const LAST: &str = "last";
+/// Name of the number of waiting events that were dropped, the oldest first, because there were too many.
+const LOST_WAITING: &str = "lost waiting";
+/// The same of refused events.
+const LOST_REFUSED: &str = "lost refused";
+
+/// What an event that is set aside is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It waits for a table or column.
+    Waiting,
+    /// The database refused it.
+    Refused,
+    /// A person asked for it to be tried again.
+    Again,
+}
+
+impl State {
+    fn number(self) -> i64 {
+        match self {
+            State::Waiting => 0,
+            State::Refused => 1,
+            State::Again => 2,
+        }
+    }
+
+    fn of(number: i64) -> State {
+        match number {
+            1 => State::Refused,
+            2 => State::Again,
+            _ => State::Waiting,
+        }
+    }
+
+    /// The word by which people and programs know it.
+    pub fn word(self) -> &'static str {
+        match self {
+            State::Waiting => "waiting",
+            State::Refused => "refused",
+            State::Again => "to be tried again",
+        }
+    }
+}
+
+/// Why an event is set aside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cause {
+    /// The table's name as the event has it; empty when the bytes are no event.
+    pub table: String,
+    /// The row's key (see [`crate::db::table::Table::row_key`]); empty when it is not known.
+    pub key: Vec<u8>,
+    /// Columns that are not here; empty for a table that is not here, and for a refused event.
+    pub missing: Vec<String>,
+    pub refused: bool,
+    /// In words; empty for an event that waits because an earlier one of its row does.
+    pub why: String,
+}
+
+/// An event that is set aside.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// Numbers rise in the order of arrival.
+    pub id: i64,
+    pub stream: String,
+    pub seq: i64,
+    pub table: String,
+    pub key: Vec<u8>,
+    pub state: State,
+    /// The application here has written the row since, and that came back: of a waiting event only the missing columns count.
+    pub overtaken: bool,
+    pub missing: Vec<String>,
+    pub why: String,
+    /// Unix milliseconds; 0: not known.
+    pub since_ms: i64,
+    /// The message's body.
+    pub payload: Vec<u8>,
+}
+
+impl Held {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Held> {
+        let missing: String = row.get(7)?;
+        Ok(Held {
+            id: row.get(0)?,
+            stream: row.get(1)?,
+            seq: row.get(2)?,
+            table: row.get(3)?,
+            key: row.get(4)?,
+            state: State::of(row.get(5)?),
+            overtaken: row.get(6)?,
+            missing: serde_json::from_str(&missing).unwrap_or_default(),
+            why: row.get(8)?,
+            since_ms: row.get(9)?,
+            payload: row.get(10)?,
+        })
+    }
+}
+
+/// How many events of a table are set aside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OfTable {
+    pub table: String,
+    pub refused: bool,
+    pub events: u64,
+}
+
+/// What is set aside, for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SetAside {
+    /// At most fifty tables.
+    pub tables: Vec<OfTable>,
+    /// Waiting events that were dropped because there were too many.
+    pub lost_waiting: u64,
+    /// The same of refused events.
+    pub lost_refused: u64,
+}
+
+pub fn create(connection: &Connection) -> Result<(), Error> {
+    connection.execute_batch(CREATE)?;
+    if ours::has_table(connection, PARKED)? {
+        connection.execute_batch(TAKE_PARKED)?;
+    }
+    Ok(())
+}
+
+pub fn is_empty(connection: &Connection) -> Result<bool, Error> {
+    let sql = format!("SELECT NOT EXISTS(SELECT 1 FROM {TABLE})");
+    Ok(!ours::has_table(connection, TABLE)? || connection.query_row(&sql, [], |row| row.get(0))?)
+}
+
+/// Which of the events that are set aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    All,
+    /// The one of this number.
+    One(i64),
+}
+
+/// Runs a statement on all or one; returns the number of events that there were.
+fn each(path: &Path, sql: &str, which: Which) -> Result<usize, Error> {
+    let connection = open::open(path)?;
+    if !ours::has_table(&connection, TABLE)? {
+        return Ok(0);
+    }
+    match which {
+        Which::All => Ok(connection.execute(sql, [])?),
+        Which::One(id) => Ok(connection.execute(&format!("{sql} WHERE id = ?1"), [id])?),
+    }
+}
+
+/// What is set aside in the database at `path`, in the order of arrival.
+pub fn list(path: &Path) -> Result<Vec<Held>, Error> {
+    let connection = open::open(path)?;
+    if !ours::has_table(&connection, TABLE)? {
+        return Ok(vec![]);
+    }
+    let mut statement = connection.prepare(&format!("SELECT {COLUMNS} FROM {TABLE} ORDER BY id"))?;
+    let held = statement.query_map([], Held::read)?;
+    Ok(held.collect::<Result<_, _>>()?)
+}
+
+/// Marks events of the database at `path` to be tried again by its daemon; returns how many.
+pub fn try_again(path: &Path, which: Which) -> Result<usize, Error> {
+    each(path, &format!("UPDATE {TABLE} SET state = 2"), which)
+}
+
+/// Drops events of the database at `path` for good; returns how many. Who drops all knows of those that were lost, too.
+pub fn discard(path: &Path, which: Which) -> Result<usize, Error> {
+    let gone = each(path, &format!("DELETE FROM {TABLE}"), which)?;
+    let connection = open::open(path)?;
+    if which == Which::All && state::exists(&connection)? {
+        state::set_number(&connection, LOST_WAITING, 0)?;
+        state::set_number(&connection, LOST_REFUSED, 0)?;
+    }
+    Ok(gone)
+}
+
+pub fn summary(connection: &Connection) -> Result<SetAside, Error> {
+    let mut statement = connection.prepare_cached(OF_TABLES)?;
+    let of_table = |row: &Row<'_>| {
+        Ok(OfTable { table: row.get(0)?, refused: row.get(1)?, events: row.get::<_, i64>(2)?.unsigned_abs() })
+    };
+    let tables = statement.query_map([], of_table)?.collect::<Result<_, _>>()?;
+    let lost = |name: &str| state::number(connection, name).map(i64::unsigned_abs);
+    Ok(SetAside { tables, lost_waiting: lost(LOST_WAITING)?, lost_refused: lost(LOST_REFUSED)? })
+}
+
+/// Events and bytes of one kind.
+#[derive(Clone, Copy, Debug, Default)]
+struct Size {
+    events: i64,
+    bytes: i64,
+}
+
+impl Size {
+    fn change(&mut self, events: i64, bytes: i64) {
+        self.events += events;
+        self.bytes += bytes;
+    }
+}
+
+/// What the applying connection knows of its table.
+#[derive(Debug, Default)]
+pub struct Aside {
+    waiting: Size,
+    refused: Size,
+    /// What was said: once for each table and reason.
+    said: HashSet<String>,
+    /// Something was set aside or left since [`Aside::take_news`].
+    news: bool,
+}
+
+impl Aside {
+    /// So many reasons are remembered as said.
+    const SAID: usize = 1_000;
+
+    /// Reads the sizes anew.
+    pub fn load(&mut self, connection: &Connection) -> Result<(), Error> {
+        let size = |which: &str| {
+            let size = |row: &Row<'_>| Ok(Size { events: row.get(0)?, bytes: row.get(1)? });
+            connection.query_row(&format!("{SIZES}{which}"), [], size)
+        };
+        (self.waiting, self.refused) = (size("<> 1")?, size("= 1")?);
+        self.news = true;
+        Ok(())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.waiting.events == 0 && self.refused.events == 0
+    }
+
+    pub fn any_waits(&self) -> bool {
+        self.waiting.events > 0
+    }
+
+    /// Whether what is set aside may have changed since the last call.
+    pub fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.news)
+    }
+
+    /// Whether an event that was set aside before number `before` waits whose row has this key, or whose table was not here.
+    pub fn waits(&self, connection: &Connection, row: (&str, &[u8]), before: i64) -> Result<bool, Error> {
+        let query = params![row.0, row.1, before];
+        Ok(self.any_waits() && connection.prepare_cached(WAITS)?.exists(query)?)
+    }
+
+    /// Whether a person asked for something to be tried again.
+    pub fn is_asked(&self, connection: &Connection) -> Result<bool, Error> {
+        Ok(!self.is_empty() && connection.prepare_cached(TRIED_AGAIN)?.exists([])?)
+    }
+
+    /// Sets an event aside. When there is no room, the oldest of its kind go first.
+    pub fn put(
+        &mut self,
+        connection: &Connection,
+        place: (&str, u64),
+        cause: &Cause,
+        payload: &[u8],
+    ) -> Result<(), Error> {
+        self.say(&format!("{} sequence {}", place.0, place.1), cause);
+        let bytes = i64::try_from(payload.len()).unwrap_or(i64::MAX);
+        if bytes > limits::ASIDE_BYTES {
+            log::error!("it has {bytes} bytes, more than is kept: dropped");
+            return Aside::count_lost(connection, cause.refused, 1);
+        }
+        self.make_room(connection, cause.refused, bytes)?;
+        let id = state::number(connection, LAST)? + 1;
+        state::set_number(connection, LAST, id)?;
+        let state = if cause.refused { State::Refused } else { State::Waiting };
+        let seq = i64::try_from(place.1).unwrap_or(i64::MAX);
+        let missing = serde_json::to_string(&cause.missing).unwrap_or_default();
+        connection.prepare_cached(PUT)?.execute(params![
+            id,
+            place.0,
+            seq,
+            cause.table,
+            cause.key,
+            state.number(),
+            missing,
+            cause.why,
+            clock::unix_ms(),
+            payload
+        ])?;
+        let size = if cause.refused { &mut self.refused } else { &mut self.waiting };
+        size.change(1, bytes);
+        self.news = true;
+        Ok(())
+    }
+
+    fn make_room(&mut self, connection: &Connection, refused: bool, bytes: i64) -> Result<(), Error> {
+        let state = if refused { State::Refused } else { State::Waiting };
+        let mut lost = 0;
+        loop {
+            let size = if refused { &mut self.refused } else { &mut self.waiting };
+            if size.events < limits::ASIDE_EVENTS && size.bytes + bytes <= limits::ASIDE_BYTES {
+                break;
+            }
+            let oldest = connection
+                .prepare_cached(OLDEST)?
+                .query_row([state.number()], |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()?;
+            let Some((id, length)): Option<(i64, i64)> = oldest else { break };
+            connection.prepare_cached(REMOVE)?.execute([id])?;
+            size.change(-1, -length);
+            lost += 1;
+        }
+        Aside::count_lost(connection, refused, lost)
+    }
+
+    fn count_lost(connection: &Connection, refused: bool, events: i64) -> Result<(), Error> {
+        if events == 0 {
+            return Ok(());
+        }
+        let name = if refused { LOST_REFUSED } else { LOST_WAITING };
+        state::set_number(connection, name, state::number(connection, name)? + events)
+    }
+
+    /// An event that was tried again stays, for this cause.
+    pub fn amend(&mut self, connection: &Connection, held: &Held, cause: &Cause) -> Result<(), Error> {
+        self.say(&format!("{} sequence {}", held.stream, held.seq), cause);
+        let state = if cause.refused { State::Refused } else { State::Waiting };
+        if state == held.state && held.key == cause.key && held.missing == cause.missing {
+            return Ok(());
+        }
+        if cause.refused {
+            let bytes = i64::try_from(held.payload.len()).unwrap_or(i64::MAX);
+            self.make_room(connection, true, bytes)?;
+            self.waiting.change(-1, -bytes);
+            self.refused.change(1, bytes);
+        }
+        self.news = true;
+        let missing = serde_json::to_string(&cause.missing).unwrap_or_default();
+        let values = params![held.id, cause.table, cause.key, state.number(), missing, cause.why];
+        connection.prepare_cached(AMEND)?.execute(values)?;
+        Ok(())
+    }
+
+    /// An event is applied.
+    pub fn remove(&mut self, connection: &Connection, held: &Held) -> Result<(), Error> {
+        connection.prepare_cached(REMOVE)?.execute([held.id])?;
+        let size = if held.state == State::Refused { &mut self.refused } else { &mut self.waiting };
+        let bytes = i64::try_from(held.payload.len()).unwrap_or(i64::MAX);
+        size.change(-1, -bytes);
+        self.news = true;
+        Ok(())
+    }
+
+    /// A later event of the row was folded: what was refused before is as if it had been overwritten.
+    pub fn settle(&mut self, connection: &Connection, row: (&str, &[u8])) -> Result<(), Error> {
+        if self.refused.events == 0 {
+            return Ok(());
+        }
+        let mut statement = connection.prepare_cached(SETTLE)?;
+        let mut gone = statement.query(params![row.0, row.1])?;
+        while let Some(row) = gone.next()? {
+            self.refused.change(-1, -row.get::<_, i64>(0)?);
+            self.news = true;
+        }
+        Ok(())
+    }
+
+    /// An event of our own came back, which is later than those of its row that wait: of them, only the columns count that are
+    /// missing here.
+    pub fn overtake(&mut self, connection: &Connection, row: (&str, &[u8])) -> Result<(), Error> {
+        if self.any_waits() {
+            connection.prepare_cached(OVERTAKE)?.execute(params![row.0, row.1])?;
+        }
+        Ok(())
+    }
+
+    /// The next events to be tried again after number `after`, up to `APPLY_BATCH` and `APPLY_BYTES`.
+    pub fn next(&self, connection: &Connection, after: i64) -> Result<Vec<Held>, Error> {
+        let sql = format!("SELECT {COLUMNS} FROM {TABLE} WHERE state <> 1 AND id > ?1 ORDER BY id LIMIT ?2");
+        let mut statement = connection.prepare_cached(&sql)?;
+        let mut rows = statement.query(params![after, limits::APPLY_BATCH as i64])?;
+        let (mut found, mut bytes) = (vec![], 0);
+        while bytes <= limits::APPLY_BYTES
+            && let Some(row) = rows.next()?
+        {
+            let held = Held::read(row)?;
+            bytes += held.payload.len();
+            found.push(held);
+        }
+        Ok(found)
+    }
+
+    /// Says once for each table and reason what happens to its events.
+    fn say(&mut self, place: &str, cause: &Cause) {
+        let Cause { table, why, refused, .. } = cause;
+        if why.is_empty() || self.said.len() >= Aside::SAID || !self.said.insert(format!("{table}\n{why}")) {
+            return;
+        }
+        if *refused {
+            log::error!("{place}: {why}: the event is set aside, and the others go on; -set-aside shows it");
+        } else {
+            log::warn!(
+                "{place}: {why}: its events wait until the application changes its schema here; -set-aside shows them"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "aside_tests.rs"]
+mod tests;
