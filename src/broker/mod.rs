@@ -72,6 +72,7 @@ fn options(config: &Config, server: Option<&Server>) -> Result<Options, Error> {
         ca_file: nats.ca_file.clone(),
         cert_file: nats.cert_file.clone(),
         key_file: nats.key_file.clone(),
+        ..Auth::default()
     };
     let ignore_discovered = nats.ignore_discovered || server.is_some();
     Ok(Options { urls, name: config.node_name(), auth, ignore_discovered, quiet: false })
