@@ -4,4 +4,5 @@ mod client;
 mod forged;
 mod hostile;
 mod own_server;
+mod strangers;
 mod tls;
