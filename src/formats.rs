@@ -91,6 +91,10 @@
 //! | `snapshot-wanted` | JSON, see `cluster/wanted.rs` | ours |
 //! | `snapshot-proven` | JSON, see `cluster/proven.rs` | ours |
 //!
+//! Daemons of ours also tell each other on plain subjects, which nothing keeps and Go nodes do not know:
+//! `<stream_prefix>.node.<node id>`, JSON `{"id", "database", "host"}` (`cluster/presence.rs`), and `<stream_prefix>.shards`, JSON
+//! `{"node_id": 3, "shards": 2, "host": "name"}` (`cluster/shards.rs`).
+//!
 //! A lease whose `Timestamp` is 0 was given back. The Go program takes over a lease when `Timestamp` plus the lease's life lies
 //! before its own clock; this program when it has seen one revision for that long.
 //!

@@ -57,6 +57,8 @@ pub struct Follower {
     owes_rewind: bool,
     /// An event without our message id was seen.
     go_nodes_seen: bool,
+    /// Whether there are more streams than this node's was looked at.
+    looked_beyond: bool,
 }
 
 /// One stream.
@@ -109,6 +111,7 @@ impl Follower {
             started: false,
             owes_rewind: false,
             go_nodes_seen: false,
+            looked_beyond: false,
             setup,
         })
     }
@@ -280,6 +283,9 @@ impl Follower {
         self.tries.succeeded();
         self.said.forget();
         self.setup.signals.set_whole(Whole::Yes);
+        if !self.looked_beyond {
+            self.looked_beyond = streams::warn_of_more_shards(&self.setup.js, &self.setup.config).is_ok();
+        }
         Ok(())
     }
 
