@@ -239,6 +239,9 @@ impl Supervisor {
             for warning in settings.warnings() {
                 log::warn!("{warning}");
             }
+            if let Some(why) = settings.keeps_others_out() {
+                log::info!("{why}");
+            }
         }
         write_private(&path, &settings.text()?).map_err(|error| failed(&path, &error))?;
         let ports = self.home.ports();

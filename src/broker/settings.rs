@@ -73,6 +73,17 @@ impl Settings<'_> {
         Ok(out)
     }
 
+    /// Why no other node can reach a server with these settings; `None`: another node can.
+    pub fn keeps_others_out(&self) -> Option<String> {
+        let (host, _) = self.bind_address();
+        let alone = is_loopback(host) && !self.nats.has_login() && self.nats.server_config.is_none();
+        alone.then(|| {
+            format!(
+                "our nats-server listens on {host} alone; to let other machines in, set nats.user_name and nats.user_password"
+            )
+        })
+    }
+
     /// What people should know about a server with these settings.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = vec![];
@@ -500,7 +511,12 @@ mod tests {
         assert!(told.contains("listens on 10.0.0.1 without a password"), "{told}");
         for bind in ["127.0.0.1:-1", "localhost:1", "[::1]:1"] {
             assert!(settings(&nats(bind)).warnings().is_empty(), "{bind}");
+            assert!(
+                settings(&nats(bind)).keeps_others_out().unwrap().contains("set nats.user_name"),
+                "{bind}"
+            );
         }
+        assert_eq!(settings(&nats(":-1")).keeps_others_out(), None);
         let user = config::Nats { user_name: "app".into(), ..nats(":-1") };
         assert_eq!(settings(&user).warnings().len(), 1, "a user without a password is no login");
         let with_user = config::Nats { user_password: Secret::new("p"), ..user };

@@ -154,7 +154,7 @@ pub struct Nats {
     pub user_name: String,
     pub user_password: Secret,
     pub token: Secret,
-    /// Certificate authorities for TLS, beside the system's.
+    /// Certificate authorities for TLS, instead of the system's.
     pub ca_file: Option<PathBuf>,
     /// Client certificate.
     pub cert_file: Option<PathBuf>,

@@ -193,3 +193,25 @@ fn a_cluster_port_for_others_without_a_login_is_refused() {
     assert!(told.contains("-cluster-addr 0.0.0.0:4248: refused without a login"), "{told}");
     assert_eq!(told.lines().count(), 1, "{told}");
 }
+
+#[test]
+fn a_login_on_the_command_line_is_warned_about_and_not_shown() {
+    let dir = Dir::new("shown-login");
+    let node = own_server(&dir, 1, Path::new("/no/such/nats-server"), "");
+    let shown = |arguments: &[&str]| printed(&node.command(arguments));
+    let told = shown(&["-leaf-servers", "nats://app:hunter2@127.0.0.1:7422", "-list-snapshots"]);
+    assert!(told.contains("can be read by every user of this machine"), "{told}");
+    assert!(!told.contains("hunter2"), "{told}");
+    let told = shown(&["-leaf-servers", "nats://127.0.0.1:7422", "-list-snapshots"]);
+    assert!(!told.contains("can be read by every user"), "{told}");
+}
+
+#[test]
+fn files_for_tls_do_not_keep_us_from_our_own_server() {
+    let dir = Dir::new("own-without-tls");
+    let certificate = Authority::new(&dir).certificate("server", "IP:127.0.0.1");
+    let mut node = own_server(&dir, 1, &nats_binaries()[0], &format!("nats.ca_file = {:?}", certificate.ca));
+    node.start_ready();
+    assert_eq!(node.count("our nats-server listens on 127.0.0.1 alone"), 1);
+    assert_eq!(node.stop(), 0);
+}
