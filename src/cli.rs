@@ -36,7 +36,8 @@ Usage: harmonylite -config FILE [flags]       (flags take one dash or two)
   -cleanup              remove everything of harmonylite from the database, and exit
   -cluster-addr H:P     with our own nats-server: where it listens for its cluster
   -cluster-peers A,B    with our own nats-server: routes to other nodes (nats://host:port, dns://name:port)
-  -leaf-servers A,B     with our own nats-server: servers that it joins as a leaf (URL?hub=true for a hub)
+  -leaf-servers A,B     with our own nats-server: servers that it joins as a leaf (URL?hub=true for a hub), instead of
+                        nats.leaf_servers in the configuration
   -version              print the version and exit
   -h, -help             print this and exit
 
@@ -137,16 +138,34 @@ fn exit_code(kind: Kind) -> u8 {
 }
 
 fn configuration(flags: &Flags) -> Result<(Config, Vec<String>), Vec<Error>> {
-    let (mut config, warnings) = config::load(flags.config.as_deref(), flags.node_id)?;
+    let (mut config, mut warnings) = config::load(flags.config.as_deref(), flags.node_id)?;
     config.nats.cluster_addr.clone_from(&flags.cluster_addr);
     config.nats.cluster_peers.clone_from(&flags.cluster_peers);
-    config.nats.leaf_servers.clone_from(&flags.leaf_servers);
-    let cluster =
-        !flags.cluster_addr.is_empty() || !flags.cluster_peers.is_empty() || !flags.leaf_servers.is_empty();
-    if cluster && !config.nats.urls.is_empty() {
+    if !flags.leaf_servers.is_empty() {
+        config.nats.leaf_servers.clone_from(&flags.leaf_servers);
+    }
+    let joins = !flags.cluster_addr.is_empty()
+        || !flags.cluster_peers.is_empty()
+        || !config.nats.leaf_servers.is_empty();
+    if joins && !config.nats.urls.is_empty() {
         return Err(vec![Error::usage(
-            "-cluster-addr, -cluster-peers and -leaf-servers are for our own nats-server: nats.urls must be empty",
+            "-cluster-addr, -cluster-peers, -leaf-servers and nats.leaf_servers are for our own nats-server: nats.urls must be \
+             empty",
         )]);
+    }
+    if config.nats.cluster_is_open() {
+        return Err(vec![Error::usage(format!(
+            "-cluster-addr {}: refused without a login, for whoever reaches this port reads and writes all rows: set \
+             nats.user_name and nats.user_password (or nats.token), the same on all nodes, or listen on 127.0.0.1",
+            flags.cluster_addr
+        ))]);
+    }
+    if flags.cluster_peers.iter().chain(&flags.leaf_servers).any(|url| url.contains('@')) {
+        warnings.push(
+            "a login in -cluster-peers or -leaf-servers can be read by every user of this machine (ps): leave it out of \
+             -cluster-peers, for routes use nats.user_name and nats.user_password, and name leaf servers in nats.leaf_servers"
+                .to_owned(),
+        );
     }
     if !flags.cluster_peers.is_empty() && flags.cluster_addr.is_empty() {
         return Err(vec![Error::usage(

@@ -70,8 +70,13 @@
 //! that was touched (t = 0: a settled entry that keeps its id from being used again). `__harmonylite__table(id, name)` numbers
 //! the tables. `__harmonylite__state(kind, name, value)` holds the checkpoint: `seq` and `created` of each stream, `folded` (the
 //! highest id folded, by `<stream> <node>-<incarnation>`), and `meta` (`incarnation`, `restored`; in a snapshot `snapshot_node`,
-//! `snapshot_time`, `snapshot_revision`, `schema_hash`). `__harmonylite__parked(stream, seq, tbl, payload)` holds events that
-//! wait for a schema. Triggers are named `__harmonylite__<number>_<what>`.
+//! `snapshot_time`, `snapshot_revision`, `schema_hash`). Its numbers of kind
+//! `aside` are the last number given to an event that was set aside, and how many were dropped for want of room; `heard` is, by the same
+//! names as `folded`, the sequence at which an origin was last heard of, in steps of 1024.
+//! `__harmonylite__set_aside(id, stream, seq, tbl, key, state, overtaken, missing, why, since, payload)` holds the messages that are
+//! set aside: `id` rises in the order of arrival, `state` is 0 waiting, 1 refused, 2 to be tried again, `overtaken` 1 when an event of
+//! ours came back that is later, `missing` the missing columns as JSON, `since` Unix milliseconds, `payload` the message as it came.
+//! Earlier versions had `__harmonylite__parked(stream, seq, tbl, payload)`, which is taken over. Triggers are named `__harmonylite__<number>_<what>`.
 //!
 //! # Sequence map
 //!
@@ -90,6 +95,10 @@
 //! | `founder` | JSON `{"node_id": 3}` | ours |
 //! | `snapshot-wanted` | JSON, see `cluster/wanted.rs` | ours |
 //! | `snapshot-proven` | JSON, see `cluster/proven.rs` | ours |
+//!
+//! Daemons of ours also tell each other on plain subjects, which nothing keeps and Go nodes do not know:
+//! `<stream_prefix>.node.<node id>`, JSON `{"id", "database", "host"}` (`cluster/presence.rs`), and `<stream_prefix>.shards`, JSON
+//! `{"node_id": 3, "shards": 2, "host": "name"}` (`cluster/shards.rs`).
 //!
 //! A lease whose `Timestamp` is 0 was given back. The Go program takes over a lease when `Timestamp` plus the lease's life lies
 //! before its own clock; this program when it has seen one revision for that long.

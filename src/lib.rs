@@ -96,7 +96,9 @@
 //!   to be an older copy takes a new one.
 //! - **origin**: a node and an incarnation: who published an event.
 //! - **straggler**: an event that reached its stream after a later one of its origin; nobody folds it.
-//! - **parked**: an event that waits on a node for a table or column that the application has not created there yet.
+//! - **set aside**: an event that this database cannot use, kept whole beside it. It **waits** for a table or column that the
+//!   application has not created here yet, and later ones of its row wait after it; or it was **refused**: SQLite does not take it.
+//! - **late**: an event that was set aside and is applied after events that follow it in its stream.
 //! - **whole**: a node is whole when its database holds all that the streams and snapshots brought. One that is not never leads.
 //! - **gap**: messages that a stream no longer holds and that a node has not folded: only a snapshot helps.
 //! - **leader**: the node that makes the snapshots. **founder**: the node whose rows were the cluster's first state.

@@ -22,6 +22,8 @@ pub const PULL_EXPIRES: Duration = Duration::from_secs(30);
 pub const PULL_HEARTBEAT: Duration = Duration::from_secs(5);
 /// Silence after which a consumer is built anew: three heartbeats.
 pub const PULL_SILENCE: Duration = Duration::from_secs(15);
+/// Streams of a cluster, at most.
+pub const SHARDS: usize = 64;
 /// Columns of an event: as many as SQLite's tables have at most, unless it was compiled with another limit.
 pub const EVENT_COLUMNS: usize = 2_000;
 /// Events of one kind (waiting, refused) that are set aside; beyond that the oldest ones go.
@@ -113,8 +115,12 @@ pub const SETTLE_WAIT: Duration = Duration::from_secs(30);
 pub const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(120);
 /// How long the scheduler waits for the upload lease: longer than a dead holder keeps it.
 pub const UPLOAD_PATIENCE: Duration = Duration::from_secs(15);
-/// Time between two looks of the leader whether a node asked for a snapshot.
+/// Time between two looks of the leader whether a node asked for a snapshot. Also the first pause after a snapshot that a node
+/// asked for, before that node's next request counts; it doubles up to `ASK_AGAIN_MAX`.
 pub const ASKED_LOOK: Duration = Duration::from_secs(5);
+/// Nodes whose requests the leader tells apart. A request that any of them, invented or not, makes is also served by the
+/// snapshot that another one got.
+pub const ASKERS: usize = 16;
 /// Time between two messages by which a daemon says that it is there.
 pub const PRESENCE_INTERVAL: Duration = Duration::from_secs(30);
 /// Somebody who asks for health or metrics has this long for the whole request and its answer.

@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::nats::{Auth, Connection, Options, Url};
 use crate::storage::{OpenStore, Store};
 use server::Server;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Time for the connection and our own server to end: the server is given four seconds.
@@ -64,14 +65,18 @@ fn options(config: &Config, server: Option<&Server>) -> Result<Options, Error> {
         Some(server) => vec![server.url().clone()],
         None => nats.urls.iter().map(|url| Url::parse(url)).collect::<Result<_, _>>()?,
     };
+    // Our own server has TLS only where the user's own settings give it some.
+    let may_have_tls = server.is_none() || nats.server_config.is_some();
+    let file = |path: &Option<PathBuf>| path.clone().filter(|_| may_have_tls);
     let auth = Auth {
         user: nats.user_name.clone(),
         password: nats.user_password.clone(),
         token: nats.token.clone(),
         seed_file: nats.seed_file.clone(),
-        ca_file: nats.ca_file.clone(),
-        cert_file: nats.cert_file.clone(),
-        key_file: nats.key_file.clone(),
+        ca_file: file(&nats.ca_file),
+        cert_file: file(&nats.cert_file),
+        key_file: file(&nats.key_file),
+        ..Auth::default()
     };
     let ignore_discovered = nats.ignore_discovered || server.is_some();
     Ok(Options { urls, name: config.node_name(), auth, ignore_discovered, quiet: false })

@@ -231,11 +231,17 @@ impl Supervisor {
             name: &self.config.node_name(),
             log: &log,
             store_dir: &self.home.0,
+            store_bytes: room_for_streams(&self.home.0)?,
             port: self.port,
             version: self.version,
         };
-        for warning in settings.warnings() {
-            log::warn!("{warning}");
+        if self.port.is_none() {
+            for warning in settings.warnings() {
+                log::warn!("{warning}");
+            }
+            if let Some(why) = settings.keeps_others_out() {
+                log::info!("{why}");
+            }
         }
         write_private(&path, &settings.text()?).map_err(|error| failed(&path, &error))?;
         let ports = self.home.ports();
@@ -268,6 +274,24 @@ impl Supervisor {
             }
         }
     }
+}
+
+/// Bytes that the streams may take: what they take now and half of what is free, so that nobody who may publish fills the disk
+/// on which the application writes. A megabyte in any case: to the server 0 means as much as it likes.
+fn room_for_streams(dir: &Path) -> Result<u64, Error> {
+    let free = files::free_space(dir).map_err(|error| failed(dir, &error))?;
+    Ok((files_in(&dir.join("jetstream")).saturating_add(free / 2)).max(1 << 20))
+}
+
+/// Bytes of all files below a directory; what cannot be read counts nothing.
+fn files_in(dir: &Path) -> u64 {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let bytes = entries.map(|entry| match entry.metadata() {
+        Ok(meta) if meta.is_dir() => files_in(&entry.path()),
+        Ok(meta) => meta.len(),
+        Err(_) => 0,
+    });
+    bytes.sum()
 }
 
 /// Writes a file that only we may read: it holds passwords.
@@ -369,6 +393,18 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         write_private(&path, "new").unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "new");
+    }
+
+    #[test]
+    fn streams_may_take_half_of_the_free_space_beside_what_they_have() {
+        let dir = Dir::new("room");
+        std::fs::create_dir_all(dir.0.join("jetstream/a/b")).unwrap();
+        std::fs::write(dir.0.join("jetstream/a/b/1"), [0; 5_000]).unwrap();
+        std::fs::write(dir.0.join("jetstream/2"), [0; 600]).unwrap();
+        std::fs::write(dir.0.join("log"), [0; 70]).unwrap();
+        assert_eq!(files_in(&dir.0.join("jetstream")), 5_600);
+        let (room, free) = (room_for_streams(&dir.0).unwrap(), files::free_space(&dir.0).unwrap());
+        assert!(room > free / 3 && room < free / 3 * 2, "{room} of {free}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use crate::base::{Error, Kind};
 use crate::config;
+use crate::nats::{is_loopback, percent_encode};
 use serde_json::json;
 use std::fmt::Write as _;
 use std::net::ToSocketAddrs;
@@ -38,6 +39,8 @@ pub struct Settings<'a> {
     pub log: &'a Path,
     /// Where JetStream keeps the streams.
     pub store_dir: &'a Path,
+    /// Bytes that the streams may take on the disk.
+    pub store_bytes: u64,
     /// Wins over the port of `nats.bind_address`.
     pub port: Option<u16>,
     pub version: Version,
@@ -59,7 +62,8 @@ impl Settings<'_> {
             quoted(path_text(self.log)?)
         ));
         let sync = if self.version >= SYNCS_ALWAYS { "sync_interval: always" } else { "" };
-        line(format!("jetstream {{\n  store_dir: {}\n  {sync}\n}}", quoted(path_text(self.store_dir)?)));
+        let (store_dir, bytes) = (quoted(path_text(self.store_dir)?), self.store_bytes);
+        line(format!("jetstream {{\n  store_dir: {store_dir}\n  max_file_store: {bytes}\n  {sync}\n}}"));
         [self.authorization(), self.cluster()?, self.leafnodes()?].into_iter().flatten().for_each(&mut line);
         if let Some(path) = &self.nats.server_config {
             // Last, because in this format the last setting of a name wins.
@@ -69,18 +73,33 @@ impl Settings<'_> {
         Ok(out)
     }
 
+    /// Why no other node can reach a server with these settings; `None`: another node can.
+    pub fn keeps_others_out(&self) -> Option<String> {
+        let (host, _) = self.bind_address();
+        let alone = is_loopback(host) && !self.nats.has_login() && self.nats.server_config.is_none();
+        alone.then(|| {
+            format!(
+                "our nats-server listens on {host} alone; to let other machines in, set nats.user_name and nats.user_password"
+            )
+        })
+    }
+
     /// What people should know about a server with these settings.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = vec![];
         let (host, _) = self.bind_address();
         let nats = self.nats;
-        let open = nats.user_name.is_empty() && nats.token.is_empty() && nats.server_config.is_none();
-        if open && !matches!(host, "127.0.0.1" | "localhost" | "[::1]" | "::1") {
+        if !nats.has_login() && nats.server_config.is_none() && !is_loopback(host) {
+            // A server that is told to listen on 0.0.0.0 listens on IPv6 too.
+            let is_any = matches!(host, "0.0.0.0" | "[::]" | "::");
+            let place = if is_any { "all addresses of this machine, IPv4 and IPv6," } else { host };
             warnings.push(format!(
-                "our nats-server listens on {host} without a password: whoever reaches it can read and write; set \
-                 nats.user_name and nats.user_password, or nats.bind_address = \"127.0.0.1:-1\""
+                "our nats-server listens on {place} without a password: whoever reaches it can read and write; set \
+                 nats.user_name and nats.user_password, or leave nats.bind_address out"
             ));
         }
+        warnings.extend(self.warn_of_clear_text());
+        warnings.extend(self.warn_of_open_leafs());
         if self.version < SYNCS_ALWAYS {
             warnings.push(
                 "this nats-server is older than 2.10: a power cut can lose what it stored in its last two minutes; a \
@@ -89,6 +108,38 @@ impl Settings<'_> {
             );
         }
         warnings
+    }
+
+    /// Routes and leaf connections that carry a login and rows over a network without TLS.
+    fn warn_of_clear_text(&self) -> Option<String> {
+        let nats = self.nats;
+        let peers = nats.cluster_peers.iter().filter(|_| !nats.cluster_addr.is_empty());
+        let remotes: Vec<Remote> = peers.chain(&nats.leaf_servers).map(|url| Remote::parse(url)).collect();
+        let is_clear = |remote: &&Remote| {
+            let has_login = nats.has_login() || !remote.login.is_empty();
+            has_login && matches!(remote.scheme, "nats" | "dns") && !is_loopback(remote.host())
+        };
+        let clear: Vec<&str> = remotes.iter().filter(is_clear).map(|remote| remote.address).collect();
+        (!clear.is_empty() && nats.server_config.is_none()).then(|| {
+            format!(
+                "password or token, and all rows, go to {} in the clear: a network that others share needs TLS (nats.server_config), \
+                 or a tunnel",
+                clear.join(", ")
+            )
+        })
+    }
+
+    /// A leaf port that the user's own settings open: nats-server 2.9 asks there for no login but its own.
+    fn warn_of_open_leafs(&self) -> Option<String> {
+        let path = self.nats.server_config.as_ref()?;
+        let text = std::fs::read_to_string(path).ok()?;
+        let is_open = text.contains("leafnodes") && !text.contains("authorization");
+        is_open.then(|| {
+            format!(
+                "nats.server_config = {path:?}: leafnodes without an authorization: an older nats-server lets leaf nodes in without \
+                 any login; write authorization {{ user: ..., password: ... }} into that block"
+            )
+        })
     }
 
     /// Host and port to listen on; port -1 lets the server choose one.
@@ -113,17 +164,52 @@ impl Settings<'_> {
             return Ok(None);
         }
         let listen = quoted(&self.nats.cluster_addr);
-        let routes: Vec<String> =
-            resolve_peers(&self.nats.cluster_peers)?.iter().map(|peer| quoted(peer)).collect();
+        let login = self.cluster_login();
+        let authorization = login.as_ref().map_or(String::new(), |(user, password)| {
+            format!("  authorization {{ user: {}, password: {} }}\n", quoted(user), quoted(password))
+        });
+        let login = login.map_or(String::new(), |(user, password)| {
+            format!("{}:{}@", percent_encode(user), percent_encode(password))
+        });
+        let mut routes = vec![];
+        for peer in &self.nats.cluster_peers {
+            routes.extend(Remote::parse(peer).urls(&login)?.iter().map(|url| quoted(url)));
+        }
         let routes = routes.join(", ");
-        Ok(Some(format!("cluster {{\n  name: e-harmonylite\n  listen: {listen}\n  routes: [{routes}]\n}}")))
+        Ok(Some(format!(
+            "cluster {{\n  name: e-harmonylite\n  listen: {listen}\n{authorization}  routes: [{routes}]\n}}"
+        )))
+    }
+
+    /// The login of the cluster port, and of our routes to others: that of the clients. A route knows no token, so a token is
+    /// its password.
+    fn cluster_login(&self) -> Option<(&str, &str)> {
+        let nats = self.nats;
+        match (nats.has_login(), nats.user_name.is_empty()) {
+            (false, _) => None,
+            (true, true) => Some(("token", nats.token.expose())),
+            (true, false) => Some((&nats.user_name, nats.user_password.expose())),
+        }
+    }
+
+    /// The login with which our server joins others as a leaf, as it stands in a URL: that of the clients.
+    fn leaf_login(&self) -> String {
+        let nats = self.nats;
+        match (nats.has_login(), nats.user_name.is_empty()) {
+            (false, _) => String::new(),
+            (true, true) => format!("{}@", percent_encode(nats.token.expose())),
+            (true, false) => {
+                let password = percent_encode(nats.user_password.expose());
+                format!("{}:{password}@", percent_encode(&nats.user_name))
+            }
+        }
     }
 
     fn leafnodes(&self) -> Result<Option<String>, Error> {
         if self.nats.leaf_servers.is_empty() {
             return Ok(None);
         }
-        let remotes = leaf_remotes(&self.nats.leaf_servers)?;
+        let remotes = leaf_remotes(&self.nats.leaf_servers, &self.leaf_login())?;
         Ok(Some(format!("leafnodes {{\n  remotes: [{remotes}]\n}}")))
     }
 }
@@ -152,31 +238,51 @@ fn path_text(path: &Path) -> Result<&str, Error> {
     path.to_str().ok_or_else(|| Error::local(format!("{path:?}: nats-server needs a path in UTF-8")))
 }
 
-/// Peers as routes; `dns://name:port` stands for all addresses of the name.
-fn resolve_peers(peers: &[String]) -> Result<Vec<String>, Error> {
-    let mut routes = vec![];
-    for peer in peers {
-        match peer.strip_prefix("dns://") {
-            None => routes.push(peer.clone()),
-            Some(rest) => {
-                let target = rest.split(['/', '?']).next().unwrap_or_default();
-                let addresses = target.to_socket_addrs().map_err(|error| {
-                    Error::new(Kind::Unreachable, format!("-cluster-peers dns://{target}: {error}"))
-                })?;
-                routes.extend(addresses.map(|address| format!("nats://{address}")));
-            }
-        }
+/// A server to which ours connects by itself: `scheme://[login@]address[?query]`.
+struct Remote<'a> {
+    scheme: &'a str,
+    /// With the `@`; empty: there is none in the URL.
+    login: &'a str,
+    /// `host:port`.
+    address: &'a str,
+    query: &'a str,
+}
+
+impl Remote<'_> {
+    fn parse(url: &str) -> Remote<'_> {
+        let (scheme, rest) = url.split_once("://").unwrap_or(("nats", url));
+        // The last @ ends the login: a password may hold any character.
+        let (login, rest) = rest.split_at(rest.rfind('@').map_or(0, |at| at + 1));
+        let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+        Remote { scheme, login, address: place.split('/').next().unwrap_or_default(), query }
     }
-    Ok(routes)
+
+    fn host(&self) -> &str {
+        self.address.rsplit_once(':').map_or(self.address, |(host, _)| host)
+    }
+
+    /// The URLs for the server's configuration, with `login` unless the URL has one. `dns://name:port` stands for all
+    /// addresses of the name.
+    fn urls(&self, login: &str) -> Result<Vec<String>, Error> {
+        let login = if self.login.is_empty() { login } else { self.login };
+        let Remote { scheme, address, .. } = self;
+        if *scheme != "dns" {
+            return Ok(vec![format!("{scheme}://{login}{address}")]);
+        }
+        let addresses = address
+            .to_socket_addrs()
+            .map_err(|error| Error::new(Kind::Unreachable, format!("dns://{address}: {error}")))?;
+        Ok(addresses.map(|address| format!("nats://{login}{address}")).collect())
+    }
 }
 
 /// The list of the servers that ours joins as a leaf; `nats://host:port?hub=true` becomes an entry with `hub: true`.
-fn leaf_remotes(servers: &[String]) -> Result<String, Error> {
+fn leaf_remotes(servers: &[String], login: &str) -> Result<String, Error> {
     let mut remotes = vec![];
     for server in servers {
-        let (url, query) = server.split_once('?').unwrap_or((server, ""));
-        let hub = if query.split('&').any(|part| part == "hub=true") { ", hub: true" } else { "" };
-        for url in resolve_peers(&[url.to_owned()])? {
+        let remote = Remote::parse(server);
+        let hub = if remote.query.split('&').any(|part| part == "hub=true") { ", hub: true" } else { "" };
+        for url in remote.urls(login)? {
             remotes.push(format!("{{ url: {}{hub} }}", quoted(&url)));
         }
     }
@@ -216,7 +322,7 @@ mod tests {
 
     fn settings(nats: &config::Nats) -> Settings<'_> {
         let (log, store_dir) = (Path::new("/d/log"), Path::new("/d"));
-        Settings { nats, name: "node-1", log, store_dir, port: None, version: NEW }
+        Settings { nats, name: "node-1", log, store_dir, store_bytes: 1_000_000, port: None, version: NEW }
     }
 
     fn text(nats: &config::Nats) -> String {
@@ -225,7 +331,7 @@ mod tests {
 
     const BARE: &str = "# Written by harmonylite at each start.\nserver_name: \"node-1\"\nhost: \"127.0.0.1\"\nport: -1\n\
         log_file: \"/d/log\"\nlogfile_size_limit: 1MB\nmax_payload: 8MB\njetstream {\n  store_dir: \"/d\"\n  \
-        sync_interval: always\n}\n";
+        max_file_store: 1000000\n  sync_interval: always\n}\n";
 
     #[test]
     fn versions() {
@@ -278,34 +384,43 @@ mod tests {
     }
 
     /// Settings where each bit switches a part on, and the parts of the file that are expected for them.
-    fn combination(bits: u32) -> (config::Nats, Vec<&'static str>) {
+    fn combination(bits: u32) -> (config::Nats, Vec<String>) {
         let mut nats = nats("127.0.0.1:-1");
         let mut parts = vec![];
         let (user, token) = (bits & 1 != 0, bits & 2 != 0);
         if user {
             nats.user_name = "app".into();
             nats.user_password = Secret::new("p\"w");
-            parts.push("authorization { user: \"app\", password: \"p\\\"w\" }\n");
+            parts.push("authorization { user: \"app\", password: \"p\\\"w\" }\n".to_owned());
         }
         if token {
             nats.token = Secret::new("t0k");
         }
         if token && !user {
-            parts.push("authorization { token: \"t0k\" }\n");
+            parts.push("authorization { token: \"t0k\" }\n".to_owned());
         }
+        let (cluster, route, leaf) = match (user, token) {
+            (true, _) => {
+                ("  authorization { user: \"app\", password: \"p\\\"w\" }\n", "app:p%22w@", "app:p%22w@")
+            }
+            (false, true) => {
+                ("  authorization { user: \"token\", password: \"t0k\" }\n", "token:t0k@", "t0k@")
+            }
+            (false, false) => ("", "", ""),
+        };
         if bits & 4 != 0 {
             nats.cluster_addr = "0.0.0.0:4248".into();
-            nats.cluster_peers = vec!["nats://a:4248".into(), "nats://b:4248".into()];
-            parts.push(
-                "cluster {\n  name: e-harmonylite\n  listen: \"0.0.0.0:4248\"\n  \
-                 routes: [\"nats://a:4248\", \"nats://b:4248\"]\n}\n",
-            );
+            nats.cluster_peers = vec!["nats://a:4248".into(), "nats://x:y@b:4248".into()];
+            parts.push(format!(
+                "cluster {{\n  name: e-harmonylite\n  listen: \"0.0.0.0:4248\"\n{cluster}  \
+                 routes: [\"nats://{route}a:4248\", \"nats://x:y@b:4248\"]\n}}\n"
+            ));
         }
         if bits & 8 != 0 {
-            nats.leaf_servers = vec!["nats://hub:7422?hub=true".into(), "nats://x:1".into()];
-            parts.push(
-                "leafnodes {\n  remotes: [{ url: \"nats://hub:7422\", hub: true }, { url: \"nats://x:1\" }]\n}\n",
-            );
+            nats.leaf_servers = vec!["nats://hub:7422?hub=true".into(), "tls://m:n@x:1".into()];
+            parts.push(format!(
+                "leafnodes {{\n  remotes: [{{ url: \"nats://{leaf}hub:7422\", hub: true }}, {{ url: \"tls://m:n@x:1\" }}]\n}}\n"
+            ));
         }
         (nats, parts)
     }
@@ -326,16 +441,46 @@ mod tests {
 
     #[test]
     fn dns_peers_are_all_addresses_of_their_name() {
-        let peers = ["nats://a:1", "dns://127.0.0.1:4248/?x"].map(str::to_owned);
-        assert_eq!(resolve_peers(&peers).unwrap(), ["nats://a:1", "nats://127.0.0.1:4248"]);
-        let error = resolve_peers(&["dns://no-port".to_owned()]).unwrap_err();
+        let urls = |url: &str| Remote::parse(url).urls("u:p@").unwrap();
+        assert_eq!(urls("nats://a:1"), ["nats://u:p@a:1"]);
+        assert_eq!(urls("a:1"), ["nats://u:p@a:1"]);
+        assert_eq!(urls("dns://127.0.0.1:4248/?x"), ["nats://u:p@127.0.0.1:4248"]);
+        assert_eq!(urls("dns://x:y/z@w@127.0.0.1:4248"), ["nats://x:y/z@w@127.0.0.1:4248"]);
+        let error = Remote::parse("dns://u:hunter2@no-port").urls("").unwrap_err();
         assert_eq!(error.kind(), Kind::Unreachable);
-        assert!(error.to_string().starts_with("-cluster-peers dns://no-port: "), "{error}");
+        assert!(error.to_string().starts_with("dns://no-port: "), "{error}");
+    }
+
+    #[test]
+    fn routes_and_leafs_in_the_clear_are_warned_about_by_their_addresses_alone() {
+        let with = |peers: &[&str], leafs: &[&str], user: &str| {
+            let list = |urls: &[&str]| urls.iter().map(|url| (*url).to_owned()).collect();
+            let nats = config::Nats {
+                cluster_addr: "127.0.0.1:1".into(),
+                cluster_peers: list(peers),
+                leaf_servers: list(leafs),
+                user_name: user.into(),
+                user_password: Secret::new(user),
+                ..nats("127.0.0.1:-1")
+            };
+            settings(&nats).warnings().concat()
+        };
+        let told =
+            with(&["nats://10.0.0.1:1", "nats://127.0.0.1:2", "dns://c:3"], &["nats://hunter2@h:4"], "u");
+        assert!(
+            told.contains(" go to 10.0.0.1:1, c:3, h:4 in the clear") && !told.contains("hunter2"),
+            "{told}"
+        );
+        assert!(with(&["nats://localhost:1"], &["tls://x:y@h:1"], "u").is_empty());
+        assert!(
+            with(&["nats://10.0.0.1:1"], &["nats://h:1"], "").is_empty(),
+            "no login, nothing to give away"
+        );
     }
 
     #[test]
     fn leafs_may_be_dns_names_and_hubs() {
-        let leafs = |server: &str| leaf_remotes(&[server.to_owned()]).unwrap();
+        let leafs = |server: &str| leaf_remotes(&[server.to_owned()], "").unwrap();
         assert_eq!(leafs("dns://127.0.0.1:7?hub=true"), "{ url: \"nats://127.0.0.1:7\", hub: true }");
         assert_eq!(leafs("nats://a:1?x=y&hub=true"), "{ url: \"nats://a:1\", hub: true }");
         assert_eq!(leafs("nats://a:1?hub=false"), "{ url: \"nats://a:1\" }");
@@ -357,13 +502,24 @@ mod tests {
 
     #[test]
     fn an_open_server_is_warned_about() {
-        for bind in [":-1", "0.0.0.0:4222", "10.0.0.1:4222", "[::]:1"] {
-            assert!(settings(&nats(bind)).warnings()[0].contains("without a password"), "{bind}");
+        for bind in [":-1", "0.0.0.0:4222", "[::]:1"] {
+            let told = settings(&nats(bind)).warnings().concat();
+            let place = "listens on all addresses of this machine, IPv4 and IPv6, without a password";
+            assert!(told.contains(place), "{bind}: {told}");
         }
+        let told = settings(&nats("10.0.0.1:4222")).warnings().concat();
+        assert!(told.contains("listens on 10.0.0.1 without a password"), "{told}");
         for bind in ["127.0.0.1:-1", "localhost:1", "[::1]:1"] {
             assert!(settings(&nats(bind)).warnings().is_empty(), "{bind}");
+            assert!(
+                settings(&nats(bind)).keeps_others_out().unwrap().contains("set nats.user_name"),
+                "{bind}"
+            );
         }
-        let with_user = config::Nats { user_name: "app".into(), ..nats(":-1") };
+        assert_eq!(settings(&nats(":-1")).keeps_others_out(), None);
+        let user = config::Nats { user_name: "app".into(), ..nats(":-1") };
+        assert_eq!(settings(&user).warnings().len(), 1, "a user without a password is no login");
+        let with_user = config::Nats { user_password: Secret::new("p"), ..user };
         assert!(settings(&with_user).warnings().is_empty());
         let with_token = config::Nats { token: Secret::new("t"), ..nats(":-1") };
         assert!(settings(&with_token).warnings().is_empty());

@@ -7,6 +7,7 @@ pub mod founder;
 pub mod lease;
 pub mod presence;
 pub mod proven;
+mod shards;
 pub mod wanted;
 
 use crate::nats::{Error, JetStream, Kv};

@@ -2,8 +2,9 @@
 //!
 //! Each daemon says now and then, on a subject of its node, that it is there. A daemon that hears another one on its own
 //! subject has a namesake. Rows survive that (events carry the database's incarnation), but leases and people take the two
-//! for one.
+//! for one. The same thread listens for daemons that have another number of shards.
 
+use super::shards::Shards;
 use crate::base::{error::Error, limits, random, stop::Stop, worker::Workers};
 use crate::config::Config;
 use crate::nats::Connection;
@@ -29,10 +30,13 @@ pub fn start(
     let me = format!("{:016x}", random::random_u64());
     let place = format!("{} (process {})", config.db_path.display(), std::process::id());
     let node_id = config.node_id;
+    let mut shards = Shards::new(config, &host());
     workers.spawn("presence", move || {
         let hello = json!({ "id": me, "database": place, "host": host() }).to_string();
         let (queue, heard) = bounded(QUEUE);
         let _subscription = connection.subscribe(&subject, queue);
+        let (queue, numbers) = bounded(QUEUE);
+        let _numbers = connection.subscribe(&shards.subject, queue);
         let mut times = Times::default();
         loop {
             if times.is_silent(Instant::now()) && connection.is_up() {
@@ -43,6 +47,7 @@ pub fn start(
             if times.has_gone(Instant::now()) {
                 board.set_namesake("");
             }
+            shards.look(&connection, &board, Instant::now());
             select! {
                 recv(stop.receiver()) -> _ => return Ok(()),
                 recv(heard) -> message => {
@@ -56,6 +61,10 @@ pub fn start(
                             );
                         }
                     }
+                }
+                recv(numbers) -> message => {
+                    let Ok(message) = message else { return Ok(()) };
+                    shards.hear(&message.payload, &board, Instant::now());
                 }
                 default(Duration::from_secs(1)) => {}
             }

@@ -2,7 +2,7 @@
 //! leader at the moment.
 
 use super::{Bucket, Entry, Key};
-use crate::base::clock;
+use crate::base::{clock, limits};
 use crate::model::positions::SeqMap;
 use crate::nats::Error;
 use crate::storage::Stored;
@@ -26,8 +26,9 @@ const WANTED: Key<Wanted> = Key {
             positions: positions
                 .iter()
                 .filter_map(|(name, seq)| Some((name.clone(), seq.as_u64()?)))
+                .take(limits::SHARDS)
                 .collect(),
-            instead_of: value["instead_of"].as_str().unwrap_or_default().to_owned(),
+            instead_of: value["instead_of"].as_str().unwrap_or_default().chars().take(200).collect(),
             minute: value["minute"].as_i64().unwrap_or(0),
         })
     },
@@ -71,6 +72,20 @@ impl Wanted {
     fn asks_the_same(&self, other: &Wanted) -> bool {
         (self.minute, &self.positions, &self.instead_of)
             == (other.minute, &other.positions, &other.instead_of)
+    }
+
+    /// The same request without positions for which `is_there` says that no snapshot can reach them.
+    pub fn retain(
+        &self,
+        mut is_there: impl FnMut(&str, u64) -> Result<bool, Error>,
+    ) -> Result<Wanted, Error> {
+        let mut kept = SeqMap::new();
+        for (stream, seq) in &self.positions {
+            if is_there(stream, *seq)? {
+                kept.insert(stream.clone(), *seq);
+            }
+        }
+        Ok(Wanted { positions: kept, ..self.clone() })
     }
 
     /// Whether a snapshot serves.
@@ -137,6 +152,11 @@ mod tests {
         let again = Wanted { node_id: 9, ..both.clone() };
         assert!(again.and(Some(both.clone())).asks_the_same(&both));
         assert!(!Wanted { minute: 1, ..both.clone() }.asks_the_same(&both));
+        // What no snapshot can reach is not waited for.
+        let absurd =
+            Wanted { positions: map(&[("a", 5), ("b", 1 << 63), ("other", 1)]), ..Wanted::default() };
+        let possible = absurd.retain(|stream, seq| Ok(stream != "other" && seq < 100)).unwrap();
+        assert_eq!(possible.positions, map(&[("a", 5)]));
         // A Go node's has no digest, and is told by its size.
         let theirs = Stored { label: Label::default(), ..label(&[]) };
         let instead = Wanted { instead_of: theirs.identity(), ..Wanted::default() };

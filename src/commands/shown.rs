@@ -14,7 +14,7 @@ pub fn describe(stored: &Stored) -> Value {
         "name": stored.name,
         "size": stored.size,
         "time": known(*time_ms > 0, clock::rfc3339(*time_ms).into()),
-        "age_seconds": known(*time_ms > 0, ((clock::unix_ms() - time_ms) / 1000).into()),
+        "age_seconds": known(*time_ms > 0, (clock::unix_ms().saturating_sub(*time_ms) / 1000).into()),
         "position": known(!positions.is_empty(), json!(positions)),
         "schema": text(schema),
         "node": known(*node > 0, (*node).into()),
@@ -36,13 +36,13 @@ pub fn table(store: &Store, found: &[Stored], proven: impl Fn(&Stored) -> Option
         let or_dash = |known: bool, text: String| if known { text } else { "-".to_owned() };
         vec![
             stored.name.clone(),
-            or_dash(*time_ms > 0, age(clock::unix_ms() - time_ms)),
+            or_dash(*time_ms > 0, age(*time_ms)),
             size(stored.size),
             or_dash(!positions.is_empty(), show_positions(positions)),
             or_dash(!schema.is_empty(), schema.chars().take(12).collect()),
             or_dash(*node > 0, node.to_string()),
             match (proven(stored), verified) {
-                (Some(ms), _) => format!("restored on trial {} ago", age(clock::unix_ms() - ms)),
+                (Some(ms), _) => format!("restored on trial {} ago", age(ms)),
                 (None, true) => "at upload".to_owned(),
                 (None, false) => "no".to_owned(),
             },
@@ -63,8 +63,12 @@ pub fn columns(rows: &[Vec<String>]) -> String {
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// `5 s`, `7 min`, `3 h`, `12 d`.
-pub fn age(ms: i64) -> String {
+/// How long ago a time was, in Unix milliseconds by anybody's clock: `5 s`, `7 min`, `3 h`, `12 d`.
+pub fn age(then_ms: i64) -> String {
+    duration(clock::unix_ms().saturating_sub(then_ms))
+}
+
+fn duration(ms: i64) -> String {
     match ms.max(0) / 1000 {
         seconds @ 0..120 => format!("{seconds} s"),
         seconds @ 120..7_200 => format!("{} min", seconds / 60),
@@ -93,10 +97,20 @@ mod tests {
     #[test]
     fn ages_and_sizes_for_people() {
         let ages: Vec<String> =
-            [-5, 0, 119_000, 120_000, 7_199_000, 7_200_000, 172_800_000].map(age).to_vec();
+            [-5, 0, 119_000, 120_000, 7_199_000, 7_200_000, 172_800_000].map(duration).to_vec();
         assert_eq!(ages, ["0 s", "0 s", "119 s", "2 min", "119 min", "2 h", "2 d"]);
         let sizes: Vec<String> =
             [0, 999, 1_000, 1_550_000, 999_999_999, 5_000_000_000_000].map(size).to_vec();
         assert_eq!(sizes, ["0 B", "999 B", "1.0 kB", "1.6 MB", "1.0 GB", "5.0 TB"]);
+    }
+
+    #[test]
+    fn absurd_times_have_an_age() {
+        assert_eq!((age(i64::MAX).as_str(), age(i64::MIN).as_str()), ("0 s", "106751991167 d"));
+        let label = Label { time_ms: i64::MIN, ..Label::default() };
+        let stored = Stored { label, ..Stored::default() };
+        assert_eq!(describe(&stored)["age_seconds"], Value::Null);
+        let stored = Stored { label: Label { time_ms: i64::MAX, ..Label::default() }, ..stored };
+        assert!(describe(&stored)["age_seconds"].as_i64().unwrap() < 0, "its maker's clock is ahead of ours");
     }
 }

@@ -136,7 +136,7 @@ pub fn list(config: &Config, stop: &Stop, show: Show) -> Result<(), Error> {
         Show { quiet: false, ..show }.print(
             || {
                 let last = proof.as_ref().map_or(String::new(), |proof| {
-                    format!("\nlast restore on trial: {} ago", age(clock::unix_ms() - proof.time_ms))
+                    format!("\nlast restore on trial: {} ago", age(proof.time_ms))
                 });
                 table(store, &found, proven) + &last
             },

@@ -5,7 +5,7 @@ use super::{Config, Health, Join, Nats, Prometheus, ReplicationLog, Snapshot, st
 use crate::base::secret::{self, Secret};
 use crate::base::{Error, files, limits, logger::Format};
 use crate::db::JournalMode;
-use crate::nats::Url;
+use crate::nats::{Url, is_loopback};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -46,6 +46,7 @@ pub fn load(file: Option<&Path>, node_id: Option<u64>) -> Result<(Config, Vec<St
     let mut warnings = warn_without_effect(&mut reader, &name);
     let config = read(&mut reader, node_id);
     warnings.extend(reader.unknown());
+    warnings.extend(config.as_ref().and_then(|config| warn_of_clear_text(&config.nats, &name)));
     let mistakes = reader.mistakes();
     match config {
         Some(config) if mistakes.is_empty() => Ok((config, warnings)),
@@ -183,7 +184,7 @@ fn node_id(reader: &mut Reader, flag: Option<u64>) -> u64 {
 
 fn replication_log(reader: &mut Reader) -> ReplicationLog {
     ReplicationLog {
-        shards: reader.integer("replication_log.shards", 1, 1, 64),
+        shards: reader.integer("replication_log.shards", 1, 1, limits::SHARDS as u64),
         max_entries: reader.integer("replication_log.max_entries", 1024, 1, i64::MAX.cast_unsigned()),
         replicas: reader.integer("replication_log.replicas", 1, 0, 5),
         compress: reader.boolean("replication_log.compress", true),
@@ -254,6 +255,23 @@ fn listens(reader: &mut Reader, key: &str, bind: &str) {
     }
 }
 
+/// A login that goes over a network without TLS, unless the server happens to demand it.
+fn warn_of_clear_text(nats: &Nats, name: &str) -> Option<String> {
+    let has_login = !nats.user_name.is_empty() || !nats.token.is_empty();
+    let is_clear = |url: &Url| {
+        !url.tls && !nats.demands_tls() && (has_login || url.user.is_some()) && !is_loopback(&url.host)
+    };
+    let urls = nats.urls.iter().filter_map(|url| Url::parse(url).ok());
+    let clear: Vec<String> = urls.filter(is_clear).map(|url| url.address()).collect();
+    (!clear.is_empty()).then(|| {
+        format!(
+            "{name}: nats.urls: password or token, and all rows, go to {} in the clear unless the server there demands TLS: \
+             write tls:// in the URL, or set nats.ca_file",
+            clear.join(", ")
+        )
+    })
+}
+
 fn nats(reader: &mut Reader) -> Nats {
     let urls = reader.list("nats.urls");
     for url in &urls {
@@ -266,13 +284,13 @@ fn nats(reader: &mut Reader) -> Nats {
             );
         }
     }
-    let nats = Nats {
+    let mut nats = Nats {
         urls,
         subject_prefix: reader.text("nats.subject_prefix", "harmonylite-change-log"),
         stream_prefix: reader.text("nats.stream_prefix", "harmonylite-changes"),
         server_binary: reader.path("nats.server_binary"),
         server_config: reader.path("nats.server_config"),
-        bind_address: reader.text("nats.bind_address", ":-1"),
+        bind_address: reader.text("nats.bind_address", ""),
         seed_file: reader.path("nats.seed_file"),
         user_name: reader.text("nats.user_name", ""),
         user_password: Secret::new(reader.secret("nats.user_password")),
@@ -283,8 +301,12 @@ fn nats(reader: &mut Reader) -> Nats {
         ignore_discovered: reader.boolean("nats.ignore_discovered_servers", false),
         cluster_addr: String::new(),
         cluster_peers: vec![],
-        leaf_servers: vec![],
+        leaf_servers: reader.list("nats.leaf_servers"),
     };
+    if !reader.is_set("nats.bind_address") {
+        // Nobody from elsewhere gets in without a login, unless a person says so.
+        (if nats.has_login() { ":-1" } else { "127.0.0.1:-1" }).clone_into(&mut nats.bind_address);
+    }
     reader.token("nats.stream_prefix", &nats.stream_prefix);
     let subject = &nats.subject_prefix;
     if subject.is_empty()

@@ -7,6 +7,7 @@ mod stores;
 use crate::base::{files, logger::Format, secret::Secret};
 use crate::db::JournalMode;
 use crate::model::shard;
+use crate::nats::is_loopback;
 use crate::storage::{Location, pack::Packing};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -153,7 +154,7 @@ pub struct Nats {
     pub user_name: String,
     pub user_password: Secret,
     pub token: Secret,
-    /// Certificate authorities for TLS, beside the system's.
+    /// Certificate authorities for TLS, instead of the system's.
     pub ca_file: Option<PathBuf>,
     /// Client certificate.
     pub cert_file: Option<PathBuf>,
@@ -165,8 +166,27 @@ pub struct Nats {
     pub cluster_addr: String,
     /// `-cluster-peers`.
     pub cluster_peers: Vec<String>,
-    /// `-leaf-servers`.
+    /// `nats.leaf_servers`, or `-leaf-servers`: servers that our own one joins as a leaf.
     pub leaf_servers: Vec<String>,
+}
+
+impl Nats {
+    /// Whether our own server lets in only those who know a secret. A user without a password is none.
+    pub fn has_login(&self) -> bool {
+        let secret = if self.user_name.is_empty() { &self.token } else { &self.user_password };
+        !secret.is_empty()
+    }
+
+    /// Whether whoever reaches the cluster port of our own server may read and write.
+    pub fn cluster_is_open(&self) -> bool {
+        let (host, _) = self.cluster_addr.rsplit_once(':').unwrap_or_default();
+        !self.cluster_addr.is_empty() && !self.has_login() && !is_loopback(host)
+    }
+
+    /// Whether TLS is demanded of every server, whatever its URL says.
+    pub fn demands_tls(&self) -> bool {
+        self.ca_file.is_some() || self.cert_file.is_some() || self.key_file.is_some()
+    }
 }
 
 impl Config {

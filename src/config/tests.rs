@@ -48,8 +48,69 @@ fn defaults() {
         (config.stream(1), config.subject(1)),
         ("harmonylite-changes-c-1".into(), "harmonylite-change-log-1".into())
     );
-    assert_eq!(config.nats.bind_address, ":-1");
+    assert_eq!(config.nats.bind_address, "127.0.0.1:-1");
     assert_eq!(config.scan_max_changes, 512);
+}
+
+#[test]
+fn our_own_server_listens_for_others_only_with_a_login_or_on_request() {
+    for (text, address) in [
+        ("user_name = \"u\"\nuser_password = \"p\"", ":-1"),
+        ("token = \"t\"", ":-1"),
+        ("user_name = \"u\"", "127.0.0.1:-1"),
+        ("user_password = \"p\"", "127.0.0.1:-1"),
+        ("user_name = \"u\"\ntoken = \"t\"", "127.0.0.1:-1"),
+        ("bind_address = \":4222\"", ":4222"),
+        ("token = \"t\"\nbind_address = \"127.0.0.1:-1\"", "127.0.0.1:-1"),
+    ] {
+        assert_eq!(with(&format!("[nats]\n{text}")).nats.bind_address, address, "{text}");
+    }
+}
+
+#[test]
+fn a_cluster_port_that_others_reach_needs_a_login() {
+    let open = |address: &str, text: &str| {
+        let mut nats = with(&format!("[nats]\n{text}")).nats;
+        address.clone_into(&mut nats.cluster_addr);
+        nats.cluster_is_open()
+    };
+    for address in [":4248", "0.0.0.0:4248", "[::]:4248", "10.0.0.1:4248", "host:4248"] {
+        assert!(open(address, "") && open(address, "user_name = \"u\""), "{address}");
+        assert!(
+            !open(address, "user_name = \"u\"\nuser_password = \"p\"") && !open(address, "token = \"t\"")
+        );
+    }
+    for address in ["127.0.0.1:4248", "localhost:4248", "[::1]:4248", ""] {
+        assert!(!open(address, ""), "{address}");
+    }
+}
+
+#[test]
+fn a_login_in_the_clear_is_said_once() {
+    let (file, login) = (
+        "FILE: nats.urls: password or token, and all rows, go to",
+        "user_name = \"u\"\nuser_password = \"hunter2\"",
+    );
+    let cert = "cert_file = \"/dev/null\"\nkey_file = \"/dev/null\"";
+    for (urls, more, to) in [
+        ("\"nats://u:hunter2@10.0.0.1\"", "", Some("10.0.0.1:4222")),
+        ("\"nats://hunter2@h:1\", \"nats://x:y@127.0.0.1\", \"i\"", "", Some("h:1")),
+        ("\"h\", \"i:7\"", login, Some("h:4222, i:7")),
+        ("\"h\"", "token = \"hunter2\"", Some("h:4222")),
+        ("\"h\"", "", None),
+        ("\"tls://u:hunter2@h\"", "", None),
+        ("\"nats://u:hunter2@localhost\", \"nats://u:hunter2@[::1]:3\"", login, None),
+        ("\"nats://u:hunter2@h\"", "ca_file = \"/dev/null\"", None),
+        ("\"nats://u:hunter2@h\"", cert, None),
+        ("", login, None),
+    ] {
+        let found = warnings(&format!("[nats]\nurls = [{urls}]\n{more}"));
+        assert_eq!(found.len(), usize::from(to.is_some()), "{urls} {more}: {found:?}");
+        if let Some(to) = to {
+            assert!(found[0].starts_with(&format!("{file} {to} in the clear unless")), "{found:?}");
+            assert!(!found[0].contains("hunter2"), "{found:?}");
+        }
+    }
 }
 
 #[test]
@@ -135,6 +196,10 @@ const MISTAKES: &[(&str, &str)] = &[
         "FILE: nats.urls = \"ftp://***@c\" (unknown scheme ftp): accepted is nats://",
     ),
     ("[nats]\nurls = [3]", "FILE: nats.urls = (not all are texts): accepted is a list of texts"),
+    (
+        "[nats]\nleaf_servers = \"nats://a:b@c\"",
+        "FILE: nats.leaf_servers = \"nats://***@c\": accepted is a list of texts",
+    ),
     ("[nats]\nuser_password = 3", "FILE: nats.user_password = (hidden): accepted is a text in quotes"),
     ("[nats]\nstream_prefix = \"a.b\"", "FILE: nats.stream_prefix = \"a.b\": accepted is letters"),
     ("[nats]\nsubject_prefix = \"a.>\"", "FILE: nats.subject_prefix = \"a.>\": accepted is a NATS subject"),

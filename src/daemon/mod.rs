@@ -88,9 +88,13 @@ impl Daemon<'_> {
         let (config, js, stop) = (self.config.clone(), self.js().clone(), self.token.clone());
         self.workers.spawn("streams", move || {
             let mut said = Once::default();
+            let mut looked_beyond = false;
             loop {
                 let pause = match js.connection().is_up().then(|| streams::ensure_all(&js, &config)) {
-                    Some(Ok(())) => STREAMS_LOOK[0],
+                    Some(Ok(())) => {
+                        looked_beyond = looked_beyond || streams::warn_of_more_shards(&js, &config).is_ok();
+                        STREAMS_LOOK[0]
+                    }
                     Some(Err(error)) => {
                         said.warn(&format!("{error}; trying again"));
                         STREAMS_LOOK[1]

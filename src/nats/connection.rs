@@ -209,7 +209,8 @@ impl Connection {
     /// As if the thread had logged in.
     pub fn come_up(&self) {
         let info = wire::ServerInfo::parse(br#"{"max_payload":1000}"#).unwrap();
-        self.shared.lock().connected(&info, &self.shared.inbox);
+        let server = super::url::Url::parse("h").unwrap();
+        self.shared.lock().connected(&info, &server, &self.shared.inbox);
         self.shared.notify();
         self.said();
     }

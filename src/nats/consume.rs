@@ -73,6 +73,7 @@ impl Consumer {
         let epoch = js.connection().epoch();
         let subscription = js.connection().subscribe(&inbox, queue);
         let created: Created = js.api(&format!("CONSUMER.CREATE.{}", pull.stream), &creation(pull))?;
+        let deliveries = Deliveries::new(pull, &created.name, Instant::now());
         let mut consumer = Consumer {
             js: js.clone(),
             stream: pull.stream.to_owned(),
@@ -80,7 +81,7 @@ impl Consumer {
             subscription,
             inbox,
             epoch,
-            deliveries: Deliveries::new(pull, Instant::now()),
+            deliveries,
         };
         consumer.ask()?;
         Ok(consumer)
@@ -169,6 +170,8 @@ fn pull_request(count: usize, max_payload: usize) -> Value {
 /// What was delivered, and what is still to come. Any gap makes the consumer useless: deliveries that find the reader's
 /// queue full are dropped, and this is how that is noticed.
 struct Deliveries {
+    /// Names of the stream and the consumer: they stand in each delivery.
+    from: (String, String),
     batch: usize,
     /// Messages that were asked for and have not come.
     credit: usize,
@@ -181,9 +184,10 @@ struct Deliveries {
 }
 
 impl Deliveries {
-    fn new(pull: &Pull<'_>, now: Instant) -> Deliveries {
+    fn new(pull: &Pull<'_>, consumer: &str, now: Instant) -> Deliveries {
         let last_seq = pull.start.saturating_sub(1);
-        Deliveries { batch: pull.batch, credit: 0, delivered: 0, last_seq, heard: now }
+        let from = (pull.stream.to_owned(), consumer.to_owned());
+        Deliveries { from, batch: pull.batch, credit: 0, delivered: 0, last_seq, heard: now }
     }
 
     /// How many messages to ask for now: after half of a batch has come, what is missing to a whole one; else 0.
@@ -208,6 +212,9 @@ impl Deliveries {
         let Some(numbers) = message.reply.as_deref().and_then(AckSubject::parse) else {
             return Step::Rebuild(format!("unreadable acknowledgement subject {:?}", message.reply));
         };
+        if numbers.from != (self.from.0.as_str(), self.from.1.as_str()) {
+            return Step::Rebuild(format!("a delivery of another consumer: {:?}", message.reply));
+        }
         if numbers.consumer != self.delivered + 1 || numbers.stream <= self.last_seq {
             return Step::Rebuild(format!(
                 "delivery {} (sequence {}) came after delivery {} (sequence {})",
@@ -257,7 +264,9 @@ fn ends_a_pull(status: u16, description: &str) -> bool {
 
 /// The numbers of a delivery, which stand in its reply subject.
 #[derive(Debug, PartialEq, Eq)]
-struct AckSubject {
+struct AckSubject<'a> {
+    /// Names of the stream and the consumer.
+    from: (&'a str, &'a str),
     /// Sequence in the stream.
     stream: u64,
     /// Number of the consumer's delivery.
@@ -266,10 +275,10 @@ struct AckSubject {
     pending: u64,
 }
 
-impl AckSubject {
+impl AckSubject<'_> {
     /// `$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>`, or with a domain and an
     /// account hash before the stream and perhaps a token at the end.
-    fn parse(subject: &str) -> Option<AckSubject> {
+    fn parse(subject: &str) -> Option<AckSubject<'_>> {
         let parts: Vec<&str> = subject.split('.').collect();
         let from = match parts.len() {
             9 => 5,
@@ -281,6 +290,7 @@ impl AckSubject {
         }
         let number = |at: usize| parts[at].parse::<u64>().ok();
         Some(AckSubject {
+            from: (parts[from - 3], parts[from - 2]),
             stream: number(from)?,
             consumer: number(from + 1)?,
             time_ms: i64::try_from(number(from + 2)? / 1_000_000).ok()?,
@@ -297,7 +307,7 @@ mod tests {
     const PULL: Pull<'_> = Pull { stream: "S", filter: None, start: 5, batch: 8 };
 
     fn deliveries() -> Deliveries {
-        Deliveries { credit: PULL.batch, ..Deliveries::new(&PULL, Instant::now()) }
+        Deliveries { credit: PULL.batch, ..Deliveries::new(&PULL, "C", Instant::now()) }
     }
 
     fn message(reply: Option<String>, headers: &str) -> Message {
@@ -356,6 +366,10 @@ mod tests {
         }
         assert!(why(deliveries().take(delivery(1, 4), now)).contains("after delivery 0 (sequence 4)"));
         assert!(why(deliveries().take(message(None, ""), now)).contains("unreadable"));
+        for from in ["T.C", "S.D"] {
+            let forged = message(Some(format!("$JS.ACK.{from}.1.5.1.1700000000000000000.3")), "");
+            assert!(why(deliveries().take(forged, now)).contains("of another consumer"), "{from}");
+        }
     }
 
     #[test]
@@ -389,7 +403,7 @@ mod tests {
         }
         deliveries.take(delivery(4, 8), now);
         assert_eq!(deliveries.to_ask_for(), 4);
-        assert_eq!(Deliveries::new(&PULL, now).to_ask_for(), PULL.batch);
+        assert_eq!(Deliveries::new(&PULL, "C", now).to_ask_for(), PULL.batch);
     }
 
     #[test]
@@ -429,7 +443,13 @@ mod tests {
 
     #[test]
     fn acknowledgement_subjects_old_and_new() {
-        let numbers = Some(AckSubject { stream: 42, consumer: 7, time_ms: 1_700_000_000_000, pending: 5 });
+        let numbers = Some(AckSubject {
+            from: ("S", "C"),
+            stream: 42,
+            consumer: 7,
+            time_ms: 1_700_000_000_000,
+            pending: 5,
+        });
         for subject in [
             "$JS.ACK.S.C.1.42.7.1700000000000000000.5",
             "$JS.ACK._.ABC.S.C.1.42.7.1700000000000000000.5",

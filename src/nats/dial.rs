@@ -12,6 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObjec
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::Path;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,7 @@ pub struct Link {
     pub transport: Transport,
     /// Holds bytes that were read and are no whole operation yet.
     pub parser: Parser,
-    /// The server's greeting.
+    /// The server about itself. On an encrypted connection it lists only servers that it announced after TLS had begun.
     pub info: ServerInfo,
 }
 
@@ -140,7 +141,7 @@ pub fn dial(url: &Url, auth: &Auth, name: &str, wanted: &dyn Fn() -> bool) -> Re
     let mut transport = Transport::Plain(tcp(url, &deadline)?);
     let mut parser = Parser::default();
     deadline.doing = "greeting";
-    let info = match next_op(&mut transport, &mut parser, &deadline)? {
+    let mut info = match next_op(&mut transport, &mut parser, &deadline)? {
         Op::Info(json) => ServerInfo::parse(&json).map_err(|error| error.at("greeting"))?,
         Op::Err(text) => return Err(Error::Transient(format!("refused: {text}"))),
         _ => return Err(Error::Transient("greeting: not a NATS server".to_owned())),
@@ -152,6 +153,9 @@ pub fn dial(url: &Url, auth: &Auth, name: &str, wanted: &dyn Fn() -> bool) -> Re
         }
         deadline.doing = "TLS";
         transport = start_tls(transport, url, auth, &deadline)?;
+        auth.had_tls.store(true, Relaxed);
+        // Whoever stands between us and the server may have written the greeting.
+        info.connect_urls.clear();
     }
     deadline.doing = "login";
     let connect = login::connect_line(url, auth, name, &info, tls)?;
@@ -161,6 +165,7 @@ pub fn dial(url: &Url, auth: &Auth, name: &str, wanted: &dyn Fn() -> bool) -> Re
             Op::Pong => break,
             Op::Err(text) => return Err(Error::Permanent(format!("login: {text}"))),
             Op::Ping => write_all(&mut transport, b"PONG\r\n", &deadline)?,
+            Op::Info(json) => info = ServerInfo::parse(&json).unwrap_or(info),
             _ => {}
         }
     }
@@ -168,13 +173,15 @@ pub fn dial(url: &Url, auth: &Auth, name: &str, wanted: &dyn Fn() -> bool) -> Re
     Ok(Link { transport, parser, info })
 }
 
-/// Whether the connection is to be encrypted: the URL or the server demands it, or the server offers it and we were told
-/// whom to trust.
+/// Whether the connection is to be encrypted: we demand it, or the server does. A greeting without TLS may be forged, so it
+/// takes nothing away from what we demand.
 fn wants_tls(url: &Url, auth: &Auth, info: &ServerInfo) -> Result<bool, Error> {
-    if url.tls && !info.tls_required && !info.tls_available {
-        return Err(Error::Permanent("the server has no TLS, and the URL demands it".to_owned()));
+    match auth.demands_tls(url) {
+        Some(why) if !info.tls_required && !info.tls_available => {
+            Err(Error::Permanent(format!("the server has no TLS, and {why}")))
+        }
+        demand => Ok(demand.is_some() || info.tls_required),
     }
-    Ok(url.tls || info.tls_required || (info.tls_available && auth.ca_file.is_some()))
 }
 
 /// Connects to the first address of the host that answers.
@@ -257,7 +264,8 @@ fn start_tls(
     deadline: &Deadline<'_>,
 ) -> Result<Transport, Error> {
     let Transport::Plain(mut socket) = transport else { return Ok(transport) };
-    let server_name = ServerName::try_from(url.host.clone()).map_err(|error| tls_failed(&error))?;
+    let server_name =
+        ServerName::try_from(url.certificate_name().to_owned()).map_err(|error| tls_failed(&error))?;
     let config = tls_config(auth)?;
     let mut tls = rustls::ClientConnection::new(config, server_name).map_err(|error| tls_failed(&error))?;
     while tls.is_handshaking() {
@@ -340,11 +348,25 @@ mod tests {
     }
 
     #[test]
-    fn tls_that_is_only_offered_is_used_by_those_who_were_told_whom_to_trust() {
+    fn whoever_names_an_authority_or_a_certificate_demands_tls() {
         let offered = r#"{"tls_available":true}"#;
         assert_eq!(tls("nats://h", None, offered), Ok(false));
         assert_eq!(tls("nats://h", Some("/ca"), offered), Ok(true));
-        assert_eq!(tls("nats://h", Some("/ca"), "{}"), Ok(false));
+        assert!(matches!(tls("nats://h", Some("/ca"), "{}"), Err(Error::Permanent(_))));
+        let url = Url::parse("nats://h").unwrap();
+        let auth = Auth { cert_file: Some("/c".into()), key_file: Some("/k".into()), ..Auth::default() };
+        assert!(matches!(wants_tls(&url, &auth, &info("{}")), Err(Error::Permanent(_))));
+    }
+
+    #[test]
+    fn after_one_encrypted_connection_none_is_plain() {
+        let url = Url::parse("nats://h").unwrap();
+        let auth = Auth::default();
+        let other_connection = auth.clone();
+        assert_eq!(wants_tls(&url, &other_connection, &info("{}")), Ok(false));
+        auth.had_tls.store(true, Relaxed);
+        assert!(matches!(wants_tls(&url, &other_connection, &info("{}")), Err(Error::Permanent(_))));
+        assert_eq!(wants_tls(&url, &other_connection, &info(r#"{"tls_available":true}"#)), Ok(true));
     }
 
     #[test]

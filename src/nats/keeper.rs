@@ -109,7 +109,7 @@ impl Keeper {
     }
 
     fn connected(&mut self, link: &Link, url: &Url) {
-        self.shared.lock().connected(&link.info, &self.shared.inbox);
+        self.shared.lock().connected(&link.info, url, &self.shared.inbox);
         self.shared.notify();
         self.said.clear();
         let level = if self.options.quiet { log::Level::Debug } else { log::Level::Info };
@@ -305,15 +305,12 @@ impl Pulse {
     }
 }
 
-/// The servers to try, in random order so that nodes spread over a cluster. Announced servers (`host:port`) are reached as
-/// the first configured one: with its login and its TLS.
-fn candidates(configured: &[Url], announced: &[String], mut random: impl FnMut() -> u32) -> Vec<Url> {
+/// The servers to try, in random order so that nodes spread over a cluster.
+fn candidates(configured: &[Url], announced: &[Url], mut random: impl FnMut() -> u32) -> Vec<Url> {
     let mut urls = configured.to_vec();
-    for address in announced {
-        if let (Ok(url), Some(first)) = (Url::parse(address), configured.first())
-            && !urls.iter().any(|known| known.host == url.host && known.port == url.port)
-        {
-            urls.push(Url { host: url.host, port: url.port, ..first.clone() });
+    for url in announced {
+        if !urls.iter().any(|known| known.host == url.host && known.port == url.port) {
+            urls.push(url.clone());
         }
     }
     let mut keyed: Vec<_> = urls.into_iter().map(|url| (random(), url)).collect();
@@ -342,20 +339,11 @@ mod tests {
     }
 
     #[test]
-    fn announced_servers_are_reached_as_the_first_configured_one() {
-        let configured = urls(&["tls://u:p@a:1"]);
-        let found = candidates(&configured, &["b:2".to_owned()], || 0);
-        assert_eq!(addresses(&found), ["a:1", "b:2"]);
-        assert!(found[1].tls);
-        assert_eq!((&found[1].user, &found[1].password), (&configured[0].user, &configured[0].password));
-    }
-
-    #[test]
-    fn a_server_is_tried_once_and_garbage_not_at_all() {
+    fn a_server_is_tried_once_and_as_it_was_configured() {
         let configured = urls(&["a:1", "b:2"]);
-        let announced = ["a:1", "c:3", "c:3", "", "x:y", "http://z"].map(str::to_owned);
-        assert_eq!(addresses(&candidates(&configured, &announced, || 0)), ["a:1", "b:2", "c:3"]);
-        assert!(candidates(&[], &announced, || 0).is_empty());
+        let found = candidates(&configured, &urls(&["u:p@a:1", "c:3", "c:3"]), || 0);
+        assert_eq!(addresses(&found), ["a:1", "b:2", "c:3"]);
+        assert_eq!(found[0].user, None);
     }
 
     #[test]

@@ -6,6 +6,8 @@ use super::wire::ServerInfo;
 use crate::base::secret::Secret;
 use serde_json::{Value, json};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// How we identify ourselves, and whom we trust. A login in the server's URL wins over the one here.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +26,23 @@ pub struct Auth {
     pub cert_file: Option<PathBuf>,
     /// PEM file of the key of our certificate.
     pub key_file: Option<PathBuf>,
+    /// A connection with this login was encrypted. Clones share it.
+    pub had_tls: Arc<AtomicBool>,
+}
+
+impl Auth {
+    /// Why the connection to a server must be encrypted; `None`: the server may choose.
+    pub fn demands_tls(&self, url: &Url) -> Option<&'static str> {
+        if url.tls {
+            Some("the URL demands it")
+        } else if self.ca_file.is_some() || self.cert_file.is_some() || self.key_file.is_some() {
+            Some("a certificate or an authority is configured, which demands it")
+        } else if self.had_tls.load(Relaxed) {
+            Some("an earlier connection had it: if it was taken away on purpose, start this program again")
+        } else {
+            None
+        }
+    }
 }
 
 /// The JSON after CONNECT. `tls`: whether the connection is encrypted.

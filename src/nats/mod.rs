@@ -29,7 +29,7 @@ pub use kv::Kv;
 pub use login::Auth;
 pub use objects::{ObjectInfo, Objects};
 pub use publish::{Acked, Pipeline};
-pub use url::Url;
+pub use url::{Url, is_loopback, percent_encode};
 pub use wire::Message;
 
 /// A name that no other client makes: 22 random letters and digits, as NATS clients use for inboxes and objects.

@@ -3,6 +3,7 @@
 
 use super::error::Error;
 use super::nuid;
+use super::url::Url;
 use super::wire::{Message, Op, ServerInfo, subscribe_line};
 use crate::base::limits;
 use crossbeam_channel::{Sender, TrySendError};
@@ -12,6 +13,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+/// Announced servers that are remembered at most: a list without end would keep us from the configured ones.
+const ANNOUNCED: usize = 100;
 /// Number of the subscription to the inbox where all replies arrive.
 const REPLIES: u64 = 1;
 
@@ -67,10 +70,14 @@ pub struct State {
     pub epoch: u64,
     /// Bytes of the largest message that the server takes; 0 before the first login.
     pub max_payload: usize,
-    /// Servers of the cluster as the server lists them, `host:port`.
-    pub announced: Vec<String>,
+    /// Servers of the cluster, as the last server that told of any announced them.
+    pub announced: Vec<Url>,
+    /// The server of this connection, or of the last one.
+    server: Option<Url>,
     /// Bytes for the server that the socket's thread has not taken yet.
     pub out: Vec<u8>,
+    /// `out` holds the answer to a PING.
+    pong_waits: bool,
     /// Why the last try to connect failed, or the connection ended; empty while all is well.
     pub last_error: String,
     /// The last number given to a subscription or a request.
@@ -82,12 +89,14 @@ pub struct State {
 
 impl State {
     /// A connection begins: nothing of the one before is sent on it, and all subscriptions are made again.
-    pub fn connected(&mut self, info: &ServerInfo, inbox: &str) {
+    pub fn connected(&mut self, info: &ServerInfo, server: &Url, inbox: &str) {
+        self.server = Some(server.clone());
         self.note(info);
         self.up = true;
         self.epoch += 1;
         self.last_error.clear();
         self.out.clear();
+        self.pong_waits = false;
         self.say(&subscribe_line(&format!("{inbox}.*"), REPLIES));
         let lines: Vec<String> =
             self.subscriptions.iter().map(|(sid, (subject, _))| subscribe_line(subject, *sid)).collect();
@@ -106,7 +115,12 @@ impl State {
 
     fn note(&mut self, info: &ServerInfo) {
         self.max_payload = info.max_payload;
-        self.announced.clone_from(&info.connect_urls);
+        if let Some(server) = &self.server
+            && !info.connect_urls.is_empty()
+        {
+            let urls = info.connect_urls.iter().filter_map(|address| server.announced(address));
+            self.announced = urls.take(ANNOUNCED).collect();
+        }
     }
 
     fn tell_watchers(&mut self) {
@@ -131,6 +145,7 @@ impl State {
     /// Hands out all bytes for the server in exchange for an empty buffer.
     pub fn take_out(&mut self, empty: &mut Vec<u8>) {
         std::mem::swap(&mut self.out, empty);
+        self.pong_waits = false;
         if self.out.capacity() > limits::OUT_BUFFER {
             self.out = Vec::new();
         }
@@ -180,7 +195,12 @@ impl State {
                     let _ = queue.try_send(message);
                 }
             }
-            Op::Ping => self.say("PONG\r\n"),
+            // One answer serves all PINGs that came before it is sent: a server that reads nothing fills no memory.
+            Op::Ping if self.pong_waits => {}
+            Op::Ping => {
+                self.pong_waits = true;
+                self.say("PONG\r\n");
+            }
             Op::Info(json) => {
                 if let Ok(info) = ServerInfo::parse(&json) {
                     self.note(&info);
@@ -225,6 +245,14 @@ mod tests {
         State { last_id: REPLIES, ..State::default() }
     }
 
+    fn server() -> Url {
+        Url::parse("nats://u:p@h").unwrap()
+    }
+
+    fn announced(state: &State) -> Vec<String> {
+        state.announced.iter().map(Url::address).collect()
+    }
+
     fn said(state: &mut State) -> String {
         String::from_utf8(std::mem::take(&mut state.out)).unwrap()
     }
@@ -267,16 +295,44 @@ mod tests {
         let (queue, _messages) = bounded(1);
         let sid = state.subscribe("s", queue);
         state.say("PUB old 0\r\n\r\n");
-        state.connected(&info(r#"{"max_payload":99,"connect_urls":["a:1"]}"#), "_INBOX.x");
+        state.connected(&info(r#"{"max_payload":99,"connect_urls":["a:1"]}"#), &server(), "_INBOX.x");
         assert_eq!(said(&mut state), format!("SUB _INBOX.x.* 1\r\nSUB s {sid}\r\n"));
         assert_eq!((state.up, state.epoch, state.max_payload), (true, 1, 99));
-        assert_eq!(state.announced, ["a:1"]);
+        assert_eq!(announced(&state), ["a:1"]);
+        assert_eq!(state.announced[0].user.as_deref(), Some("u"));
+        // A greeting that tells of none (that of an encrypted connection tells nothing) leaves them known.
+        state.connected(&info("{}"), &server(), "_INBOX.x");
+        assert_eq!(announced(&state), ["a:1"]);
+    }
+
+    #[test]
+    fn a_list_of_servers_without_end_is_cut() {
+        let mut state = state();
+        let urls: Vec<String> = (1..=1_000).map(|port| format!("\"h:{port}\"")).collect();
+        let json = format!("{{\"connect_urls\":[{}]}}", urls.join(","));
+        state.connected(&info(&json), &server(), "_INBOX.x");
+        assert_eq!(state.announced.len(), ANNOUNCED);
+    }
+
+    #[test]
+    fn a_flood_of_pings_fills_no_memory() {
+        let mut state = state();
+        state.connected(&info("{}"), &server(), "_INBOX.x");
+        let before = state.out.len();
+        for _ in 0..1_000_000 {
+            state.handle(Op::Ping).unwrap();
+        }
+        assert_eq!(state.out.len() - before, "PONG\r\n".len());
+        // Once that answer was taken, the next PING gets one of its own.
+        state.take_out(&mut Vec::new());
+        state.handle(Op::Ping).unwrap();
+        assert_eq!(said(&mut state), "PONG\r\n");
     }
 
     #[test]
     fn a_lost_connection_is_told_to_callers_and_watchers() {
         let mut state = state();
-        state.connected(&info("{}"), "_INBOX.x");
+        state.connected(&info("{}"), &server(), "_INBOX.x");
         let (queue, replies) = bounded(1);
         state.expect_reply(queue);
         let (watcher, changes) = bounded(1);
@@ -285,7 +341,7 @@ mod tests {
         assert!(matches!(replies.try_recv(), Err(crossbeam_channel::TryRecvError::Disconnected)));
         assert!(changes.try_recv().is_ok());
         assert_eq!((state.up, state.last_error.as_str(), state.out.len()), (false, "gone", 0));
-        state.connected(&info("{}"), "_INBOX.x");
+        state.connected(&info("{}"), &server(), "_INBOX.x");
         assert_eq!((state.epoch, state.last_error.as_str()), (2, ""));
     }
 
@@ -304,13 +360,13 @@ mod tests {
 
     #[test]
     fn pings_are_answered_and_news_of_the_server_noted() {
-        let mut state = state();
+        let mut state = State { server: Some(server()), ..state() };
         state.handle(Op::Ping).unwrap();
         state.handle(Op::Pong).unwrap();
         state.handle(Op::Ok).unwrap();
         assert_eq!(said(&mut state), "PONG\r\n");
         state.handle(Op::Info(br#"{"max_payload":7,"connect_urls":["b:2"]}"#.to_vec())).unwrap();
-        assert_eq!((state.max_payload, state.announced.as_slice()), (7, &["b:2".to_owned()][..]));
+        assert_eq!((state.max_payload, announced(&state)), (7, vec!["b:2".to_owned()]));
         state.handle(Op::Info(b"garbage".to_vec())).unwrap();
         assert_eq!(state.max_payload, 7);
     }

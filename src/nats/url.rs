@@ -2,6 +2,7 @@
 
 use super::error::Error;
 use crate::base::secret::Secret;
+use std::net::IpAddr;
 
 /// Port of a NATS server unless the URL names one.
 const DEFAULT_PORT: u16 = 4222;
@@ -19,6 +20,8 @@ pub struct Url {
     pub user: Option<String>,
     /// `None` when the URL holds no colon before its `@`, or nothing after it.
     pub password: Option<Secret>,
+    /// The name that the server's certificate must bear; `None`: that of the host.
+    pub certificate: Option<String>,
 }
 
 impl Url {
@@ -43,7 +46,23 @@ impl Url {
             }
         };
         let (host, port) = split_address(address)?;
-        Ok(Url { tls, host, port, user, password })
+        Ok(Url { tls, host, port, user, password, certificate: None })
+    }
+
+    /// A server that this one announces as `host:port`. It gets the same login and is reached with the same TLS. A bare address
+    /// must prove itself by this server's name, for anybody can have a certificate for an address of his own. `None`: not an
+    /// address.
+    pub fn announced(&self, address: &str) -> Option<Url> {
+        let Url { host, port, .. } = Url::parse(address).ok()?;
+        let ours = self.certificate_name();
+        let by_our_name = is_address(&host) && !is_address(ours);
+        let certificate = by_our_name.then(|| ours.to_owned());
+        Some(Url { host, port, certificate, ..self.clone() })
+    }
+
+    /// The name or address that the server's certificate must bear.
+    pub fn certificate_name(&self) -> &str {
+        self.certificate.as_deref().unwrap_or(&self.host)
     }
 
     /// `host:port`, without anything secret.
@@ -54,6 +73,17 @@ impl Url {
             format!("{}:{}", self.host, self.port)
         }
     }
+}
+
+fn is_address(host: &str) -> bool {
+    host.parse::<IpAddr>().is_ok()
+}
+
+/// Whether a host, in brackets or not, is this machine for sure: its bytes pass no network.
+pub fn is_loopback(host: &str) -> bool {
+    let host = host.trim_matches(['[', ']']);
+    host.eq_ignore_ascii_case("localhost")
+        || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn split_address(address: &str) -> Result<(String, u16), Error> {
@@ -78,6 +108,19 @@ fn split_address(address: &str) -> Result<(String, u16), Error> {
         }
     };
     Ok((host.to_owned(), port))
+}
+
+/// A text as it stands in the login of a URL: `p@ss` becomes `p%40ss`.
+pub fn percent_encode(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
 }
 
 /// Replaces `%40` and the like; a percent sign without two hex digits stays as it is.
@@ -139,6 +182,49 @@ mod tests {
         assert_eq!(login("nats://u:%+1@h"), (Some("u".into()), Some("%+1".into())));
         // The last @ ends the login: a password may hold one.
         assert_eq!(login("nats://u:p@ss@h"), (Some("u".into()), Some("p@ss".into())));
+    }
+
+    #[test]
+    fn an_encoded_login_is_read_back_as_it_was() {
+        let text = "a:b@c/d?e#f%g h\"\u{e9}";
+        let encoded = percent_encode(text);
+        assert_eq!(encoded, "a%3Ab%40c%2Fd%3Fe%23f%25g%20h%22%C3%A9");
+        assert_eq!(login(&format!("nats://{encoded}:{encoded}@h")), (Some(text.into()), Some(text.into())));
+    }
+
+    #[test]
+    fn an_announced_server_is_reached_as_the_one_that_announces_it() {
+        let url = Url::parse("tls://u:p@nats.example.com:1").unwrap();
+        let of = |address: &str| url.announced(address).unwrap();
+        let bare = of("10.0.0.2:4223");
+        assert_eq!((bare.address().as_str(), bare.tls), ("10.0.0.2:4223", true));
+        assert_eq!((&bare.user, &bare.password), (&url.user, &url.password));
+        assert_eq!(bare.certificate_name(), "nats.example.com");
+        assert_eq!(of("[2001:db8::1]:4223").certificate_name(), "nats.example.com");
+        // A name speaks for itself: the announcement came over TLS.
+        assert_eq!(of("other.example.com:1").certificate_name(), "other.example.com");
+        // What an announced server announces is held to the same name.
+        assert_eq!(bare.announced("10.0.0.3:1").unwrap().certificate_name(), "nats.example.com");
+        // An announcement decides about neither TLS nor the login.
+        let odd = of("nats://x:y@10.0.0.4:1");
+        assert_eq!((odd.tls, &odd.user), (true, &url.user));
+        assert!(
+            url.announced("").is_none()
+                && url.announced("x:y").is_none()
+                && url.announced("http://z").is_none()
+        );
+        let by_address = Url::parse("tls://10.0.0.1").unwrap().announced("10.0.0.2:1").unwrap();
+        assert_eq!(by_address.certificate_name(), "10.0.0.2");
+    }
+
+    #[test]
+    fn this_machine() {
+        for host in ["127.0.0.1", "127.1.2.3", "::1", "[::1]", "localhost", "LocalHost"] {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in ["", "0.0.0.0", "[::]", "10.0.0.1", "localhost.example.com", "h"] {
+            assert!(!is_loopback(host), "{host}");
+        }
     }
 
     #[test]

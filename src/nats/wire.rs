@@ -65,7 +65,7 @@ impl Headers {
 pub struct ServerInfo {
     /// `2.10.7`; `?` when the server does not tell.
     pub version: String,
-    /// Bytes of the largest message, headers included.
+    /// Bytes of the largest message, headers included; at most as many as we accept ourselves.
     pub max_payload: usize,
     /// Addresses of the cluster's servers, `host:port`.
     pub connect_urls: Vec<String>,
@@ -85,10 +85,9 @@ impl ServerInfo {
         let urls = info["connect_urls"].as_array().map(Vec::as_slice).unwrap_or_default();
         Ok(ServerInfo {
             version: text("version").unwrap_or_else(|| "?".to_owned()),
-            max_payload: info["max_payload"]
-                .as_u64()
-                .and_then(|n| usize::try_from(n).ok())
-                .unwrap_or(1 << 20),
+            max_payload: info["max_payload"].as_u64().filter(|bytes| *bytes > 0).map_or(1 << 20, |bytes| {
+                usize::try_from(bytes).unwrap_or(usize::MAX).min(limits::MESSAGE_BYTES)
+            }),
             connect_urls: urls.iter().filter_map(|url| url.as_str().map(str::to_owned)).collect(),
             tls_required: flag("tls_required"),
             tls_available: flag("tls_available"),
@@ -482,6 +481,14 @@ mod tests {
             assert!(info.connect_urls.is_empty() && !info.tls_required);
         }
         assert!(matches!(ServerInfo::parse(b"not json"), Err(Error::Transient(_))));
+        for (said, taken) in [
+            ("18446744073709551615", limits::MESSAGE_BYTES),
+            ("99999999999999999999999", 1 << 20),
+            ("0", 1 << 20),
+        ] {
+            let info = ServerInfo::parse(format!("{{\"max_payload\":{said}}}").as_bytes()).unwrap();
+            assert_eq!(info.max_payload, taken, "{said}");
+        }
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub struct Board {
     leader: AtomicBool,
     open: AtomicBool,
     namesake: Mutex<String>,
+    disagreement: Mutex<String>,
     snapshot: Mutex<SnapshotState>,
     aside: Mutex<SetAside>,
 }
@@ -73,6 +74,7 @@ impl Default for Board {
             leader: AtomicBool::new(false),
             open: AtomicBool::new(false),
             namesake: Mutex::default(),
+            disagreement: Mutex::default(),
             snapshot: Mutex::default(),
             aside: Mutex::default(),
         }
@@ -157,15 +159,22 @@ impl Board {
 
     /// Where another running daemon with this node's `node_id` is; empty: none was heard of. True when that is news.
     pub fn set_namesake(&self, place: &str) -> bool {
-        let mut known = lock(&self.namesake);
-        let news = *known != place;
-        place.clone_into(&mut known);
-        news
+        replace(&self.namesake, place)
     }
 
     /// Where it is; empty: none was heard of.
     pub fn namesake(&self) -> String {
         lock(&self.namesake).clone()
+    }
+
+    /// Who has another number of shards than this node; empty: nobody was heard of. True when that is news.
+    pub fn set_disagreement(&self, other: &str) -> bool {
+        replace(&self.disagreement, other)
+    }
+
+    /// Who it is; empty: nobody was heard of.
+    pub fn disagreement(&self) -> String {
+        lock(&self.disagreement).clone()
     }
 
     /// How the last snapshot went.
@@ -195,6 +204,14 @@ impl Board {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Replaces a text; true when it was another one.
+fn replace(known: &Mutex<String>, text: &str) -> bool {
+    let mut known = lock(known);
+    let news = *known != text;
+    text.clone_into(&mut known);
+    news
 }
 
 fn note(result: Result<i64, &str>, when: &mut i64, why: &mut String) {

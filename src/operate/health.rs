@@ -1,7 +1,8 @@
 //! The health check: `GET <path>` answers 200, or 503 when the node does not work (formats, section "Health and metrics").
 //!
 //! `status` is `healthy`; `degraded` (200) when it replicates but a person should look: no snapshot could be stored, the
-//! node is not whole, events are set aside, another daemon has its `node_id`; `unhealthy` (503) without a connection to NATS or without a database.
+//! node is not whole, events are set aside, another daemon has its `node_id` or another number of shards; `unhealthy` (503)
+//! without a connection to NATS or without a database.
 
 use super::responder::{self, Reply};
 use super::{Board, View, Whole};
@@ -64,6 +65,10 @@ fn problems(connected: bool, board: &Board, whole: &Whole) -> Vec<String> {
     problems.extend(set_aside(&board.aside()));
     if !namesake.is_empty() {
         problems.push(format!("another daemon has this node_id, {namesake}"));
+    }
+    let disagreement = board.disagreement();
+    if !disagreement.is_empty() {
+        problems.push(format!("another number of shards: {disagreement}"));
     }
     problems
 }
@@ -172,6 +177,7 @@ mod tests {
         board.note_snapshot(Err("http 503"));
         board.note_proof(Err("2 rows differ"));
         board.set_namesake("on b: /x");
+        board.set_disagreement("node 2 on b has 3");
         let (works, body) = of(true, &board, &Whole::Waiting("joining: nats://u:p@h".into()));
         assert!(works);
         assert_eq!(body["status"], "degraded");
@@ -183,7 +189,8 @@ mod tests {
                 "not whole: joining: nats://***@h",
                 "no snapshot: http 503",
                 "restore not proven: 2 rows differ",
-                "another daemon has this node_id, on b: /x"
+                "another daemon has this node_id, on b: /x",
+                "another number of shards: node 2 on b has 3"
             ]
         );
     }

@@ -58,6 +58,8 @@ pub struct Follower {
     /// An event without our message id was seen.
     go_nodes_seen: bool,
     looked_aside: Instant,
+    /// Whether there are more streams than this node's was looked at.
+    looked_beyond: bool,
 }
 
 /// One stream.
@@ -111,6 +113,7 @@ impl Follower {
             owes_rewind: false,
             go_nodes_seen: false,
             looked_aside: now,
+            looked_beyond: false,
             setup,
         })
     }
@@ -300,6 +303,9 @@ impl Follower {
         self.tries.succeeded();
         self.said.forget();
         self.setup.signals.set_whole(Whole::Yes);
+        if !self.looked_beyond {
+            self.looked_beyond = streams::warn_of_more_shards(&self.setup.js, &self.setup.config).is_ok();
+        }
         Ok(())
     }
 

@@ -4,6 +4,7 @@
 use crate::base::{limits, retry::Backoff};
 use crate::cluster::wanted::Wanted;
 use crate::storage::{Label, Stored};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -111,12 +112,21 @@ pub struct Requests {
     looked_at: Instant,
     /// Requests up to this revision were served.
     served: u64,
+    /// The nodes for which snapshots were made, by their ids; all that find no room share the id of nobody.
+    askers: BTreeMap<u64, Asker>,
+}
+
+/// A node for which a snapshot was made.
+struct Asker {
+    /// Its next request counts from then on.
+    not_before: Instant,
+    pause: Duration,
 }
 
 impl Requests {
     /// None was looked at; the first look is due after the usual pause.
     pub fn new(now: Instant) -> Requests {
-        Requests { looked_at: now, served: 0 }
+        Requests { looked_at: now, served: 0, askers: BTreeMap::new() }
     }
 
     /// Whether to look at them now; true begins the next pause.
@@ -133,6 +143,17 @@ impl Requests {
         revision > self.served
     }
 
+    /// Whether a node has to wait until its next request counts: a snapshot was made for it a short time ago.
+    pub fn has_to_wait(&self, node: u64, now: Instant) -> bool {
+        self.askers.get(&self.key(node)).is_some_and(|asker| now < asker.not_before)
+    }
+
+    /// Under which id a node is remembered.
+    fn key(&self, node: u64) -> u64 {
+        let is_full = self.askers.len() >= limits::ASKERS;
+        if is_full && !self.askers.contains_key(&node) { u64::MAX } else { node }
+    }
+
     /// Why a snapshot is due for a request, when `stored` is what stands in the store. That may be another node's snapshot,
     /// or a person's, and serve the request.
     pub fn reason(&mut self, (revision, wanted): &(u64, Wanted), stored: Option<&Stored>) -> Option<Reason> {
@@ -143,11 +164,16 @@ impl Requests {
         Some(Reason::Asked { node: wanted.node_id, revision: *revision })
     }
 
-    /// A snapshot was made for a reason.
-    pub fn made(&mut self, reason: &Reason) {
-        if let Reason::Asked { revision, .. } = reason {
-            self.served = self.served.max(*revision);
-        }
+    /// A snapshot was made for a reason. The pause of a node that asked doubles with each one; a node that asked for none
+    /// for a long time begins anew.
+    pub fn made(&mut self, reason: &Reason, now: Instant) {
+        let Reason::Asked { node, revision } = reason else { return };
+        self.served = self.served.max(*revision);
+        self.askers.retain(|_, asker| now < asker.not_before + limits::ASK_AGAIN_MAX);
+        let key = self.key(*node);
+        let pause = self.askers.get(&key).map_or(limits::ASKED_LOOK, |asker| asker.pause * 2);
+        let pause = pause.min(limits::ASK_AGAIN_MAX);
+        self.askers.insert(key, Asker { not_before: now + pause, pause });
     }
 }
 

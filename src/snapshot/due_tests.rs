@@ -138,10 +138,55 @@ fn a_request_that_is_not_served_is_a_reason_until_a_snapshot_was_made() {
     assert_eq!(requests.reason(&asked, Some(&stored(&[("a", 4)]))).as_ref(), Some(&due));
     assert_eq!(requests.reason(&asked, None).as_ref(), Some(&due), "somebody removed it");
     assert!(requests.is_new(4), "the snapshot may fail");
-    requests.made(&Reason::Interval);
-    assert!(requests.is_new(4));
-    requests.made(&due);
+    let now = Instant::now();
+    requests.made(&Reason::Interval, now);
+    assert!(requests.is_new(4) && !requests.has_to_wait(2, now));
+    requests.made(&due, now);
     assert!(!requests.is_new(4));
+}
+
+/// Snapshots that are made within a day for `nodes` that ask without end, in turns.
+fn made_in_a_day(nodes: impl Iterator<Item = u64>) -> usize {
+    let start = Instant::now();
+    let mut requests = Requests::new(start);
+    let looks =
+        (1..).map(|look| start + limits::ASKED_LOOK * look).take_while(|now| *now < start + HOUR * 24);
+    let mut made = 0;
+    for (now, (node, revision)) in looks.zip(nodes.zip(1..)) {
+        if !requests.has_to_wait(node, now) {
+            requests.made(&Reason::Asked { node, revision }, now);
+            made += 1;
+        }
+    }
+    made
+}
+
+#[test]
+fn a_node_that_asks_without_end_is_served_ever_more_rarely() {
+    let made = made_in_a_day(std::iter::repeat(7));
+    assert!((20..40).contains(&made), "{made} of 17280");
+}
+
+#[test]
+fn nodes_that_are_invented_are_served_ever_more_rarely_too() {
+    let made = made_in_a_day(1..);
+    assert!((100..1_000).contains(&made), "{made} of 17280");
+}
+
+#[test]
+fn a_node_that_was_calm_is_served_at_once() {
+    let start = Instant::now();
+    let mut requests = Requests::new(start);
+    let asked = Reason::Asked { node: 7, revision: 1 };
+    for _ in 0..4 {
+        requests.made(&asked, start);
+    }
+    let pause = limits::ASKED_LOOK * 8;
+    assert!(requests.has_to_wait(7, start + pause / 2) && !requests.has_to_wait(8, start));
+    assert!(!requests.has_to_wait(7, start + pause));
+    let later = start + pause + limits::ASK_AGAIN_MAX;
+    requests.made(&asked, later);
+    assert!(!requests.has_to_wait(7, later + limits::ASKED_LOOK));
 }
 
 #[test]

@@ -7,7 +7,8 @@ use super::{Node, scratch, show_positions};
 use crate::base::error::{Context, Error, Kind};
 use crate::base::{clock, limits, once::Once, stop::Stop};
 use crate::cluster::lease::{Lease, UploadLease};
-use crate::cluster::{Bucket, founder, proven, wanted};
+use crate::cluster::wanted::{self, Wanted};
+use crate::cluster::{Bucket, founder, proven};
 use crate::config::Config;
 use crate::operate::{Board, Signals};
 use crate::storage::{Label, OpenStore, Store, Stored};
@@ -102,7 +103,7 @@ impl Scheduler {
         self.board.note_snapshot(Ok(saved.stored.label.time_ms));
         known.interval_from = Instant::now();
         known.unfinished = false;
-        known.requests.made(&reason);
+        known.requests.made(&reason, Instant::now());
         known.stored = Some(Some(saved.stored.label));
         Ok(())
     }
@@ -171,14 +172,35 @@ impl Scheduler {
             return Ok(None);
         }
         let asked = wanted::asked(&self.bucket).context("look for requests of other nodes")?;
-        let Some(asked) = asked.filter(|(revision, _)| known.requests.is_new(*revision)) else {
+        let Some((revision, wanted)) = asked.filter(|(revision, _)| known.requests.is_new(*revision)) else {
             return Ok(None);
         };
+        if known.requests.has_to_wait(wanted.node_id, Instant::now()) {
+            return Ok(None);
+        }
+        let asked = (revision, self.without_the_impossible(&wanted)?);
         let store = (self.open_store)()?;
         let found = store.stat(limits::SNAPSHOT_NAME).context(format!("look at {}", store.describe()))?;
         let reason = known.requests.reason(&asked, found.as_ref());
         known.stored = Some(found.map(|stored| stored.label));
         Ok(reason)
+    }
+
+    /// A request without positions in streams that are not ours, and without those beyond the end of a stream: no snapshot
+    /// reaches them, so that one would be made after the other.
+    fn without_the_impossible(&self, wanted: &Wanted) -> Result<Wanted, Error> {
+        let applied = self.applied();
+        let has_applied = |stream: &str| applied.iter().find(|(name, _)| name == stream).map(|(_, seq)| *seq);
+        let possible = wanted.retain(|stream, seq| match has_applied(stream) {
+            None => Ok(false),
+            Some(applied) if applied >= seq => Ok(true),
+            Some(_) => {
+                let info =
+                    self.bucket.js().stream(stream).map_err(|error| error.at(format!("stream {stream}")))?;
+                Ok(info.is_some_and(|info| seq <= info.state.last_seq))
+            }
+        })?;
+        Ok(possible)
     }
 
     /// Restores the newest snapshot on trial, as often as configured, whoever the leader was the last time.

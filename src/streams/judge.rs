@@ -31,7 +31,7 @@ pub fn judge(position: Option<&Position>, info: &StreamInfo) -> Judgement {
         }
         Some(position) => (position.seq, None),
     };
-    if info.state.first_seq > seq + 1 {
+    if info.state.first_seq > seq.saturating_add(1) {
         return Judgement::Gap(seq + 1, info.state.first_seq - 1);
     }
     match changed {
@@ -71,5 +71,8 @@ mod tests {
         let Judgement::Changed(now, _) = judge(Some(&position(9, "a")), &info("a", 1, 7)) else { panic!() };
         assert_eq!(now, position(7, "a"));
         assert_eq!(judge(Some(&position(5, "a")), &info("b", 4, 9)), Judgement::Gap(1, 3));
+        let end = u64::MAX;
+        assert_eq!(judge(Some(&position(end, "a")), &info("a", 1, end)), at(end, "a"));
+        assert_eq!(judge(Some(&position(5, "a")), &info("a", end, end)), Judgement::Gap(6, end - 1));
     }
 }

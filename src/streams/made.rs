@@ -29,6 +29,19 @@ pub fn ensure_all(js: &JetStream, config: &Config) -> Result<(), Error> {
     (1..=config.log.shards).try_for_each(|shard| ensure(js, config, shard).map(drop))
 }
 
+/// Warns of a stream beyond those of this node's shards. Other nodes use it, Go nodes perhaps, or have used it.
+pub fn warn_of_more_shards(js: &JetStream, config: &Config) -> Result<(), Error> {
+    let next = config.stream(config.log.shards + 1);
+    if js.stream(&next)?.is_some() {
+        log::warn!(
+            "there is a stream {next}, and replication_log.shards = {} here: this node does not read what other nodes publish \
+             there. Give all nodes the same number; if the stream is a remnant, delete it",
+            config.log.shards
+        );
+    }
+    Ok(())
+}
+
 /// Tells what to do about a stream of the other kind, which has the same subject.
 fn hint(error: Error, config: &Config) -> Error {
     if !matches!(error, Error::Overlap(_)) {

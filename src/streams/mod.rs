@@ -5,5 +5,5 @@ mod made;
 mod reader;
 
 pub use judge::{Judgement, judge};
-pub use made::{ensure, ensure_all};
+pub use made::{ensure, ensure_all, warn_of_more_shards};
 pub use reader::{Item, Reader, is_silent, queue};

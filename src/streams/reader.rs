@@ -66,8 +66,12 @@ impl Reader {
         let (Judgement::Continue(position) | Judgement::Changed(position, _)) = &judgement else {
             return Ok(Some(judgement));
         };
-        let pull =
-            Pull { stream: &self.stream, filter: None, start: position.seq + 1, batch: limits::PULL_BATCH };
+        let pull = Pull {
+            stream: &self.stream,
+            filter: None,
+            start: position.seq.saturating_add(1),
+            batch: limits::PULL_BATCH,
+        };
         self.consumer = Some(Consumer::open(&self.js, &pull, self.deliver.clone())?);
         self.progress.begin(position.seq, &info);
         Ok(Some(judgement))
@@ -100,8 +104,8 @@ impl Reader {
             }
             Step::Item(item) => item,
         };
-        if self.progress.skips(item.seq) && !self.still_holds_what_follows() {
-            self.give_up("messages are gone");
+        if self.progress.skips(item.seq) && !self.holds_all_up_to(item.seq) {
+            self.give_up("messages are gone, or were never there");
             return None;
         }
         self.progress.read(item.seq, item.pending);
@@ -110,9 +114,10 @@ impl Reader {
         Some(Item { seq: item.seq, origin, time_ms: item.time_ms, is_last, payload })
     }
 
-    /// A sequence was left out: that message was deleted, or the stream moved on past us. The stream's state tells.
-    fn still_holds_what_follows(&self) -> bool {
-        matches!(self.js.stream(&self.stream), Ok(Some(info)) if info.state.first_seq <= self.progress.last + 1)
+    /// A sequence was left out: that message was deleted, or the stream moved on past us, or somebody forged the delivery to
+    /// make us believe that we are far ahead. The stream's state tells.
+    fn holds_all_up_to(&self, seq: u64) -> bool {
+        matches!(self.js.stream(&self.stream), Ok(Some(info)) if self.progress.may_skip_to(seq, &info))
     }
 
     /// Whether a reader who has used everything up to `seq` has all that the stream held at the first look.
@@ -139,7 +144,13 @@ impl Progress {
 
     /// Whether `seq` is not the next one.
     fn skips(&self, seq: u64) -> bool {
-        seq > self.last + 1
+        seq > self.last.saturating_add(1)
+    }
+
+    /// Whether the messages between the last one and `seq` were deleted one by one: the stream goes on from the last one, and
+    /// reaches to `seq`.
+    fn may_skip_to(&self, seq: u64, info: &StreamInfo) -> bool {
+        info.state.first_seq <= self.last.saturating_add(1) && seq <= info.state.last_seq
     }
 
     fn read(&mut self, seq: u64, pending: u64) {
@@ -199,6 +210,9 @@ mod tests {
         let mut progress = Progress::default();
         progress.begin(4, &info(9, 1, 9));
         assert!(!progress.skips(5) && progress.skips(6));
+        assert!(progress.may_skip_to(9, &info(3, 1, 9)), "single messages were deleted");
+        assert!(!progress.may_skip_to(9, &info(3, 6, 9)), "the stream moved on");
+        assert!(!progress.may_skip_to(10, &info(3, 1, 9)), "the stream never had it");
         progress.read(5, 4);
         assert!(!progress.skips(6) && progress.skips(7));
     }

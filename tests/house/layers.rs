@@ -101,7 +101,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
     &[("config", &["keys", "reader", "stores"])],
     &[("streams", &["judge", "made", "reader"]), ("broker", &["server", "settings"])],
     &[("operate", &["board", "health", "metrics", "responder", "signals"])],
-    &[("cluster", &["founder", "lease", "presence", "proven", "wanted"])],
+    &[("cluster", &["founder", "lease", "presence", "proven", "shards", "wanted"])],
     &[("replicator", &["audit", "follower", "pacing", "publisher", "waiting"])],
     &[(
         "snapshot",

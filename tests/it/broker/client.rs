@@ -234,29 +234,14 @@ fn logins() {
 #[test]
 fn tls() {
     let dir = Dir::new("tls");
-    let path = |name: &str| dir.0.join(name).display().to_string();
-    let script = format!(
-        "cd {} && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout ca.key -out ca.pem -days 30 \
-         -subj /CN=test-ca -addext basicConstraints=critical,CA:TRUE && openssl req -newkey ec -pkeyopt \
-         ec_paramgen_curve:prime256v1 -nodes -keyout key.pem -out server.csr -subj /CN=localhost && printf \
-         'subjectAltName=IP:127.0.0.1\\n' > ext && openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial \
-         -days 30 -extfile ext -out cert.pem",
-        dir.0.display()
-    );
-    let made = std::process::Command::new("sh").arg("-c").arg(&script).output().unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let certificate = Authority::new(&dir).certificate("server", "IP:127.0.0.1");
     for verify in [false, true] {
-        let extra = format!(
-            "tls {{ cert_file: \"{}\", key_file: \"{}\", ca_file: \"{}\", verify: {verify} }}",
-            path("cert.pem"),
-            path("key.pem"),
-            path("ca.pem")
-        );
+        let extra = certificate.tls_block(verify);
         let mut nats = Nats::with(&dir, &nats_binaries()[0], &extra);
-        let mut auth = Auth { ca_file: Some(path("ca.pem").into()), ..Auth::default() };
+        let mut auth = Auth { ca_file: Some(certificate.ca.clone()), ..Auth::default() };
         if verify {
-            auth.cert_file = Some(path("cert.pem").into());
-            auth.key_file = Some(path("key.pem").into());
+            auth.cert_file = Some(certificate.cert.clone());
+            auth.key_file = Some(certificate.key.clone());
         }
         let connection = connect_with(&nats.url().replace("nats://", "tls://"), auth);
         connection.wait_up(Duration::from_secs(5)).unwrap();

@@ -6,11 +6,11 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-const INFO: &[u8] =
+pub const INFO: &[u8] =
     b"INFO {\"server_id\":\"X\",\"version\":\"2.10.0\",\"max_payload\":1048576,\"headers\":true}\r\n";
 
 /// A server that hands each connection, with its number, to `treat`; returns its URL.
-fn server(treat: impl Fn(usize, TcpStream) + Send + Sync + 'static) -> String {
+pub fn server(treat: impl Fn(usize, TcpStream) + Send + Sync + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("nats://{}", listener.local_addr().unwrap());
     std::thread::spawn(move || {
@@ -178,4 +178,21 @@ fn odd_messages_harm_themselves_alone() {
         (0..2).map(|_| receiver.recv_timeout(Duration::from_secs(5)).unwrap().payload).collect();
     assert_eq!(bodies, [b"1", b"2"]);
     assert_eq!(connection.epoch(), 1);
+}
+
+#[test]
+fn a_flood_of_pings_takes_no_memory() {
+    let url = server(|_, mut stream| {
+        log_in(&mut stream);
+        // Nothing is read from here on, so no answer can be sent.
+        let pings = b"PING\r\n".repeat(10_000);
+        while stream.write_all(&pings).is_ok() {}
+    });
+    let dir = Dir::new("pings");
+    let mut node = Node::with_schema(&dir, 1, &url, "", "CREATE TABLE t(id INTEGER PRIMARY KEY)");
+    node.start();
+    wait_for("the node is connected", 20, || (node.count("connected to NATS at") > 0).then_some(()));
+    pause(6_000);
+    let (_, peak) = node.memory();
+    assert!(peak < 60_000, "{peak} KiB");
 }

@@ -1,5 +1,8 @@
 //! The broker: our NATS client against real servers, and against one that misbehaves; a server of our own.
 
 mod client;
+mod forged;
 mod hostile;
 mod own_server;
+mod strangers;
+mod tls;

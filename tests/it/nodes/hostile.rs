@@ -62,6 +62,93 @@ fn messages() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
+/// Nodes whose tables differ: what one publishes, the other cannot use as it is, each row in another way.
+#[test]
+fn nodes_with_different_tables_go_on_and_show_what_they_cannot_use() {
+    let dir = Dir::new("different-tables");
+    let nats = Nats::start(&dir);
+    let port = free_port();
+    let extra =
+        format!("snapshot.enabled = false\n[health_check]\nenable = true\nbind = \"127.0.0.1:{port}\"\n");
+    let common = "CREATE TABLE t(id INTEGER PRIMARY KEY, v);";
+    let mut one = Node::with_schema(
+        &dir,
+        1,
+        &nats.url(),
+        "snapshot.enabled = false",
+        &format!(
+            "{common} CREATE TABLE k(id TEXT PRIMARY KEY, v); CREATE TABLE n(id INTEGER PRIMARY KEY, v); \
+             CREATE TABLE m(id INTEGER PRIMARY KEY, v, w); CREATE TABLE new(id INTEGER PRIMARY KEY, v)"
+        ),
+    );
+    let mut two = Node::with_schema(
+        &dir,
+        2,
+        &nats.url(),
+        &extra,
+        &format!(
+            "{common} CREATE TABLE k(id INTEGER PRIMARY KEY, v); CREATE TABLE n(id INTEGER PRIMARY KEY, v NOT NULL); \
+             CREATE TABLE m(id INTEGER PRIMARY KEY, v)"
+        ),
+    );
+    one.start_ready();
+    two.start_ready();
+    one.sql("INSERT INTO k VALUES('text', 1), ('5', 2); INSERT INTO n VALUES(1, NULL), (2, 'x')");
+    one.sql(
+        "INSERT INTO m VALUES(1, 'a', 'w'); INSERT INTO new VALUES(1, 'n'); INSERT INTO t VALUES(1, 'x')",
+    );
+    two.sql("INSERT INTO t VALUES(2, 'y'); INSERT INTO m VALUES(2, 'b')");
+    let json = |node: &Node| -> serde_json::Value {
+        let shown = node.command(&["-set-aside", "-json"]);
+        assert_eq!(shown.status.code(), Some(0), "{shown:?}");
+        serde_json::from_slice(&shown.stdout).unwrap()
+    };
+    let held = wait_for("all is set aside", 20, || {
+        let held = json(&two);
+        (held.as_array().unwrap().len() == 4).then_some(held)
+    });
+    let of =
+        |table: &str| held.as_array().unwrap().iter().find(|held| held["table"] == table).unwrap().clone();
+    assert_eq!((&of("k")["state"], &of("k")["row"]["id"]), (&"refused".into(), &"text".into()));
+    assert_eq!((&of("n")["state"], &of("n")["row"]["v"]), (&"refused".into(), &serde_json::Value::Null));
+    assert_eq!((&of("m")["state"], &of("m")["missing"][0]), (&"waiting".into(), &"w".into()));
+    assert_eq!(of("new")["state"], "waiting");
+    for (node, sql) in [(&two, "SELECT count(*) FROM t"), (&one, "SELECT count(*) FROM t")] {
+        wait_for("rows cross", 10, || (value(node, sql) == "Integer(2)").then_some(()));
+    }
+    assert_eq!(value(&two, "SELECT v FROM k WHERE id = 5"), "Integer(2)");
+    wait_for("health", 5, || {
+        let (status, body) = health(port);
+        (status == 200 && body["status"] == "degraded" && body["problems"].as_array()?.len() == 4)
+            .then_some(())
+    });
+    // A restart changes nothing: the messages are not read again, and the node is as it was.
+    assert_eq!(two.stop(), 0);
+    two.start_ready();
+    assert_eq!(json(&two).as_array().unwrap().len(), 4);
+    // The migration arrives; nothing else happens.
+    two.sql("ALTER TABLE m ADD COLUMN w; CREATE TABLE new(id INTEGER PRIMARY KEY, v)");
+    wait_for("what waited is applied", 10, || (json(&two).as_array().unwrap().len() == 2).then_some(()));
+    assert_eq!(value(&two, "SELECT w FROM m WHERE id = 1"), "Text(\"w\")");
+    assert_eq!(value(&two, "SELECT v FROM new"), "Text(\"n\")");
+    // A person mends one table, and gives up the other row.
+    two.sql("DROP TABLE n; CREATE TABLE n(id INTEGER PRIMARY KEY, v)");
+    let tried = two.command(&["-set-aside", "retry", &of("n")["id"].to_string(), "-json"]);
+    assert_eq!(tried.status.code(), Some(0), "{tried:?}");
+    assert_eq!(serde_json::from_slice::<serde_json::Value>(&tried.stdout).unwrap()["applied"], 1);
+    assert_eq!(value(&two, "SELECT count(*) FROM n WHERE id = 1"), "Integer(1)");
+    let shown = two.command(&["-set-aside", "show", &of("k")["id"].to_string()]);
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("datatype mismatch"), "{shown:?}");
+    let dropped = two.command(&["-set-aside", "drop", "all"]);
+    assert_eq!(dropped.status.code(), Some(0), "{dropped:?}");
+    assert_eq!(String::from_utf8_lossy(&two.command(&["-set-aside"]).stdout), "nothing is set aside\n");
+    assert_eq!(two.command(&["-set-aside", "show", "1"]).status.code(), Some(1));
+    assert_eq!(two.command(&["-set-aside", "mend"]).status.code(), Some(2));
+    wait_for("health", 5, || (health(port).1["status"] == "healthy").then_some(()));
+    one.assert_alive();
+    two.assert_alive();
+}
+
 /// Writes one row after the other until `done`; returns how long the slowest took.
 fn slowest_write(node: &Node, mut done: impl FnMut() -> bool) -> Duration {
     let app = node.open();

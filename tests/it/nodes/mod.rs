@@ -8,3 +8,4 @@ mod lost_streams;
 mod real_data;
 mod replicate;
 mod sessions;
+mod shards;

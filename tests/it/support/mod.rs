@@ -2,6 +2,7 @@
 //! that it starts ends when its owner is dropped, so a test that panics leaves no process behind.
 
 mod broker;
+mod certificates;
 mod database;
 mod directory;
 mod health;
@@ -13,6 +14,7 @@ pub mod stores;
 mod waiting;
 
 pub use broker::{Nats, connect_with, nats_binaries};
+pub use certificates::{Authority, Certificate};
 pub use database::{contents, root_page, value, wait_equal};
 pub use directory::{Dir, Small, spoil};
 pub use health::{health, http_get};

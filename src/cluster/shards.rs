@@ -1,0 +1,182 @@
+//! Finding out that another running daemon has another number of shards (`replication_log.shards`): each of the two misses rows
+//! of the other, and nothing else shows it.
+//!
+//! A daemon says its number when it has connected, on a subject of its cluster. One that hears another number says its own, so
+//! that both know. Both repeat it now and then while they differ. Daemons that agree are silent; a Go node neither speaks nor
+//! listens.
+
+use crate::base::limits;
+use crate::config::Config;
+use crate::nats::Connection;
+use crate::operate::Board;
+use serde_json::{Value, json};
+use std::time::Instant;
+
+/// What a daemon knows about the numbers of others.
+pub struct Shards {
+    /// Where daemons tell their numbers.
+    pub subject: String,
+    ours: u64,
+    hello: String,
+    /// The connection on which we spoke last.
+    epoch: u64,
+    spoke: Option<Instant>,
+    /// When somebody with another number was last heard.
+    heard: Option<Instant>,
+    /// Somebody with another number has not had an answer.
+    owes: bool,
+    /// When a disagreement was last logged.
+    told: Option<Instant>,
+}
+
+impl Shards {
+    /// Nobody was heard yet. `host`: this machine's name.
+    pub fn new(config: &Config, host: &str) -> Shards {
+        let ours = config.log.shards;
+        Shards {
+            subject: format!("{}.shards", config.nats.stream_prefix),
+            ours,
+            hello: json!({ "node_id": config.node_id, "shards": ours, "host": host }).to_string(),
+            epoch: 0,
+            spoke: None,
+            heard: None,
+            owes: false,
+            told: None,
+        }
+    }
+
+    /// Says our number if it is time to, and forgets a disagreement of which nothing was heard any more.
+    pub fn look(&mut self, connection: &Connection, board: &Board, now: Instant) {
+        if connection.is_up() && self.is_to_speak(connection.epoch(), now) {
+            // What cannot be said now is said later.
+            let _ = connection.publish(&self.subject, &[], self.hello.as_bytes());
+        }
+        if self.is_settled(now) {
+            board.set_disagreement("");
+        }
+    }
+
+    /// Takes what a daemon said.
+    pub fn hear(&mut self, payload: &[u8], board: &Board, now: Instant) {
+        let Some(other) = self.disagreement(payload) else { return };
+        let news = board.set_disagreement(&other);
+        self.heard_other(news, now);
+        if news && self.may_tell(now) {
+            log::error!(
+                "replication_log.shards = {} here, and {other}: the two nodes miss rows of each other; give all nodes of the \
+                 cluster the same number",
+                self.ours
+            );
+        }
+    }
+
+    /// Who has another number, if the payload says so; for people.
+    fn disagreement(&self, payload: &[u8]) -> Option<String> {
+        let value: Value = serde_json::from_slice(payload).ok()?;
+        let (node, shards) = (value["node_id"].as_u64()?, value["shards"].as_u64()?);
+        let host = value["host"].as_str().unwrap_or_default();
+        let host: String = host.chars().filter(|c| !c.is_control()).take(100).collect();
+        (shards != self.ours).then(|| format!("node {node} on {host} has {shards}"))
+    }
+
+    /// True on a new connection, and when somebody with another number waits for an answer: at once if that one is news.
+    fn is_to_speak(&mut self, epoch: u64, now: Instant) -> bool {
+        let rested =
+            self.spoke.is_none_or(|at| now.saturating_duration_since(at) >= limits::PRESENCE_INTERVAL);
+        let speak = epoch != self.epoch || (self.owes && rested);
+        if speak {
+            (self.epoch, self.spoke, self.owes) = (epoch, Some(now), false);
+        }
+        speak
+    }
+
+    fn heard_other(&mut self, news: bool, now: Instant) {
+        (self.heard, self.owes) = (Some(now), true);
+        if news {
+            self.spoke = None;
+        }
+    }
+
+    /// Whether a disagreement may be logged: whoever invents nodes shall not fill the log.
+    fn may_tell(&mut self, now: Instant) -> bool {
+        let may = self.told.is_none_or(|at| now.saturating_duration_since(at) >= limits::PRESENCE_INTERVAL);
+        if may {
+            self.told = Some(now);
+        }
+        may
+    }
+
+    /// Whether nobody with another number was heard for some intervals; true once.
+    fn is_settled(&mut self, now: Instant) -> bool {
+        let settled =
+            self.heard.is_some_and(|at| now.saturating_duration_since(at) >= limits::PRESENCE_INTERVAL * 3);
+        if settled {
+            (self.heard, self.told) = (None, None);
+        }
+        settled
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn shards(number: u64) -> Shards {
+        let config = crate::config::tests::with(&format!("[replication_log]\nshards = {number}"));
+        Shards::new(&config, "here")
+    }
+
+    #[test]
+    fn only_another_number_is_a_disagreement() {
+        let (one, two) = (shards(1), shards(2));
+        assert_eq!(one.disagreement(one.hello.as_bytes()), None);
+        assert_eq!(one.disagreement(two.hello.as_bytes()).unwrap(), "node 1 on here has 2");
+        let odd =
+            "{\"node_id\":18446744073709551615,\"shards\":18446744073709551615,\"host\":\"a\\nb\\u001b[2J\"}";
+        assert_eq!(
+            one.disagreement(odd.as_bytes()).unwrap(),
+            "node 18446744073709551615 on ab[2J has 18446744073709551615"
+        );
+        for other in ["", "{}", "[]", "{\"node_id\":1}", "{\"node_id\":1,\"shards\":-2}"] {
+            assert_eq!(one.disagreement(other.as_bytes()), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn those_who_agree_speak_once_a_connection() {
+        let (mut shards, start) = (shards(1), Instant::now());
+        assert!(shards.is_to_speak(1, start));
+        assert!(!shards.is_to_speak(1, start + limits::PRESENCE_INTERVAL * 9));
+        assert!(shards.is_to_speak(2, start));
+    }
+
+    #[test]
+    fn another_number_is_answered_at_once_and_then_now_and_then() {
+        let (mut shards, start) = (shards(1), Instant::now());
+        assert!(shards.is_to_speak(1, start));
+        shards.heard_other(true, start);
+        assert!(shards.is_to_speak(1, start));
+        shards.heard_other(false, start);
+        assert!(!shards.is_to_speak(1, start + Duration::from_secs(1)));
+        assert!(shards.is_to_speak(1, start + limits::PRESENCE_INTERVAL));
+        assert!(!shards.is_to_speak(1, start + limits::PRESENCE_INTERVAL * 2), "the answer was given");
+    }
+
+    #[test]
+    fn a_disagreement_is_shown_until_nothing_is_heard_of_it() {
+        let (mut ours, board, start) = (shards(1), Board::default(), Instant::now());
+        ours.hear(shards(2).hello.as_bytes(), &board, start);
+        assert_eq!(board.disagreement(), "node 1 on here has 2");
+        assert!(!ours.is_settled(start + limits::PRESENCE_INTERVAL * 2));
+        assert!(ours.is_settled(start + limits::PRESENCE_INTERVAL * 3));
+        assert!(!ours.is_settled(start + limits::PRESENCE_INTERVAL * 4));
+    }
+
+    #[test]
+    fn invented_nodes_do_not_fill_the_log() {
+        let (mut shards, start) = (shards(1), Instant::now());
+        let told = (0..3_000).filter(|n| shards.may_tell(start + Duration::from_millis(10) * *n)).count();
+        assert_eq!(told, 1);
+    }
+}
