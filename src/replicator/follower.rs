@@ -58,6 +58,8 @@ pub struct Follower {
     /// An event without our message id was seen.
     go_nodes_seen: bool,
     looked_aside: Instant,
+    /// Waiting events that were dropped for want of room: rows that this database lacks.
+    lost: u64,
     /// Whether there are more streams than this node's was looked at.
     looked_beyond: bool,
 }
@@ -113,6 +115,7 @@ impl Follower {
             owes_rewind: false,
             go_nodes_seen: false,
             looked_aside: now,
+            lost: 0,
             looked_beyond: false,
             setup,
         })
@@ -254,10 +257,29 @@ impl Follower {
         self.looked_aside = now;
         let database = &mut self.setup.database;
         match database.look().and_then(|()| database.news()) {
-            Ok(Some(aside)) => self.setup.board.set_aside(aside),
+            Ok(Some(aside)) => {
+                // What it waits for beside this stays.
+                let unchanged = self.setup.signals.whole() == self.reached();
+                self.lost = aside.lost_waiting;
+                if unchanged {
+                    self.setup.signals.set_whole(self.reached());
+                }
+                self.setup.board.set_aside(aside);
+            }
             Ok(None) => {}
             // Applying meets the same, and says it.
             Err(error) => log::debug!("what is set aside: {error}"),
+        }
+    }
+
+    /// Whether a node that follows all its streams is whole.
+    fn reached(&self) -> Whole {
+        match self.lost {
+            0 => Whole::Yes,
+            lost => Whole::Waiting(format!(
+                "{lost} events that waited for a table or column were dropped, because there were too many: bring the schema up to \
+                 date, then restore this node from a snapshot, or accept the loss (-set-aside drop all)"
+            )),
         }
     }
 

@@ -37,14 +37,13 @@ impl Applier {
     /// What is set aside, if that may have changed since the last call.
     pub fn news(&mut self) -> Result<Option<SetAside>, Error> {
         let session = &mut self.session;
-        if !session.aside.is_empty() {
-            // A person may have dropped some in another process.
-            session.aside.load(&session.connection)?;
-        }
+        session.aside.look(&session.connection)?;
         if !session.aside.take_news() {
             return Ok(None);
         }
-        aside::summary(&session.connection).map(Some)
+        let found = aside::summary(&session.connection)?;
+        session.aside.shown(&found);
+        Ok(Some(found))
     }
 
     /// The next events to try again. Before the transaction: the application must not wait for the decoding of anything.

@@ -34,6 +34,7 @@ const OLDEST: &str =
     "SELECT id, length(payload) FROM __harmonylite__set_aside WHERE state = ?1 ORDER BY id LIMIT 1";
 const SIZES: &str =
     "SELECT count(*), coalesce(sum(length(payload)), 0) FROM __harmonylite__set_aside WHERE state ";
+const COUNT: &str = "SELECT count(*) FROM __harmonylite__set_aside";
 const OF_TABLES: &str = "SELECT tbl, state = 1, count(*) FROM __harmonylite__set_aside GROUP BY tbl, state = 1 ORDER BY 1, 2 LIMIT 50";
 const TRIED_AGAIN: &str = "SELECT 1 FROM __harmonylite__set_aside WHERE state = 2 LIMIT 1";
 
@@ -247,6 +248,8 @@ pub struct Aside {
     said: HashSet<String>,
     /// Something was set aside or left since [`Aside::take_news`].
     news: bool,
+    /// Events are shown as dropped for want of room.
+    shown_lost: bool,
 }
 
 impl Aside {
@@ -270,6 +273,23 @@ impl Aside {
 
     pub fn any_waits(&self) -> bool {
         self.waiting.events > 0
+    }
+
+    /// A person may have dropped events in another process.
+    pub fn look(&mut self, connection: &Connection) -> Result<(), Error> {
+        if self.is_empty() && !self.shown_lost {
+            return Ok(());
+        }
+        let count = connection.prepare_cached(COUNT)?.query_row([], |row| row.get::<_, i64>(0))?;
+        if count != self.waiting.events + self.refused.events || (count == 0 && self.shown_lost) {
+            self.load(connection)?;
+        }
+        Ok(())
+    }
+
+    /// What was shown last.
+    pub fn shown(&mut self, aside: &SetAside) {
+        self.shown_lost = aside.lost_waiting + aside.lost_refused > 0;
     }
 
     /// Whether what is set aside may have changed since the last call.
