@@ -439,7 +439,7 @@ mod tests {
             (&["-node-id", "x"], "-node-id x: accepted is a number"),
             (
                 &["-cleanup", "-save-snapshot"],
-                "only one of -save-snapshot, -list-snapshots, -verify-snapshot, -restore-snapshot, -restore-at and -cleanup can be done at a time",
+                "only one of -save-snapshot, -list-snapshots, -verify-snapshot, -restore-snapshot, -restore-at, -set-aside and -cleanup can be done at a time",
             ),
             (&["-to", "x"], "-restore-snapshot NAME or -restore-at WHEN, and -to FILE belong together"),
             (
