@@ -21,6 +21,7 @@ pub fn describe(stored: &Stored) -> Value {
         "digest": text(digest),
         "encoding": text(encoding),
         "verified": verified,
+        "refused": stored.refused(),
     })
 }
 
@@ -42,6 +43,7 @@ pub fn table(store: &Store, found: &[Stored], proven: impl Fn(&Stored) -> Option
             or_dash(!schema.is_empty(), schema.chars().take(12).collect()),
             or_dash(*node > 0, node.to_string()),
             match (proven(stored), verified) {
+                _ if stored.refused().is_some() => "refused".to_owned(),
                 (Some(ms), _) => format!("restored on trial {} ago", age(clock::unix_ms() - ms)),
                 (None, true) => "at upload".to_owned(),
                 (None, false) => "no".to_owned(),
@@ -55,7 +57,8 @@ pub fn table(store: &Store, found: &[Stored], proven: impl Fn(&Stored) -> Option
             row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
         cells.join("  ").trim_end().to_owned()
     };
-    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+    let refused = found.iter().filter_map(|stored| Some(format!("{}: {}", stored.name, stored.refused()?)));
+    rows.iter().map(line).chain(refused).collect::<Vec<_>>().join("\n")
 }
 
 /// `5 s`, `7 min`, `3 h`, `12 d`.

@@ -211,6 +211,7 @@ fn snapshot(reader: &mut Reader, stream_prefix: &str, seq_map_path: Option<&Path
         keep: reader.integer("snapshot.keep", 1, 1, 1000),
         read_back: reader.boolean("snapshot.read_back", true),
         packing,
+        accept_plain: reader.boolean("snapshot.accept_plain", false),
     }
 }
 

@@ -87,6 +87,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
                 "s3/credentials",
                 "s3/multipart",
                 "s3/sigv4",
+                "seal",
                 "sftp",
                 "sftp/host_keys",
                 "sftp/rename",

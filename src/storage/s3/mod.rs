@@ -196,13 +196,18 @@ fn stored(name: &str, response: &Response) -> Stored {
         size: response.length().unwrap_or(0),
         version: response.header("etag").unwrap_or_default().to_owned(),
         label: Label::from_pairs(pairs.iter().map(|(key, value)| (key.as_str(), value.as_str()))),
-        other_labels: vec![],
+        ..Stored::default()
     }
 }
 
 impl Backend for S3 {
     fn describe(&self) -> String {
         self.bucket.describe()
+    }
+
+    /// The server checks each request's hash, and nothing is read back.
+    fn compares(&self) -> bool {
+        false
     }
 
     fn prepare(&self) -> Result<(), Error> {
