@@ -64,7 +64,7 @@ fn a_sealed_label_is_believed_and_any_change_of_it_is_not() {
         ("size", |label| label.size = 8),
         ("digest", |label| label.digest = "SHA-256=abd=".into()),
         ("content", |label| label.content.push('x')),
-        ("position", |label| drop(label.positions.insert("a-1".into(), u64::MAX))),
+        ("position", |label| label.positions.extend([("a-1".into(), u64::MAX)])),
         ("no position", |label| label.positions.clear()),
         ("streams", |label| label.streams.clear()),
         ("schema", |label| label.schema = "i".into()),

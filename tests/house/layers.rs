@@ -90,6 +90,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
                 "seal",
                 "sftp",
                 "sftp/host_keys",
+                "sftp/opening",
                 "sftp/rename",
                 "store",
                 "tree",
