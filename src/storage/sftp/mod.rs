@@ -375,8 +375,8 @@ impl Tree for Sftp {
 }
 
 #[cfg(test)]
-#[allow(clippy::disallowed_methods, reason = "servers of tests have threads and pauses of their own")]
 mod tests {
+    #![allow(clippy::disallowed_methods, reason = "servers of tests have threads and pauses of their own")]
     use super::*;
 
     #[test]

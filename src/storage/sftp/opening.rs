@@ -123,8 +123,8 @@ pub fn within<R>(
 }
 
 #[cfg(test)]
-#[allow(clippy::disallowed_methods, reason = "servers of tests have threads and pauses of their own")]
 mod tests {
+    #![allow(clippy::disallowed_methods, reason = "servers of tests have threads and pauses of their own")]
     use super::*;
     use std::io::{Read, Write};
     use std::net::TcpListener;

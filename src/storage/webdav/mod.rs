@@ -390,8 +390,8 @@ impl Tree for Webdav {
 }
 
 #[cfg(test)]
-#[allow(clippy::disallowed_methods, reason = "servers of tests have threads and pauses of their own")]
 mod tests {
+    #![allow(clippy::disallowed_methods, reason = "servers of tests have threads and pauses of their own")]
     use super::*;
 
     #[test]

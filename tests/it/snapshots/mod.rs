@@ -4,3 +4,4 @@ mod commands;
 mod nats_store;
 mod proof;
 mod publishers;
+mod sealed;
