@@ -67,7 +67,8 @@ bench: setup
 # 20), about three minutes each.
 soak: setup
 	@for round in $$(seq $${ROUNDS:-20}); do echo "== round $$round"; \
-	  HARMONYLITE_SCHEDULES=100000 HARMONYLITE_DB_SCHEDULES=300 $(CARGO_TEST) --lib -q -- fold:: databases_converge || exit 1; \
+	  HARMONYLITE_SCHEDULES=100000 HARMONYLITE_DB_SCHEDULES=300 HARMONYLITE_MUTANTS=100000 \
+	    $(CARGO_TEST) --lib -q -- fold:: databases_converge mutants_of_ || exit 1; \
 	  $(CARGO_TEST) --test it -q -- crash:: three_nodes --test-threads 2 || exit 1; \
 	  HARMONYLITE_CHAOS=60 $(CARGO_TEST) --test it -- chaos:: --nocapture || exit 1; done
 

@@ -115,7 +115,8 @@
 //! The object is called `snapshot.db` everywhere. S3: key `<path>/snapshot.db`, without the leading slash that the Go program
 //! writes when the path is empty. WebDAV and SFTP: a file in the directory; beside it `snapshot.db.json` describes it
 //! (`storage/tree.rs`). A snapshot is a plain SQLite file in rollback-journal mode, unless it is packed (`storage/pack.rs`); a Go
-//! node's has no description and no position in it.
+//! node's has no description and no position in it. With a key, the pair `seal` of a label authenticates it
+//! (`storage/seal.rs`).
 //!
 //! # Schema hash
 //!

@@ -93,6 +93,8 @@ pub const RETRY_MAX: Duration = Duration::from_secs(10);
 pub const OBJECT_CHUNK: usize = 128 << 10;
 /// Object chunks in flight.
 pub const OBJECT_WINDOW: usize = 4;
+/// Bytes of a disk that a download of unknown size leaves free, at least; a tenth of what is free, if that is more.
+pub const RESERVE: u64 = 64_000_000;
 /// From this many bytes on, a copy is announced in the log: it may take a while.
 pub const LONG_COPY: u64 = 256 << 20;
 /// Time between two log lines on the progress of a transfer.
@@ -107,6 +109,12 @@ pub const HTTP_IDLE: Duration = Duration::from_secs(4);
 pub const HTTP_TEXT: u64 = 1 << 20;
 /// Tries of one request or transfer of a snapshot, however many steps it has.
 pub const STORE_TRIES: u32 = 5;
+/// Pages of one list that are asked of an S3 server: a hundred thousand snapshots.
+pub const S3_PAGES: usize = 100;
+/// Time for an SSH server to say that it is one.
+pub const SSH_BANNER: Duration = Duration::from_secs(5);
+/// Time from a connection to an SSH server to an SFTP session, the login included.
+pub const SSH_OPENING: Duration = Duration::from_secs(30);
 /// Part of an S3 upload, at least.
 pub const S3_PART: u64 = 16 << 20;
 /// How long `-save-snapshot` and the scheduler wait until the changes inside a snapshot are published.

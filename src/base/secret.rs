@@ -29,15 +29,15 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The same text, with the secrets of all URLs in it hidden: what stands between `://` and `@`, and the values of query
-/// parameters that hold a login or a secret.
+/// The same text, with the secrets of all URLs in it hidden: what stands between `://` and the last `@` before a space or quote
+/// (a password may hold all other characters), and the values of query parameters that hold a login or a secret.
 pub fn redact(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find("://") {
         let (head, tail) = rest.split_at(at + 3);
         out.push_str(head);
-        let end = tail.find(|c: char| "/?#, \"'".contains(c) || c.is_whitespace()).unwrap_or(tail.len());
+        let end = tail.find(|c: char| "\"'".contains(c) || c.is_whitespace()).unwrap_or(tail.len());
         let authority = &tail[..end];
         match authority.rfind('@') {
             Some(sign) => {
@@ -50,6 +50,11 @@ pub fn redact(text: &str) -> String {
     }
     out.push_str(rest);
     hide_parameters(&out)
+}
+
+/// Whether a text may be a URL, or a part of one, with a login in it.
+pub fn may_hold_login(text: &str) -> bool {
+    text.contains('@') || text.contains("://")
 }
 
 fn hide_parameters(text: &str) -> String {
@@ -74,6 +79,7 @@ mod tests {
     fn urls_lose_their_secrets() {
         assert_eq!(redact("nats://user:p@ss@host:4222/x"), "nats://***@host:4222/x");
         assert_eq!(redact("no url here"), "no url here");
+        assert_eq!(redact("nats://u:p/a?s#s,w@h: no route"), "nats://***@h: no route");
         assert_eq!(redact("a nats://t@h, tls://u:v@w"), "a nats://***@h, tls://***@w");
         assert_eq!(
             redact("https://n/x?dir=/a&login=me&secret=s3"),
@@ -84,7 +90,7 @@ mod tests {
     #[test]
     fn text_around_urls_stays() {
         assert_eq!(redact(""), "");
-        assert_eq!(redact("http://h/a@b is no login"), "http://h/a@b is no login");
+        assert_eq!(redact("http://h/a b@c is no login"), "http://h/a b@c is no login");
         assert_eq!(redact("(\"tls://u:p@h\") failed"), "(\"tls://***@h\") failed");
         assert_eq!(
             redact("at http://h/?password=x&y=1 and http://h/?token=z"),

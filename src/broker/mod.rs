@@ -8,7 +8,7 @@ use crate::base::stop::{self, Stop, StopSource};
 use crate::base::{Error, limits, worker::Workers};
 use crate::config::Config;
 use crate::nats::{Auth, Connection, Options, Url};
-use crate::storage::{OpenStore, Store};
+use crate::storage::{OpenStore, Seals, Store};
 use server::Server;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -84,7 +84,9 @@ fn options(config: &Config, server: Option<&Server>) -> Result<Options, Error> {
 
 /// Opens the store that the configuration names. Only the NATS store uses the connection.
 pub fn open_store(config: &Config, connection: Option<&Connection>, stop: &Stop) -> Result<Store, Error> {
-    Ok(config.snapshot.store.open(config.snapshot.read_back, connection, stop)?)
+    let snapshot = &config.snapshot;
+    let seals = Seals::new(snapshot.packing.key.as_ref(), &config.nats.stream_prefix, snapshot.accept_plain);
+    Ok(snapshot.store.open(snapshot.read_back, connection, stop)?.with_seals(seals))
 }
 
 /// Opens the store through a connection of its own, if it needs one.

@@ -93,7 +93,8 @@ impl Wanted {
         let reaches = |(stream, seq): (&String, &u64)| {
             stored.label.positions.get(stream).is_some_and(|have| have >= seq)
         };
-        (self.instead_of.is_empty() || self.instead_of != stored.identity())
+        stored.refused().is_none()
+            && (self.instead_of.is_empty() || self.instead_of != stored.identity())
             && self.positions.iter().all(reaches)
     }
 }
@@ -117,7 +118,7 @@ pub fn asked(bucket: &Bucket) -> Result<Option<(u64, Wanted)>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::Label;
+    use crate::storage::{Label, Seal};
 
     #[test]
     fn what_serves() {
@@ -128,13 +129,15 @@ mod tests {
             size: 1,
             version: "v".into(),
             label: Label { positions: map(pairs), digest: "x".into(), ..Label::default() },
-            other_labels: vec![],
+            ..Stored::default()
         };
         let wanted = Wanted { positions: map(&[("a", 5), ("b", 0)]), ..Wanted::default() };
         assert!(wanted.is_served_by(&label(&[("a", 5), ("b", 1)])));
         assert!(!wanted.is_served_by(&label(&[("a", 4), ("b", 1)])));
         assert!(!wanted.is_served_by(&label(&[("a", 9)])));
         assert!(!Wanted { instead_of: "x".into(), ..Wanted::default() }.is_served_by(&label(&[])));
+        let refused = Stored { seal: Seal::Refused("forged".into()), ..label(&[("a", 5), ("b", 1)]) };
+        assert!(!wanted.is_served_by(&refused) && !Wanted::default().is_served_by(&refused));
         // A node finds it damaged, another one too old: one that is both fresh and another serves.
         let both = Wanted { positions: map(&[("a", 5)]), ..Wanted::default() }.and(Some(Wanted {
             instead_of: "x".into(),

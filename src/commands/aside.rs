@@ -155,7 +155,7 @@ fn table(held: &[Held]) -> String {
     }
     let mut rows = vec![["ID", "TABLE", "STATE", "SINCE", "BYTES", "WHY"].map(str::to_owned).to_vec()];
     rows.extend(held.iter().map(|held| {
-        let since = if held.since_ms > 0 { age(clock::unix_ms() - held.since_ms) } else { "-".to_owned() };
+        let since = if held.since_ms > 0 { age(held.since_ms) } else { "-".to_owned() };
         let why = if held.why.is_empty() { "an earlier event of its row waits" } else { &held.why };
         let table = if held.table.is_empty() { "-" } else { &held.table };
         let bytes = held.payload.len().to_string();

@@ -21,6 +21,7 @@ pub fn describe(stored: &Stored) -> Value {
         "digest": text(digest),
         "encoding": text(encoding),
         "verified": verified,
+        "refused": stored.refused(),
     })
 }
 
@@ -42,13 +43,15 @@ pub fn table(store: &Store, found: &[Stored], proven: impl Fn(&Stored) -> Option
             or_dash(!schema.is_empty(), schema.chars().take(12).collect()),
             or_dash(*node > 0, node.to_string()),
             match (proven(stored), verified) {
+                _ if stored.refused().is_some() => "refused".to_owned(),
                 (Some(ms), _) => format!("restored on trial {} ago", age(ms)),
                 (None, true) => "at upload".to_owned(),
                 (None, false) => "no".to_owned(),
             },
         ]
     }));
-    columns(&rows)
+    let refused = found.iter().filter_map(|stored| Some(format!("{}: {}", stored.name, stored.refused()?)));
+    std::iter::once(columns(&rows)).chain(refused).collect::<Vec<_>>().join("\n")
 }
 
 /// Texts in columns as wide as their widest text.

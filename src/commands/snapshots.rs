@@ -199,7 +199,7 @@ pub fn verify(config: &Config, stop: &Stop, show: Show, name: &str) -> Result<()
 pub fn restore(config: &Config, stop: &Stop, show: Show, name: &str, target: &Path) -> Result<(), Error> {
     with_store(config, stop, Needs::Store, |places| {
         let store = &places.store;
-        let stored = snapshot::restore_to(config, store, name, target)?;
+        let stored = snapshot::restore_to(store, name, target)?;
         show.print(
             || {
                 format!(

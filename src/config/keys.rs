@@ -2,7 +2,7 @@
 
 use super::reader::Reader;
 use super::{Config, Health, Join, Nats, Prometheus, ReplicationLog, Snapshot, stores};
-use crate::base::secret::{self, Secret};
+use crate::base::secret::Secret;
 use crate::base::{Error, files, limits, logger::Format};
 use crate::db::JournalMode;
 use crate::nats::{Url, is_loopback};
@@ -45,7 +45,7 @@ pub fn load(file: Option<&Path>, node_id: Option<u64>) -> Result<(Config, Vec<St
     refuse_not_yet(&mut reader);
     let mut warnings = warn_without_effect(&mut reader, &name);
     let config = read(&mut reader, node_id);
-    warnings.extend(reader.unknown());
+    warnings.extend(reader.warnings());
     warnings.extend(config.as_ref().and_then(|config| warn_of_clear_text(&config.nats, &name)));
     let mistakes = reader.mistakes();
     match config {
@@ -202,9 +202,15 @@ fn snapshot(reader: &mut Reader, stream_prefix: &str, seq_map_path: Option<&Path
         ms => ms,
     };
     let packing = stores::packing(reader);
+    let accept_plain = reader.boolean("snapshot.accept_plain", false);
+    if accept_plain && packing.key.is_none() {
+        reader.warn("snapshot.accept_plain", "has no effect without snapshot.key_file");
+    }
+    let store = stores::store(reader, stream_prefix, seq_map_path);
+    stores::warn_of_clear_text(reader, &store, &packing);
     Snapshot {
         enabled: reader.boolean("snapshot.enabled", true),
-        store: stores::store(reader, stream_prefix, seq_map_path),
+        store,
         interval: Duration::from_millis(reader.integer("snapshot.interval", 0, 0, YEAR_MS)),
         verify_interval: Duration::from_millis(reader.integer("snapshot.verify_interval", 0, 0, YEAR_MS)),
         leader_ttl: Duration::from_millis(leader_ttl),
@@ -212,6 +218,7 @@ fn snapshot(reader: &mut Reader, stream_prefix: &str, seq_map_path: Option<&Path
         keep: reader.integer("snapshot.keep", 1, 1, 1000),
         read_back: reader.boolean("snapshot.read_back", true),
         packing,
+        accept_plain,
     }
 }
 
@@ -274,12 +281,11 @@ fn warn_of_clear_text(nats: &Nats, name: &str) -> Option<String> {
 
 fn nats(reader: &mut Reader) -> Nats {
     let urls = reader.list("nats.urls");
-    for url in &urls {
+    for (at, url) in urls.iter().enumerate() {
         if let Err(why) = Url::parse(url) {
-            let shown = secret::redact(url);
             reader.wrong(
                 "nats.urls",
-                format!("{shown:?} ({why})"),
+                format!("(hidden: number {}: {why})", at + 1),
                 "nats://[user:password@]host[:port] or tls://...",
             );
         }
@@ -291,13 +297,13 @@ fn nats(reader: &mut Reader) -> Nats {
         server_binary: reader.path("nats.server_binary"),
         server_config: reader.path("nats.server_config"),
         bind_address: reader.text("nats.bind_address", ""),
-        seed_file: reader.path("nats.seed_file"),
-        user_name: reader.text("nats.user_name", ""),
+        seed_file: reader.secret_file("nats.seed_file"),
+        user_name: reader.secret("nats.user_name"),
         user_password: Secret::new(reader.secret("nats.user_password")),
         token: Secret::new(reader.secret("nats.token")),
         ca_file: reader.path("nats.ca_file"),
         cert_file: reader.path("nats.cert_file"),
-        key_file: reader.path("nats.key_file"),
+        key_file: reader.secret_file("nats.key_file"),
         ignore_discovered: reader.boolean("nats.ignore_discovered_servers", false),
         cluster_addr: String::new(),
         cluster_peers: vec![],
@@ -332,10 +338,8 @@ fn nats(reader: &mut Reader) -> Nats {
     }
     for (key, path) in [
         ("nats.server_config", &nats.server_config),
-        ("nats.seed_file", &nats.seed_file),
         ("nats.ca_file", &nats.ca_file),
         ("nats.cert_file", &nats.cert_file),
-        ("nats.key_file", &nats.key_file),
     ] {
         reader.readable(key, path.as_deref());
     }

@@ -108,6 +108,8 @@ pub struct Snapshot {
     pub read_back: bool,
     /// How stored files are packed. Its key also unpacks.
     pub packing: Packing,
+    /// With a key: take also snapshots that are not encrypted, or whose label is not authenticated.
+    pub accept_plain: bool,
 }
 
 /// `[prometheus]`.

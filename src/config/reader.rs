@@ -1,6 +1,6 @@
 //! Reads a TOML table key by key. Every wrong value is noted as a mistake, and every key that is never read as unknown.
 
-use crate::base::Error;
+use crate::base::{Error, secret};
 use std::collections::BTreeSet;
 use toml::{Table, Value};
 
@@ -12,6 +12,7 @@ pub struct Reader {
     /// The keys that were read.
     known: BTreeSet<&'static str>,
     mistakes: Vec<Mistake>,
+    warnings: Vec<String>,
 }
 
 struct Mistake {
@@ -23,7 +24,7 @@ struct Mistake {
 impl Reader {
     /// Reads from `table`, naming `file` in messages.
     pub fn new(file: String, table: Table) -> Reader {
-        Reader { file, table, known: BTreeSet::new(), mistakes: Vec::new() }
+        Reader { file, table, known: BTreeSet::new(), mistakes: Vec::new(), warnings: Vec::new() }
     }
 
     /// One error for each mistake.
@@ -54,8 +55,8 @@ impl Reader {
             let Value::Table(inner) = value else {
                 // Each key of the section comes here: the mistake is one all the same.
                 if !self.is_wrong(&at) {
-                    let value = value.clone();
-                    self.wrong(&at, value, &format!("a section [{at}]"));
+                    // The value is not shown: it may be the URL that belongs into the section.
+                    self.wrong(&at, "(hidden: a value)", &format!("a section [{at}]"));
                 }
                 return None;
             };
@@ -82,14 +83,42 @@ impl Reader {
         self.find(key).is_some_and(|value| filled(&value))
     }
 
-    /// Notes a mistake in `key`, which is shown with its value and what is accepted.
+    /// Notes a mistake in `key`, which is shown with its value and what is accepted. A value that may be a URL with a login in
+    /// it, in whatever key, is not shown: where a login ends in a wrong URL, nobody can tell.
     pub fn wrong(&mut self, key: &str, value: impl std::fmt::Display, accepted: &str) {
+        let value = value.to_string();
+        let value = if secret::may_hold_login(&value) { "(hidden: it may hold a login)" } else { &value };
         self.note(key, format!("{key} = {value}: accepted is {accepted}"));
     }
 
     /// Notes a mistake in `key` in words of its own.
     pub fn note(&mut self, key: &str, text: String) {
         self.mistakes.push(Mistake { key: key.to_owned(), error: Error::usage(text).at(&self.file) });
+    }
+
+    /// Warns of something in `key` that is not wrong.
+    pub fn warn(&mut self, key: &str, text: &str) {
+        self.warnings.push(format!("{}: {key}: {text}", self.file));
+    }
+
+    /// The path of a file that holds a secret. No message shows it: somebody may have written the secret itself here.
+    /// Warns when others than the owner may read the file.
+    pub fn secret_file(&mut self, key: &'static str) -> Option<std::path::PathBuf> {
+        use std::os::unix::fs::PermissionsExt;
+        let text = self.secret(key);
+        let path: std::path::PathBuf = (!text.is_empty()).then(|| text.into())?;
+        match std::fs::File::open(&path).and_then(|file| file.metadata()) {
+            Err(error) => self.wrong(key, format!("(hidden: {error})"), "a file that can be read"),
+            Ok(meta) if meta.is_file() && meta.permissions().mode() & 0o077 != 0 => {
+                let mode = meta.permissions().mode() & 0o777;
+                self.warn(
+                    key,
+                    &format!("others than its owner may read or write this file (mode {mode:o}): chmod 600"),
+                );
+            }
+            Ok(_) => {}
+        }
+        Some(path)
     }
 
     /// Notes a mistake unless the file at `key` can be read.
@@ -181,15 +210,15 @@ impl Reader {
                 })
             }
             Some(other) => {
-                self.wrong(key, crate::base::secret::redact(&other.to_string()), accepted);
+                self.wrong(key, format!("(hidden: a {})", other.type_str()), accepted);
                 vec![]
             }
         }
     }
 
-    /// A warning for each key that was never read, with the nearest one that was.
-    pub fn unknown(&self) -> Vec<String> {
-        let mut warnings = vec![];
+    /// All warnings: also one for each key that was never read, with the nearest one that was.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = self.warnings.clone();
         self.walk(&self.table, "", &mut warnings);
         warnings
     }
@@ -209,6 +238,8 @@ impl Reader {
                 _ => {
                     let nearest =
                         self.known.iter().min_by_key(|k| distance(k, &lower)).copied().unwrap_or("");
+                    let plain = |c: char| c.is_alphanumeric() || "-_.".contains(c);
+                    let key = if key.chars().all(plain) { &key } else { "(hidden: not a plain word)" };
                     warnings.push(format!(
                         "{}: unknown key {key}; the nearest known one is {nearest}",
                         self.file
@@ -261,7 +292,7 @@ mod tests {
         let mut reader = reader("nats = 3");
         assert_eq!((reader.list("nats.urls"), reader.text("nats.token", "x")), (vec![], "x".to_owned()));
         assert!(reader.is_wrong("nats") && !reader.is_wrong("nats.urls"));
-        assert_eq!(texts(reader), ["FILE: nats = 3: accepted is a section [nats]"]);
+        assert_eq!(texts(reader), ["FILE: nats = (hidden: a value): accepted is a section [nats]"]);
     }
 
     #[test]

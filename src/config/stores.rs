@@ -1,8 +1,9 @@
 //! The keys of the snapshot stores.
 
 use super::reader::Reader;
-use crate::base::secret::{self, Secret};
+use crate::base::secret::Secret;
 use crate::base::{files, limits};
+use crate::storage::http::is_host_and_port;
 use crate::storage::pack::{Key, Packing};
 use crate::storage::{Keys, Location, S3Options, SftpOptions, Trust, WebdavOptions, directory_path};
 use std::path::{Path, PathBuf};
@@ -51,7 +52,7 @@ fn readable(reader: &mut Reader, key: &'static str) -> Option<PathBuf> {
 }
 
 fn s3(reader: &mut Reader, wanted: bool) -> Location {
-    let endpoint = reader.text("snapshot.s3.endpoint", "");
+    let endpoint = reader.secret("snapshot.s3.endpoint");
     let bucket = reader.text("snapshot.s3.bucket", "");
     let force_path_style = reader
         .is_set("snapshot.s3.force_path_style")
@@ -73,10 +74,10 @@ fn s3(reader: &mut Reader, wanted: bool) -> Location {
         let host = options.endpoint.split_once("://").map_or(options.endpoint.as_str(), |(_, host)| host);
         let scheme = options.endpoint.split_once("://").map_or("http", |(scheme, _)| scheme);
         let host = host.trim_end_matches('/');
-        if host.is_empty() || host.contains(['/', '@', ' ', '?']) || !matches!(scheme, "http" | "https") {
-            let shown = secret::redact(&options.endpoint);
+        if !is_host_and_port(host) || !matches!(scheme, "http" | "https") {
+            let shown = if options.endpoint.is_empty() { "\"\"" } else { "(hidden: it may hold a login)" };
             let accepted = "host[:port], or http:// or https:// and that";
-            reader.wrong("snapshot.s3.endpoint", format!("{shown:?}"), accepted);
+            reader.wrong("snapshot.s3.endpoint", shown, accepted);
         }
         let valid = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
         if options.bucket.is_empty() || !options.bucket.bytes().all(valid) {
@@ -117,7 +118,7 @@ fn webdav(reader: &mut Reader, wanted: bool) -> Option<Location> {
 
 fn sftp(reader: &mut Reader, wanted: bool, seq_map_path: Option<&Path>) -> Option<Location> {
     let url = reader.secret("snapshot.sftp.url");
-    let key_file = readable(reader, "snapshot.sftp.key_file");
+    let key_file = reader.secret_file("snapshot.sftp.key_file");
     let passphrase = Secret::new(reader.secret("snapshot.sftp.key_passphrase"));
     let known_hosts = readable(reader, "snapshot.sftp.known_hosts");
     let host_key = reader.text("snapshot.sftp.host_key", "");
@@ -140,7 +141,7 @@ fn sftp(reader: &mut Reader, wanted: bool, seq_map_path: Option<&Path>) -> Optio
 }
 
 fn file(reader: &mut Reader, wanted: bool) -> Option<Location> {
-    let path = reader.text("snapshot.file.path", "");
+    let path = reader.secret("snapshot.file.path");
     if !wanted {
         return None;
     }
@@ -148,10 +149,51 @@ fn file(reader: &mut Reader, wanted: bool) -> Option<Location> {
         Ok(path) => Some(Location::File(path)),
         Err(why) => {
             let accepted = "an absolute path, or file:// and that";
-            reader.wrong("snapshot.file.path", format!("{path:?} ({why})"), accepted);
+            // It may be the URL of another store.
+            let shown = if path.contains(':') { "\"...\"".to_owned() } else { format!("{path:?}") };
+            reader.wrong("snapshot.file.path", format!("{shown} ({why})"), accepted);
             None
         }
     }
+}
+
+/// Warns, once for each start, of what a store's requests show to everybody on the way.
+pub fn warn_of_clear_text(reader: &mut Reader, store: &Location, packing: &Packing) {
+    let snapshots = match &packing.key {
+        Some(_) => "the descriptions of snapshots",
+        None => "snapshots",
+    };
+    match store {
+        Location::S3(options, _) => {
+            let default = if options.use_ssl { "https" } else { "http" };
+            let (scheme, host) = options.endpoint.split_once("://").unwrap_or((default, &options.endpoint));
+            if scheme == "http" && !is_loopback(host) {
+                let text =
+                    format!("without TLS {snapshots} travel in the clear: set snapshot.s3.use_ssl = true");
+                reader.warn("snapshot.s3.endpoint", &text);
+            }
+        }
+        Location::Webdav(options) => {
+            if options.root.strip_prefix("http://").is_some_and(|host| !is_loopback(host)) {
+                let text = format!(
+                    "over http {snapshots} travel in the clear, and the password too if the server asks for Basic: use https"
+                );
+                reader.warn("snapshot.webdav.url", &text);
+            }
+        }
+        Location::Nats { .. } | Location::Sftp(_) | Location::File(_) => {}
+    }
+}
+
+/// Whether `host[:port][/path]` is this machine.
+fn is_loopback(text: &str) -> bool {
+    let authority = text.split('/').next().unwrap_or_default();
+    let host = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, _)) => host,
+        None => authority.split(':').next().unwrap_or_default(),
+    };
+    host.eq_ignore_ascii_case("localhost")
+        || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// How stored files are packed. With a key they are encrypted. Reading needs only the key, and recognises the packing.
@@ -164,11 +206,12 @@ pub fn packing(reader: &mut Reader) -> Packing {
             false
         }
     };
-    let key = reader.path("snapshot.key_file").and_then(|path| match Key::read(&path) {
+    let key = reader.secret_file("snapshot.key_file").filter(|_| !reader.is_wrong("snapshot.key_file"));
+    let key = key.and_then(|path| match Key::read(&path) {
         Ok(key) => Some(key),
         Err(why) => {
             let accepted = "a file with 64 hex digits, as \"openssl rand -hex 32\" makes it";
-            reader.wrong("snapshot.key_file", format!("{path:?} ({why})"), accepted);
+            reader.wrong("snapshot.key_file", format!("(hidden: {why})"), accepted);
             None
         }
     });

@@ -148,7 +148,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "[snapshot]\nstore = \"s3\"\ns3.endpoint = \"https://k:s3cr3t@h\"\ns3.bucket = \"b\"",
-        "FILE: snapshot.s3.endpoint = \"https://***@h\": accepted is host[:port]",
+        "FILE: snapshot.s3.endpoint = (hidden: it may hold a login): accepted is host[:port]",
     ),
     (
         "[snapshot]\nstore = \"s3\"\ns3.endpoint = \"h\"\ns3.bucket = \"a/b\"",
@@ -177,7 +177,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "[snapshot]\nkey_file = \"/dev/null\"",
-        "FILE: snapshot.key_file = \"/dev/null\" (not 64 hex digits): accepted is",
+        "FILE: snapshot.key_file = (hidden: not 64 hex digits): accepted is",
     ),
     (
         "[snapshot]\nleader_ttl = 5",
@@ -190,10 +190,10 @@ const MISTAKES: &[(&str, &str)] = &[
     ("[prometheus]\nbind = \"x\"", "FILE: prometheus.bind = \"x\": accepted is host:port"),
     ("[prometheus]\nnamespace = \"a-b\"", "FILE: prometheus.namespace = \"a-b\": accepted is letters"),
     ("[health_check]\nbind = \"x\"", "FILE: health_check.bind = \"x\": accepted is host:port"),
-    ("[nats]\nurls = \"nats://a:b@c\"", "FILE: nats.urls = \"nats://***@c\": accepted is a list of texts"),
+    ("[nats]\nurls = \"nats://a:b@c\"", "FILE: nats.urls = (hidden: a string): accepted is a list of texts"),
     (
         "[nats]\nurls = [\"ftp://a:b@c\"]",
-        "FILE: nats.urls = \"ftp://***@c\" (unknown scheme ftp): accepted is nats://",
+        "FILE: nats.urls = (hidden: number 1: the scheme is neither nats nor tls): accepted is nats://",
     ),
     ("[nats]\nurls = [3]", "FILE: nats.urls = (not all are texts): accepted is a list of texts"),
     (
@@ -212,7 +212,7 @@ const MISTAKES: &[(&str, &str)] = &[
         "[nats]\nca_file = \"/no/such\"",
         "FILE: nats.ca_file = \"/no/such\" (No such file or directory (os error 2)): accepted",
     ),
-    ("nats = 3", "FILE: nats = 3: accepted is a section [nats]"),
+    ("nats = 3", "FILE: nats = (hidden: a value): accepted is a section [nats]"),
 ];
 
 #[test]
@@ -335,4 +335,209 @@ fn the_store_that_is_named_is_the_one() {
     let beside = crate::storage::Trust::FirstUse("/data/sftp-known-hosts".into());
     assert_eq!((options.dir.as_str(), &options.trust), ("/d", &beside));
     assert!(!format!("{sftp:?}").contains("hunter2"));
+}
+
+/// A secret as people have them: letters, and what ends or begins something in a URL, in TOML, in a path.
+fn secret(mutator: &mut crate::base::mutants::Mutator) -> String {
+    let parts = [
+        "/", "#", "?", ",", "@", ":", "%", "&", "=", "+", " ", "'", ";", "[", "]", "{", "}", "~", "$", ".",
+        "://",
+    ];
+    let mut text = String::new();
+    for _ in 0..1 + mutator.below(3) {
+        for _ in 0..5 {
+            text.push(char::from(b'A' + mutator.below(26) as u8));
+        }
+        text.push_str(parts[mutator.below(parts.len())]);
+    }
+    text + "ZQJXK"
+}
+
+/// Whether a text shows a secret, or a piece of it that is long enough to be one.
+fn shows(text: &str, secret: &str) -> bool {
+    secret
+        .split(|c: char| !c.is_ascii_uppercase())
+        .filter(|piece| piece.len() >= 5)
+        .any(|piece| text.contains(piece))
+}
+
+/// Keys that hold a URL with a login, a secret, or the path of a file with one, and the sections that such a URL may be
+/// written into by mistake.
+const SECRET_KEYS: &[&str] = &[
+    "nats.urls",
+    "nats.user_name",
+    "nats.user_password",
+    "nats.token",
+    "nats.seed_file",
+    "nats.key_file",
+    "snapshot.key_file",
+    "snapshot.s3.endpoint",
+    "snapshot.s3.access_key",
+    "snapshot.s3.secret",
+    "snapshot.s3.session_token",
+    "snapshot.webdav.url",
+    "snapshot.sftp.url",
+    "snapshot.sftp.key_file",
+    "snapshot.sftp.key_passphrase",
+    "snapshot.file.path",
+    "nats",
+    "snapshot",
+    "snapshot.s3",
+    "snapshot.webdav",
+    "snapshot.sftp",
+    "snapshot.file",
+    "snapshot.nats",
+];
+
+/// Keys that hold no secret, where somebody may write a whole URL all the same.
+const OTHER_KEYS: &[&str] = &[
+    "snapshot.store",
+    "snapshot.s3.bucket",
+    "snapshot.nats.bucket",
+    "nats.stream_prefix",
+    "nats.subject_prefix",
+    "nats.bind_address",
+    "nats.ca_file",
+    "nats.cert_file",
+    "nats.server_config",
+    "snapshot.webdav.ca_file",
+    "health_check.bind",
+    "health_check.path",
+    "prometheus.bind",
+    "prometheus.namespace",
+    "logging.format",
+    "join",
+    "journal_mode",
+    "publish",
+    "node_id",
+    "snapshot.keep",
+    "snapshot.compression",
+    "replication_log.shards",
+    "nats.connect_retries",
+    "nats.unknown",
+    "tables.include",
+];
+
+/// A line that puts a secret into a key, in a right or wrong type and shape.
+fn line_with(mutator: &mut crate::base::mutants::Mutator, key: &str, secret: &str) -> String {
+    let urls = [
+        "nats://u:S@h:4222",
+        "nats://S@h",
+        "tls://u:S@h",
+        "S",
+        "u:S@h",
+        "nats://u:S",
+        "//u:S@h",
+        "nats:/u:S@h",
+        "ftp://u:S@h",
+        "sftp://u:S@h:22/d",
+        "sftp://u:S@h",
+        "sftp:u:S@h",
+        "https://u:S@h/d",
+        "https://h/?dir=/d&login=u&secret=S",
+        "http://h?login=S",
+        "https://h/d?token=S&login=a&secret=",
+        "sftp://u:S@h:x/d",
+        "nats://u:S@h:0",
+        "file://u:S@h/d",
+        "nats://u:S@[::1",
+        "/S@h",
+    ];
+    let urls = if SECRET_KEYS.contains(&key) { &urls[..] } else { &urls[..3] };
+    let text = mutator.pick(urls).replace('S', secret);
+    let quoted = toml::Value::String(text.clone()).to_string();
+    match mutator.below(10) {
+        0..=4 => format!("{key} = {quoted}"),
+        5 => format!("{key} = [{quoted}, {quoted}]"),
+        6 => format!("{key} = [[{quoted}], 3]"),
+        7 => format!("{key} = {{ url = {quoted}, {quoted} = 1 }}"),
+        // Not TOML at all: without quotes, and with a quote that is not closed.
+        8 => format!("{key} = {text}"),
+        _ => format!("{key} = \"{text}"),
+    }
+}
+
+#[test]
+fn mutants_of_secrets_in_any_key_type_and_shape_are_shown_nowhere() {
+    let kinds = ["nats", "s3", "webdav", "sftp", "file"];
+    crate::base::mutants::each_seed("secrets in configurations", |mutator| {
+        let secret = secret(mutator);
+        let key = if mutator.below(3) > 0 { *mutator.pick(SECRET_KEYS) } else { *mutator.pick(OTHER_KEYS) };
+        let line = line_with(mutator, key, &secret);
+        let store = format!("snapshot.store = {:?}\nsnapshot.s3.bucket = \"b\"", mutator.pick(&kinds));
+        // A section that is a value, or a key that is there twice, is a case of its own.
+        let alone = mutator.below(3) == 0
+            || ["snapshot.store", "snapshot.s3.bucket", "snapshot", "snapshot.s3"].contains(&key);
+        let text = if alone { format!("{BASE}{line}\n") } else { format!("{BASE}{store}\n{line}\n") };
+        let shown = match try_load(&text) {
+            Ok((config, warnings)) => warnings.join("\n") + &described(&config, &secret),
+            Err(errors) => errors.join("\n"),
+        };
+        assert!(!shows(&shown, &secret), "{line}\n{shown}");
+        let logged = crate::base::secret::redact(&shown);
+        assert!(!shows(&logged, &secret), "{line}\n{logged}");
+    });
+}
+
+/// What the log shows of a store whose password is the secret. (A secret that makes a right URL of another meaning, say a
+/// host's name, is no login.)
+fn described(config: &Config, secret: &str) -> String {
+    let is_login = match &config.snapshot.store {
+        Location::Sftp(options) => options.password.expose().contains(secret),
+        // The system's authorities need not be read each time.
+        Location::Webdav(options) => {
+            options.password.expose().contains(secret) && options.root.starts_with("http:")
+        }
+        _ => false,
+    };
+    let (_source, token) = crate::base::stop::pair();
+    let open = || config.snapshot.store.open(true, None, &token);
+    if is_login {
+        open().map_or_else(|error| error.to_string(), |store| store.describe())
+    } else {
+        String::new()
+    }
+}
+
+#[test]
+fn a_secret_that_others_may_read_and_requests_in_the_clear_are_warned_of_once() {
+    use std::os::unix::fs::PermissionsExt;
+    let scratch = Scratch::new("config-modes");
+    let path = scratch.path("key");
+    std::fs::write(&path, "ab".repeat(32)).unwrap();
+    let mode = |mode: u32| {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        warnings(&format!("[snapshot]\nkey_file = {path:?}"))
+    };
+    assert_eq!(
+        mode(0o640),
+        ["FILE: snapshot.key_file: others than its owner may read or write this file (mode 640): chmod 600"]
+    );
+    assert_eq!((mode(0o604).len(), mode(0o600).len(), mode(0o400).len()), (1, 0, 0));
+    let s3 = |more: &str| {
+        warnings(&format!("[snapshot]\nstore = \"s3\"\ns3.bucket = \"b\"\ns3.endpoint = {more}"))
+    };
+    assert_eq!(
+        s3("\"h:9000\""),
+        [
+            "FILE: snapshot.s3.endpoint: without TLS snapshots travel in the clear: set snapshot.s3.use_ssl = true"
+        ]
+    );
+    assert_eq!(s3("\"http://10.0.0.1\"").len(), 1);
+    for quiet in [
+        "\"h\"\ns3.use_ssl = true",
+        "\"https://h\"",
+        "\"127.0.0.1:9000\"",
+        "\"[::1]:9000\"",
+        "\"http://localhost\"",
+    ] {
+        assert!(s3(quiet).is_empty(), "{quiet}");
+    }
+    let webdav = |root: &str| {
+        warnings(&format!("[snapshot]\nstore = \"webdav\"\nwebdav.url = \"{root}?login=u&secret=p\""))
+    };
+    let said = webdav("http://nas/dav");
+    assert!(said.len() == 1 && said[0].contains("the password too if the server asks for Basic"), "{said:?}");
+    assert!(webdav("https://nas/dav").is_empty() && webdav("http://127.0.0.1/dav").is_empty());
+    assert_eq!(warnings("[snapshot]\naccept_plain = true").len(), 1);
 }

@@ -25,15 +25,19 @@ pub struct Url {
 }
 
 impl Url {
-    /// Parses a URL; without a scheme it is `nats://`. Path and query are ignored.
+    /// Parses a URL; without a scheme it is `nats://`. Path and query are ignored. The error shows nothing of the text.
     pub fn parse(text: &str) -> Result<Url, Error> {
         let (scheme, rest) = text.trim().split_once("://").unwrap_or(("nats", text.trim()));
         let tls = match scheme.to_ascii_lowercase().as_str() {
             "nats" => false,
             "tls" => true,
-            other => return Err(Error::Permanent(format!("unknown scheme {other}"))),
+            _ => return Err(Error::Permanent("the scheme is neither nats nor tls".to_owned())),
         };
         let authority = rest.split(['/', '?']).next().unwrap_or_default();
+        if rest[authority.len()..].contains('@') {
+            let why = "an @ after the first / or ?: in user and password write %2F for / and %3F for ?";
+            return Err(Error::Permanent(why.to_owned()));
+        }
         let (userinfo, address) = match authority.rsplit_once('@') {
             Some((userinfo, address)) => (Some(userinfo), address),
             None => (None, authority),
@@ -104,7 +108,7 @@ fn split_address(address: &str) -> Result<(String, u16), Error> {
         None | Some("") => DEFAULT_PORT,
         Some(text) => {
             let port = text.parse().ok().filter(|port| *port != 0);
-            port.ok_or_else(|| bad(&format!("bad port {text}")))?
+            port.ok_or_else(|| bad("the port is no number from 1 to 65535"))?
         }
     };
     Ok((host.to_owned(), port))
@@ -229,9 +233,18 @@ mod tests {
 
     #[test]
     fn a_wrong_url_is_refused_for_good() {
-        for bad in
-            ["", "nats://", "http://x", "nats://h:0", "nats://h:x", "nats://[::1", "nats://a b", "h:99999"]
-        {
+        for bad in [
+            "",
+            "nats://",
+            "http://x",
+            "nats://h:0",
+            "nats://h:x",
+            "nats://[::1",
+            "nats://a b",
+            "h:99999",
+            "nats://u:p/w@h",
+            "nats://t?n@h",
+        ] {
             assert!(matches!(Url::parse(bad), Err(Error::Permanent(_))), "{bad}");
         }
     }

@@ -78,7 +78,7 @@ pub fn restore_at(node: Node<'_>, store: &Store, until: &Until, target: &Path) -
             continue;
         }
         let copy = Temporary::new(files::beside(target, ".harmonylite-download"));
-        match fetch(node.config, store, &stored, &copy) {
+        match fetch(store, &stored, &copy) {
             Ok(_) => {}
             Err(error) if error.kind() == Kind::Unusable => {
                 log::warn!("{}: {error}", stored.name);
@@ -99,6 +99,9 @@ pub fn restore_at(node: Node<'_>, store: &Store, until: &Until, target: &Path) -
 
 /// Why a snapshot cannot be brought forward to the bound; `None`: it can.
 fn unfit(js: &JetStream, stored: &Stored, until: &Until) -> Result<Option<String>, Error> {
+    if let Some(why) = stored.refused() {
+        return Ok(Some(why.to_owned()));
+    }
     let positions = &stored.label.positions;
     if positions.is_empty() {
         return Ok(Some("has no position (a Go node made it)".to_owned()));

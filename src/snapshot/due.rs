@@ -19,6 +19,8 @@ pub enum Reason {
     NoneThere,
     /// Somebody's upload was interrupted: what stands in the store is not known from outside.
     Unfinished,
+    /// What stands in the store has no seal of this cluster, and this node has a key.
+    Unsealed,
     StreamAnew,
     StreamAdvanced,
     Interval,
@@ -41,6 +43,7 @@ impl fmt::Display for Reason {
         match self {
             Reason::NoneThere => f.write_str("there was none"),
             Reason::Unfinished => f.write_str("an upload was not finished"),
+            Reason::Unsealed => f.write_str("the stored one was not authenticated"),
             Reason::StreamAnew => f.write_str("the stream was created anew"),
             Reason::StreamAdvanced => f.write_str("the stream advanced"),
             Reason::Interval => f.write_str("interval"),

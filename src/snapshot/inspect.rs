@@ -32,7 +32,7 @@ fn find(store: &Store, name: &str) -> Result<Stored, Error> {
 pub fn verify(config: &Config, store: &Store, name: &str) -> Result<Verdict, Error> {
     let stored = find(store, name)?;
     let copy = scratch(config, "verify");
-    let stored = match fetch(config, store, &stored, &copy) {
+    let stored = match fetch(store, &stored, &copy) {
         Ok(stored) => stored,
         Err(error) if error.kind() == Kind::Unusable => return Ok(Verdict { stored, inside: Err(error) }),
         Err(error) => return Err(error),
@@ -48,11 +48,11 @@ pub fn verify(config: &Config, store: &Store, name: &str) -> Result<Verdict, Err
 }
 
 /// Gets a snapshot as a plain database with nothing of ours in it, under a name that must be free.
-pub fn restore_to(config: &Config, store: &Store, name: &str, target: &Path) -> Result<Stored, Error> {
+pub fn restore_to(store: &Store, name: &str, target: &Path) -> Result<Stored, Error> {
     refuse_existing(target)?;
     let stored = find(store, name)?;
     let copy = Temporary::new(files::beside(target, ".harmonylite-download"));
-    let stored = fetch(config, store, &stored, &copy)?;
+    let stored = fetch(store, &stored, &copy)?;
     db::strip_snapshot(copy.path()).map_err(about_copy).context(name)?;
     put_in_place(&copy, target)?;
     Ok(stored)

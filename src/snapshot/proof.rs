@@ -20,9 +20,15 @@ pub fn prove(node: Node<'_>, store: &Store) -> Result<Proof, Error> {
     let missing = || Error::new(Kind::Missing, format!("{}: there is no snapshot", store.describe()));
     let stored = stored.ok_or_else(missing)?;
     let name = &stored.name;
-    need_room(&config.temp_dir(), stored.size + size(&config.db_path) * 2)?;
+    if let Some(why) = stored.refused() {
+        return Err(Error::new(Kind::Unusable, format!("{name}: {why}")));
+    }
+    need_room(
+        &config.temp_dir(),
+        stored.plain_size().saturating_add(size(&config.db_path).saturating_mul(2)),
+    )?;
     let (restored, live) = (scratch(config, "proof"), scratch(config, "proof-live"));
-    fetch(config, store, &stored, &restored).map_err(|error| match error.kind() {
+    fetch(store, &stored, &restored).map_err(|error| match error.kind() {
         Kind::Unusable => error.at(format!("{name} is damaged")),
         _ => error,
     })?;

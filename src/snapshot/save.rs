@@ -49,10 +49,12 @@ pub fn save(node: Node<'_>, store: &Store, terms: Terms<'_>) -> Result<Saved, Er
     let made = make(config, &stamp)?;
     wait_until_settled(node, &made, terms.leader)?;
     let mut label = label(&made, &stamp, config.snapshot.packing.name());
+    label.content = store.veiled(&label.content);
     let current = store.stat(limits::SNAPSHOT_NAME).context(what())?;
     // An interrupted upload may have replaced the stored snapshot or not: that cannot be told from outside.
     let may_stay = !terms.anew && !unfinished;
-    if let Some(current) = current.filter(|current| may_stay && current.label.same_content(&label)) {
+    let is_same = |current: &Stored| store.is_sealed(current) && current.label.same_content(&label);
+    if let Some(current) = current.filter(|current| may_stay && is_same(current)) {
         return Ok(Saved { stored: current, unchanged: true, took: begun.elapsed() });
     }
     let file = pack(config, made.file, made.size)?;
@@ -89,6 +91,7 @@ fn label(made: &db::Made, stamp: &db::Stamp, encoding: String) -> Label {
         time_ms: stamp.time_ms,
         revision: stamp.revision,
         encoding,
+        plain: made.size,
         ..Label::default()
     }
 }

@@ -11,7 +11,7 @@ use crate::cluster::wanted::{self, Wanted};
 use crate::cluster::{Bucket, founder, proven};
 use crate::config::Config;
 use crate::operate::{Board, Signals};
-use crate::storage::{Label, OpenStore, Store, Stored};
+use crate::storage::{OpenStore, Seal, Store, Stored};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,7 +33,7 @@ pub struct Scheduler {
 /// What the scheduler knows.
 struct Known {
     /// The stored snapshot; the outer `None`: not looked at yet.
-    stored: Option<Option<Label>>,
+    stored: Option<Option<Stored>>,
     /// An upload that was not finished was found: what stands in the store is not known from outside.
     unfinished: bool,
     /// When the interval began.
@@ -104,7 +104,7 @@ impl Scheduler {
         known.interval_from = Instant::now();
         known.unfinished = false;
         known.requests.made(&reason, Instant::now());
-        known.stored = Some(Some(saved.stored.label));
+        known.stored = Some(Some(saved.stored));
         Ok(())
     }
 
@@ -118,7 +118,10 @@ impl Scheduler {
         drop(upload);
         let found = store.stat(limits::SNAPSHOT_NAME).context(what())?;
         let made_ms = found.as_ref().map_or(0, |stored| stored.label.time_ms);
-        known.stored = Some(found.map(|stored| stored.label));
+        if let Some((stored, why)) = found.as_ref().and_then(|stored| Some((stored, stored.refused()?))) {
+            log::warn!("snapshot {} in {}: {why}; making another", stored.name, store.describe());
+        }
+        known.stored = Some(found);
         let now = (Instant::now(), clock::unix_ms());
         if let Some(began) = due::interval_began(made_ms, config.snapshot.interval, now) {
             known.interval_from = began;
@@ -132,6 +135,10 @@ impl Scheduler {
     /// Why a snapshot is due, if it is.
     fn due(&self, known: &mut Known) -> Result<Option<Reason>, Error> {
         let Some(Some(stored)) = &known.stored else { return Ok(Some(Reason::NoneThere)) };
+        if self.config.snapshot.packing.key.is_some() && stored.seal != Seal::Whole {
+            return Ok(Some(Reason::Unsealed));
+        }
+        let stored = &stored.label;
         if known.unfinished {
             return Ok(Some(Reason::Unfinished));
         }
@@ -182,7 +189,7 @@ impl Scheduler {
         let store = (self.open_store)()?;
         let found = store.stat(limits::SNAPSHOT_NAME).context(format!("look at {}", store.describe()))?;
         let reason = known.requests.reason(&asked, found.as_ref());
-        known.stored = Some(found.map(|stored| stored.label));
+        known.stored = Some(found);
         Ok(reason)
     }
 

@@ -3,6 +3,7 @@
 
 use crate::base::error::{Context, Error, Kind};
 use crate::base::files::{self, Temporary};
+use crate::base::limits;
 use crate::base::stop::Stop;
 use crate::config::Config;
 use crate::db;
@@ -33,6 +34,18 @@ pub fn need_room(dir: &Path, needed: u64) -> Result<(), Error> {
     let free =
         files::free_space(dir).map_err(|error| Error::local(error.to_string())).context(dir.display())?;
     fits(needed, free).context(dir.display())
+}
+
+/// Bytes in a directory that content from outside may take: a tenth of the free space, 64 MB at least, stays free for the
+/// application, but never more than half of it.
+pub fn room(dir: &Path) -> Result<u64, Error> {
+    let free =
+        files::free_space(dir).map_err(|error| Error::local(error.to_string())).context(dir.display())?;
+    Ok(free - reserve(free))
+}
+
+fn reserve(free: u64) -> u64 {
+    (free / 10).max(limits::RESERVE).min(free / 2)
 }
 
 fn fits(needed: u64, free: u64) -> Result<(), Error> {
@@ -119,6 +132,15 @@ mod tests {
         let error = fits(6, 5).unwrap_err();
         assert_eq!(error.kind(), Kind::Local);
         assert_eq!(error.to_string(), "the snapshot needs 6 bytes, 5 are free");
+    }
+
+    #[test]
+    fn a_tenth_of_the_disk_stays_free_and_on_small_disks_more() {
+        const MB: u64 = 1_000_000;
+        assert_eq!(reserve(2_000 * MB), 200 * MB);
+        assert_eq!(reserve(300 * MB), limits::RESERVE);
+        assert_eq!(reserve(100 * MB), 50 * MB, "a small disk still takes a small database");
+        assert_eq!(reserve(0), 0);
     }
 
     #[test]

@@ -134,6 +134,9 @@ impl Search {
 
     /// Whether a snapshot may serve by what its label says.
     fn check_label(&mut self, places: Places<'_>, stored: &Stored) -> Result<(), Error> {
+        if let Some(why) = stored.refused() {
+            return Err(self.refused(places, stored, why));
+        }
         let label = &stored.label;
         if !label.positions.is_empty() {
             self.begin(places, stored, &label.positions)?;
@@ -167,14 +170,25 @@ impl Search {
         }
     }
 
-    fn damaged(&mut self, places: Places<'_>, stored: &Stored, why: &str) -> Error {
+    /// Asks for another snapshot than one that is of no use, and less and less often.
+    fn ask_instead(&mut self, places: Places<'_>, cause: Cause, stored: &Stored) {
         // Only for the current snapshot the leader is asked for another: a new one cannot repair a kept, older one.
         if is_current(stored)
             && self.requests.may_ask_instead(Instant::now())
-            && self.ask(places, Cause::Damaged, Some(stored), SeqMap::new())
+            && self.ask(places, cause, Some(stored), SeqMap::new())
         {
             self.requests.asked_instead(Instant::now());
         }
+    }
+
+    /// A snapshot that this node must not take: a leader with the key makes another.
+    fn refused(&mut self, places: Places<'_>, stored: &Stored, why: &str) -> Error {
+        self.ask_instead(places, Cause::Refused, stored);
+        Error::waiting(format!("{}: {why}", places.name(stored)))
+    }
+
+    fn damaged(&mut self, places: Places<'_>, stored: &Stored, why: &str) -> Error {
+        self.ask_instead(places, Cause::Damaged, stored);
         let text = format!("{} is damaged ({why}): waiting for another", places.name(stored));
         Error::new(Kind::Unusable, text)
     }
@@ -183,7 +197,7 @@ impl Search {
         let config = places.node.config;
         let begun = Instant::now();
         let file = Temporary::new(files::beside(&config.db_path, ".harmonylite-download"));
-        let fetched = fetch(config, places.store, stored, &file);
+        let fetched = fetch(places.store, stored, &file);
         let fetched_at = Instant::now();
         log::debug!("download: {:.2} s", (fetched_at - begun).as_secs_f64());
         let tried = self.tried.entry(identity.to_owned()).or_insert_with(|| Tried::new(begun));

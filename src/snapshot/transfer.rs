@@ -1,11 +1,11 @@
 //! Transfers of snapshots: the download, and the lines that tell how far a long one has come.
 
-use super::scratch::need_room;
-use crate::base::error::{Context, Error};
+use super::scratch::{need_room, room};
+use crate::base::error::{Context, Error, Kind};
 use crate::base::files::{self, Temporary};
 use crate::base::limits;
-use crate::config::Config;
-use crate::storage::{self, Store, Stored};
+use crate::storage::{self, Seal, Store, Stored};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
@@ -40,22 +40,35 @@ impl Progress {
     }
 }
 
+/// Checks that a snapshot fits into a directory. Returns how many bytes one may take whose size nobody vouches for.
+fn check_room(dir: &Path, stored: &Stored) -> Result<u64, Error> {
+    let (plain, room) = (stored.plain_size(), room(dir)?);
+    need_room(dir, plain)?;
+    if stored.seal != Seal::Whole && plain > room.max(stored.size) {
+        let text = format!(
+            "the snapshot needs {plain} bytes, {room} may be taken: a tenth of the free space, 64 MB at least, stays free for \
+             the application"
+        );
+        return Err(Error::local(text).at(dir.display()));
+    }
+    Ok(room)
+}
+
 /// Downloads a snapshot, unpacks it, and checks size and digest. Returns what it turned out to be: the store may have
-/// replaced it meanwhile. [`crate::base::error::Kind::Unusable`]: its content is not what it should be.
-pub fn fetch(config: &Config, store: &Store, stored: &Stored, target: &Temporary) -> Result<Stored, Error> {
+/// replaced it meanwhile. [`Kind::Unusable`]: its content is not what it should be, or must
+/// not be taken.
+pub fn fetch(store: &Store, stored: &Stored, target: &Temporary) -> Result<Stored, Error> {
     let path = target.path();
-    need_room(&files::parent(path), stored.size)?;
-    let file = std::fs::OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .open(path)
+    if let Some(why) = stored.refused() {
+        return Err(Error::new(Kind::Unusable, format!("{}: {why}", stored.name)));
+    }
+    let room = check_room(&files::parent(path), stored)?;
+    let file = std::fs::File::create_new(path)
         .map_err(|error| Error::local(format!("{}: {error}", path.display())))?;
     let progress = Progress::new("downloading the snapshot", stored.size);
-    let key = config.snapshot.packing.key.as_ref();
-    let fetched = store.fetch(stored, &file, key, &|done| progress.note(done));
+    let fetched = store.fetch(stored, &file, room, &|done| progress.note(done));
     let what = match &fetched {
-        Err(storage::Error::Unreadable(_)) => format!("unpack {}", stored.name),
+        Err(storage::Error::Unreadable(_) | storage::Error::Local(_)) => format!("unpack {}", stored.name),
         _ => format!("download {} from {}", stored.name, store.describe()),
     };
     fetched.context(what)

@@ -106,13 +106,14 @@ pub enum Cause {
     NoneThere,
     TooOld,
     Damaged,
+    Refused,
     Unplaced,
 }
 
 impl Cause {
     /// Whether the content of the snapshot is at fault, so that the same content must not come again.
     pub fn is_of_content(self) -> bool {
-        matches!(self, Cause::Damaged | Cause::Unplaced)
+        matches!(self, Cause::Damaged | Cause::Refused | Cause::Unplaced)
     }
 }
 

@@ -184,13 +184,17 @@ fn stored(name: &str, (label, text): &(Label, Vec<u8>)) -> Stored {
         size: text.len() as u64,
         version: "1".to_owned(),
         label: label.clone(),
-        other_labels: vec![],
+        ..Stored::default()
     }
 }
 
 impl Backend for MemoryStore {
     fn describe(&self) -> String {
         "memory".to_owned()
+    }
+
+    fn compares(&self) -> bool {
+        false
     }
 
     fn prepare(&self) -> Result<(), Error> {

@@ -109,6 +109,7 @@ fn failure(method: &str, error: &ureq::Error) -> Error {
             return Error::Permanent(format!("{method}: {error}"));
         }
         ureq::Error::Io(error) => format!("{method}: {error}"),
+        ureq::Error::BadUri(_) => return Error::Permanent(format!("{method}: the URL cannot be used")),
         // Other errors may hold the URL, which may hold a secret.
         other => format!("{method}: {}", secret::redact(&other.to_string())),
     })
@@ -220,6 +221,19 @@ impl<R: Read> Read for Moving<R> {
     }
 }
 
+/// Whether a text is `host`, `host:port`, or an address of version 6 in brackets and a port.
+pub fn is_host_and_port(text: &str) -> bool {
+    let after_host = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((_, after)) => after,
+        None => &text[text.find(':').unwrap_or(text.len())..],
+    };
+    let port = after_host
+        .strip_prefix(':')
+        .map_or(after_host.is_empty().then_some(1), |port| port.parse::<u16>().ok());
+    let plain = |c: char| c.is_alphanumeric() || "-._:[]".contains(c);
+    after_host.len() < text.len() && text.chars().all(plain) && port.is_some_and(|port| port > 0)
+}
+
 /// Escapes one component of a path, or a name or value of a query: all but letters, digits and `-._~`.
 pub fn escape(text: &str) -> String {
     escape_but(text, b"")
@@ -300,6 +314,20 @@ mod tests {
         assert!(moves.note(1, late + limits::TRANSFER_STALL * 2).is_err());
         // A short body that ends late has ended all the same.
         moving().note(0, late).unwrap();
+    }
+
+    #[test]
+    fn hosts_with_and_without_ports() {
+        for good in
+            ["h", "a-b.example.com:443", "127.0.0.1:1", "[::1]", "[::1]:9000", "nas_1", "b\u{fc}cher.de"]
+        {
+            assert!(is_host_and_port(good), "{good}");
+        }
+        for bad in
+            ["", ":1", "h:", "h:x", "h:0", "h:65536", "u@h", "a b", "a#b", "::1", "[::1]x", "a%20b", "h:1:2"]
+        {
+            assert!(!is_host_and_port(bad), "{bad}");
+        }
     }
 
     #[test]

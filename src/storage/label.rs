@@ -3,10 +3,13 @@
 //! As text, a label is a list of short `key` / `value` pairs of printable ASCII: headers of a NATS object
 //! (`harmonylite-<key>`), user metadata of an S3 object (`x-amz-meta-harmonylite-<key>`), members of a JSON object in
 //! stores that have only files. S3 allows 2 KB for all pairs together.
+//!
+//! With a key, the pair `seal` authenticates all others (`storage/seal.rs`).
 
 use super::Error;
 use crate::base::limits;
 use crate::model::positions::SeqMap;
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 
 /// The description of one snapshot. An empty text or a zero means that the fact is not known.
@@ -35,11 +38,26 @@ pub struct Label {
     pub encoding: String,
     /// Whether the store's content was compared with the file during the upload.
     pub verified: bool,
+    /// Bytes of the database inside, unpacked.
+    pub plain: u64,
+    /// Pairs of later versions, kept as they are.
+    pub others: BTreeMap<String, String>,
+    /// Authenticates all that is above; empty when its maker had no key.
+    pub seal: String,
 }
 
 impl Label {
     /// The label as text.
-    pub fn pairs(&self) -> Vec<(&'static str, String)> {
+    pub fn pairs(&self) -> Vec<(&str, String)> {
+        let mut pairs = self.sealed_pairs();
+        if !self.seal.is_empty() {
+            pairs.push(("seal", self.seal.clone()));
+        }
+        pairs
+    }
+
+    /// The pairs that the seal authenticates: all others.
+    pub fn sealed_pairs(&self) -> Vec<(&str, String)> {
         let mut pairs = vec![("digest", self.digest.clone()), ("size", self.size.to_string())];
         let mut add = |key, value: String| {
             if !value.is_empty() && value != "0" {
@@ -55,10 +73,12 @@ impl Label {
         add("revision", self.revision.to_string());
         add("encoding", self.encoding.clone());
         add("verified", if self.verified { "yes".to_owned() } else { String::new() });
+        add("plain", self.plain.to_string());
+        pairs.extend(self.others.iter().map(|(key, value)| (key.as_str(), value.clone())));
         pairs
     }
 
-    /// Reads a label. Pairs that are unknown or cannot be read are passed over.
+    /// Reads a label. Pairs that cannot be read are passed over; unknown ones are kept as text.
     pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Label {
         let mut label = Label::default();
         for (key, value) in pairs {
@@ -74,7 +94,9 @@ impl Label {
                 "revision" => label.revision = value.parse().unwrap_or(0),
                 "encoding" => value.clone_into(&mut label.encoding),
                 "verified" => label.verified = value == "yes",
-                _ => {}
+                "plain" => label.plain = value.parse().unwrap_or(0),
+                "seal" => value.clone_into(&mut label.seal),
+                other => drop(label.others.insert(other.to_owned(), value.to_owned())),
             }
         }
         label
@@ -180,6 +202,9 @@ mod tests {
             revision: 12,
             encoding: "zstd".into(),
             verified: true,
+            plain: 90,
+            others: [("later".to_owned(), "0".to_owned())].into(),
+            seal: "m".into(),
         };
         assert_eq!(read_back(&label), label);
         assert_eq!(read_back(&Label::default()), Label::default());
@@ -202,8 +227,34 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_passed_over() {
         assert_eq!(positions("x=1 y=no =2 z"), map(&[("x", 1), ("", 2)]));
-        let label = Label::from_pairs([("size", "many"), ("node", "-1"), ("verified", "no"), ("other", "x")]);
+        let label =
+            Label::from_pairs([("size", "many"), ("node", "-1"), ("verified", "no"), ("plain", "1.5")]);
         assert_eq!(label, Label::default());
+    }
+
+    #[test]
+    fn a_whole_label_fits_the_metadata_of_s3() {
+        let sha = "f".repeat(64);
+        let stream = |n: u64| (format!("harmonylite-changes-c-{n}"), 1_000_000_000_000);
+        let label = Label {
+            size: u64::MAX,
+            digest: format!("SHA-256={}", "x".repeat(44)),
+            content: format!("SHA-256={}", "x".repeat(44)),
+            positions: (1..=64).map(stream).collect(),
+            streams: "0123456789abcdef".into(),
+            schema: sha,
+            node: u64::MAX,
+            time_ms: 10_000_000_000_000,
+            revision: u64::MAX,
+            encoding: "zstd+encrypted".into(),
+            verified: true,
+            plain: u64::MAX,
+            others: BTreeMap::new(),
+            seal: "x".repeat(43),
+        };
+        let bytes: usize =
+            label.pairs().iter().map(|(key, value)| "harmonylite-".len() + key.len() + value.len()).sum();
+        assert!(bytes <= 2048, "{bytes}");
     }
 
     #[test]

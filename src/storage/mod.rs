@@ -8,6 +8,7 @@ mod nats;
 mod open;
 pub mod pack;
 mod s3;
+mod seal;
 mod sftp;
 mod store;
 mod tree;
@@ -17,6 +18,7 @@ pub use directory::path_of as directory_path;
 pub use label::Label;
 pub use open::{Location, OpenStore};
 pub use s3::{Keys, S3Options, Signable, canonical_request, sign, string_to_sign};
+pub use seal::{Seal, Seals};
 pub use sftp::{SftpOptions, Trust};
 pub use store::{Candidate, Store};
 pub use webdav::WebdavOptions;
@@ -124,9 +126,24 @@ pub struct Stored {
     /// Labels that the content may have instead. Some stores replace description and content one after the other; after a
     /// crash between the two, only the digest of the content tells which label is right.
     pub other_labels: Vec<Label>,
+    /// What the label's seal showed. Only [`Store`] sets it.
+    pub seal: Seal,
 }
 
 impl Stored {
+    /// Why this node does not take it; then its label says nothing but the digest.
+    pub fn refused(&self) -> Option<&str> {
+        match &self.seal {
+            Seal::Refused(why) => Some(why),
+            Seal::Whole | Seal::Unasked => None,
+        }
+    }
+
+    /// Bytes that it has when it is unpacked; those in the store if its label does not say.
+    pub fn plain_size(&self) -> u64 {
+        if self.label.plain > 0 { self.label.plain } else { self.size }
+    }
+
     /// Tells this content from others under the same name: its digest, or, for a Go node's snapshot without one, what can be
     /// seen of it.
     pub fn identity(&self) -> String {
@@ -184,6 +201,9 @@ pub trait Backend: Send + Sync {
     /// What it is, for messages; without secrets.
     fn describe(&self) -> String;
 
+    /// Whether [`Backend::put`] compares what the store has with the file.
+    fn compares(&self) -> bool;
+
     /// Makes what must be there before the first upload: a bucket, directories.
     fn prepare(&self) -> Result<(), Error>;
 
@@ -213,6 +233,11 @@ pub trait Backend: Send + Sync {
 pub fn is_snapshot(name: &str) -> bool {
     let middle = name.strip_prefix("snapshot").and_then(|rest| rest.strip_suffix(".db"));
     middle.is_some_and(|dated| dated.is_empty() || (dated.len() == 17 && dated.starts_with('-')))
+}
+
+/// The name under which an older snapshot is kept, made of its time in Unix milliseconds.
+fn dated_name(time_ms: i64) -> String {
+    format!("snapshot-{}.db", base::clock::compact(time_ms))
 }
 
 /// Random text that names an upload.

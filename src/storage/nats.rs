@@ -52,13 +52,18 @@ fn stored(info: &ObjectInfo) -> Stored {
         size: info.size,
         version: info.nuid.clone(),
         label,
-        other_labels: vec![],
+        ..Stored::default()
     }
 }
 
 impl Backend for NatsStore {
     fn describe(&self) -> String {
         format!("NATS bucket {}", self.bucket)
+    }
+
+    /// The broker acknowledges every chunk, and the description carries the digest.
+    fn compares(&self) -> bool {
+        true
     }
 
     fn prepare(&self) -> Result<(), Error> {
@@ -74,9 +79,8 @@ impl Backend for NatsStore {
     }
 
     fn put(&self, upload: &Upload<'_>) -> Result<(), Error> {
-        // The broker acknowledges every chunk, and the description carries the digest: no reading back is needed.
-        let label = Label { verified: true, ..upload.label.clone() };
-        let headers: BTreeMap<String, Vec<String>> = label
+        let headers: BTreeMap<String, Vec<String>> = upload
+            .label
             .pairs()
             .into_iter()
             .filter(|(key, _)| !matches!(*key, "digest" | "size"))

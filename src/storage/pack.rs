@@ -11,20 +11,25 @@ use super::Error;
 use crate::base::random::random_bytes;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, Salt};
+use ring::hmac;
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Write};
+use std::io::{self, BufReader, BufWriter, ErrorKind, Write};
 use std::path::Path;
-use zstd::stream::raw::Operation;
+use zstd::stream::raw::{DParameter, Operation};
 
 const MAGIC: &[u8; 24] = b"harmonylite-encrypted-1\n";
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 const INFO: &[u8] = b"harmonylite snapshot";
+/// For the seals on labels; the cluster's name follows.
+const LABEL_INFO: &[u8] = b"harmonylite snapshot label\n";
 const CHUNK: usize = 64 << 10;
 const TAG: usize = 16;
 /// What comes before the first chunk.
 const HEAD: usize = MAGIC.len() + 32;
 /// zstd's own default.
 const LEVEL: i32 = 3;
+/// A compressed file that wants more memory than 2 to this power is refused; at our level a file wants a quarter of that.
+const WINDOW_LOG: u32 = 23;
 
 /// The key that all nodes share.
 #[derive(Clone)]
@@ -53,6 +58,14 @@ impl Key {
             .and_then(|okm| okm.fill(&mut bytes))
             .expect("32 bytes are what HKDF-SHA256 gives");
         LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, &bytes).expect("the key has 32 bytes"))
+    }
+
+    /// The key of the seals on a cluster's labels (`storage/seal.rs`).
+    pub fn for_labels(&self, cluster: &str) -> hmac::Key {
+        let info = [LABEL_INFO, cluster.as_bytes()];
+        let key = Salt::new(HKDF_SHA256, &[]).extract(&self.0);
+        let made = key.expand(&info, hmac::HMAC_SHA256).map(hmac::Key::from);
+        made.expect("32 bytes are what HKDF-SHA256 gives")
     }
 }
 
@@ -83,10 +96,10 @@ impl Packing {
         !self.zstd && self.key.is_none()
     }
 
-    /// Packs a file into another.
+    /// Packs a file into another, which must not exist.
     pub fn pack(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut source = BufReader::with_capacity(CHUNK, File::open(from)?);
-        let target = BufWriter::with_capacity(CHUNK, File::create(to)?);
+        let target = BufWriter::with_capacity(CHUNK, File::create_new(to)?);
         let sealed = match &self.key {
             Some(key) => Sealing::Sealed(Box::new(Seal::new(key, target)?)),
             None => Sealing::Plain(target),
@@ -175,22 +188,64 @@ impl<W: Write> Write for Seal<W> {
     }
 }
 
+/// How much may come out of a packed file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// As many bytes as its label announces.
+    Announced(u64),
+    /// As many bytes as this machine's disk has to give.
+    Room(u64),
+}
+
+impl Bound {
+    fn bytes(self) -> u64 {
+        match self {
+            Bound::Announced(bytes) | Bound::Room(bytes) => bytes,
+        }
+    }
+
+    fn passed(self) -> io::Error {
+        match self {
+            Bound::Announced(bytes) => io::Error::other(format!(
+                "it unpacks to more than the {bytes} bytes that its label announces"
+            )),
+            Bound::Room(_) => io::Error::new(
+                ErrorKind::StorageFull,
+                "it unpacks to more than there is room for: a tenth of the free space, 64 MB at least, stays free for \
+                 the application",
+            ),
+        }
+    }
+}
+
+/// What is unpacked, and how.
+#[derive(Clone, Copy)]
+pub struct Terms<'a> {
+    pub key: Option<&'a Key>,
+    /// Whether content that is not encrypted is refused.
+    pub refuse_plain: bool,
+    pub bound: Bound,
+}
+
 /// Unpacks what is written to it, after its first bytes have told how it is packed. What is not packed passes unchanged.
 pub struct Unpack<W> {
     key: Option<Key>,
+    refuse_plain: bool,
     /// The first bytes, while they are too few to tell whether the file is encrypted.
     head: Option<Vec<u8>>,
     unseal: Option<Unseal>,
-    inflate: Inflate<W>,
+    inflate: Inflate<Bounded<W>>,
     /// Why the content cannot be unpacked.
-    fault: Option<String>,
+    fault: Option<Error>,
 }
 
 impl<W: Write> Unpack<W> {
     /// Unpacks into `target`.
-    pub fn new(target: W, key: Option<&Key>) -> Unpack<W> {
+    pub fn new(target: W, terms: Terms<'_>) -> Unpack<W> {
+        let target = Bounded { target, bound: terms.bound, left: terms.bound.bytes() };
         Unpack {
-            key: key.cloned(),
+            key: terms.key.cloned(),
+            refuse_plain: terms.refuse_plain,
             head: Some(vec![]),
             unseal: None,
             inflate: Inflate { head: Some(vec![]), zstd: None, target },
@@ -198,11 +253,11 @@ impl<W: Write> Unpack<W> {
         }
     }
 
-    /// Ends the content. [`Error::Unreadable`]: it cannot be unpacked; [`Error::Local`]: the target failed.
+    /// Ends the content. [`Error::Unreadable`]: it cannot be unpacked; [`Error::Local`]: the target failed, or has no room.
     pub fn finish(mut self) -> Result<(), Error> {
         let ended = self.note(Unpack::end).and_then(|()| self.inflate.target.flush());
         ended.map_err(|error| Error::Local(format!("write: {error}")))?;
-        self.fault.map_or(Ok(()), |why| Err(Error::Unreadable(why)))
+        self.fault.map_or(Ok(()), Err)
     }
 
     /// Passes on an error of the target: it comes from the operating system and has a number. Other errors are the content's
@@ -210,8 +265,12 @@ impl<W: Write> Unpack<W> {
     fn note(&mut self, step: impl FnOnce(&mut Unpack<W>) -> io::Result<()>) -> io::Result<()> {
         if self.fault.is_none() {
             match step(self) {
-                Err(error) if error.raw_os_error().is_none() => self.fault = Some(error.to_string()),
-                result => return result,
+                Err(error) if error.raw_os_error().is_some() => return Err(error),
+                Err(error) if error.kind() == ErrorKind::StorageFull => {
+                    self.fault = Some(Error::Local(error.to_string()));
+                }
+                Err(error) => self.fault = Some(Error::Unreadable(error.to_string())),
+                Ok(()) => {}
             }
         }
         Ok(())
@@ -231,6 +290,12 @@ impl<W: Write> Unpack<W> {
     fn decide(&mut self) -> io::Result<()> {
         let head = self.head.take().unwrap_or_default();
         if !head.starts_with(MAGIC) {
+            if self.refuse_plain {
+                return Err(io::Error::other(
+                    "it is not encrypted, and this node has a key (snapshot.key_file): it is not taken, unless \
+                     snapshot.accept_plain = true",
+                ));
+            }
             return self.inflate.take(&head);
         }
         let no_key = || io::Error::other("it is encrypted, and this node has no key (snapshot.key_file)");
@@ -303,6 +368,28 @@ impl Unseal {
     }
 }
 
+/// Passes on what stays within a bound.
+struct Bounded<W> {
+    target: W,
+    bound: Bound,
+    left: u64,
+}
+
+impl<W: Write> Write for Bounded<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.len() as u64 > self.left {
+            return Err(self.bound.passed());
+        }
+        let count = self.target.write(bytes)?;
+        self.left -= count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.target.flush()
+    }
+}
+
 /// Decompresses.
 struct Inflate<W> {
     /// The first bytes, while they are too few to tell whether the file is compressed.
@@ -333,7 +420,8 @@ impl<W: Write> Inflate<W> {
     fn decide(&mut self) -> io::Result<()> {
         let head = self.head.take().unwrap_or_default();
         if head.starts_with(&ZSTD_MAGIC) {
-            let decoder = zstd::stream::raw::Decoder::new()?;
+            let mut decoder = zstd::stream::raw::Decoder::new()?;
+            decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG))?;
             self.zstd = Some(Frames { decoder, output: vec![0; 2 * CHUNK], whole: false });
         }
         self.take(&head)
@@ -366,124 +454,5 @@ impl Frames {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::scratch::Scratch;
-
-    fn key(byte: u8) -> Key {
-        Key([byte; 32])
-    }
-
-    /// Unpacks what is written piece by piece.
-    fn unpack(packed: &[u8], piece: usize, key: Option<&Key>) -> Result<Vec<u8>, Error> {
-        let mut plain = vec![];
-        let mut unpack = Unpack::new(&mut plain, key);
-        packed.chunks(piece).for_each(|piece| unpack.write_all(piece).unwrap());
-        unpack.finish().map(|()| plain)
-    }
-
-    #[test]
-    fn there_and_back() {
-        let files = Scratch::new("pack-back");
-        let (plain, packed) = (files.path("plain"), files.path("packed"));
-        for size in [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 17] {
-            let bytes: Vec<u8> = (0..size).map(|n| (n * n % 251) as u8).collect();
-            std::fs::write(&plain, &bytes).unwrap();
-            for (zstd, encrypt) in [(false, false), (true, false), (false, true), (true, true)] {
-                let packing = Packing { zstd, key: encrypt.then(|| key(1)) };
-                packing.pack(&plain, &packed).unwrap();
-                let stored = std::fs::read(&packed).unwrap();
-                assert_eq!(stored != bytes, zstd || encrypt);
-                for piece in [1, 7, 4096, CHUNK + TAG, 1 << 20] {
-                    let result = unpack(&stored, piece, Some(&key(1))).unwrap();
-                    assert!(result == bytes, "{size} {} {piece}", packing.name());
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn no_key_another_key_and_damage() {
-        let files = Scratch::new("pack-damage");
-        let (plain, packed) = (files.path("plain"), files.path("packed"));
-        std::fs::write(&plain, vec![7; 2 * CHUNK + 5]).unwrap();
-        Packing { zstd: true, key: None }.pack(&plain, &packed).unwrap();
-        let compressed = std::fs::read(&packed).unwrap();
-        let cut = unpack(&compressed[..compressed.len() - 1], CHUNK, None);
-        assert!(cut.unwrap_err().to_string().contains("cut off"));
-        let two = [compressed.as_slice(), &compressed].concat();
-        assert_eq!(unpack(&two, 11, None).unwrap().len(), 4 * CHUNK + 10, "frames may follow each other");
-        Packing { zstd: false, key: Some(key(1)) }.pack(&plain, &packed).unwrap();
-        let whole = std::fs::read(&packed).unwrap();
-        assert!(unpack(&whole, CHUNK, None).unwrap_err().to_string().contains("has no key"));
-        assert!(unpack(&whole, CHUNK, Some(&key(2))).unwrap_err().to_string().contains("another key"));
-        let second = HEAD + CHUNK + TAG;
-        // Cut off at and between chunks, a flipped bit, two chunks exchanged.
-        let exchanged = [
-            &whole[..HEAD],
-            &whole[second..second + CHUNK + TAG],
-            &whole[HEAD..second],
-            &whole[second + CHUNK + TAG..],
-        ];
-        let mut flipped = whole.clone();
-        flipped[second + 9] ^= 1;
-        for damaged in [
-            whole[..second].to_vec(),
-            whole[..whole.len() - 1].to_vec(),
-            whole[..HEAD].to_vec(),
-            whole[..HEAD - 1].to_vec(),
-            flipped,
-            exchanged.concat(),
-        ] {
-            assert!(matches!(unpack(&damaged, CHUNK, Some(&key(1))), Err(Error::Unreadable(_))));
-        }
-    }
-
-    #[test]
-    fn what_is_not_packed_passes_however_short() {
-        for bytes in [&b""[..], b"S", b"SQLite format 3\0", &MAGIC[..23], &ZSTD_MAGIC[..3]] {
-            assert_eq!(unpack(bytes, 1, None).unwrap(), bytes);
-        }
-    }
-
-    #[test]
-    fn a_disk_that_is_full_is_not_the_fault_of_the_content() {
-        struct Full;
-        impl Write for Full {
-            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-                Err(io::Error::from_raw_os_error(28))
-            }
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(())
-            }
-        }
-        let mut unpack = Unpack::new(Full, None);
-        assert_eq!(unpack.write(&[7; HEAD]).unwrap_err().raw_os_error(), Some(28));
-        let mut short = Unpack::new(Full, None);
-        short.write_all(b"short").unwrap();
-        assert!(matches!(short.finish(), Err(Error::Local(_))));
-    }
-
-    #[test]
-    fn names_of_packings() {
-        let name = |zstd, key| Packing { zstd, key }.name();
-        assert_eq!(name(false, None), "");
-        assert_eq!(name(true, None), "zstd");
-        assert_eq!(name(false, Some(key(1))), "encrypted");
-        assert_eq!(name(true, Some(key(1))), "zstd+encrypted");
-        assert!(Packing::default().is_none() && !Packing { zstd: true, key: None }.is_none());
-    }
-
-    #[test]
-    fn key_files() {
-        let files = Scratch::new("pack-keys");
-        let path = files.path("key");
-        std::fs::write(&path, "00".repeat(31) + "fF\n").unwrap();
-        assert_eq!(Key::read(&path).unwrap().0[31], 255);
-        for wrong in ["", "00", "zz"] {
-            std::fs::write(&path, wrong).unwrap();
-            assert!(Key::read(&path).is_err());
-        }
-        assert_eq!(format!("{:?}", key(1)), "(hidden)");
-    }
-}
+#[path = "pack_tests.rs"]
+mod tests;

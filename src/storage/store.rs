@@ -1,8 +1,9 @@
 //! What is the same for every store: it tries again what may succeed, checks what it reads and what it wrote, keeps older
-//! generations, and never replaces a newer snapshot by an older one.
+//! generations, and never replaces a newer snapshot by an older one. Every label passes the check of its seal here, before
+//! anybody reads it.
 
-use super::pack::{Key, Unpack};
-use super::{Backend, Error, Label, Stored, Upload};
+use super::pack::{Bound, Terms, Unpack};
+use super::{Backend, Error, Label, Seal, Seals, Stored, Upload, dated_name};
 use crate::base::digest::{Hashing, same_digest};
 use crate::base::retry::{Retry, Tries};
 use crate::base::{self, clock, limits};
@@ -15,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 pub struct Store {
     backend: Box<dyn Backend>,
     retry: Retry,
+    seals: Seals,
 }
 
 /// A file that is to become the current snapshot.
@@ -27,9 +29,24 @@ pub struct Candidate<'a> {
 }
 
 impl Store {
-    /// Uses a backend. `retry`: how each operation is tried again.
+    /// Uses a backend. `retry`: how each operation is tried again. Nothing is sealed, and every label believed.
     pub fn new(backend: Box<dyn Backend>, retry: Retry) -> Store {
-        Store { backend, retry }
+        Store { backend, retry, seals: Seals::default() }
+    }
+
+    /// The same with seals on its labels.
+    pub fn with_seals(self, seals: Seals) -> Store {
+        Store { seals, ..self }
+    }
+
+    /// Whether a snapshot has the seal that this node's uploads have. Without a key there is none.
+    pub fn is_sealed(&self, stored: &Stored) -> bool {
+        self.seals.are_whole(stored)
+    }
+
+    /// A label's `content` as it is written down: with a key it tells those without the key nothing.
+    pub fn veiled(&self, content: &str) -> String {
+        self.seals.veiled(content)
     }
 
     /// What it is, for messages; without secrets.
@@ -42,17 +59,18 @@ impl Store {
         self.backend.as_ref()
     }
 
-    /// The snapshot of a name; `None` when there is none.
+    /// The snapshot of a name; `None` when there is none. One that this node must not take is there, and [`Stored::refused`].
     pub fn stat(&self, name: &str) -> Result<Option<Stored>, Error> {
         self.run("look", |_| self.look(name))
     }
 
     /// All snapshots: the current one, then the older ones, newest first.
     pub fn list(&self) -> Result<Vec<Stored>, Error> {
-        let mut found = match self.run("list", |_| self.backend.list()) {
+        let found = match self.run("list", |_| self.backend.list()) {
             Err(Error::NotFound) => vec![],
             other => other?,
         };
+        let mut found: Vec<Stored> = found.into_iter().map(|stored| self.seals.judge(stored)).collect();
         found.sort_by(|a, b| {
             let rank = |stored: &Stored| stored.name != limits::SNAPSHOT_NAME;
             rank(a).cmp(&rank(b)).then_with(|| b.name.cmp(&a.name))
@@ -83,10 +101,11 @@ impl Store {
     ) -> Result<Stored, Error> {
         let name = limits::SNAPSHOT_NAME;
         let Candidate { label, path } = candidate;
+        let label = &self.seals.seal(Label { verified: self.backend.compares(), ..label.clone() });
         let current = self.stat(name)?;
         not_newer(current.as_ref(), label)?;
         if keep > 1
-            && let Some(current) = &current
+            && let Some(current) = current.as_ref().filter(|current| current.refused().is_none())
         {
             match self.archive(current) {
                 // A new snapshot is worth more than a kept one.
@@ -125,7 +144,7 @@ impl Store {
     /// What came of an upload, by what stands in the store: the answer to an upload that was done may have been lost.
     fn outcome(&self, put: Result<(), Error>, label: &Label, tries: &Tries<'_>) -> Result<Stored, Error> {
         let found = tries.step("look", |_| self.look(limits::SNAPSHOT_NAME));
-        let shown = |found: &Stored| found.size == label.size && is(found, label);
+        let shown = |found: &Stored| found.size == label.size && self.is_sealed(found) && is(found, label);
         match (put, found) {
             (Ok(()), Ok(Some(found))) if shown(&found) => Ok(found),
             // After a failure, a label that is one of several proves nothing: the description may have been replaced without
@@ -141,45 +160,57 @@ impl Store {
     /// Keeps the current snapshot under the name of its time.
     fn archive(&self, current: &Stored) -> Result<(), Error> {
         let time = if current.label.time_ms > 0 { current.label.time_ms } else { clock::unix_ms() };
-        let name = format!("snapshot-{}.db", clock::compact(time));
+        let name = dated_name(time);
         self.run("copy", |tries| {
             // It is there already when the answer to an earlier try was lost, or the upload after it failed.
-            if self.backend.stat(&name)?.is_some_and(|kept| is(&kept, &current.label)) {
+            let kept = self.look(&name)?;
+            if kept.is_some_and(|kept| self.is_sealed(&kept) && is(&kept, &current.label)) {
                 return Ok(());
             }
             self.backend.copy(current, &name, tries)
         })
     }
 
-    /// Removes the oldest snapshots, so that `keep` are left.
+    /// Removes the oldest snapshots, so that `keep` are left. Those that this node does not take are counted apart: whoever
+    /// forges some pushes none of ours out, and none that a person may want is removed for being old-fashioned.
     fn prune(&self, keep: u64) -> Result<(), Error> {
         let older = self.list()?.into_iter().filter(|stored| stored.name != limits::SNAPSHOT_NAME);
-        for old in older.skip(usize::try_from(keep.saturating_sub(1)).unwrap_or(usize::MAX)) {
+        let (ours, refused): (Vec<_>, Vec<_>) = older.partition(|stored| stored.refused().is_none());
+        let kept = usize::try_from(keep.saturating_sub(1)).unwrap_or(usize::MAX);
+        for old in ours.into_iter().skip(kept).chain(refused.into_iter().skip(kept)) {
             self.run("remove", |_| self.backend.remove(&old.name))?;
         }
         Ok(())
     }
 
-    /// Reads a snapshot into a file, unpacks it on its way, and checks size and digest. `progress` is told of the bytes that
-    /// came. Returns what the snapshot turned out to be: its label is another one than that of `wanted` if it was replaced
-    /// meanwhile.
+    /// Reads a snapshot into a file, unpacks it on its way, and checks size and digest. Of a snapshot whose label is not sealed
+    /// at most `room` bytes are written, or as many as the store holds. `progress` is told of the bytes that came. Returns what
+    /// the snapshot turned out to be: its label is another one than that of `wanted` if it was replaced meanwhile.
     pub fn fetch(
         &self,
         wanted: &Stored,
         file: &File,
-        key: Option<&Key>,
+        room: u64,
         progress: &dyn Fn(u64),
     ) -> Result<Stored, Error> {
         let mut first = Some(wanted.clone());
         self.run("download", |_| {
             let stored = match first.take() {
                 Some(wanted) => wanted,
-                None => self.backend.stat(&wanted.name)?.ok_or(Error::NotFound)?,
+                None => self.look(&wanted.name)?.ok_or(Error::NotFound)?,
             };
+            if let Some(why) = stored.refused() {
+                return Err(Error::Unreadable(why.to_owned()));
+            }
             let failed = |error: io::Error| Error::Local(format!("write: {error}"));
             let mut target = file;
             target.set_len(0).and_then(|()| target.seek(SeekFrom::Start(0))).map_err(failed)?;
-            let unpack = Unpack::new(BufWriter::with_capacity(limits::OBJECT_CHUNK, target), key);
+            let terms = Terms {
+                key: self.seals.key(),
+                refuse_plain: self.seals.refuses_plain(),
+                bound: bound(&stored, room),
+            };
+            let unpack = Unpack::new(BufWriter::with_capacity(limits::OBJECT_CHUNK, target), terms);
             let mut sink = Hashing::new(Counted { inner: unpack, count: 0, progress });
             self.backend.get(&stored, &mut sink)?;
             let stored = identify(stored, sink.size, &sink.digest())?;
@@ -193,7 +224,7 @@ impl Store {
     fn look(&self, name: &str) -> Result<Option<Stored>, Error> {
         match self.backend.stat(name) {
             Err(Error::NotFound) => Ok(None),
-            other => other,
+            other => Ok(other?.map(|stored| self.seals.judge(stored))),
         }
     }
 
@@ -225,6 +256,23 @@ fn not_newer(current: Option<&Stored>, label: &Label) -> Result<(), Error> {
             current.label.node
         ))),
         _ => Ok(()),
+    }
+}
+
+/// How much may come out of a snapshot. Who wrote a label without a seal is not known, so it cannot widen what the disk has to
+/// give; what is not packed comes out as large as it lies in the store.
+fn bound(stored: &Stored, room: u64) -> Bound {
+    let room = room.max(stored.size);
+    match stored.label.plain {
+        // Any of several labels may turn out to be the one that fits.
+        plain
+            if plain > 0
+                && stored.other_labels.is_empty()
+                && (stored.seal == Seal::Whole || plain <= room) =>
+        {
+            Bound::Announced(plain)
+        }
+        _ => Bound::Room(room),
     }
 }
 

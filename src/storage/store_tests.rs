@@ -174,7 +174,7 @@ fn progress_begins_anew_with_each_try() {
 fn fetch(store: &Store, wanted: &Stored) -> Result<(Stored, String), Error> {
     let scratch = Scratch::new("fetch");
     let path = scratch.path("file");
-    let stored = store.fetch(wanted, &File::create(&path).unwrap(), None, &|_| {})?;
+    let stored = store.fetch(wanted, &File::create(&path).unwrap(), u64::MAX, &|_| {})?;
     Ok((stored, std::fs::read_to_string(path).unwrap()))
 }
 

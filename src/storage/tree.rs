@@ -157,7 +157,8 @@ impl<T: Tree> Files<T> {
     fn stored(&self, name: &str, file: String, size: u64) -> Result<Stored, Error> {
         let mut fitting = self.labels(name)?.into_iter().filter(|label| label.size == size);
         let label = fitting.next().unwrap_or_default();
-        Ok(Stored { name: name.to_owned(), size, version: file, label, other_labels: fitting.collect() })
+        let other_labels = fitting.collect();
+        Ok(Stored { name: name.to_owned(), size, version: file, label, other_labels, ..Stored::default() })
     }
 
     /// Writes a temporary file. Afterwards it is there and whole, or gone.
@@ -250,8 +251,7 @@ impl<T: Tree> Files<T> {
     fn write_files(&self, upload: &Upload<'_>, data: &str, text: &str) -> Result<(), Error> {
         let tries = upload.tries;
         self.write_checked(data, Source::File(upload), tries)?;
-        let label = Label { verified: self.read_back, ..upload.label.clone() };
-        let mut all = vec![label];
+        let mut all = vec![upload.label.clone()];
         let known = match tries.step("read the description", |_| self.labels(upload.name)) {
             // The new description replaces the damaged one, together with the snapshot that it described.
             Err(Error::Damaged(_)) => vec![],
@@ -273,6 +273,10 @@ impl<T: Tree> Files<T> {
 impl<T: Tree> Backend for Files<T> {
     fn describe(&self) -> String {
         self.tree.describe()
+    }
+
+    fn compares(&self) -> bool {
+        self.read_back
     }
 
     fn prepare(&self) -> Result<(), Error> {

@@ -282,3 +282,39 @@ fn a_file_of_a_go_node_has_no_label() {
     let mut short = Short(vec![]);
     assert!(short.write_all(&vec![0; usize::try_from(limits::HTTP_TEXT).unwrap() + 1]).is_err());
 }
+
+/// Who writes to the store can make the check of a description right again; the seal stays.
+#[test]
+fn mutants_of_labels_are_refused_or_say_the_same() {
+    let key_file = crate::base::scratch::Scratch::new("mutants-key");
+    std::fs::write(key_file.path("key"), "5a".repeat(32)).unwrap();
+    let key = crate::storage::pack::Key::read(&key_file.path("key")).unwrap();
+    let seals = crate::storage::Seals::new(Some(&key), "cluster", false);
+    let sealed: Vec<Label> = (1..=3)
+        .map(|at| seals.seal(Label { encoding: "encrypted".into(), plain: at, ..Made::at(at).label.clone() }))
+        .collect();
+    let valid: Vec<Vec<u8>> = (1..=3).map(|count| description(&sealed[..count])).collect();
+    let mut believed = 0;
+    crate::base::mutants::each_seed("labels", |mutator| {
+        let mutant = mutator.mutant(&valid);
+        assert!(labels(&mutant).is_none_or(|found| found.iter().all(|label| sealed.contains(label))));
+        let Ok(mut top) = serde_json::from_slice::<Value>(&mutant) else { return };
+        let Some(list) = top.get("snapshots").map(ToString::to_string) else { return };
+        top["check"] = hex_sha256(list.as_bytes()).into();
+        let Some(mut found) = labels(top.to_string().as_bytes()).filter(|found| !found.is_empty()) else {
+            return;
+        };
+        let label = found.remove(0);
+        let stored = Stored { name: NAME.to_owned(), label, other_labels: found, ..Stored::default() };
+        let judged = seals.judge(stored);
+        if judged.refused().is_some() {
+            assert_eq!(judged.label, Label { digest: judged.label.digest.clone(), ..Label::default() });
+            return;
+        }
+        believed += 1;
+        for label in [&judged.label].into_iter().chain(&judged.other_labels) {
+            assert!(sealed.contains(label), "{label:?}");
+        }
+    });
+    println!("{believed} of them still held one of the true labels");
+}

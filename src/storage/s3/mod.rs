@@ -16,6 +16,7 @@ pub use sigv4::{Signable, canonical_request, sign, string_to_sign};
 
 use super::http::{Response, escape_path};
 use super::{Backend, Error, Label, Stored, Upload, is_snapshot, label};
+use crate::base::limits;
 use crate::base::retry::Tries;
 use bucket::{Bucket, Call, Payload, Piece};
 use dialect::{Refusal, items, root_text};
@@ -26,6 +27,9 @@ use std::sync::{Mutex, PoisonError};
 const PAGE: usize = 1000;
 /// Pages of unfinished uploads that are swept before an upload, at most.
 const SWEEP_PAGES: usize = 20;
+
+/// Pages of a list that may be empty, one after the other: some servers skip what was deleted so.
+const EMPTY_PAGES: usize = 2;
 
 /// Names of the headers that hold a label: this prefix, and the key of a pair.
 const META: &str = "x-amz-meta-harmonylite-";
@@ -165,27 +169,60 @@ impl S3 {
 
     /// The elements named `item` of a list of what lies below our prefix, page by page.
     fn pages(&self, list: &[(&str, &str)], item: &str, fields: &[&str]) -> Result<Listed, Error> {
-        let mut found = vec![];
-        let mut continuation = String::new();
+        let mut pages = Pages::default();
         loop {
             let mut call =
                 Call::new("GET", None).query("prefix", format!("{}snapshot", self.bucket.prefix()));
             for (name, value) in list {
                 call = call.query(name, *value);
             }
-            if !continuation.is_empty() {
-                call = call.query("continuation-token", continuation.as_str());
+            if let Some(token) = pages.token() {
+                call = call.query("continuation-token", token);
             }
             let text = match self.bucket.call(&call)? {
                 Ok(response) => response.text()?,
                 Err(refusal) => return Ok(Err(refusal)),
             };
-            found.extend(items(&text, item, fields)?);
-            match root_text(&text, "NextContinuationToken") {
-                Some(next) if next != continuation => continuation = next,
-                _ => return Ok(Ok(found)),
+            if pages.add(items(&text, item, fields)?, root_text(&text, "NextContinuationToken"))? {
+                return Ok(Ok(pages.rows));
             }
         }
+    }
+}
+
+/// The pages of a list. A server ends a list by giving no token for a next page; one that goes on without end is stopped.
+#[derive(Default)]
+struct Pages {
+    rows: Vec<Vec<String>>,
+    /// The tokens so far.
+    tokens: Vec<String>,
+    /// Pages without rows, one after the other.
+    empty: usize,
+}
+
+impl Pages {
+    /// What the next page is asked with.
+    fn token(&self) -> Option<&str> {
+        self.tokens.last().map(String::as_str)
+    }
+
+    /// Takes a page with the token of the next one. True: there is none.
+    fn add(&mut self, rows: Vec<Vec<String>>, next: Option<String>) -> Result<bool, Error> {
+        self.empty = if rows.is_empty() { self.empty + 1 } else { 0 };
+        self.rows.extend(rows);
+        let Some(next) = next.filter(|next| !next.is_empty()) else { return Ok(true) };
+        let endless = |why: String| Err(Error::Permanent(format!("the server's list does not end: {why}")));
+        if self.tokens.contains(&next) {
+            return endless("it names the same next page again".to_owned());
+        }
+        if self.empty > EMPTY_PAGES {
+            return endless(format!("{} empty pages one after the other", self.empty));
+        }
+        self.tokens.push(next);
+        if self.tokens.len() >= limits::S3_PAGES {
+            return endless(format!("more than {} pages", limits::S3_PAGES));
+        }
+        Ok(false)
     }
 }
 
@@ -196,13 +233,18 @@ fn stored(name: &str, response: &Response) -> Stored {
         size: response.length().unwrap_or(0),
         version: response.header("etag").unwrap_or_default().to_owned(),
         label: Label::from_pairs(pairs.iter().map(|(key, value)| (key.as_str(), value.as_str()))),
-        other_labels: vec![],
+        ..Stored::default()
     }
 }
 
 impl Backend for S3 {
     fn describe(&self) -> String {
         self.bucket.describe()
+    }
+
+    /// The server checks each request's hash, and nothing is read back.
+    fn compares(&self) -> bool {
+        false
     }
 
     fn prepare(&self) -> Result<(), Error> {
@@ -321,5 +363,53 @@ impl Backend for S3 {
             }
         }
         Ok(swept)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many pages are asked of a server that answers so, and what comes of it.
+    fn asked(page: impl Fn(usize) -> (usize, Option<String>)) -> (usize, Result<usize, String>) {
+        let mut pages = Pages::default();
+        for number in 0..10_000 {
+            let (rows, next) = page(number);
+            match pages.add(vec![vec![number.to_string()]; rows], next) {
+                Ok(true) => return (number + 1, Ok(pages.rows.len())),
+                Ok(false) => assert!(pages.token().is_some()),
+                Err(error) => {
+                    assert!(matches!(error, Error::Permanent(_)));
+                    return (number + 1, Err(error.to_string()));
+                }
+            }
+        }
+        panic!("without end");
+    }
+
+    #[test]
+    fn a_list_ends_with_its_last_page() {
+        let next = |number: usize, last: usize| (number < last).then(|| format!("t{number}"));
+        assert_eq!(asked(|_| (0, None)), (1, Ok(0)));
+        assert_eq!(asked(|number| (1000, next(number, 3))), (4, Ok(4000)));
+        assert_eq!(
+            asked(|number| (usize::from(number % 3 == 2), next(number, 8))),
+            (9, Ok(3)),
+            "a few are empty"
+        );
+        assert_eq!(asked(|_| (1, Some(String::new()))), (1, Ok(1)));
+    }
+
+    #[test]
+    fn a_list_without_end_is_an_error() {
+        let (count, error) = asked(|number| (1, Some(format!("t{number}"))));
+        assert_eq!(
+            (count, error.unwrap_err().as_str()),
+            (100, "the server's list does not end: more than 100 pages")
+        );
+        let (count, error) = asked(|number| (0, Some(format!("t{number}"))));
+        assert!(count == 3 && error.unwrap_err().contains("empty pages"));
+        let (count, error) = asked(|number| (1, Some(format!("t{}", number % 2))));
+        assert!(count == 3 && error.unwrap_err().contains("the same next page"));
     }
 }

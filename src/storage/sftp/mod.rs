@@ -1,6 +1,7 @@
 //! Snapshots on an SSH server: `sftp://user[:password]@host[:port]/directory`.
 
 mod host_keys;
+mod opening;
 mod rename;
 
 pub use host_keys::Trust;
@@ -9,12 +10,12 @@ use super::http::unescape;
 use super::tree::{Entry, Files, Source, Tree};
 use super::{Error, label};
 use crate::base::{self, limits, secret::Secret};
+use opening::Patience;
 use rename::Renamed;
 use ssh2::{
     ErrorCode, HashType, KeyboardInteractivePrompt, MethodType, OpenFlags, OpenType, Prompt, Session,
 };
 use std::io::{self, BufReader, BufWriter, Write};
-use std::net::{TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -66,6 +67,11 @@ impl SftpOptions {
         if user.is_empty() || host.is_empty() {
             return Err(wrong("no user, or no host")());
         }
+        if login.contains(':') && dir.contains('@') {
+            return Err(wrong(
+                "an @ after the first /: in the password write %2F for /, in the directory %40 for @",
+            )());
+        }
         let decoded = |text: &str| unescape(text).ok_or_else(wrong("not UTF-8"));
         let dir = format!("/{}", decoded(dir)?.trim_end_matches('/'));
         Ok(SftpOptions {
@@ -84,6 +90,7 @@ impl SftpOptions {
 /// The directory on the server. The connection is made at the first use, and anew after it broke.
 pub struct Sftp {
     options: SftpOptions,
+    patience: Patience,
     connection: Mutex<Option<Connection>>,
 }
 
@@ -107,12 +114,21 @@ impl From<ssh2::Error> for Error {
 impl Sftp {
     /// The store; nothing is asked of the server yet.
     pub fn store(options: SftpOptions, read_back: bool) -> Files<Sftp> {
-        Files { tree: Sftp { options, connection: Mutex::new(None) }, read_back }
+        Files {
+            tree: Sftp { options, patience: Patience::default(), connection: Mutex::new(None) },
+            read_back,
+        }
     }
 
     fn connect(&self) -> Result<Connection, Error> {
+        let stream = opening::connect(&self.options.host, self.options.port)?;
+        opening::wait_for_banner(&stream, self.patience.banner)?;
+        opening::within(self.patience.whole, &stream, |stream| self.open(stream))
+    }
+
+    /// From the connection to the session: encryption, the server's key, the login.
+    fn open(&self, stream: opening::Stream) -> Result<Connection, Error> {
         let SftpOptions { host, port, user, trust, .. } = &self.options;
-        let stream = connect(host, *port)?;
         let mut session = Session::new()?;
         session.set_timeout(u32::try_from(limits::TRANSFER_STALL.as_millis()).unwrap_or(u32::MAX));
         let kinds = trust.kinds(host, *port)?;
@@ -220,21 +236,6 @@ fn prefer(session: &Session, kinds: &[String]) -> Result<(), Error> {
         return Ok(());
     }
     Ok(session.method_pref(MethodType::HostKey, &names.join(","))?)
-}
-
-fn connect(host: &str, port: u16) -> Result<TcpStream, Error> {
-    let failed = |error: io::Error| Error::Transient(format!("connect to {host}:{port}: {error}"));
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "no address");
-    for address in (host, port).to_socket_addrs().map_err(failed)? {
-        match TcpStream::connect_timeout(&address, limits::CONNECT_TIMEOUT) {
-            Ok(stream) => {
-                stream.set_nodelay(true).map_err(failed)?;
-                return Ok(stream);
-            }
-            Err(error) => last = error,
-        }
-    }
-    Err(failed(last))
 }
 
 /// Makes a written file durable, where the server can, and closes it.
@@ -375,6 +376,7 @@ impl Tree for Sftp {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::disallowed_methods, reason = "servers of tests have threads and pauses of their own")]
     use super::*;
 
     #[test]
@@ -395,6 +397,7 @@ mod tests {
             "sftp://u:secret@h:0/d",
             "sftp://u:secret@h:x/d",
             "sftp://:secret@h/d",
+            "sftp://u:p@x/secret@h/d",
         ] {
             let why = parse(wrong).unwrap_err().to_string();
             assert!(!why.contains("secret"), "{wrong}: {why}");
@@ -419,6 +422,38 @@ mod tests {
         assert_eq!(refused("u", "password", &session(-18)).to_string(), "log in as u by password: x");
         for (kind, passes) in [(io::ErrorKind::StorageFull, false), (io::ErrorKind::BrokenPipe, true)] {
             assert_eq!(matches!(stream_error(&kind.into()), Error::Transient(_)), passes);
+        }
+    }
+
+    /// The whole client against servers that are none.
+    #[test]
+    fn a_server_that_is_no_ssh_server_holds_nobody_up() {
+        let serve: [fn(std::net::TcpStream); 4] = [
+            // Silent; bytes without end; a banner and then silence; a banner and then bytes without end, slowly.
+            |mut stream| drop(io::Read::read_to_end(&mut stream, &mut vec![])),
+            |mut stream| while stream.write_all(&[b'x'; 4096]).is_ok() {},
+            |mut stream| {
+                let _ = stream.write_all(b"SSH-2.0-x\r\n");
+                let _ = io::Read::read_to_end(&mut stream, &mut vec![]);
+            },
+            |mut stream| {
+                let _ = stream.write_all(b"SSH-2.0-x\r\n");
+                while stream.write_all(&[0]).is_ok() {
+                    std::thread::sleep(std::time::Duration::from_millis(5));
+                }
+            },
+        ];
+        for (at, serve) in serve.into_iter().enumerate() {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let url = format!("sftp://u:p@127.0.0.1:{}/d", listener.local_addr().unwrap().port());
+            std::thread::spawn(move || serve(listener.accept().unwrap().0));
+            let options = SftpOptions::parse(&url, Trust::Fingerprint("SHA256:x".into())).unwrap();
+            let short = std::time::Duration::from_millis(500);
+            let patience = Patience { banner: short, whole: short };
+            let sftp = Sftp { options, patience, connection: Mutex::new(None) };
+            let begun = std::time::Instant::now();
+            assert!(sftp.size("snapshot.db").is_err(), "server {at}");
+            assert!(begun.elapsed().as_secs() < 5, "server {at}: {:?}", begun.elapsed());
         }
     }
 }

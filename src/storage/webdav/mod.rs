@@ -5,7 +5,7 @@
 
 mod auth;
 
-use super::http::{Body, Client, Request, Response, escape, unescape};
+use super::http::{Body, Client, Request, Response, escape, is_host_and_port, unescape};
 use super::tree::{Entry, Files, Source, Tree};
 use super::{Error, is_snapshot, label};
 use crate::base::{self, limits, secret::Secret};
@@ -13,7 +13,8 @@ use auth::{Challenge, Login};
 use roxmltree::Document;
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What the configuration says about WebDAV.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +29,8 @@ pub struct WebdavOptions {
     pub password: Secret,
     /// Certificate authorities beside the system's.
     pub ca_file: Option<PathBuf>,
+    /// Whether the server has asked for Digest in this process; the clones of these options share it.
+    pub had_digest: Arc<AtomicBool>,
 }
 
 impl WebdavOptions {
@@ -38,8 +41,8 @@ impl WebdavOptions {
         let wrong = base::Error::usage;
         let host = host.ok_or_else(|| wrong("no http:// or https:// in front"))?;
         let host = host.split('/').next().unwrap_or_default();
-        if host.is_empty() || host.contains('@') || host.contains(char::is_whitespace) {
-            return Err(wrong("no host, or user and password before it"));
+        if root.contains('@') || !is_host_and_port(host) {
+            return Err(wrong("no host[:port] after the scheme, or user and password before it"));
         }
         let mut options =
             WebdavOptions { root: root.trim_end_matches('/').to_owned(), ..WebdavOptions::default() };
@@ -105,6 +108,11 @@ impl Webdav {
         self.challenge.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether answering Basic would show a password that was kept hidden before.
+    fn steps_down(&self) -> bool {
+        self.options.had_digest.load(Relaxed) && self.options.root.starts_with("http://")
+    }
+
     /// One request, authenticated as the server asks. A new challenge (the first one, or the successor of a stale nonce) is
     /// answered once.
     fn send(
@@ -144,6 +152,13 @@ impl Webdav {
             let offered = Challenge::choose(&response.header_all("www-authenticate"));
             response.finish();
             match offered {
+                Some(Challenge::Basic) if self.steps_down() => {
+                    return Err(Error::Permanent(
+                        "http 401: the server asked for Digest before and asks for Basic now, over http: the password is not \
+                         sent in the clear (use https; a restart of this program forgets what was asked before)"
+                            .to_owned(),
+                    ));
+                }
                 // A server that asks for the same again does not accept the password.
                 Some(Challenge::Basic) if nonce == Some(Challenge::Basic) => return Err(refused()),
                 // A fresh nonce may be the successor of a stale one, but only once.
@@ -151,6 +166,9 @@ impl Webdav {
                     return Err(refused());
                 }
                 Some(challenge) => {
+                    if matches!(challenge, Challenge::Digest(_)) {
+                        self.options.had_digest.store(true, Relaxed);
+                    }
                     tried = Some(nonce.is_some());
                     *self.challenge() = Some(challenge);
                 }
@@ -373,6 +391,7 @@ impl Tree for Webdav {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::disallowed_methods, reason = "servers of tests have threads and pauses of their own")]
     use super::*;
 
     #[test]
@@ -392,6 +411,9 @@ mod tests {
             "",
             "ftp://h?login=a&secret=b",
             "https://?login=a&secret=b",
+            "https://u:a/x@h/?login=a&secret=b",
+            "https://u:a?login=a&secret=b",
+            "https://a/b@h?login=a&secret=b",
             "https://h?login=a",
             "https://h?dir=..&login=a&secret=b",
         ] {
@@ -426,5 +448,59 @@ mod tests {
             assert_eq!(matches!(error_of(code), Error::Transient(_)), passes, "{code}");
         }
         assert_eq!(error_of(507).to_string(), "http 507: the server's disk is full");
+    }
+
+    /// A server that answers each connection with the next of some challenges; returns what it got.
+    fn challenged(
+        challenges: &[&str],
+        options: &WebdavOptions,
+        requests: usize,
+    ) -> (Vec<Result<Option<u64>, String>>, String) {
+        use std::io::Read;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let root = format!("http://{}", listener.local_addr().unwrap());
+        let answers: Vec<String> = challenges.iter().map(|line| (*line).to_owned()).collect();
+        let server = std::thread::spawn(move || {
+            let mut got = String::new();
+            for answer in answers {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut head = vec![];
+                while !head.ends_with(b"\r\n\r\n") {
+                    let mut byte = [0];
+                    stream.read_exact(&mut byte).unwrap();
+                    head.push(byte[0]);
+                }
+                got.push_str(&String::from_utf8(head).unwrap());
+                let status = if answer.is_empty() {
+                    "200 OK".to_owned()
+                } else {
+                    format!("401 No\r\nwww-authenticate: {answer}")
+                };
+                write!(stream, "HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+                    .unwrap();
+            }
+            got
+        });
+        // Opened anew for each request, as the daemon does.
+        let results = (0..requests).map(|_| {
+            let options = WebdavOptions { root: root.clone(), ..options.clone() };
+            Webdav::store(options, true).unwrap().tree.size("x").map_err(|error| error.to_string())
+        });
+        (results.collect(), server.join().unwrap())
+    }
+
+    #[test]
+    fn a_server_that_had_digest_gets_no_password_in_the_clear() {
+        let options =
+            WebdavOptions { user: "u".into(), password: Secret::new("hunter2"), ..WebdavOptions::default() };
+        let digest = "Digest realm=r, nonce=n, qop=auth";
+        let (results, got) = challenged(&[digest, "", "Basic realm=r"], &options, 2);
+        assert_eq!(results[0], Ok(Some(0)));
+        assert!(results[1].as_ref().unwrap_err().contains("asks for Basic now"), "{results:?}");
+        assert!(got.contains("Digest username=") && !got.contains("Basic "), "{got}");
+        // One that never had Digest is answered.
+        let fresh = WebdavOptions { had_digest: Arc::default(), ..options };
+        let (results, got) = challenged(&["Basic realm=r", ""], &fresh, 1);
+        assert!(results[0].is_ok() && got.contains("Basic "), "{results:?}");
     }
 }

@@ -220,6 +220,50 @@ fn small_disk(dir: &Dir) -> Option<(Small, Nats, Node)> {
     Some((small, nats, one))
 }
 
+/// A compressed file of a few hundred kilobytes that unpacks to two gigabytes, on a disk of 100 MB, without a key: the node stops
+/// while the application can still write, says so once, and does not try again and again.
+#[test]
+fn a_bomb_in_the_store_does_not_fill_the_disk() {
+    let dir = Dir::new("bomb");
+    let Some(small) = Small::mount(dir.0.join("node-1"), "100m") else {
+        return skip("no file system can be mounted");
+    };
+    let nats = Nats::start(&dir);
+    let (root, config) = file_store(&dir);
+    std::fs::create_dir_all(&root).unwrap();
+    let zeros = std::io::Read::take(std::io::repeat(0), 2 << 30);
+    std::fs::write(root.join("snapshot.db"), zstd::encode_all(zeros, 3).unwrap()).unwrap();
+    let mut node = Node::new(&dir, 1, &nats.url(), &config);
+    let begun = free(&small.0);
+    node.start();
+    let mut least = begun;
+    let said = "stays free for the application";
+    wait_for("it says that it stops", 30, || {
+        least = least.min(free(&small.0));
+        (node.count(said) > 0).then_some(())
+    });
+    let looked = std::time::Instant::now();
+    let (mut full, mut samples) = (0, 0);
+    while looked.elapsed().as_secs() < 6 {
+        least = least.min(free(&small.0));
+        full += usize::from(free(&small.0) < begun / 10 * 9);
+        samples += 1;
+        // The application writes all the while.
+        std::fs::write(small.0.join("of-the-application"), vec![1; 20_000_000]).unwrap();
+        std::fs::remove_file(small.0.join("of-the-application")).unwrap();
+        pause(20);
+    }
+    assert!(least > 25_000_000 && least < begun / 3 * 2, "{least} of {begun} bytes were free at the worst");
+    assert_eq!(node.count(said), 1, "said once: {}", node.log());
+    assert!(full < samples / 2, "it downloads without pause: {full} of {samples}");
+    node.assert_alive();
+}
+
+fn free(path: &std::path::Path) -> u64 {
+    let stat = rustix::fs::statvfs(path).unwrap();
+    stat.f_bavail * stat.f_frsize
+}
+
 /// No room for the database: the node says once how many bytes it needs, leaves nothing on the disk, and restores when there is
 /// room.
 #[test]

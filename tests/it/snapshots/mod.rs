@@ -4,4 +4,5 @@ mod commands;
 mod nats_store;
 mod proof;
 mod publishers;
+mod sealed;
 mod wanted;

@@ -88,7 +88,7 @@ pub fn save(store: &Store, (path, label): &(PathBuf, Label), keep: u64) -> Resul
 pub fn fetch(dir: &Dir, store: &Store, name: &str) -> Vec<u8> {
     let stored = store.stat(name).unwrap().unwrap_or_else(|| panic!("{name} is not there"));
     let path = dir.0.join("fetched");
-    let got = store.fetch(&stored, &File::create(&path).unwrap(), None, &|_| {}).unwrap();
+    let got = store.fetch(&stored, &File::create(&path).unwrap(), u64::MAX, &|_| {}).unwrap();
     assert_eq!(got.label.digest, stored.label.digest);
     std::fs::read(&path).unwrap()
 }

@@ -1,0 +1,115 @@
+//! A cluster with a key, and somebody who can write to its store.
+
+use crate::support::stores::file_store;
+use crate::support::*;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+const SCHEMA: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
+
+fn key_file(dir: &Dir) -> PathBuf {
+    let key = dir.0.join("key");
+    std::fs::write(&key, "5a".repeat(32) + "\n").unwrap();
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+    key
+}
+
+fn written(node: &mut Node, sql: &str) {
+    node.sql(sql);
+    wait_for("what was written came back", 20, || (node.unsettled() == 0).then_some(()));
+}
+
+/// Puts a database of the attacker's into the store, as one that a Go node might have stored.
+fn forge(dir: &Dir, root: &Path) {
+    let forged = dir.0.join("forged.db");
+    let _ = std::fs::remove_file(&forged);
+    let database = rusqlite::Connection::open(&forged).unwrap();
+    database.execute_batch(&format!("{SCHEMA}; INSERT INTO t VALUES(1, 'forged')")).unwrap();
+    drop(database);
+    let _ = std::fs::remove_file(root.join("snapshot.db.json"));
+    std::fs::rename(&forged, root.join("snapshot.db")).unwrap();
+}
+
+#[test]
+fn with_a_key_a_plain_snapshot_is_not_taken_and_the_leader_replaces_it() {
+    let dir = Dir::new("sealed-plain");
+    let nats = Nats::start(&dir);
+    let key = key_file(&dir);
+    let (root, plain) = file_store(&dir);
+    let config = format!("{plain}key_file = {key:?}\n");
+    let mut one = Node::with_schema(&dir, 1, &nats.url(), &config, SCHEMA);
+    one.start_ready();
+    written(&mut one, "INSERT INTO t VALUES(1, 'true')");
+    assert!(one.command(&["-save-snapshot", "-quiet"]).status.success());
+    assert!(std::fs::read_to_string(root.join("snapshot.db.json")).unwrap().contains("\"seal\""));
+    one.stop();
+    forge(&dir, &root);
+    let mut two = Node::new(&dir, 2, &nats.url(), &config);
+    two.start();
+    let refused = "it is not encrypted, and this node has a key (snapshot.key_file): it is not taken, unless snapshot.accept_plain = true";
+    wait_for("it says why it waits", 20, || (two.count(refused) > 0).then_some(()));
+    pause(3_000);
+    assert_eq!(two.count(refused), 1, "said once: {}", two.log());
+    assert!(!two.database.exists());
+    // A person is told the same.
+    let target = dir.0.join("restored.db").display().to_string();
+    for command in [&["-verify-snapshot"][..], &["-restore-snapshot", "snapshot.db", "-to", &target]] {
+        let output = two.command(command);
+        assert_eq!(output.status.code(), Some(1), "{}", printed(&output));
+        assert!(printed(&output).contains(refused), "{}", printed(&output));
+    }
+    assert_eq!(json(&two.command(&["-list-snapshots", "-json"]))["snapshots"][0]["refused"], refused);
+    // Whoever says so gets it.
+    let accepting = Node::new(&dir, 3, &nats.url(), &format!("{config}accept_plain = true\n"));
+    let output = accepting.command(&["-restore-snapshot", "snapshot.db", "-to", &target]);
+    assert!(output.status.success(), "{}", printed(&output));
+    // The leader puts a snapshot of its own there, and the other node gets it.
+    one.start_ready();
+    wait_for("the leader replaces it", 30, || {
+        (one.count("the stored one was not authenticated") > 0).then_some(())
+    });
+    wait_for("the other one is whole", 30, || (two.count("caught up with") > 0).then_some(()));
+    wait_equal(&mut [&mut one, &mut two], 20);
+    assert_eq!(value(&two, "SELECT v = 'true' FROM t"), "Integer(1)");
+    // One that comes while the leader believes in its snapshot: a node that needs it asks.
+    forge(&dir, &root);
+    let mut four = Node::new(&dir, 4, &nats.url(), &config);
+    four.start_ready();
+    wait_equal(&mut [&mut one, &mut four], 30);
+    // If it is as large as the first one, the request is that of the other node, a moment ago.
+    assert!(one.count("asked for one)") > 0, "{}", one.log());
+    assert!(four.count(refused) > 0, "{}", four.log());
+}
+
+/// The README's way to give a running cluster a key.
+#[test]
+fn a_cluster_gets_a_key() {
+    let dir = Dir::new("sealed-change-over");
+    let nats = Nats::start(&dir);
+    let key = key_file(&dir);
+    let (root, plain) = file_store(&dir);
+    let mut one = Node::with_schema(&dir, 1, &nats.url(), &plain, SCHEMA);
+    one.start_ready();
+    written(&mut one, "INSERT INTO t VALUES(1, 'x')");
+    assert!(one.command(&["-save-snapshot", "-quiet"]).status.success());
+    one.stop();
+    assert!(std::fs::read(root.join("snapshot.db")).unwrap().starts_with(b"SQLite format 3\0"));
+    let accepting = format!("{plain}key_file = {key:?}\naccept_plain = true\n");
+    let mut two = Node::new(&dir, 2, &nats.url(), &accepting);
+    two.start_ready();
+    assert_eq!(value(&two, "SELECT v = 'x' FROM t"), "Integer(1)");
+    wait_for("the snapshot is encrypted now", 30, || {
+        let stored = std::fs::read(root.join("snapshot.db")).unwrap();
+        stored.starts_with(b"harmonylite-encrypted-1\n").then_some(())
+    });
+    let mut three = Node::new(&dir, 3, &nats.url(), &format!("{plain}key_file = {key:?}\n"));
+    three.start_ready();
+    wait_equal(&mut [&mut two, &mut three], 20);
+    // The same key in another cluster is another cluster's.
+    let other = format!("nats.stream_prefix = \"other\"\n{plain}key_file = {key:?}\n");
+    let stranger = Node::new(&dir, 4, &nats.url(), &other);
+    let listed = printed(&stranger.command(&["-list-snapshots"]));
+    assert!(listed.contains("another nats.stream_prefix: it is not taken"), "{listed}");
+    let output = three.command(&["-list-snapshots"]);
+    assert!(!printed(&output).contains("refused"), "{}", printed(&output));
+}
