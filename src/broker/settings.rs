@@ -161,7 +161,8 @@ fn resolve_peers(peers: &[String]) -> Result<Vec<String>, Error> {
             Some(rest) => {
                 let target = rest.split(['/', '?']).next().unwrap_or_default();
                 let addresses = target.to_socket_addrs().map_err(|error| {
-                    Error::new(Kind::Unreachable, format!("-cluster-peers dns://{target}: {error}"))
+                    let host = target.rsplit('@').next().unwrap_or_default();
+                    Error::new(Kind::Unreachable, format!("-cluster-peers dns://{host}: {error}"))
                 })?;
                 routes.extend(addresses.map(|address| format!("nats://{address}")));
             }
