@@ -149,9 +149,8 @@ fn file(reader: &mut Reader, wanted: bool) -> Option<Location> {
         Ok(path) => Some(Location::File(path)),
         Err(why) => {
             let accepted = "an absolute path, or file:// and that";
-            // It may be the URL of another store.
-            let shown = if path.contains(':') { "\"...\"".to_owned() } else { format!("{path:?}") };
-            reader.wrong("snapshot.file.path", format!("{shown} ({why})"), accepted);
+            // It may be the URL of another store, with a login.
+            reader.wrong("snapshot.file.path", format!("(hidden: {why})"), accepted);
             None
         }
     }

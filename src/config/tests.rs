@@ -3,12 +3,17 @@
 use super::*;
 use crate::base::{Error, Kind, scratch::Scratch};
 use std::path::Path;
+
 fn try_load(text: &str) -> Result<(Config, Vec<String>), Vec<String>> {
     let scratch = Scratch::new("config");
-    let path = scratch.path("config.toml");
-    std::fs::write(&path, text).unwrap();
+    load_as(&scratch.path("config.toml"), text)
+}
+
+/// Writes a configuration to a file, and loads it.
+fn load_as(path: &Path, text: &str) -> Result<(Config, Vec<String>), Vec<String>> {
+    std::fs::write(path, text).unwrap();
     let strip = |line: &str| line.replace(&path.display().to_string(), "FILE");
-    match load(Some(&path), None) {
+    match load(Some(path), None) {
         Ok((config, warnings)) => Ok((config, warnings.iter().map(|line| strip(line)).collect())),
         Err(errors) => {
             assert!(errors.iter().all(|error| error.kind() == Kind::Usage), "{errors:?}");
@@ -168,7 +173,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "[snapshot]\nstore = \"file\"\nfile.path = \"backups\"",
-        "FILE: snapshot.file.path = \"backups\" (not an absolute path): accepted is an absolute path",
+        "FILE: snapshot.file.path = (hidden: not an absolute path): accepted is an absolute path",
     ),
     ("[snapshot]\nkeep = 0", "FILE: snapshot.keep = 0: accepted is an integer from 1 to 1000"),
     (
@@ -460,6 +465,7 @@ fn line_with(mutator: &mut crate::base::mutants::Mutator, key: &str, secret: &st
 #[test]
 fn mutants_of_secrets_in_any_key_type_and_shape_are_shown_nowhere() {
     let kinds = ["nats", "s3", "webdav", "sftp", "file"];
+    let scratch = Scratch::new("config-secrets");
     crate::base::mutants::each_seed("secrets in configurations", |mutator| {
         let secret = secret(mutator);
         let key = if mutator.below(3) > 0 { *mutator.pick(SECRET_KEYS) } else { *mutator.pick(OTHER_KEYS) };
@@ -469,7 +475,7 @@ fn mutants_of_secrets_in_any_key_type_and_shape_are_shown_nowhere() {
         let alone = mutator.below(3) == 0
             || ["snapshot.store", "snapshot.s3.bucket", "snapshot", "snapshot.s3"].contains(&key);
         let text = if alone { format!("{BASE}{line}\n") } else { format!("{BASE}{store}\n{line}\n") };
-        let shown = match try_load(&text) {
+        let shown = match load_as(&scratch.path("config.toml"), &text) {
             Ok((config, warnings)) => warnings.join("\n") + &described(&config, &secret),
             Err(errors) => errors.join("\n"),
         };

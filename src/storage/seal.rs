@@ -2,8 +2,7 @@
 //! key wrote it, and only beside the content that it was written for.
 //!
 //! The pair `seal` of a label is HMAC-SHA256 over all its other pairs, in base64 for URLs without padding. For each pair, in the
-//! order of the keys' bytes: the length of the key (4 bytes, big-endian), the key, the length of the value, the value; the
-//! digest without the padding of its base64. The HMAC's key is HKDF-SHA256 of the 32-byte key without salt, with the info text
+//! order of the keys' bytes: the length of the key (4 bytes, big-endian), the key, the length of the value, the value. The HMAC's key is HKDF-SHA256 of the 32-byte key without salt, with the info text
 //! `harmonylite snapshot label`, a line feed and `nats.stream_prefix`, so that the same key in two clusters makes two seals.
 //! The digest of the stored file is one of the pairs, so a seal binds the label to the content and the content to the cluster.
 //!
@@ -133,8 +132,7 @@ fn sealed_bytes(label: &Label) -> Vec<u8> {
     pairs.sort();
     let mut bytes = vec![];
     for (key, value) in &pairs {
-        let value = if *key == "digest" { value.trim_end_matches('=') } else { value };
-        for text in [key, value] {
+        for text in [*key, value.as_str()] {
             // A label is a few kilobytes, and one that is longer than this number can say has no seal of ours.
             bytes.extend(u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes());
             bytes.extend(text.as_bytes());
