@@ -21,7 +21,7 @@ pub fn prove(node: Node<'_>, store: &Store) -> Result<Proof, Error> {
     let stored = stored.ok_or_else(missing)?;
     let name = &stored.name;
     need_room(&config.temp_dir(), stored.size + size(&config.db_path) * 2)?;
-    let (restored, live) = (scratch(config, "proof"), scratch(config, "proof-live"));
+    let (restored, live) = (scratch(config, "proof")?, scratch(config, "proof-live")?);
     fetch(config, store, &stored, &restored).map_err(|error| match error.kind() {
         Kind::Unusable => error.at(format!("{name} is damaged")),
         _ => error,

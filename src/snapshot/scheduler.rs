@@ -3,6 +3,7 @@
 use super::due::{self, Applied, Facts, Pauses, Proving, Reason, Requests};
 use super::proof::prove;
 use super::save::{Saved, Terms, save};
+use super::search::holds_tables;
 use super::{Node, scratch, show_positions};
 use crate::base::error::{Context, Error, Kind};
 use crate::base::{clock, limits, once::Once, stop::Stop};
@@ -115,7 +116,7 @@ impl Scheduler {
         let upload = UploadLease::acquire(&self.bucket, config.node_id, limits::UPLOAD_PATIENCE, &self.stop)?;
         known.unfinished |= store.prepare().context(what())? > 0;
         drop(upload);
-        let found = store.stat(limits::SNAPSHOT_NAME).context(what())?;
+        let found = store.stat(limits::SNAPSHOT_NAME).context(what())?.filter(holds_tables);
         let made_ms = found.as_ref().map_or(0, |stored| stored.label.time_ms);
         known.stored = Some(found.map(|stored| stored.label));
         let now = (Instant::now(), clock::unix_ms());
@@ -176,6 +177,7 @@ impl Scheduler {
         };
         let store = (self.open_store)()?;
         let found = store.stat(limits::SNAPSHOT_NAME).context(format!("look at {}", store.describe()))?;
+        let found = found.filter(holds_tables);
         let reason = known.requests.reason(&asked, found.as_ref());
         known.stored = Some(found.map(|stored| stored.label));
         Ok(reason)

@@ -2,8 +2,8 @@
 
 use super::scratch::need_room;
 use crate::base::error::{Context, Error};
-use crate::base::files::{self, Temporary};
-use crate::base::limits;
+use crate::base::temporary::Temporary;
+use crate::base::{files, limits};
 use crate::config::Config;
 use crate::storage::{self, Store, Stored};
 use std::sync::{Mutex, PoisonError};
@@ -44,13 +44,9 @@ impl Progress {
 /// replaced it meanwhile. [`crate::base::error::Kind::Unusable`]: its content is not what it should be.
 pub fn fetch(config: &Config, store: &Store, stored: &Stored, target: &Temporary) -> Result<Stored, Error> {
     let path = target.path();
-    need_room(&files::parent(path), stored.size)?;
-    let file = std::fs::OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .open(path)
-        .map_err(|error| Error::local(format!("{}: {error}", path.display())))?;
+    need_room(&target.place(), stored.size)?;
+    let file = files::create_private(path)
+        .map_err(|error| Error::local(format!("{}: {error}", target.place().display())))?;
     let progress = Progress::new("downloading the snapshot", stored.size);
     let key = config.snapshot.packing.key.as_ref();
     let fetched = store.fetch(stored, &file, key, &|done| progress.note(done));

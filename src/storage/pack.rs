@@ -8,7 +8,7 @@
 //! moved or cut off unnoticed.
 
 use super::Error;
-use crate::base::random::random_bytes;
+use crate::base::{files, random::random_bytes};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, Salt};
 use std::fs::File;
@@ -83,10 +83,10 @@ impl Packing {
         !self.zstd && self.key.is_none()
     }
 
-    /// Packs a file into another.
+    /// Packs a file into a new one, which nobody else may read.
     pub fn pack(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut source = BufReader::with_capacity(CHUNK, File::open(from)?);
-        let target = BufWriter::with_capacity(CHUNK, File::create(to)?);
+        let target = BufWriter::with_capacity(CHUNK, files::create_private(to)?);
         let sealed = match &self.key {
             Some(key) => Sealing::Sealed(Box::new(Seal::new(key, target)?)),
             None => Sealing::Plain(target),
@@ -393,6 +393,7 @@ mod tests {
                 let packing = Packing { zstd, key: encrypt.then(|| key(1)) };
                 packing.pack(&plain, &packed).unwrap();
                 let stored = std::fs::read(&packed).unwrap();
+                std::fs::remove_file(&packed).unwrap();
                 assert_eq!(stored != bytes, zstd || encrypt);
                 for piece in [1, 7, 4096, CHUNK + TAG, 1 << 20] {
                     let result = unpack(&stored, piece, Some(&key(1))).unwrap();
@@ -409,6 +410,11 @@ mod tests {
         std::fs::write(&plain, vec![7; 2 * CHUNK + 5]).unwrap();
         Packing { zstd: true, key: None }.pack(&plain, &packed).unwrap();
         let compressed = std::fs::read(&packed).unwrap();
+        assert!(
+            Packing { zstd: true, key: None }.pack(&plain, &packed).is_err(),
+            "a file that is there is not written to"
+        );
+        std::fs::remove_file(&packed).unwrap();
         let cut = unpack(&compressed[..compressed.len() - 1], CHUNK, None);
         assert!(cut.unwrap_err().to_string().contains("cut off"));
         let two = [compressed.as_slice(), &compressed].concat();
