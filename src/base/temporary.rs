@@ -25,8 +25,10 @@ pub struct Temporary {
 }
 
 impl Temporary {
-    /// Makes a directory in `place` that is named after `database` and `purpose`. There is no file in it yet.
+    /// Makes a directory in `place` that is named after `database` and `purpose`. There is no file in it yet. What killed
+    /// processes left there goes first: commands that are killed again and again must not fill the disk.
     pub fn new(place: &Path, database: &Path, purpose: &str) -> io::Result<Temporary> {
+        remove_leftovers(place, database);
         let name = database.file_name().unwrap_or_default();
         for _ in 0..TRIES {
             let mut unique = name.to_os_string();
@@ -142,13 +144,7 @@ mod tests {
         let scratch = Scratch::new("temporary-left");
         let used = Temporary::new(scratch.dir(), database(), "download").unwrap();
         std::fs::write(used.path(), b"in use").unwrap();
-        let dead = Temporary::new(scratch.dir(), database(), "snapshot").unwrap();
-        std::fs::write(dead.path(), b"left").unwrap();
-        // As the system does it for a process that is killed: the lock goes, the files stay.
-        let (dir, kept) = (files::parent(dead.path()), scratch.path("kept"));
-        std::fs::rename(&dir, &kept).unwrap();
-        drop(dead);
-        std::fs::rename(&kept, &dir).unwrap();
+        leave_dead(&scratch);
         std::fs::create_dir(scratch.path("app.db.harmonylite-proof-00000000000000ff")).unwrap();
         let stay = [
             "app.db",
@@ -172,6 +168,27 @@ mod tests {
         expected.sort();
         assert_eq!(scratch.names(), expected);
         assert_eq!(std::fs::read(used.path()).unwrap(), b"in use");
+    }
+
+    /// As the system does it for a process that is killed: the lock goes, the files stay.
+    fn leave_dead(scratch: &Scratch) {
+        let dead = Temporary::new(scratch.dir(), database(), "snapshot").unwrap();
+        std::fs::write(dead.path(), b"left").unwrap();
+        let (dir, kept) = (files::parent(dead.path()), scratch.path("kept"));
+        std::fs::rename(&dir, &kept).unwrap();
+        drop(dead);
+        std::fs::rename(&kept, &dir).unwrap();
+    }
+
+    #[test]
+    fn processes_that_are_killed_again_and_again_do_not_fill_the_disk() {
+        let scratch = Scratch::new("temporary-again");
+        for _ in 0..5 {
+            leave_dead(&scratch);
+            assert_eq!(scratch.names().len(), 1);
+        }
+        drop(Temporary::new(scratch.dir(), database(), "download").unwrap());
+        assert!(scratch.names().is_empty());
     }
 
     /// Another user can make directories with such names in `/tmp`: what lies behind his link stays.

@@ -4,7 +4,7 @@ use super::scratch::{about_copy, beside, scratch};
 use super::transfer::fetch;
 use crate::base::error::{Context, Error, Kind};
 use crate::base::files;
-use crate::base::temporary::{self, Temporary};
+use crate::base::temporary::Temporary;
 use crate::config::Config;
 use crate::db;
 use crate::storage::{Store, Stored};
@@ -59,9 +59,8 @@ pub fn restore_to(config: &Config, store: &Store, name: &str, target: &Path) -> 
     Ok(stored)
 }
 
-/// Fails when the name is taken. What an interrupted restore to the same name left is removed.
+/// Fails when the name is taken.
 pub fn refuse_existing(target: &Path) -> Result<(), Error> {
-    temporary::remove_leftovers(&files::parent(target), target);
     if target.exists() { Err(exists(target)) } else { Ok(()) }
 }
 

@@ -107,6 +107,9 @@ fn a_broker_that_is_not_there_yet() {
     assert!(cpu_ticks(one.pid()) - cpu <= 5, "a node without a broker burns the processor");
     assert_eq!(one.count("trying for ever"), 1, "{}", one.log());
     nats.restart();
+    for node in [&one, &two] {
+        wait_for("it follows", 30, || (node.count("caught up with") > 0).then_some(()));
+    }
     wait_equal(&mut [&mut one, &mut two], 30);
     assert_eq!(value(&two, "SELECT k FROM own"), "Text([101, 97, 114, 108, 121])");
 }
