@@ -3,7 +3,7 @@
 use crate::base::error::{Error, Kind};
 use crate::base::logger::{self, Output};
 use crate::base::worker::{self, Workers};
-use crate::base::{limits, stop};
+use crate::base::{files, limits, stop};
 use crate::commands::{self, Show, Verb};
 use crate::config::{self, Config};
 use crate::daemon;
@@ -79,6 +79,7 @@ struct Flags {
 
 /// Runs the program with the arguments after its name.
 pub fn run(arguments: Vec<OsString>) -> ExitCode {
+    files::create_private_files();
     let flags = match parse(arguments) {
         Ok(flags) => flags,
         Err(why) => {

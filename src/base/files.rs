@@ -1,7 +1,9 @@
 //! Files and directories: written so that a crash at any moment leaves the old file or the new one, locked, compared.
 
-use std::fs::{File, OpenOptions};
+use crate::base::{error::Error, random};
+use std::fs::{File, FileType, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// `path` with `suffix` appended to its last component: `data.db` and `-wal` give `data.db-wal`.
@@ -19,15 +21,118 @@ pub fn parent(path: &Path) -> PathBuf {
     }
 }
 
-/// Replaces a whole file at one instant: temporary name, sync, rename, sync of the directory.
+/// From here on, whatever this process and its children create is for their own user alone, unless somebody says otherwise
+/// for one file. SQLite gives a WAL and a journal the permissions of their database, whatever is set here.
+pub fn create_private_files() {
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+}
+
+/// Creates a file that nobody else may read. An error if the name exists, be it as a link.
+pub fn create_private(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// Replaces a whole file at one instant: a new file with a random name, sync, rename, sync of the directory.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let temporary = beside(path, ".tmp");
-    let mut file = File::create(&temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    drop(file);
-    std::fs::rename(&temporary, path)?;
-    sync_dir(path)
+    let temporary = beside(path, &format!(".{:016x}{UNFINISHED}", random::random_u64()));
+    let write = || {
+        let mut file = create_private(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)?;
+        sync_dir(path)
+    };
+    write().inspect_err(|_| drop(std::fs::remove_file(&temporary)))
+}
+
+/// Ends the name of a file that [`write_atomically`] has not finished.
+const UNFINISHED: &str = ".tmp";
+
+/// Removes what a killed process left of [`write_atomically`] to this path; nobody may be writing to it.
+pub fn remove_unfinished(path: &Path) {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    for (found, entry) in entries(&parent(path)) {
+        let random = found.strip_prefix(&name).and_then(|rest| rest.strip_suffix(UNFINISHED));
+        // Earlier versions wrote without a random part.
+        let unfinished =
+            random.is_some_and(|random| random.is_empty() || random.strip_prefix('.').is_some_and(is_random));
+        if unfinished && is_own(&entry, FileType::is_file) {
+            remove_left(&entry);
+        }
+    }
+}
+
+/// Whether a part of a name is a random number as we write it.
+pub fn is_random(text: &str) -> bool {
+    text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Names and paths of all that lies in a directory; none if it cannot be read.
+pub fn entries(dir: &Path) -> Vec<(String, PathBuf)> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return vec![] };
+    let named = |entry: std::fs::DirEntry| Some((entry.file_name().into_string().ok()?, entry.path()));
+    entries.filter_map(Result::ok).filter_map(named).collect()
+}
+
+/// Whether something of a kind belongs to the user that we run as. A link is judged itself, not what it leads to.
+pub fn is_own(path: &Path, kind: fn(&FileType) -> bool) -> bool {
+    let own = rustix::process::geteuid().as_raw();
+    std::fs::symlink_metadata(path).is_ok_and(|meta| meta.uid() == own && kind(&meta.file_type()))
+}
+
+/// Removes a file that a killed process left.
+pub fn remove_left(path: &Path) {
+    match std::fs::remove_file(path) {
+        Ok(()) => log::info!("removed {}, which an interrupted run had left", path.display()),
+        Err(error) => log::warn!("remove {}: {error}", path.display()),
+    }
+}
+
+/// The path of the file that a path means when every symbolic link is followed, also when the last link leads to nothing.
+/// The path itself when its directory does not exist.
+pub fn follow_links(path: &Path) -> PathBuf {
+    /// As many links as Linux follows.
+    const LINKS: usize = 40;
+    if let Ok(real) = path.canonicalize() {
+        return real;
+    }
+    let mut path = path.to_path_buf();
+    for _ in 0..LINKS {
+        let Ok(target) = std::fs::read_link(&path) else { break };
+        path = parent(&path).join(target);
+    }
+    match (parent(&path).canonicalize(), path.file_name()) {
+        (Ok(dir), Some(name)) => dir.join(name),
+        _ => path,
+    }
+}
+
+/// How many names (hard links) the file at `path` has; 0: there is none.
+pub fn hard_links(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |meta| meta.nlink())
+}
+
+/// Takes a lock on the file itself, whatever it is called, until the process ends; false when another process has it. The
+/// file is never closed: closing it would drop the locks that SQLite holds on it in this process.
+pub fn lock_for_good(path: &Path) -> io::Result<bool> {
+    let file = File::open(path)?;
+    let taken = rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
+    std::mem::forget(file);
+    match taken {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Fails when the directory of `path` does not exist; somebody may mount or make it.
+pub fn need_dir(path: &Path) -> Result<(), Error> {
+    let dir = parent(path);
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let why = "no such directory (a disk that is not mounted?): waiting for it";
+    Err(Error::waiting(format!("{}: {why}", dir.display())))
 }
 
 /// Makes what was renamed to `path` durable.
@@ -56,7 +161,6 @@ pub type Identity = (u64, u64);
 
 /// The file that `path` names now; `None` when there is none. The file is not opened.
 pub fn identity(path: &Path) -> Option<Identity> {
-    use std::os::unix::fs::MetadataExt;
     std::fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
 }
 
@@ -90,6 +194,9 @@ fn same_content(one: &Path, other: &Path) -> io::Result<bool> {
     }
 }
 
+/// For `open`: a link in the last place of the path is an error.
+const NO_FOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+
 /// An advisory lock on a file that only harmonylite opens. It is released when dropped, or when the process dies.
 #[derive(Debug)]
 pub struct Lock(#[allow(dead_code, reason = "holding the file holds the lock")] File);
@@ -97,7 +204,17 @@ pub struct Lock(#[allow(dead_code, reason = "holding the file holds the lock")] 
 impl Lock {
     /// Takes the lock; `None` when another process holds it.
     pub fn try_take(path: &Path) -> io::Result<Option<Lock>> {
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+        let mut options = OpenOptions::new();
+        Lock::take(options.create(true).truncate(false).mode(0o600), path)
+    }
+
+    /// The same for a lock whose file exists; an error of the kind `NotFound` when it does not.
+    pub fn try_take_existing(path: &Path) -> io::Result<Option<Lock>> {
+        Lock::take(&mut OpenOptions::new(), path)
+    }
+
+    fn take(options: &mut OpenOptions, path: &Path) -> io::Result<Option<Lock>> {
+        let file = options.write(true).custom_flags(NO_FOLLOW).open(path)?;
         match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(Lock(file))),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
@@ -110,40 +227,6 @@ impl Lock {
 pub fn free_space(path: &Path) -> io::Result<u64> {
     let stat = rustix::fs::statvfs(path)?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
-}
-
-/// The path of a temporary database. The file and SQLite's files beside it are removed when this is dropped.
-#[derive(Debug)]
-pub struct Temporary(PathBuf);
-
-impl Temporary {
-    /// Takes charge of `path`, and removes what an earlier run left there.
-    pub fn new(path: PathBuf) -> Self {
-        let temporary = Temporary(path);
-        temporary.remove();
-        temporary
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-
-    fn remove(&self) {
-        for suffix in ["", "-journal", "-wal", "-shm"] {
-            let path = beside(&self.0, suffix);
-            if let Err(error) = std::fs::remove_file(&path)
-                && error.kind() != io::ErrorKind::NotFound
-            {
-                log::warn!("remove {}: {error}", path.display());
-            }
-        }
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        self.remove();
-    }
 }
 
 #[cfg(test)]
@@ -166,14 +249,82 @@ mod tests {
         let scratch = Scratch::new("files-fail");
         let path = scratch.path("a");
         write_atomically(&path, b"old").unwrap();
-        // The temporary name is taken by a directory: the first step fails.
-        std::fs::create_dir(scratch.path("a.tmp")).unwrap();
-        assert!(write_atomically(&path, b"new").is_err());
-        assert_eq!(std::fs::read(&path).unwrap(), b"old");
         // The final name is a directory: the last step fails.
         std::fs::create_dir(scratch.path("d")).unwrap();
         assert!(write_atomically(&scratch.path("d"), b"new").is_err());
         assert!(scratch.path("d").is_dir());
+        assert_eq!(scratch.names(), ["a", "d"], "a write that failed leaves nothing");
+    }
+
+    /// Somebody else can create files in the directory: neither is his link followed, nor may he read what is written.
+    #[test]
+    fn a_whole_file_is_private_and_follows_no_link() {
+        let scratch = Scratch::new("files-link");
+        let (path, strangers) = (scratch.path("a"), scratch.path("strangers"));
+        std::fs::write(&strangers, b"his").unwrap();
+        for name in ["a.tmp", "a"] {
+            std::os::unix::fs::symlink(&strangers, scratch.path(name)).unwrap();
+        }
+        write_atomically(&path, b"ours").unwrap();
+        assert_eq!(std::fs::read(&strangers).unwrap(), b"his");
+        let meta = std::fs::symlink_metadata(&path).unwrap();
+        assert!(meta.is_file());
+        assert_eq!(meta.mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read(&path).unwrap(), b"ours");
+        std::os::unix::fs::symlink(&strangers, scratch.path("lock")).unwrap();
+        assert!(Lock::try_take(&scratch.path("lock")).is_err());
+        assert!(create_private(&scratch.path("lock")).is_err());
+    }
+
+    #[test]
+    fn what_a_killed_process_left_of_a_write_is_removed_and_nothing_else() {
+        let scratch = Scratch::new("files-unfinished");
+        let all = [
+            "a",
+            "a.tmp",
+            "a.0123456789abcdef.tmp",
+            "a.b.tmp",
+            "b.0123456789abcdef.tmp",
+            "a.0123456789abcdef",
+        ];
+        for name in all {
+            std::fs::write(scratch.path(name), b"x").unwrap();
+        }
+        std::os::unix::fs::symlink(scratch.path("a"), scratch.path("a.00000000000000ff.tmp")).unwrap();
+        remove_unfinished(&scratch.path("a"));
+        let left = ["a", "a.00000000000000ff.tmp", "a.0123456789abcdef", "a.b.tmp", "b.0123456789abcdef.tmp"];
+        assert_eq!(scratch.names(), left);
+    }
+
+    #[test]
+    fn links_are_followed_also_to_what_is_not_there() {
+        let scratch = Scratch::new("files-follow");
+        let dir = scratch.dir().canonicalize().unwrap();
+        let link = |to: &str, name: &str| std::os::unix::fs::symlink(to, scratch.path(name)).unwrap();
+        std::fs::create_dir(scratch.path("disk")).unwrap();
+        link("disk/app.db", "one");
+        link("one", "two");
+        assert_eq!(follow_links(&scratch.path("two")), dir.join("disk/app.db"), "nothing is there yet");
+        std::fs::write(scratch.path("disk/app.db"), b"x").unwrap();
+        assert_eq!(follow_links(&scratch.path("two")), dir.join("disk/app.db"));
+        link("disk", "dir");
+        assert_eq!(follow_links(&scratch.path("dir/app.db")), dir.join("disk/app.db"));
+        assert_eq!(follow_links(&scratch.path("dir/new.db")), dir.join("disk/new.db"));
+        link("/nowhere/at/all.db", "lost");
+        assert_eq!(follow_links(&scratch.path("lost")), PathBuf::from("/nowhere/at/all.db"));
+        link("loop", "loop");
+        follow_links(&scratch.path("loop"));
+    }
+
+    #[test]
+    fn a_file_is_locked_under_all_its_names() {
+        let scratch = Scratch::new("files-names");
+        std::fs::write(scratch.path("a"), b"x").unwrap();
+        assert_eq!((hard_links(&scratch.path("a")), hard_links(&scratch.path("b"))), (1, 0));
+        std::fs::hard_link(scratch.path("a"), scratch.path("b")).unwrap();
+        assert_eq!(hard_links(&scratch.path("a")), 2);
+        assert!(lock_for_good(&scratch.path("a")).unwrap());
+        assert!(!lock_for_good(&scratch.path("b")).unwrap());
     }
 
     #[test]
@@ -236,20 +387,6 @@ mod tests {
         assert_eq!(find_copy(&path, ".kept-").unwrap(), None);
         std::fs::write(scratch.path("a.db.kept-4"), &content).unwrap();
         assert_eq!(find_copy(&path, ".kept-").unwrap(), Some(scratch.path("a.db.kept-4")));
-    }
-
-    #[test]
-    fn a_temporary_database_goes_with_all_that_sqlite_makes_beside_it() {
-        let scratch = Scratch::new("files-temporary");
-        let path = scratch.path("t.db");
-        std::fs::write(&path, b"left by an earlier run").unwrap();
-        let temporary = Temporary::new(path);
-        assert!(scratch.names().is_empty());
-        for suffix in ["", "-journal", "-wal", "-shm", "-other"] {
-            std::fs::write(beside(temporary.path(), suffix), b"x").unwrap();
-        }
-        drop(temporary);
-        assert_eq!(scratch.names(), ["t.db-other"]);
     }
 
     #[test]

@@ -135,6 +135,8 @@ pub const PRESENCE_INTERVAL: Duration = Duration::from_secs(30);
 pub const HEALTH_ASKER: Duration = Duration::from_secs(2);
 /// Name of the snapshot in every store.
 pub const SNAPSHOT_NAME: &str = "snapshot.db";
+/// Name of the file of SFTP host keys, beside the sequence map.
+pub const SFTP_HOST_KEYS: &str = "sftp-known-hosts";
 /// Prefix of every table and trigger of ours and of a Go node.
 pub const PREFIX: &str = "__harmonylite__";
 
@@ -155,6 +157,11 @@ pub const PROOF_LOOK: Duration = Duration::from_secs(3);
 pub const RECOVERY_PAUSE: Duration = Duration::from_secs(5);
 /// Damage after this long without any counts as the first; also the longest pause between two recoveries.
 pub const RECOVERED_FOR_GOOD: Duration = Duration::from_secs(3600);
+
+/// Copies of one kind (damaged databases, databases before they joined) that are kept beside the database.
+pub const COPIES_KEPT: usize = 3;
+/// Pause between two looks whether what a node without a database waits for has come by itself.
+pub const ARRIVAL_LOOK: Duration = Duration::from_millis(250);
 
 /// Longest pause before a snapshot that was downloaded and did not serve is downloaded again; the pauses double up to this.
 pub const DOWNLOAD_AGAIN_MAX: Duration = Duration::from_secs(300);

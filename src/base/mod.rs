@@ -2,6 +2,7 @@
 
 pub mod child;
 pub mod clock;
+pub mod copies;
 pub mod digest;
 pub mod error;
 pub mod files;
@@ -10,8 +11,10 @@ pub mod logger;
 pub mod once;
 pub mod random;
 pub mod retry;
+pub mod rights;
 pub mod secret;
 pub mod stop;
+pub mod temporary;
 pub mod worker;
 
 pub use error::{Error, Kind};

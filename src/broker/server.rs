@@ -30,7 +30,7 @@ struct Home(PathBuf);
 
 impl Home {
     fn of(config: &Config) -> Home {
-        Home(files::parent(&config.db_path).join("nats").join(config.node_name()))
+        Home(files::parent(&config.db_path_given).join("nats").join(config.node_name()))
     }
 
     /// Held by the process that runs the server.
@@ -219,6 +219,7 @@ impl Supervisor {
     fn announce(&mut self, port: u16) -> Result<Url, Error> {
         let url = format!("nats://{}", settings::client_address(&self.config.nats.bind_address, port));
         let path = self.home.address();
+        files::remove_unfinished(&path);
         files::write_atomically(&path, url.as_bytes()).map_err(|error| failed(&path, &error))?;
         self.port = Some(port);
         Ok(Url::parse(&url)?)

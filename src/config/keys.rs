@@ -127,7 +127,8 @@ fn read(reader: &mut Reader, flag_node_id: Option<u64>) -> Option<Config> {
     let (db_path, seq_map_path) = (db_path?, seq_map_path?);
     Some(Config {
         seq_map_path,
-        db_path,
+        db_path: files::follow_links(&db_path),
+        db_path_given: db_path,
         node_id,
         publish,
         replicate,

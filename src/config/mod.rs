@@ -17,8 +17,10 @@ pub use keys::{load, not_yet};
 /// The whole configuration, with what flags of the command line add to it.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The application's database.
+    /// The application's database: the file itself, symbolic links followed, so that all nodes on it mean the same path.
     pub db_path: PathBuf,
+    /// The same as the configuration names it.
+    pub db_path_given: PathBuf,
     /// The file of the sequence map; it lies beside the database unless set.
     pub seq_map_path: PathBuf,
     /// This node's number, unique in the cluster.

@@ -128,7 +128,7 @@ fn sftp(reader: &mut Reader, wanted: bool, seq_map_path: Option<&Path>) -> Optio
     let trust = match (host_key.is_empty(), known_hosts) {
         (false, _) => Trust::Fingerprint(host_key),
         (true, Some(path)) => Trust::KnownHosts(path),
-        (true, None) => Trust::FirstUse(files::parent(seq_map_path?).join("sftp-known-hosts")),
+        (true, None) => Trust::FirstUse(files::parent(seq_map_path?).join(limits::SFTP_HOST_KEYS)),
     };
     match SftpOptions::parse(&url, trust) {
         Ok(options) => Some(Location::Sftp(SftpOptions { key_file, passphrase, ..options })),

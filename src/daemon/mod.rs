@@ -3,13 +3,14 @@
 //! Some workers live as long as the daemon (presence, health, metrics, the leader's lease). Those that work on the database
 //! are one [`session::Session`]; a replaced or damaged database ends it, and the next one begins.
 
+mod claim;
 mod open;
 mod session;
 mod state;
 mod supervise;
 
 use crate::base::stop::Stop;
-use crate::base::{error::Error, files, limits, once::Once};
+use crate::base::{error::Error, limits, once::Once};
 use crate::cluster::lease::Keeper;
 use crate::cluster::presence;
 use crate::config::Config;
@@ -17,6 +18,8 @@ use crate::db;
 use crate::operate::{View, Whole, health, metrics};
 use crate::snapshot::{self, Recovery};
 use crate::streams;
+use claim::Claim;
+pub use claim::lock_database;
 use open::{Pauses, get_database};
 use session::Session;
 use state::Daemon;
@@ -33,22 +36,12 @@ const STREAMS_LOOK: [Duration; 2] = [Duration::from_secs(30), Duration::from_sec
 
 /// Runs until stop, or until something fails for good.
 pub fn run(config: &Config, stop: &Stop) -> Result<(), Error> {
-    let _lock = lock_database(config)?;
-    snapshot::remove_leftovers(config, stop);
-    let mut daemon = Daemon::new(config, stop)?;
+    let Some(claim) = Claim::take(config, stop)? else { return Ok(()) };
+    snapshot::remove_leftovers(config);
+    let mut daemon = Daemon::new(config, claim, stop)?;
     let result = daemon.start_workers().and_then(|()| daemon.sessions());
     daemon.end();
     result
-}
-
-/// One daemon for one database.
-pub fn lock_database(config: &Config) -> Result<files::Lock, Error> {
-    let path = config.lock_path();
-    match files::Lock::try_take(&path) {
-        Ok(Some(lock)) => Ok(lock),
-        Ok(None) => Err(Error::waiting(format!("another harmonylite runs on {}", config.db_path.display()))),
-        Err(error) => Err(Error::local(format!("{}: {error}", path.display()))),
-    }
 }
 
 impl Daemon<'_> {

@@ -55,16 +55,36 @@ pub fn get_database(
 ) -> Result<Option<Database>, Error> {
     let (config, signals, stop) = (daemon.config, &daemon.signals, daemon.stop);
     loop {
-        if !config.db_path.exists() && !recovery.missing() {
+        daemon.claim.confirm(config)?;
+        if !config.db_path.exists() && !recovery.missing() || !may_touch(daemon) {
             return Ok(None);
         }
         match open_database(config, signals, stop)? {
             Opened::Database(database) => return Ok(Some(*database)),
             Opened::Gone => {}
+            Opened::Empty if recovery.empty() => {}
             Opened::Damaged(why) if !pauses.wait(signals, stop) && recovery.damaged(&why) => {}
-            Opened::Damaged(_) | Opened::Stopped => return Ok(None),
+            Opened::Damaged(_) | Opened::Empty | Opened::Stopped => return Ok(None),
         }
     }
+}
+
+/// A file of the application that we never changed stays as it is until the broker has let this node in once: with a wrong
+/// address or password nothing happens to it. False: stopped.
+fn may_touch(daemon: &Daemon<'_>) -> bool {
+    let (path, connection) = (&daemon.config.db_path, &daemon.broker.connection);
+    let has_been_up = || connection.epoch() > 0;
+    if has_been_up() || db::is_known(path) {
+        return true;
+    }
+    let why = format!("{}: nothing is done to it before the broker has let this node in", path.display());
+    daemon.signals.set_whole(Whole::Waiting(why));
+    while !has_been_up() {
+        if daemon.stop.wait(limits::ARRIVAL_LOOK) {
+            return false;
+        }
+    }
+    true
 }
 
 /// The database, opened and made fit, and what is known about its positions.
@@ -84,6 +104,8 @@ enum Opened {
     Database(Box<Database>),
     Damaged(String),
     Gone,
+    /// The application has made no table in it yet.
+    Empty,
     Stopped,
 }
 
@@ -94,7 +116,8 @@ fn open_database(config: &Config, signals: &Signals, stop: &Stop) -> Result<Open
     let mut said = Once::default();
     loop {
         let why = match try_open(config) {
-            Ok(database) => return Ok(Opened::Database(Box::new(database))),
+            Ok(Some(database)) => return Ok(Opened::Database(Box::new(database))),
+            Ok(None) => return Ok(Opened::Empty),
             Err(db::Error::Corrupt(why)) => return Ok(Opened::Damaged(why)),
             // It was removed a moment ago.
             Err(_) if !config.db_path.exists() => return Ok(Opened::Gone),
@@ -110,9 +133,12 @@ fn open_database(config: &Config, signals: &Signals, stop: &Stop) -> Result<Open
     }
 }
 
-fn try_open(config: &Config) -> Result<Database, db::Error> {
+/// `None`: the application has made no table in it yet.
+fn try_open(config: &Config) -> Result<Option<Database>, db::Error> {
     let path = &config.db_path;
-    db::check_file(path)?;
+    if !db::holds_tables(path)? {
+        return Ok(None);
+    }
     db::prepare(path, config.journal_mode)?;
     db::ensure_state(path)?;
     if !config.publish {
@@ -154,7 +180,7 @@ fn try_open(config: &Config) -> Result<Database, db::Error> {
     let taken_over = if unknown { read_seq_map(config) } else { SeqMap::new() };
     // Opening for writing may have given it another inode (overlay file systems).
     let file = files::identity(path);
-    Ok(Database { file, capture, applier, taken_over })
+    Ok(Some(Database { file, capture, applier, taken_over }))
 }
 
 /// A database that does not know its positions (a Go node's, say) has them in the sequence map.

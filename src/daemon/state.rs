@@ -1,5 +1,6 @@
 //! What the sessions of a daemon share.
 
+use super::claim::Claim;
 use crate::base::error::Error;
 use crate::base::stop::{self, Stop, StopSource};
 use crate::base::worker::Workers;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 pub struct Daemon<'a> {
     pub config: &'a Config,
     pub stop: &'a Stop,
+    pub claim: Claim,
     pub broker: Broker,
     pub bucket: Bucket,
     pub board: Arc<Board>,
@@ -28,13 +30,14 @@ pub struct Daemon<'a> {
 }
 
 impl Daemon<'_> {
-    pub fn new<'a>(config: &'a Config, stop: &'a Stop) -> Result<Daemon<'a>, Error> {
+    pub fn new<'a>(config: &'a Config, claim: Claim, stop: &'a Stop) -> Result<Daemon<'a>, Error> {
         let broker = Broker::start(config, stop)?;
         let js = JetStream::new(broker.connection.clone());
         let (source, token) = stop::pair();
         Ok(Daemon {
             config,
             stop,
+            claim,
             bucket: Bucket::new(&js, config.log.replicas),
             broker,
             board: Arc::default(),

@@ -46,6 +46,7 @@ pub fn supervise(daemon: &mut Daemon<'_>, session: &mut Session) -> Result<End, 
         if let Some(end) = exit.and_then(|exit| meaning(exit, stop.requested())) {
             return end;
         }
+        daemon.claim.confirm(config)?;
         if place.is_taken(files::identity(&config.db_path)) {
             return Ok(End::Replaced);
         }

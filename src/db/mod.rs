@@ -7,6 +7,7 @@ mod apply;
 mod capture;
 mod error;
 mod indexes;
+mod look;
 mod open;
 mod ours;
 mod restore;
@@ -21,12 +22,13 @@ pub use apply::aside::{
 pub use apply::{Applier, Incoming, ensure_state};
 pub use capture::{Capture, Change, ChangeLog, install_capture, remove_capture, watch};
 pub use error::Error;
-pub use open::{JournalMode, check_file, prepare, sqlite_version};
+pub use look::{Mark, Seen, holds_tables, is_known, look, mark};
+pub use open::{JournalMode, prepare, sqlite_version};
 pub use ours::cleanup;
 pub use restore::{
-    Extra, Inside, Look, Made, Salvage, Salvaged, Stamp, compare, copy_database, find_damage,
-    holds_unsettled, inspect_snapshot, make_ready, make_snapshot, positions_of, replace_database,
-    schema_hash, schema_mismatch, set_positions, strip_snapshot,
+    Extra, Filled, Inside, Look, Made, Salvage, Salvaged, Stamp, compare, copy_database, fill_database,
+    find_damage, holds_unsettled, inspect_snapshot, make_ready, make_snapshot, positions_of,
+    replace_database, schema_hash, schema_mismatch, schema_of_nothing, set_positions, strip_snapshot,
 };
 pub use state::new_incarnation_of_older_copy;
 

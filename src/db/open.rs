@@ -4,6 +4,8 @@ use crate::base::{files, limits};
 use crate::db::error::Error;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 /// What to do with a database that is not in WAL mode.
@@ -75,6 +77,18 @@ pub fn prepare(path: &Path, mode: JournalMode) -> Result<(), Error> {
 /// Bytes of the WAL file; 0 without one. Asks the file system and opens nothing.
 pub fn wal_size(path: &Path) -> u64 {
     std::fs::metadata(files::beside(path, "-wal")).map_or(0, |meta| meta.len())
+}
+
+/// Size of the pages in the WAL beside a database, in bytes; `None` without a WAL that says so. A WAL takes no pages of another
+/// size until it begins anew. Layout: <https://www.sqlite.org/fileformat2.html#walformat>.
+pub fn wal_page_size(path: &Path) -> Option<i64> {
+    let mut header = [0; 12];
+    File::open(files::beside(path, "-wal")).and_then(|wal| wal.read_exact_at(&mut header, 0)).ok()?;
+    let word = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    // The last bit of the magic number is the byte order of the checksums.
+    let (magic, size) = (word(0) & !1, word(8));
+    (magic == 0x377f_0682 && size.is_power_of_two() && (512..=65_536).contains(&size))
+        .then_some(i64::from(size))
 }
 
 /// Version of the SQLite that is built in.

@@ -15,6 +15,28 @@ pub fn has_table(connection: &Connection, name: &str) -> Result<bool, Error> {
     Ok(connection.prepare_cached(sql)?.query_row([name], |_| Ok(())).optional()?.is_some())
 }
 
+/// Whether the database has a table with our prefix.
+pub fn has_own_table(connection: &Connection) -> Result<bool, Error> {
+    any_table(connection, "=")
+}
+
+/// Whether the database has a table that is neither ours nor SQLite's.
+pub fn has_foreign_table(connection: &Connection) -> Result<bool, Error> {
+    any_table(connection, "<>")
+}
+
+/// Whether the beginning of any table's name compares so with our prefix.
+fn any_table(connection: &Connection, comparison: &str) -> Result<bool, Error> {
+    let prefix = limits::PREFIX;
+    let sql = format!(
+        "SELECT EXISTS (SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' \
+         AND substr(name, 1, {}) {comparison} {})",
+        prefix.len(),
+        literal(prefix)
+    );
+    Ok(connection.query_row(&sql, [], |row| row.get(0))?)
+}
+
 /// Whether a table or trigger with our prefix was made by the Go program (formats, section "Tables and triggers of the Go
 /// program"): its change logs and their triggers hold `_change_log` in their names, and there is one schema table.
 pub fn is_go_programs(name: &str) -> bool {

@@ -124,6 +124,11 @@ impl Schema {
             || self.others.iter().any(|other| other.eq_ignore_ascii_case(name))
     }
 
+    /// The hash of a schema without any table that is replicated.
+    pub fn hash_of_nothing() -> String {
+        Schema::default().compute_hash()
+    }
+
     fn compute_hash(&self) -> String {
         let mut tables: Vec<&Table> = self.tables.values().map(Arc::as_ref).collect();
         tables.sort_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));

@@ -2,12 +2,11 @@
 
 use super::inspect::{list, put_in_place, refuse_existing};
 use super::replay::{Until, replay};
-use super::scratch::about_copy;
+use super::scratch::{about_copy, beside};
 use super::transfer::fetch;
 use super::{Node, show_positions};
 use crate::base::clock;
 use crate::base::error::{Context, Error, Kind};
-use crate::base::files::{self, Temporary};
 use crate::config::Config;
 use crate::db;
 use crate::model::positions::SeqMap;
@@ -77,7 +76,7 @@ pub fn restore_at(node: Node<'_>, store: &Store, until: &Until, target: &Path) -
             why = format!("{}: {unfit}", stored.name);
             continue;
         }
-        let copy = Temporary::new(files::beside(target, ".harmonylite-download"));
+        let copy = beside(target, "download")?;
         match fetch(store, &stored, &copy) {
             Ok(_) => {}
             Err(error) if error.kind() == Kind::Unusable => {

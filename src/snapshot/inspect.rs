@@ -1,9 +1,10 @@
 //! What a person does with stored snapshots: list them, check that one is good, get one back as a plain database.
 
-use super::scratch::{about_copy, scratch};
+use super::scratch::{about_copy, beside, scratch};
 use super::transfer::fetch;
 use crate::base::error::{Context, Error, Kind};
-use crate::base::files::{self, Temporary};
+use crate::base::files;
+use crate::base::temporary::Temporary;
 use crate::config::Config;
 use crate::db;
 use crate::storage::{Store, Stored};
@@ -31,7 +32,7 @@ fn find(store: &Store, name: &str) -> Result<Stored, Error> {
 /// Downloads a snapshot and examines it: size, digest, SQLite's integrity check.
 pub fn verify(config: &Config, store: &Store, name: &str) -> Result<Verdict, Error> {
     let stored = find(store, name)?;
-    let copy = scratch(config, "verify");
+    let copy = scratch(config, "verify")?;
     let stored = match fetch(store, &stored, &copy) {
         Ok(stored) => stored,
         Err(error) if error.kind() == Kind::Unusable => return Ok(Verdict { stored, inside: Err(error) }),
@@ -51,7 +52,7 @@ pub fn verify(config: &Config, store: &Store, name: &str) -> Result<Verdict, Err
 pub fn restore_to(store: &Store, name: &str, target: &Path) -> Result<Stored, Error> {
     refuse_existing(target)?;
     let stored = find(store, name)?;
-    let copy = Temporary::new(files::beside(target, ".harmonylite-download"));
+    let copy = beside(target, "download")?;
     let stored = fetch(store, &stored, &copy)?;
     db::strip_snapshot(copy.path()).map_err(about_copy).context(name)?;
     put_in_place(&copy, target)?;
@@ -85,7 +86,7 @@ mod tests {
         std::fs::create_dir_all(&dir).unwrap();
         let target = dir.join("target.db");
         assert_eq!(refuse_existing(&target), Ok(()));
-        let copy = Temporary::new(dir.join("copy"));
+        let copy = beside(&target, "copy").unwrap();
         std::fs::write(copy.path(), b"first").unwrap();
         put_in_place(&copy, &target).unwrap();
         assert!(refuse_existing(&target).is_err());

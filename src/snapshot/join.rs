@@ -6,18 +6,21 @@
 
 use super::replay::{Until, replay};
 use super::restore::{noted, patiently};
-use super::scratch::{need_room, size};
+use super::scratch::{beside, need_room, size};
 use super::search::{Found, Places, Search};
 use super::tried::Missing;
 use super::{Node, begin, show_positions};
 use crate::base::error::{Context, Error, Kind};
-use crate::base::{clock, files, limits};
+use crate::base::{clock, copies, files, limits, rights::Rights};
 use crate::cluster::founder;
 use crate::config::{Config, Join};
 use crate::db;
 use crate::storage::Store;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+
+/// In the name of a copy of the database as it was before it joined.
+const BEFORE_JOIN: &str = ".before-join-";
 
 /// A node that joins, over all its tries.
 pub struct Joining {
@@ -41,6 +44,11 @@ impl Joining {
     ) -> Result<(), Error> {
         let begun = Instant::now();
         let schema = db::schema_hash(&node.config.db_path)?;
+        if schema == db::schema_of_nothing() {
+            return Err(Error::waiting(
+                "the database has no table that could be replicated: waiting for the application to create its tables",
+            ));
+        }
         let found = match &store {
             Ok(store) => self.search.find(Places { node, store, schema: Some(&schema) }),
             Err(error) => Err(Missing::Store(error.clone())),
@@ -157,11 +165,14 @@ fn join_with(node: Node<'_>, found: &Found, database: &mut db::Applier) -> Resul
 fn keep_copy(config: &Config) -> Result<PathBuf, Error> {
     let path = &config.db_path;
     need_room(&files::parent(path), size(path) * 2)?;
-    let copy = files::Temporary::new(files::beside(path, ".harmonylite-aside"));
+    let copy = beside(path, "aside")?;
     db::copy_database(path, copy.path()).context(format!("copy {}", path.display()))?;
-    let name = files::beside(path, &format!(".before-join-{}", clock::compact(clock::unix_ms())));
-    files::publish_new(copy.path(), &name)
-        .map_err(|error| Error::new(Kind::Local, format!("{}: {error}", name.display())))?;
+    let name = files::beside(path, &format!("{BEFORE_JOIN}{}", clock::compact(clock::unix_ms())));
+    let published = Rights::of(path)
+        .and_then(|rights| rights.give(copy.path()))
+        .and_then(|()| files::publish_new(copy.path(), &name));
+    published.map_err(|error| Error::new(Kind::Local, format!("{}: {error}", name.display())))?;
+    copies::keep_newest(path, BEFORE_JOIN, &name);
     Ok(name)
 }
 

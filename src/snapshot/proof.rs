@@ -27,7 +27,7 @@ pub fn prove(node: Node<'_>, store: &Store) -> Result<Proof, Error> {
         &config.temp_dir(),
         stored.plain_size().saturating_add(size(&config.db_path).saturating_mul(2)),
     )?;
-    let (restored, live) = (scratch(config, "proof"), scratch(config, "proof-live"));
+    let (restored, live) = (scratch(config, "proof")?, scratch(config, "proof-live")?);
     fetch(store, &stored, &restored).map_err(|error| match error.kind() {
         Kind::Unusable => error.at(format!("{name} is damaged")),
         _ => error,

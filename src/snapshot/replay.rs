@@ -67,11 +67,11 @@ enum Treatment {
 pub fn replay(node: Node<'_>, path: &Path, until: &Until) -> Result<u64, Error> {
     let streams = node.config.streams();
     let open = db::Applier::open(path, node.config.node_id, &streams);
-    let mut database = open.map_err(about_copy).context(path.display())?;
+    let mut database = open.map_err(about_copy).context("copy of the snapshot")?;
     let mut count = 0;
     for (number, stream) in streams.iter().enumerate() {
         let Some(info) = node.js().stream(stream).context(format!("stream {stream}"))? else { continue };
-        let position = database.position(number).map_err(about_copy).context(path.display())?;
+        let position = database.position(number).map_err(about_copy).context("copy of the snapshot")?;
         let last = until.last(stream, &info);
         if !is_to_be_read(position.as_ref(), last, &info).context(format!("stream {stream}"))? {
             continue;

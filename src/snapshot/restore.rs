@@ -2,11 +2,10 @@
 //! streams no longer hold.
 
 use super::Node;
-use super::scratch::{about_copy, need_room, size};
+use super::scratch::{about_copy, beside, need_room, size};
 use super::search::{Found, Places, Search};
 use crate::base::error::{Context, Error, Kind};
-use crate::base::files::{self, Temporary};
-use crate::base::{clock, limits, once::Once, retry::Backoff, stop::Stop};
+use crate::base::{clock, copies, files, limits, once::Once, retry::Backoff, rights::Rights, stop::Stop};
 use crate::cluster::Bucket;
 use crate::config::Config;
 use crate::db;
@@ -14,7 +13,11 @@ use crate::operate::{Signals, Whole};
 use crate::storage::{OpenStore, Store};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// In the names of what is set aside beside the database: a damaged one, and the WAL of one that is gone.
+const DAMAGED: &str = ".damaged-";
+const LOST: &str = ".lost-";
 
 /// What a node that waits for its database works with.
 pub struct Recovery<'a> {
@@ -42,6 +45,7 @@ impl Recovery<'_> {
         let mut search = Search::default();
         let mut said = Once::default();
         loop {
+            let before = db::mark(&self.config.db_path);
             let error = match step(&mut search) {
                 Ok(done) => {
                     self.signals.set_whole(Whole::Waiting("the database is not open".to_owned()));
@@ -54,8 +58,22 @@ impl Recovery<'_> {
                 said.warn(&text);
             }
             self.signals.set_whole(whole(text));
-            if backoff.wait(self.stop) {
+            if self.pause(backoff.pause(), before) {
                 return None;
+            }
+        }
+    }
+
+    /// Waits between two tries; a database that was written since `before` ends the wait early. True: stopped.
+    fn pause(&self, pause: Duration, before: db::Mark) -> bool {
+        let until = Instant::now() + pause;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if self.stop.wait(left.min(limits::ARRIVAL_LOOK)) {
+                return true;
+            }
+            if left.is_zero() || db::mark(&self.config.db_path) != before {
+                return false;
             }
         }
     }
@@ -63,27 +81,77 @@ impl Recovery<'_> {
     /// Gets a database for a node that has none: waits for a snapshot, or for somebody to put a database there.
     /// Returns false when stopped.
     pub fn missing(&self) -> bool {
-        let what = format!("{}: no such file", self.config.db_path.display());
+        let path = &self.config.db_path;
+        log::warn!(
+            "{}: no database is there; db_path is where the application's is, or will be",
+            path.display()
+        );
+        let what = format!("{}: no such file", path.display());
         let done = self.until_done(&what, Whole::Waiting, |search| {
-            if self.config.db_path.exists() {
+            if path.exists() {
                 return Ok(());
             }
+            files::need_dir(path)?;
             let found = self.find(search, "the application to create it")?;
             noted(search, &found, |found| self.put_in_place(found))
         });
         done.is_some()
     }
 
+    /// Gets content for a database in which the application has made no table yet: waits for a snapshot, or for the
+    /// application to make one. Returns false when stopped.
+    pub fn empty(&self) -> bool {
+        let path = &self.config.db_path;
+        let what = format!("{}: a database without any table", path.display());
+        let done = self.until_done(&what, Whole::Waiting, |search| {
+            if !path.exists() || db::holds_tables(path)? {
+                return Ok(());
+            }
+            let found = self.find(search, "the application to create its tables")?;
+            noted(search, &found, |found| self.fill(found))
+        });
+        done.is_some()
+    }
+
+    fn fill(&self, found: &Found) -> Result<(), Error> {
+        let path = &self.config.db_path;
+        self.capture_in(found)?;
+        match patiently(self.stop, || db::fill_database(path, found.path(), self.stop))
+            .context(path.display())?
+        {
+            db::Filled::Yes => self.is_restored(found),
+            db::Filled::HasTables => {}
+            db::Filled::Stopped => return Err(Error::stopped()),
+        }
+        Ok(())
+    }
+
+    /// An application may write as soon as the snapshot is its database.
+    fn capture_in(&self, found: &Found) -> Result<(), Error> {
+        if self.config.publish {
+            db::install_capture(found.path()).map_err(about_copy).context(&found.name)?;
+        }
+        Ok(())
+    }
+
+    fn is_restored(&self, found: &Found) {
+        // A sequence map of the lost database would say more than the restored one holds.
+        let _ = std::fs::remove_file(&self.config.seq_map_path);
+        log::info!("restored {} from {}: {}", self.config.db_path.display(), found.name, found.told());
+    }
+
     /// Gives the snapshot the database's name.
     fn put_in_place(&self, found: &Found) -> Result<(), Error> {
         let path = &self.config.db_path;
+        let rights = rights_of_lost(path).map_err(|error| failed(path, &error))?;
         // SQLite would replay a WAL or journal of the lost database into the new one.
         for suffix in ["-wal", "-shm", "-journal"] {
             let stray = files::beside(path, suffix);
             if stray.exists() && !path.exists() {
                 let name =
-                    files::beside(path, &format!(".lost-{}{suffix}", clock::compact(clock::unix_ms())));
+                    files::beside(path, &format!("{LOST}{}{suffix}", clock::compact(clock::unix_ms())));
                 files::publish_new(&stray, &name).map_err(|error| failed(&stray, &error))?;
+                copies::keep_newest(path, LOST, &name);
                 log::warn!(
                     "{} belongs to a database that is gone: kept as {}",
                     stray.display(),
@@ -91,17 +159,21 @@ impl Recovery<'_> {
                 );
             }
         }
-        if self.config.publish {
-            db::install_capture(found.path()).map_err(about_copy).context(&found.name)?;
+        self.capture_in(found)?;
+        if let Err(error) = rights.give(found.path()) {
+            log::warn!("owner and permissions of {}: {error}", path.display());
         }
         match files::publish_new(found.path(), path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),
-            Err(error) => return Err(failed(path, &error)),
+            Ok(()) => self.is_restored(found),
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                return Err(failed(path, &error));
+            }
+            Err(_) if path.exists() => {}
+            Err(_) => {
+                let why = "is a symbolic link that leads to nothing: waiting for what it leads to";
+                return Err(Error::waiting(format!("{} {why}", path.display())));
+            }
         }
-        // A sequence map of the lost database would say more than the restored one holds.
-        let _ = std::fs::remove_file(&self.config.seq_map_path);
-        log::info!("restored {} from {}: {}", path.display(), found.name, found.told());
         Ok(())
     }
 
@@ -186,30 +258,42 @@ fn failed(path: &Path, error: &std::io::Error) -> Error {
     Error::local(format!("{}: {error}", path.display()))
 }
 
+/// The rights of a database that is gone: SQLite gave them to what it left beside it. Otherwise those of a new one.
+fn rights_of_lost(path: &Path) -> std::io::Result<Rights> {
+    let left = ["-wal", "-shm", "-journal"].map(|suffix| files::beside(path, suffix));
+    match left.iter().find(|left| left.exists()) {
+        Some(left) => Rights::of(left),
+        None => Rights::of_new(path),
+    }
+}
+
 /// Copies a damaged database with its companions to a dated name beside it; returns that name. When such a copy is there
 /// already, no other one is made.
 fn set_aside(path: &Path) -> Result<PathBuf, Error> {
     let aside = |path: &Path, error: std::io::Error| failed(path, &error).at("set aside");
-    if let Some(same) = files::find_copy(path, ".damaged-").map_err(|error| aside(path, error))? {
+    if let Some(same) = files::find_copy(path, DAMAGED).map_err(|error| aside(path, error))? {
         log::info!("{} is the same: no other copy is made", same.display());
         return Ok(same);
     }
     let companions = ["", "-wal", "-shm", "-journal"];
     let needed: u64 = companions.iter().map(|suffix| size(&files::beside(path, suffix))).sum();
     need_room(&files::parent(path), needed)?;
-    let name = files::beside(path, &format!(".damaged-{}", clock::compact(clock::unix_ms())));
+    let name = files::beside(path, &format!("{DAMAGED}{}", clock::compact(clock::unix_ms())));
     // The database last: a copy that has a name of its own is a whole one.
     for suffix in companions.iter().rev() {
         let from = files::beside(path, suffix);
         if !from.exists() {
             continue;
         }
-        let copy = Temporary::new(files::beside(path, ".harmonylite-aside"));
-        std::fs::copy(&from, copy.path()).map_err(|error| aside(&from, error))?;
+        let copy = beside(path, "aside")?;
+        std::fs::copy(&from, copy.path())
+            .and_then(|_| Rights::of(&from)?.give(copy.path()))
+            .map_err(|error| aside(&from, error))?;
         files::publish_new(copy.path(), &files::beside(&name, suffix))
             .map_err(|error| aside(&from, error))?;
     }
     log::warn!("{} is kept as {}", path.display(), name.display());
+    copies::keep_newest(path, DAMAGED, &name);
     Ok(name)
 }
 
@@ -302,6 +386,28 @@ mod tests {
         source.stop();
         let error = patiently(&stop, || Err::<(), _>(db::Error::Busy)).unwrap_err();
         assert_eq!(error.kind(), Kind::Stopped);
+    }
+
+    #[test]
+    fn only_the_newest_damaged_databases_are_kept() {
+        let scratch = crate::base::scratch::Scratch::new("aside-many");
+        let path = scratch.path("app.db");
+        for n in 1..=5 {
+            for suffix in ["", "-wal"] {
+                let name = format!("app.db.damaged-2020010{n}T000000Z{suffix}");
+                std::fs::write(scratch.path(&name), [n]).unwrap();
+            }
+        }
+        std::fs::write(&path, b"damaged").unwrap();
+        let kept = set_aside(&path).unwrap();
+        let copies: Vec<String> = scratch
+            .names()
+            .into_iter()
+            .filter(|name| name.contains(DAMAGED) && !name.ends_with("-wal"))
+            .collect();
+        let newest = kept.file_name().unwrap().to_str().unwrap();
+        assert_eq!(copies, ["app.db.damaged-20200104T000000Z", "app.db.damaged-20200105T000000Z", newest]);
+        assert_eq!(scratch.names().len(), 6, "two of them have a WAL: {:?}", scratch.names());
     }
 
     #[test]

@@ -4,8 +4,8 @@ use super::Node;
 use super::scratch::{self, need_room};
 use super::transfer::Progress;
 use crate::base::error::{Context, Error};
-use crate::base::files::{self, Temporary};
-use crate::base::{clock, digest, limits};
+use crate::base::temporary::Temporary;
+use crate::base::{clock, digest, files, limits};
 use crate::cluster::lease::{Lease, UploadLease};
 use crate::config::Config;
 use crate::db;
@@ -60,7 +60,7 @@ pub fn save(node: Node<'_>, store: &Store, terms: Terms<'_>) -> Result<Saved, Er
     let file = pack(config, made.file, made.size)?;
     let digested = std::fs::File::open(file.path()).and_then(|mut file| digest::digest_of(&mut file));
     (label.size, label.digest) =
-        digested.map_err(|error| Error::local(format!("{}: {error}", file.path().display())))?;
+        digested.map_err(|error| Error::local(format!("{}: {error}", file.place().display())))?;
     let progress = Progress::new("uploading the snapshot", label.size);
     let may_switch = || {
         let leads = still_leads(terms.leader).and_then(|()| terms.leader.map_or(Ok(()), Lease::confirm));
@@ -109,11 +109,11 @@ fn pack(config: &Config, file: Temporary, size: u64) -> Result<Temporary, Error>
     if packing.is_none() {
         return Ok(file);
     }
-    need_room(&files::parent(file.path()), size)?;
-    let packed = Temporary::new(files::beside(file.path(), "-stored"));
+    need_room(&config.temp_dir(), size)?;
+    let packed = scratch::scratch(config, "stored")?;
     packing
         .pack(file.path(), packed.path())
-        .map_err(|error| Error::local(format!("{}: {error}", packed.path().display())))?;
+        .map_err(|error| Error::local(format!("{}: {error}", packed.place().display())))?;
     Ok(packed)
 }
 

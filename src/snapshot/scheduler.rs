@@ -3,6 +3,7 @@
 use super::due::{self, Applied, Facts, Pauses, Proving, Reason, Requests};
 use super::proof::prove;
 use super::save::{Saved, Terms, save};
+use super::search::holds_tables;
 use super::{Node, scratch, show_positions};
 use crate::base::error::{Context, Error, Kind};
 use crate::base::{clock, limits, once::Once, stop::Stop};
@@ -116,7 +117,7 @@ impl Scheduler {
         let upload = UploadLease::acquire(&self.bucket, config.node_id, limits::UPLOAD_PATIENCE, &self.stop)?;
         known.unfinished |= store.prepare().context(what())? > 0;
         drop(upload);
-        let found = store.stat(limits::SNAPSHOT_NAME).context(what())?;
+        let found = store.stat(limits::SNAPSHOT_NAME).context(what())?.filter(holds_tables);
         let made_ms = found.as_ref().map_or(0, |stored| stored.label.time_ms);
         if let Some((stored, why)) = found.as_ref().and_then(|stored| Some((stored, stored.refused()?))) {
             log::warn!("snapshot {} in {}: {why}; making another", stored.name, store.describe());
@@ -188,6 +189,7 @@ impl Scheduler {
         let asked = (revision, self.without_the_impossible(&wanted)?);
         let store = (self.open_store)()?;
         let found = store.stat(limits::SNAPSHOT_NAME).context(format!("look at {}", store.describe()))?;
+        let found = found.filter(holds_tables);
         let reason = known.requests.reason(&asked, found.as_ref());
         known.stored = Some(found);
         Ok(reason)

@@ -1,27 +1,32 @@
-//! Scratch files: their names, the room that they need, what an interrupted run left of them, and the lock under which one
-//! snapshot of a database is made at a time.
+//! Scratch files: where they lie, the room that they need, what an interrupted run left of them, and the lock under which
+//! one snapshot of a database is made at a time.
 
 use crate::base::error::{Context, Error, Kind};
-use crate::base::files::{self, Temporary};
+use crate::base::files;
 use crate::base::limits;
 use crate::base::stop::Stop;
+use crate::base::temporary::{self, Temporary};
 use crate::config::Config;
 use crate::db;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// In the name of every scratch file, after the database's name.
-const MARK: &str = ".harmonylite-";
 /// Pause between two tries to take the lock.
 const LOCK_LOOK: Duration = Duration::from_millis(100);
 
-/// A scratch file in the directory for temporary files, named after the database and `purpose`.
-pub fn scratch(config: &Config, purpose: &str) -> Temporary {
-    Temporary::new(config.temp_dir().join(format!("{}{MARK}{purpose}", stem(config))))
+/// A scratch file for the database, in the directory for temporary files.
+pub fn scratch(config: &Config, purpose: &str) -> Result<Temporary, Error> {
+    make(&config.temp_dir(), &config.db_path, purpose)
 }
 
-fn stem(config: &Config) -> String {
-    config.db_path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+/// A scratch file that can be renamed to `path`.
+pub fn beside(path: &Path, purpose: &str) -> Result<Temporary, Error> {
+    make(&files::parent(path), path, purpose)
+}
+
+fn make(place: &Path, path: &Path, purpose: &str) -> Result<Temporary, Error> {
+    Temporary::new(place, path, purpose)
+        .map_err(|error| Error::local(format!("temporary file in {}: {error}", place.display())))
 }
 
 /// The size of a file in bytes; 0 when there is none.
@@ -82,49 +87,19 @@ pub fn lock(config: &Config, patience: Duration, stop: &Stop) -> Result<files::L
     }
 }
 
-/// Removes what an interrupted run left beside the database and in the directory for temporary files, unless a snapshot is
-/// being made.
-pub fn remove_leftovers(config: &Config, stop: &Stop) {
-    let Ok(_lock) = lock(config, Duration::ZERO, stop) else { return };
-    let stem = stem(config);
-    for dir in [files::parent(&config.db_path), config.temp_dir()] {
-        let Ok(entries) = std::fs::read_dir(&dir) else { continue };
-        for entry in entries.filter_map(Result::ok) {
-            let left = entry.file_name().to_str().is_some_and(|name| is_leftover(name, &stem));
-            if left && std::fs::remove_file(entry.path()).is_ok() {
-                log::info!("removed {}, which an interrupted run had left", entry.path().display());
-            }
-        }
+/// Removes what killed processes left beside the database, in the directory for temporary files and beside the sequence map.
+/// The caller holds the lock of the database.
+pub fn remove_leftovers(config: &Config) {
+    for place in [files::parent(&config.db_path), config.temp_dir()] {
+        temporary::remove_leftovers(&place, &config.db_path);
     }
-}
-
-/// Whether a file is a scratch file of the database named `stem`. Locks are no scratch files: another process may hold one.
-fn is_leftover(name: &str, stem: &str) -> bool {
-    let purpose = name.strip_prefix(stem).and_then(|rest| rest.strip_prefix(MARK));
-    purpose.is_some() && !name.ends_with(".lock")
+    files::remove_unfinished(&config.seq_map_path);
+    files::remove_unfinished(&config.seq_map_path.with_file_name(limits::SFTP_HOST_KEYS));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_scratch_files_of_this_database_are_leftovers() {
-        for name in ["app.db.harmonylite-download", "app.db.harmonylite-snapshot-packed-journal"] {
-            assert!(is_leftover(name, "app.db"), "{name}");
-        }
-        for name in [
-            "app.db",
-            "app.db-wal",
-            "app.db.damaged-20261124T131500Z",
-            "app.db.harmonylite.lock",
-            "app.db.harmonylite-snapshot.lock",
-            "other.db.harmonylite-download",
-            "my-app.db.harmonylite-download",
-        ] {
-            assert!(!is_leftover(name, "app.db"), "{name}");
-        }
-    }
 
     #[test]
     fn a_full_disk_is_told_with_both_numbers() {

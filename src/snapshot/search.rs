@@ -3,12 +3,12 @@
 
 use super::Node;
 use super::begin::{self, Begin};
-use super::scratch::about_copy;
+use super::scratch::{about_copy, beside};
 use super::transfer::fetch;
 use super::tried::{Cause, Flaw, Missing, Patience, Requests, Tried};
 use crate::base::error::{Context, Error, Kind};
-use crate::base::files::{self, Temporary};
 use crate::base::limits;
+use crate::base::temporary::Temporary;
 use crate::cluster::wanted::{self, Wanted};
 use crate::db;
 use crate::model::positions::{Position, SeqMap};
@@ -80,6 +80,7 @@ impl Search {
         let store = places.store;
         let looked = || format!("look at {}", store.describe());
         let newest = store.stat(limits::SNAPSHOT_NAME).context(looked()).map_err(Missing::Store)?;
+        let newest = newest.filter(holds_tables);
         let mut first = None;
         match newest {
             // Somebody may have removed it without the leader's knowledge.
@@ -91,7 +92,7 @@ impl Search {
             },
         }
         let older = store.list().context(looked()).map_err(Missing::Store)?;
-        for stored in older.iter().filter(|stored| !is_current(stored)) {
+        for stored in older.iter().filter(|stored| !is_current(stored) && holds_tables(stored)) {
             match self.get_fitting(places, stored) {
                 Ok(found) => {
                     if let Some(missing) = first {
@@ -196,7 +197,7 @@ impl Search {
     fn download(&mut self, places: Places<'_>, stored: &Stored, identity: &str) -> Result<Found, Missing> {
         let config = places.node.config;
         let begun = Instant::now();
-        let file = Temporary::new(files::beside(&config.db_path, ".harmonylite-download"));
+        let file = beside(&config.db_path, "download").map_err(Missing::Snapshot)?;
         let fetched = fetch(places.store, stored, &file);
         let fetched_at = Instant::now();
         log::debug!("download: {:.2} s", (fetched_at - begun).as_secs_f64());
@@ -305,6 +306,12 @@ enum Unplaced {
     Serves,
     /// What happened between it and the streams' first message may be lacking.
     MayLack,
+}
+
+/// A snapshot without any table counts as none: an earlier version made it of a database that an application had just
+/// created.
+pub fn holds_tables(stored: &Stored) -> bool {
+    stored.label.schema != db::schema_of_nothing()
 }
 
 fn is_current(stored: &Stored) -> bool {

@@ -2,8 +2,8 @@
 
 use super::scratch::{need_room, room};
 use crate::base::error::{Context, Error, Kind};
-use crate::base::files::{self, Temporary};
-use crate::base::limits;
+use crate::base::temporary::Temporary;
+use crate::base::{files, limits};
 use crate::storage::{self, Seal, Store, Stored};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -62,9 +62,9 @@ pub fn fetch(store: &Store, stored: &Stored, target: &Temporary) -> Result<Store
     if let Some(why) = stored.refused() {
         return Err(Error::new(Kind::Unusable, format!("{}: {why}", stored.name)));
     }
-    let room = check_room(&files::parent(path), stored)?;
-    let file = std::fs::File::create_new(path)
-        .map_err(|error| Error::local(format!("{}: {error}", path.display())))?;
+    let room = check_room(&target.place(), stored)?;
+    let file = files::create_private(path)
+        .map_err(|error| Error::local(format!("{}: {error}", target.place().display())))?;
     let progress = Progress::new("downloading the snapshot", stored.size);
     let fetched = store.fetch(stored, &file, room, &|done| progress.note(done));
     let what = match &fetched {

@@ -63,7 +63,7 @@ impl Tree for Directory {
     }
 
     fn write(&self, name: &str, source: Source<'_>) -> Result<(), Error> {
-        let mut file = File::create(self.0.join(name)).map_err(|error| self.failed(name, &error))?;
+        let mut file = create(&self.0.join(name)).map_err(|error| self.failed(name, &error))?;
         let mut source: Box<dyn io::Read + '_> = source.open()?;
         label::pour(&mut source, &mut file)?;
         file.sync_all().map_err(|error| self.failed(name, &error))
@@ -87,9 +87,12 @@ impl Tree for Directory {
 
     fn copy(&self, from: &str, to: &str) -> Result<(), Error> {
         let target = self.0.join(to);
-        fs::copy(self.0.join(from), &target)
-            .and_then(|_| File::open(&target)?.sync_all())
-            .map_err(|error| self.failed(from, &error))
+        let copy = || {
+            let mut file = create(&target)?;
+            io::copy(&mut File::open(self.0.join(from))?, &mut file)?;
+            file.sync_all()
+        };
+        copy().map_err(|error| self.failed(from, &error))
     }
 
     fn remove(&self, name: &str) -> Result<(), Error> {
@@ -98,6 +101,16 @@ impl Tree for Directory {
             _ => Ok(()),
         }
     }
+}
+
+/// A file for a snapshot, which nobody else may read. One of that name that an interrupted upload left goes first, so that
+/// its permissions, or a link, do not stay.
+fn create(path: &Path) -> io::Result<File> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    files::create_private(path)
 }
 
 /// The directory that a configuration means: an absolute path, or `file://` and that path with escapes.
@@ -135,6 +148,10 @@ mod tests {
         tree.make_dirs().unwrap();
         tree.write("x", Source::Bytes(b"abc")).unwrap();
         tree.copy("x", "y").unwrap();
+        for name in ["x", "y"] {
+            let meta = fs::metadata(scratch.path("a/b").join(name)).unwrap();
+            assert_eq!(std::os::unix::fs::MetadataExt::mode(&meta) & 0o777, 0o600, "{name}");
+        }
         tree.rename("x", "y").unwrap();
         assert_eq!(tree.list().unwrap(), [Entry { name: "y".into(), size: 3 }]);
         let mut read = vec![];

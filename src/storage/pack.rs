@@ -8,7 +8,7 @@
 //! moved or cut off unnoticed.
 
 use super::Error;
-use crate::base::random::random_bytes;
+use crate::base::{files, random::random_bytes};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, Salt};
 use ring::hmac;
@@ -96,10 +96,10 @@ impl Packing {
         !self.zstd && self.key.is_none()
     }
 
-    /// Packs a file into another, which must not exist.
+    /// Packs a file into a new one, which nobody else may read.
     pub fn pack(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut source = BufReader::with_capacity(CHUNK, File::open(from)?);
-        let target = BufWriter::with_capacity(CHUNK, File::create_new(to)?);
+        let target = BufWriter::with_capacity(CHUNK, files::create_private(to)?);
         let sealed = match &self.key {
             Some(key) => Sealing::Sealed(Box::new(Seal::new(key, target)?)),
             None => Sealing::Plain(target),

@@ -2,7 +2,8 @@
 //! none of it. A copy with another header shows what is in it. Layout of the header:
 //! <https://www.sqlite.org/fileformat2.html#the_database_header>.
 
-use crate::base::files::{self, Temporary};
+use crate::base::files;
+use crate::base::temporary::Temporary;
 use crate::db::{error::Error, open};
 use std::fs::File;
 use std::io::Write;
@@ -43,7 +44,8 @@ impl Rebuilt {
         if files::free_space(&files::parent(damaged)).is_ok_and(|free| free < length) {
             return Ok(None);
         }
-        let copy = Temporary::new(files::beside(damaged, ".harmonylite-rebuilt"));
+        let copy = Temporary::new(&files::parent(damaged), damaged, "rebuilt")
+            .map_err(|error| disk(damaged, &error))?;
         for suffix in ["", "-wal"] {
             let from = files::beside(damaged, suffix);
             if from.exists() {
@@ -68,7 +70,7 @@ impl Rebuilt {
                 .write(true)
                 .open(copy.path())
                 .and_then(|file| file.write_all_at(&header, 0))
-                .map_err(|error| disk(copy.path(), &error))?;
+                .map_err(|error| disk(damaged, &error))?;
             match is_whole(copy.path()) {
                 Ok(true) => return Ok(Some(Rebuilt { copy, wal })),
                 Ok(false) | Err(Error::Corrupt(_)) => {}
@@ -105,18 +107,6 @@ pub fn keep_wal_mode(path: &Path) -> Result<(), Error> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(disk(&path, &error)),
         _ => Ok(()),
     }
-}
-
-/// Size of the pages in the WAL beside a database, in bytes; `None` without a WAL that says so. A WAL takes no pages of another
-/// size until it begins anew. Layout: <https://www.sqlite.org/fileformat2.html#walformat>.
-pub fn wal_page_size(path: &Path) -> Option<i64> {
-    let mut header = [0; 12];
-    File::open(files::beside(path, "-wal")).and_then(|wal| wal.read_exact_at(&mut header, 0)).ok()?;
-    let word = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-    // The last bit of the magic number is the byte order of the checksums.
-    let (magic, size) = (word(0) & !1, word(8));
-    (magic == 0x377f_0682 && size.is_power_of_two() && (512..=65_536).contains(&size))
-        .then_some(i64::from(size))
 }
 
 fn page_size(header: &[u8; LENGTH]) -> u32 {

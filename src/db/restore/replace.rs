@@ -4,7 +4,7 @@
 use crate::base::{limits, stop::Stop};
 use crate::db::apply::Applier;
 use crate::db::capture::{ChangeLog, install_capture};
-use crate::db::restore::header::{Rebuilt, keep_wal_mode, wal_page_size};
+use crate::db::restore::header::{Rebuilt, keep_wal_mode};
 use crate::db::{error::Error, open};
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::config::DbConfig;
@@ -147,7 +147,7 @@ pub fn replace_database(
         // Not even the header can be read. SQLite is told to take the file for an empty one until the new content is there.
         Err(Error::Corrupt(_)) => {
             // What an application that knows the first page has written since stands in the WAL, in pages of one size.
-            if let Some(size) = wal_page_size(path) {
+            if let Some(size) = open::wal_page_size(path) {
                 set_page_size(prepared, size)?;
             }
             keep_wal_mode(path)?;

@@ -1,8 +1,8 @@
 //! A snapshot's file. Here it is made from the live database in one consistent read, cleaned of everything that belongs to
 //! this node alone, and stamped with its position. On the other side it is checked and made ready to be a node's database.
 
-use crate::base::files::{self, Temporary};
-use crate::base::{clock, digest, limits};
+use crate::base::temporary::Temporary;
+use crate::base::{clock, digest, files, limits};
 use crate::db::apply::aside;
 use crate::db::capture::log_table;
 use crate::db::{error::Error, open, ours, schema::Schema, state};
@@ -44,8 +44,7 @@ pub struct Made {
 /// Makes a snapshot of the database at `path`, as a compact file in `temp_dir`. Rows keep their rowids.
 pub fn make_snapshot(path: &Path, temp_dir: &Path, stamp: &Stamp) -> Result<Made, Error> {
     let disk = |error: std::io::Error| Error::Disk(format!("{}: {error}", temp_dir.display()));
-    let stem = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let name = |part: &str| temp_dir.join(format!("{stem}.harmonylite-{part}"));
+    let scratch = |purpose: &str| Temporary::new(temp_dir, path, purpose).map_err(disk);
     let needed = std::fs::metadata(path).map_or(0, |meta| meta.len()) + open::wal_size(path);
     let free = files::free_space(temp_dir).map_err(disk)?;
     if free < needed {
@@ -54,13 +53,18 @@ pub fn make_snapshot(path: &Path, temp_dir: &Path, stamp: &Stamp) -> Result<Made
             temp_dir.display()
         )));
     }
-    let mut file = Temporary::new(name("snapshot"));
+    let mut file = scratch("snapshot")?;
     let source = open::open(path)?;
     vacuum_into(&source, file.path())?;
     drop(source);
     let cleaned = clean(file.path())?;
+    if cleaned.schema == Schema::hash_of_nothing() {
+        return Err(Error::Mismatch(
+            "the database has no table that could be replicated, and no snapshot is made of it".to_owned(),
+        ));
+    }
     if cleaned.slack {
-        let packed = Temporary::new(name("snapshot-packed"));
+        let packed = scratch("snapshot-packed")?;
         vacuum_into(&Connection::open(file.path())?, packed.path())?;
         rollback_mode(&Connection::open(packed.path())?)?;
         file = packed;
@@ -223,6 +227,11 @@ pub fn make_ready(path: &Path) -> Result<Ready, Error> {
     state::set_meta(&connection, state::RESTORED, "1")?;
     let positions = if known { state::positions(&connection)? } else { SeqMap::new() };
     Ok(Ready { positions, schema })
+}
+
+/// The schema hash of a snapshot that holds no table: it tells nobody anything.
+pub fn schema_of_nothing() -> String {
+    Schema::hash_of_nothing()
 }
 
 /// The schema hash of the database at `path` (formats, section "Schema hash").

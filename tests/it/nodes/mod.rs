@@ -5,6 +5,7 @@ mod crash;
 mod golden;
 mod hostile;
 mod lost_streams;
+mod private;
 mod real_data;
 mod replicate;
 mod sessions;

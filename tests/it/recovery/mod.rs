@@ -2,9 +2,10 @@
 
 mod away;
 mod chaos;
-mod damage;
+pub mod damage;
 mod disasters;
 mod files;
 mod join;
 mod restore_live;
 mod scenarios;
+mod start;
