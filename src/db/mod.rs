@@ -14,6 +14,7 @@ mod schema;
 mod sql;
 mod state;
 mod table;
+mod writable;
 
 pub use apply::{Applier, Incoming, ensure_state};
 pub use capture::{Capture, Change, ChangeLog, install_capture, remove_capture, watch};
@@ -30,6 +31,10 @@ pub use state::new_incarnation_of_older_copy;
 #[cfg(test)]
 #[path = "schedules_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "keys_tests.rs"]
+mod keys_tests;
 
 #[cfg(test)]
 #[path = "scratch_tests.rs"]

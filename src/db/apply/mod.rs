@@ -9,6 +9,7 @@ mod facts;
 mod marks;
 mod mirrored;
 pub mod parked;
+mod renewal;
 mod rows;
 mod session;
 mod subject;
