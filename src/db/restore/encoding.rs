@@ -221,4 +221,22 @@ mod tests {
             std::fs::remove_file(&path).unwrap();
         }
     }
+
+    #[test]
+    fn a_snapshot_that_cannot_be_converted_stays_as_it_is_and_names_the_remedy() {
+        let snapshot = Scratch::with_first(
+            "unconverted",
+            "CREATE TABLE t(v); INSERT INTO t VALUES('x'); CREATE INDEX i ON t(v COLLATE RTRIM); PRAGMA writable_schema=ON;
+             UPDATE sqlite_schema SET sql = replace(sql, 'RTRIM', 'mine'); PRAGMA writable_schema=RESET",
+        );
+        let database = Scratch::with_first("unconverted-16", "PRAGMA encoding='UTF-16le'; CREATE TABLE t(v)");
+        snapshot.app.execute_batch("PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode=DELETE").unwrap();
+        let error = match_encoding(&snapshot.path, &database.path).unwrap_err();
+        assert!(
+            matches!(&error, Error::Mismatch(why) if why.contains("mine") && why.contains("give all nodes one encoding")),
+            "{error}"
+        );
+        assert_eq!(snapshot.value("SELECT v FROM t"), "'x'");
+        assert!(!files::beside(&snapshot.path, ".harmonylite-converted").exists());
+    }
 }

@@ -290,4 +290,23 @@ mod tests {
         assert_eq!(scratch.value("SELECT v FROM t"), "'größe'");
         assert_eq!(scratch.value("SELECT encoding FROM pragma_encoding"), "'UTF-8'");
     }
+
+    /// To give it pages of another size, SQLite would have to make the index anew.
+    #[test]
+    fn an_index_that_only_the_application_can_make_keeps_its_page_size() {
+        let (_source, stop) = stop::pair();
+        let scratch = Scratch::with_first("pages-old", "PRAGMA page_size=1024; CREATE TABLE t(v)");
+        let prepared = Scratch::with_first(
+            "pages-new",
+            "PRAGMA page_size=4096; CREATE TABLE t(v); CREATE INDEX i ON t(v COLLATE RTRIM); PRAGMA writable_schema=ON;
+             UPDATE sqlite_schema SET sql = replace(sql, 'RTRIM', 'mine'); PRAGMA writable_schema=RESET",
+        );
+        prepared.app.execute_batch("PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode=DELETE").unwrap();
+        let error = replace_database(&scratch.path, &prepared.path, &stop, &mut || Ok(())).unwrap_err();
+        assert!(
+            matches!(&error, Error::Mismatch(why) if why.contains("4096 bytes") && why.contains("mine")),
+            "{error}"
+        );
+        assert_eq!(scratch.value("SELECT count(*) FROM t"), "0");
+    }
 }
