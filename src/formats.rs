@@ -55,7 +55,8 @@
 //! the name as CBOR text and the value as in a message (a boolean column as `f4` or `f5`, a time column as plain integer Unix
 //! seconds, or null where it is no time), and last `ff`. Without a primary key the one column is `rowid`. A table with a UNIQUE
 //! index besides its primary key, or a key that does not compare byte for byte, is hashed by its name alone (ours), for rows
-//! that can collide need one common order.
+//! that can collide need one common order. In a key column that is not of REAL a whole real number counts as the integer
+//! (ours), which is the same key.
 //!
 //! # Tables and triggers of the Go program
 //!

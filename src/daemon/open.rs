@@ -171,8 +171,11 @@ fn try_open(config: &Config) -> Result<Option<Database>, db::Error> {
         None
     };
     let streams: Vec<String> = (1..=config.log.shards).map(|number| config.stream(number)).collect();
-    let applier =
-        if config.replicate { Some(db::Applier::open(path, config.node_id, &streams)?) } else { None };
+    let applier = match (config.replicate, config.publish) {
+        (true, true) => Some(db::Applier::open(path, config.node_id, &streams)?),
+        (true, false) => Some(db::Applier::open_telling(path, config.node_id, &streams)?),
+        (false, _) => None,
+    };
     let unknown = match &applier {
         Some(applier) => applier.positions()?.is_empty(),
         None => false,

@@ -192,8 +192,14 @@ const KEYWORDS: [&str; 26] = [
     "values", "when",
 ];
 
+/// The functions that the statement of an index calls, in lower case.
+pub fn functions_of_index(sql: &str) -> Vec<String> {
+    let (terms, condition) = parts(sql);
+    terms.into_iter().chain(condition).flat_map(|text| functions_called(&text)).collect()
+}
+
 /// The functions that an expression calls, in lower case.
-pub fn functions_called(expression: &str) -> Vec<String> {
+fn functions_called(expression: &str) -> Vec<String> {
     let tokens = tokens(expression);
     let text = |at: usize| tokens.get(at).map_or("", |token| &expression[token.0..token.1]);
     let mut found = vec![];

@@ -15,6 +15,7 @@ mod schema;
 mod sql;
 mod state;
 mod table;
+mod writable;
 
 pub use apply::aside::{
     Held, OfTable, SetAside, State as AsideState, Which, discard, list as list_aside, try_again,
@@ -35,6 +36,10 @@ pub use state::new_incarnation_of_older_copy;
 #[cfg(test)]
 #[path = "schedules_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "keys_tests.rs"]
+mod keys_tests;
 
 #[cfg(test)]
 #[path = "scratch_tests.rs"]

@@ -3,10 +3,10 @@
 use crate::base::limits;
 use crate::db::indexes::{self, UniqueIndex};
 use crate::db::table::{Column, KeyColumn, Keyed, ROWID, Table};
-use crate::db::{capture::log_table, error::Error, ours};
+use crate::db::{capture::log_table, error::Error, ours, writable};
 use crate::model::value::Collation;
 use rusqlite::Connection;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -21,6 +21,8 @@ pub struct Schema {
     /// Names of what is there and not replicated: views, virtual tables and their shadow tables, tables that cannot be
     /// replicated.
     pub others: HashSet<String>,
+    /// The application's tables that cannot be replicated, and why.
+    pub refused: BTreeMap<String, String>,
     /// Hash of the replicated tables (formats, section "Schema hash").
     pub hash: Arc<str>,
 }
@@ -32,6 +34,7 @@ impl Default for Schema {
             tables: HashMap::new(),
             by_number: HashMap::new(),
             others: HashSet::new(),
+            refused: BTreeMap::new(),
             hash: "".into(),
         }
     }
@@ -50,16 +53,16 @@ enum Found {
 }
 
 impl Schema {
-    /// Reads the schema. A table that cannot be replicated is named in a warning.
+    /// Reads the schema.
     pub fn read(connection: &Connection) -> Result<Schema, Error> {
+        let _bare = writable::Bare::new(connection)?;
         let mut schema = Schema { version: version(connection)?, ..Schema::default() };
         let mut list = connection.prepare(
             "SELECT name, type, wr FROM pragma_table_list \
              WHERE schema = 'main' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'",
         )?;
-        let mut rows = list.query([])?;
-        while let Some(row) = rows.next()? {
-            let (name, kind, without_rowid): (String, String, bool) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        let all = list.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        for (name, kind, without_rowid) in all.collect::<Result<Vec<(String, String, bool)>, _>>()? {
             if name.starts_with(limits::PREFIX) {
                 continue;
             }
@@ -72,8 +75,8 @@ impl Schema {
                     schema.tables.insert(table.name.clone(), table);
                 }
                 Found::LeftOut(why) => {
-                    log::warn!("table {name} is not replicated: {why}");
-                    schema.others.insert(name);
+                    schema.others.insert(name.clone());
+                    schema.refused.insert(name, why);
                 }
             }
         }
@@ -102,6 +105,15 @@ impl Schema {
             self.by_number.insert(id, table.clone());
         }
         self.by_number.remove(&0);
+    }
+
+    /// Names in a warning each table that cannot be replicated, unless the schema `before` knew it.
+    pub fn tell_refused(&self, before: &Schema) {
+        for (name, why) in &self.refused {
+            if before.refused.get(name) != Some(why) {
+                log::warn!("table {name} is not replicated, all others are: {why}");
+            }
+        }
     }
 
     /// Number of columns that the longest key has.
@@ -171,6 +183,9 @@ fn read_table(connection: &Connection, name: &str, without_rowid: bool) -> Resul
         let why = "it has no primary key, and a column of its own named rowid: declare a primary key";
         return Ok(Found::LeftOut(why.to_owned()));
     }
+    if key_index.is_some_and(|index| index.columns.len() != key_columns.len()) {
+        return Ok(Found::LeftOut("its primary key names a column twice: name it once".to_owned()));
+    }
     let mut key = vec![];
     for column in key_columns {
         let collation = key_index.and_then(|index| index.collation_of(&column.name)).unwrap_or("BINARY");
@@ -187,7 +202,11 @@ fn read_table(connection: &Connection, name: &str, without_rowid: bool) -> Resul
             "a UNIQUE index compares by the application's own collation {collation}"
         )));
     }
-    Ok(Found::Replicated(Arc::new(Table::new(name, columns, key, keyed, unique))))
+    let table = Table::new(name, columns, key, keyed, unique);
+    Ok(match writable::obstacle(connection, &table)? {
+        Some(why) => Found::LeftOut(why),
+        None => Found::Replicated(Arc::new(table)),
+    })
 }
 
 fn read_columns(connection: &Connection, table: &str) -> Result<Vec<Column>, Error> {
@@ -301,6 +320,59 @@ mod tests {
         let schema = Schema::read(&connection).unwrap();
         assert!(schema.leaves_out("k") && schema.leaves_out("u"));
         assert!(schema.tables.contains_key("fine"));
+    }
+
+    /// A database whose statements were written by force: only the application's connection knows `mine`.
+    fn forced(sql: &str, from: &str) -> Connection {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(sql).unwrap();
+        connection
+            .execute_batch(&format!(
+                "PRAGMA writable_schema=ON; UPDATE sqlite_schema SET sql = replace(sql, '{from}', 'mine'); \
+                 PRAGMA writable_schema=RESET"
+            ))
+            .unwrap();
+        connection
+    }
+
+    #[test]
+    fn a_table_that_cannot_be_written_is_refused_with_the_name_of_what_is_missing() {
+        let all = "CREATE TABLE fine(a INTEGER PRIMARY KEY, b, CHECK(abs(b) > 0))";
+        for (sql, from, named) in [
+            (
+                "CREATE INDEX i ON t(b COLLATE RTRIM)",
+                "RTRIM",
+                "index i compares by the application's own collation mine",
+            ),
+            ("CREATE INDEX i ON t(b, abs(b))", "abs", "index i calls the application's own function mine"),
+            (
+                "CREATE UNIQUE INDEX i ON t(abs(b))",
+                "abs",
+                "index i calls the application's own function mine",
+            ),
+            (
+                "CREATE INDEX i ON t(b) WHERE abs(b) > 0",
+                "abs",
+                "index i calls the application's own function mine",
+            ),
+            ("ALTER TABLE t ADD COLUMN g AS (abs(b))", "abs", "mine"),
+        ] {
+            let setup = format!("CREATE TABLE t(a INTEGER PRIMARY KEY, b); {all}; {sql}");
+            let connection = forced(&setup, from);
+            let schema = Schema::read(&connection).unwrap();
+            assert!(schema.leaves_out("t"), "{sql}");
+            assert!(schema.refused["t"].contains(named), "{sql}: {:?}", schema.refused);
+            // Only a condition on rows calls the function there, and rows of others have met it.
+            assert!(schema.tables.contains_key("fine"), "{sql}");
+            assert!(
+                connection.db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER).unwrap()
+            );
+        }
+    }
+
+    #[test]
+    fn a_key_that_names_a_column_twice_is_refused() {
+        assert!(read("CREATE TABLE t(a, PRIMARY KEY(a, a COLLATE NOCASE))").leaves_out("t"));
     }
 
     #[test]

@@ -12,11 +12,16 @@ pub struct Scratch {
 impl Scratch {
     /// A database in WAL mode with our tables, and without capture.
     pub fn new(name: &str, sql: &str) -> Scratch {
+        Scratch::with_first(name, &format!("PRAGMA journal_mode=WAL; {sql}"))
+    }
+
+    /// The same where `sql` comes before everything else, as the choice of an encoding must.
+    pub fn with_first(name: &str, sql: &str) -> Scratch {
         let path = std::env::temp_dir().join(format!("harmonylite-unit-{name}-{}.db", std::process::id()));
         remove(&path);
         let app = Connection::open(&path).unwrap();
         // Nothing here survives a crash, so nothing needs to be synced.
-        app.execute_batch(&format!("PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF; {sql}")).unwrap();
+        app.execute_batch(&format!("PRAGMA synchronous=OFF; {sql}; PRAGMA journal_mode=WAL")).unwrap();
         crate::db::apply::ensure_state(&path).unwrap();
         Scratch { path, app }
     }

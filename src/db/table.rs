@@ -3,7 +3,7 @@
 
 use crate::db::{capture::log_table, indexes::UniqueIndex, sql::quote};
 use crate::model::shard;
-use crate::model::value::{Collation, Value, row_key};
+use crate::model::value::{Collation, Value, row_key, whole_number};
 use std::sync::Arc;
 
 /// The pseudo column under which the key of a table without a primary key travels.
@@ -26,7 +26,15 @@ pub struct Column {
 pub struct KeyColumn {
     pub name: Arc<str>,
     pub declared_type: String,
+    /// That of the index that makes the key unique. The column's own can be another one.
     pub collation: Collation,
+}
+
+impl KeyColumn {
+    /// Whether two values that are one key are also the same, byte for byte.
+    fn equal_is_same(&self) -> bool {
+        self.collation == Collation::Binary && !keeps_any_class(&self.declared_type)
+    }
 }
 
 /// What tells the rows of a table apart.
@@ -159,11 +167,15 @@ impl Table {
         if self.one_shard() {
             return shard::hash(&self.name, &[]);
         }
+        let one_class: Vec<Option<Value>> =
+            self.key.iter().zip(key).map(|(column, value)| as_integer(column, value)).collect();
         let columns: Vec<shard::KeyColumn> = self
             .key
             .iter()
-            .zip(key)
-            .map(|(column, value)| (&*column.name, column.declared_type.as_str(), value))
+            .zip(key.iter().zip(&one_class))
+            .map(|(column, (value, integer))| {
+                (&*column.name, column.declared_type.as_str(), integer.as_ref().unwrap_or(value))
+            })
             .collect();
         shard::hash(&self.name, &columns)
     }
@@ -177,10 +189,33 @@ impl Table {
         self.key.iter().map(|column| quote(&column.name)).collect::<Vec<_>>().join(", ")
     }
 
+    /// A key column of a row of this table as the left side of a comparison, which compares as the key's index does.
+    /// `row` is what stands before the column: empty, or a row's name with its dot.
+    pub fn key_operand(&self, row: &str, column: &KeyColumn) -> String {
+        let name = quote(&column.name);
+        match self.keyed {
+            Keyed::Rowid | Keyed::RowidAlias => format!("{row}{name}"),
+            Keyed::Index | Keyed::WithoutRowid => format!("{row}{name} COLLATE {}", column.collation.name()),
+        }
+    }
+
+    /// A condition that is true when the rows named `one` and `other` have the same key.
+    pub fn same_key(&self, one: &str, other: &str) -> String {
+        let one = format!("{one}.");
+        let terms = self
+            .key
+            .iter()
+            .map(|column| format!("{} IS {other}.{}", self.key_operand(&one, column), quote(&column.name)));
+        terms.collect::<Vec<_>>().join(" AND ")
+    }
+
     /// A condition that finds a row by its key, whose values are the parameters from 1 on.
     fn key_filter(&self) -> String {
-        let terms =
-            self.key.iter().enumerate().map(|(at, column)| format!("{} IS ?{}", quote(&column.name), at + 1));
+        let terms = self
+            .key
+            .iter()
+            .enumerate()
+            .map(|(at, column)| format!("{} IS ?{}", self.key_operand("", column), at + 1));
         terms.collect::<Vec<_>>().join(" AND ")
     }
 
@@ -203,16 +238,18 @@ impl Table {
 
     /// Inserts a row or overwrites `columns` of the one with the same key; parameters: the values of `columns`.
     pub fn upsert(&self, columns: &[&str]) -> String {
-        // A key column that is equal byte for byte needs no writing.
+        // A key column that is the same already needs no writing.
+        let is_alias = matches!(self.keyed, Keyed::Rowid | Keyed::RowidAlias);
         let same = |column: &str| {
             let mut key = self.key.iter();
-            key.any(|k| k.name.eq_ignore_ascii_case(column) && k.collation == Collation::Binary)
+            key.any(|k| k.name.eq_ignore_ascii_case(column) && (is_alias || k.equal_is_same()))
         };
+        let target: Vec<String> = self.key.iter().map(|column| self.key_operand("", column)).collect();
         let set: Vec<String> =
             columns.iter().filter(|c| !same(c)).map(|c| format!("{0} = excluded.{0}", quote(c))).collect();
         let action =
             if set.is_empty() { "NOTHING".to_owned() } else { format!("UPDATE SET {}", set.join(", ")) };
-        format!("{} ON CONFLICT({}) DO {action}", self.insert(columns), self.key_list())
+        format!("{} ON CONFLICT({}) DO {action}", self.insert(columns), target.join(", "))
     }
 
     /// Overwrites `columns` of the newest row with the same key, NULLs being equal; parameters: the values of `columns`.
@@ -222,7 +259,7 @@ impl Table {
         let filter: Vec<String> = self
             .key
             .iter()
-            .map(|column| format!("{} IS ?{}", quote(&column.name), place(&column.name)))
+            .map(|column| format!("{} IS ?{}", self.key_operand("", column), place(&column.name)))
             .collect();
         let set: Vec<String> =
             columns.iter().enumerate().map(|(at, c)| format!("{} = ?{}", quote(c), at + 1)).collect();
@@ -262,6 +299,22 @@ fn is_real(declared_type: &str) -> bool {
     let upper = declared_type.to_ascii_uppercase();
     let has = |words: &[&str]| words.iter().any(|word| upper.contains(word));
     has(&["REAL", "FLOA", "DOUB"]) && !has(&["INT", "CHAR", "CLOB", "TEXT", "BLOB"])
+}
+
+/// Whether a column of this type stores every value in the storage class that it came in: one without a type, and one of BLOB.
+/// ANY does so in a STRICT table.
+fn keeps_any_class(declared_type: &str) -> bool {
+    let upper = declared_type.to_ascii_uppercase();
+    let has = |words: &[&str]| words.iter().any(|word| upper.contains(word));
+    upper.is_empty() || upper == "ANY" || has(&["BLOB"]) && !has(&["INT", "CHAR", "CLOB", "TEXT"])
+}
+
+/// A real number as the integer that is the same key: both must go to one shard. A column of REAL holds no integer.
+fn as_integer(column: &KeyColumn, value: &Value) -> Option<Value> {
+    match value {
+        Value::Real(real) if !is_real(&column.declared_type) => whole_number(*real).map(Value::Integer),
+        _ => None,
+    }
 }
 
 impl Statements {
@@ -330,6 +383,33 @@ mod tests {
         execute(&connection, &t.sql.upsert, &[Value::text("X"), Value::Integer(2)]);
         assert_eq!(count(&connection, "k = 'X' COLLATE BINARY AND a = 2"), 1);
         assert_eq!(count(&connection, "true"), 1);
+    }
+
+    #[test]
+    fn a_key_without_a_type_is_written_in_the_storage_class_of_the_event() {
+        let (connection, t) = table("CREATE TABLE t(k PRIMARY KEY, a)");
+        execute(&connection, &t.sql.upsert, &[Value::Integer(1), Value::Integer(1)]);
+        execute(&connection, &t.sql.upsert, &[Value::Real(1.0), Value::Integer(2)]);
+        assert_eq!(count(&connection, "typeof(k) = 'real' AND a = 2"), 1);
+        // Both are events of one row, so they need one order.
+        assert_eq!(t.shard_hash(&[Value::Integer(1)]), t.shard_hash(&[Value::Real(1.0)]));
+        assert_ne!(t.shard_hash(&[Value::Integer(1)]), t.shard_hash(&[Value::Real(1.5)]));
+    }
+
+    #[test]
+    fn a_key_is_found_as_its_index_compares_it() {
+        for (sql, spelling, found) in [
+            ("CREATE TABLE t(k TEXT COLLATE NOCASE, a, PRIMARY KEY(k COLLATE BINARY))", "X", 0),
+            ("CREATE TABLE t(k TEXT, a, PRIMARY KEY(k COLLATE NOCASE))", "X", 1),
+            ("CREATE TABLE t(k TEXT, a, PRIMARY KEY(k COLLATE RTRIM)) WITHOUT ROWID", "x ", 1),
+        ] {
+            let (connection, t) = table(sql);
+            execute(&connection, &t.sql.upsert, &[Value::text("x"), Value::Integer(1)]);
+            execute(&connection, &t.sql.upsert, &[Value::text(spelling), Value::Integer(2)]);
+            assert_eq!(count(&connection, "true"), 2 - found, "{sql}");
+            execute(&connection, &t.sql.delete, &[Value::text("x")]);
+            assert_eq!(count(&connection, "true"), 1 - found, "{sql}");
+        }
     }
 
     #[test]

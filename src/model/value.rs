@@ -30,15 +30,26 @@ impl Value {
     }
 }
 
-/// How a key column compares text. It decides whether two keys are the same row.
+/// How the index that makes a key unique compares the text of one column. It decides whether two keys are the same row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Collation {
     /// Byte for byte.
     Binary,
-    /// Upper and lower case of ASCII letters are equal.
+    /// Upper and lower case of ASCII letters are equal, and of what follows a zero byte only the length counts.
     NoCase,
     /// Trailing spaces do not count.
     RTrim,
+}
+
+impl Collation {
+    /// Its name in SQL.
+    pub fn name(self) -> &'static str {
+        match self {
+            Collation::Binary => "BINARY",
+            Collation::NoCase => "NOCASE",
+            Collation::RTrim => "RTRIM",
+        }
+    }
 }
 
 /// A row's identity inside one node: bytes that are equal exactly when SQLite finds the same row by the same key. `table` is
@@ -56,15 +67,19 @@ fn canonical(value: &Value, collation: Collation, key: &mut Vec<u8>) {
     match value {
         Value::Null => key.push(0),
         Value::Integer(number) => push(key, 1, &number.to_be_bytes()),
-        // 1.0 and 1 are the same key to SQLite. Beyond 9e18 a real number need not fit 64 bits.
-        #[allow(clippy::cast_possible_truncation, reason = "compared back before use")]
-        Value::Real(real) if real.trunc() == *real && real.abs() < 9e18 => {
-            push(key, 1, &(*real as i64).to_be_bytes());
-        }
-        Value::Real(real) => push(key, 2, &real.to_bits().to_be_bytes()),
+        // 1.0 and 1 are the same key to SQLite.
+        Value::Real(real) => match whole_number(*real) {
+            Some(number) => push(key, 1, &number.to_be_bytes()),
+            None => push(key, 2, &real.to_bits().to_be_bytes()),
+        },
         Value::Text(bytes) => match collation {
             Collation::Binary => push(key, 3, bytes),
-            Collation::NoCase => push(key, 3, &bytes.to_ascii_lowercase()),
+            Collation::NoCase => {
+                // SQLite's function for it compares the bytes before the first zero, and then the lengths.
+                let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+                push(key, 3, &bytes[..end].to_ascii_lowercase());
+                key.extend_from_slice(&(bytes.len() as u64).to_be_bytes());
+            }
             Collation::RTrim => {
                 let end = bytes.iter().rposition(|b| *b != b' ').map_or(0, |at| at + 1);
                 push(key, 3, &bytes[..end]);
@@ -72,6 +87,14 @@ fn canonical(value: &Value, collation: Collation, key: &mut Vec<u8>) {
         },
         Value::Blob(bytes) => push(key, 4, bytes),
     }
+}
+
+/// The integer that SQLite takes a real number for when it compares keys; `None` when there is none of 64 bits.
+pub fn whole_number(real: f64) -> Option<i64> {
+    // 2 to the power of 63, which is the first real number that is too large.
+    const END: f64 = 9_223_372_036_854_775_808.0;
+    #[allow(clippy::cast_possible_truncation, reason = "a whole number within 64 bits")]
+    (real.trunc() == real && (-END..END).contains(&real)).then_some(real as i64)
 }
 
 fn push(key: &mut Vec<u8>, class: u8, bytes: &[u8]) {
@@ -103,6 +126,34 @@ mod tests {
         assert_ne!(key(Value::Integer(i64::MAX), BINARY), key(Value::Real(1e300), BINARY));
         assert_ne!(key(Value::Real(f64::INFINITY), BINARY), key(Value::Real(f64::NEG_INFINITY), BINARY));
         assert_ne!(key(Value::Integer(i64::MIN), BINARY), key(Value::Integer(i64::MAX), BINARY));
+    }
+
+    #[test]
+    fn large_whole_numbers_are_equal_across_storage_classes() {
+        assert_eq!(key(Value::Integer(9_100_000_000_000_000_000), BINARY), key(Value::Real(9.1e18), BINARY));
+        assert_eq!(
+            key(Value::Integer(i64::MIN), BINARY),
+            key(Value::Real(-9_223_372_036_854_775_808.0), BINARY)
+        );
+        // The real number nearest to the largest integer is one more than that.
+        assert_ne!(
+            key(Value::Integer(i64::MAX), BINARY),
+            key(Value::Real(9_223_372_036_854_775_807.0), BINARY)
+        );
+        assert_ne!(
+            key(Value::Integer((1 << 53) + 1), BINARY),
+            key(Value::Real(9_007_199_254_740_992.0), BINARY)
+        );
+    }
+
+    #[test]
+    fn what_follows_a_zero_byte_does_not_count_without_case() {
+        let nocase = |text: &str| key(Value::text(text), Collation::NoCase);
+        assert_eq!(nocase("a\0b"), nocase("A\0c"));
+        assert_ne!(nocase("a\0b"), nocase("a\0bc"));
+        assert_ne!(nocase("a\0"), nocase("a"));
+        assert_ne!(key(Value::text("a\0b"), BINARY), key(Value::text("a\0c"), BINARY));
+        assert_ne!(key(Value::text("a\0b"), Collation::RTrim), key(Value::text("a\0c"), Collation::RTrim));
     }
 
     #[test]

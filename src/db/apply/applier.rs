@@ -50,6 +50,13 @@ impl Applier {
         Ok(Applier { session: Session::open(path, node, streams)?, codec, tried: None })
     }
 
+    /// The same, naming in warnings the tables that cannot be replicated. For a database without capture, which does that.
+    pub fn open_telling(path: &Path, node: u64, streams: &[String]) -> Result<Applier, Error> {
+        let mut applier = Applier::open(path, node, streams)?;
+        applier.session.tells_refused = true;
+        Ok(applier)
+    }
+
     /// Whether an event was published by this database.
     pub fn is_own(&self, incoming: &Incoming) -> bool {
         incoming.origin.is_some_and(|(origin, _)| self.session.is_ours(origin))

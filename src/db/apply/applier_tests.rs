@@ -173,6 +173,29 @@ fn an_older_copy_gets_a_new_incarnation() {
     assert!(!peer.applier.is_own(&Incoming { origin: Some((before, 51)), ..incoming(2, &event) }));
 }
 
+/// Whoever takes one name after the other publishes all of its log each time.
+#[test]
+fn a_second_new_incarnation_does_not_follow_at_once() {
+    let mut peer = Peer::new("older-twice", SCHEMA);
+    let unknown = |peer: &Peer, seq: u64, id: i64| {
+        let event = Event { node: 7, ..image(id, id, &format!("u{id}"), "x") };
+        Incoming { origin: Some((peer.log.origin().unwrap(), id)), ..incoming(seq, &event) }
+    };
+    let batch = [unknown(&peer, 1, 50)];
+    assert!(peer.apply(&batch).new_incarnation);
+    let name = peer.log.origin().unwrap();
+    let batch = [unknown(&peer, 2, 51)];
+    let applied = peer.apply(&batch);
+    // The row comes all the same: the state of the stream has it.
+    assert_eq!((applied.new_incarnation, applied.rows), (false, 1));
+    assert_eq!(peer.rows(), "'50u50x 51u51x'");
+    assert_eq!(peer.log.origin().unwrap(), name);
+    // A daemon that starts again may find an older copy.
+    peer.applier = open(&peer.scratch);
+    let batch = [unknown(&peer, 3, 52)];
+    assert!(peer.apply(&batch).new_incarnation);
+}
+
 #[test]
 fn a_failed_transaction_leaves_neither_rows_nor_memory() {
     let mut peer = Peer::new("failed", SCHEMA);

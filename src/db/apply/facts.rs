@@ -31,7 +31,8 @@ pub fn gather(session: &Session, subject: &Subject<'_>, look: Look) -> Result<Ga
         facts.unsettled = facts.touched && source.own && touched.holds(connection, &subject.key, id)?;
         // The log gives rising ids and keeps an entry until its event came back. So an event of ours comes from an entry,
         // unless an older copy of the database was put back, or a power cut took commits that had been published.
-        facts.unlogged = source.own && (id > touched.highest() || !facts.unsettled);
+        facts.unlogged =
+            source.own && (id > touched.highest() || !facts.unsettled) && session.may_take_new_incarnation();
     }
     let mut colliding = vec![];
     if facts.need_collisions() && !subject.table.unique.is_empty() {

@@ -34,6 +34,12 @@ pub fn refresh(connection: &Connection, path: &Path, schema: &Schema) -> Result<
     let writes = writes_of_triggers(path, schema, &tables)?;
     for (name, _, sql) in &triggers {
         let Some(targets) = writes.get(name) else { continue };
+        if let Some(refused) = targets.iter().find(|target| schema.refused.contains_key(*target)) {
+            log::debug!(
+                "trigger {name} does not run for replicated rows: table {refused} cannot be written here"
+            );
+            continue;
+        }
         let replicated = targets.iter().filter(|target| schema.tables.contains_key(target.as_str())).count();
         if replicated == targets.len() {
             continue;

@@ -11,6 +11,7 @@ mod collisions;
 mod facts;
 mod marks;
 mod mirrored;
+mod renewal;
 mod rows;
 mod session;
 mod subject;

@@ -3,16 +3,17 @@
 
 use crate::db::apply::aside::{self, Aside};
 use crate::db::apply::{checkpoint::Checkpointer, collisions, marks::Marks, mirrored};
-use crate::db::apply::{subject::Source, touched::Touched};
+use crate::db::apply::{renewal::Renewal, subject::Source, touched::Touched};
 use crate::db::capture::log_table;
 use crate::db::schema::{self, Schema};
-use crate::db::{error::Error, open, state, table::Table};
+use crate::db::{error::Error, open, sql::quote, state, table::Table};
 use crate::model::fold::Order;
 use crate::model::origin::Origin;
 use crate::model::positions::{Position, SeqMap};
 use crate::model::value::Value;
 use rusqlite::{Connection, TransactionBehavior};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// What a transaction came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,6 +56,11 @@ pub struct Session {
     origin: Option<Origin>,
     marks: Marks,
     pub aside: Aside,
+    renewal: Renewal,
+    /// Tables that cannot be replicated are named in warnings: nobody else who reads the schema does.
+    pub tells_refused: bool,
+    /// When the running transaction began.
+    begun: Instant,
     /// What the running transaction has come to.
     pub applied: Applied,
     checkpointer: Checkpointer,
@@ -79,6 +85,9 @@ impl Session {
             origin: None,
             marks: Marks::default(),
             aside,
+            renewal: Renewal::default(),
+            tells_refused: false,
+            begun: Instant::now(),
             applied: Applied::default(),
             checkpointer: Checkpointer::open(path)?,
             connection,
@@ -89,6 +98,7 @@ impl Session {
     pub fn begin(&mut self) -> Result<(), Error> {
         self.connection.execute_batch("BEGIN IMMEDIATE")?;
         self.applied = Applied::default();
+        self.begun = Instant::now();
         Ok(())
     }
 
@@ -104,6 +114,9 @@ impl Session {
             return Err(error);
         }
         self.marks.committed();
+        if self.applied.new_incarnation {
+            self.renewal.taken(self.begun);
+        }
         Ok(self.applied)
     }
 
@@ -151,7 +164,13 @@ impl Session {
     }
 
     fn read_schema(&mut self) -> Result<(), Error> {
-        self.schema = Schema::read_numbered(&self.connection)?;
+        // Those that were made for the schema as it was may not fit it any more, and SQLite compiles them with every statement.
+        drop_temporary_triggers(&self.connection)?;
+        let schema = Schema::read_numbered(&self.connection)?;
+        if self.tells_refused {
+            schema.tell_refused(&self.schema);
+        }
+        self.schema = schema;
         self.origin = Some(state::origin(&self.connection, self.node)?);
         self.touched = match log_table::exists(&self.connection)? {
             true => Some(Touched::new(&self.connection)?),
@@ -204,6 +223,11 @@ impl Session {
         self.marks.raise((stream, origin), id, seq);
     }
 
+    /// Whether a new incarnation may be taken in this transaction because of an event.
+    pub fn may_take_new_incarnation(&self) -> bool {
+        self.renewal.is_allowed(self.begun)
+    }
+
     /// Publishes under a new incarnation from now on, whose ids nobody has seen.
     pub fn new_incarnation(&mut self) -> Result<(), Error> {
         log::warn!(
@@ -247,4 +271,13 @@ impl Session {
         self.marks.forget();
         Ok(())
     }
+}
+
+fn drop_temporary_triggers(connection: &Connection) -> Result<(), Error> {
+    let mut list = connection.prepare("SELECT name FROM temp.sqlite_schema WHERE type = 'trigger'")?;
+    let names: Vec<String> = list.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    for name in names {
+        connection.execute_batch(&format!("DROP TRIGGER temp.{}", quote(&name)))?;
+    }
+    Ok(())
 }

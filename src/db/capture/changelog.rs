@@ -57,6 +57,7 @@ impl ChangeLog {
     pub fn open(path: &Path, node: u64) -> Result<(ChangeLog, Capture), Error> {
         let mut connection = open::open(path)?;
         let (schema, done) = install::install(&mut connection)?;
+        schema.tell_refused(&Schema::default());
         Ok((ChangeLog::new(connection, node, schema)?, done))
     }
 
@@ -110,6 +111,7 @@ impl ChangeLog {
         let installed = install::install(&mut self.connection);
         let (schema, done) = installed.map_err(|error| self.unless_schema_changed(error, before))?;
         self.entries = log_table::entries(log_table::width(&self.connection)?);
+        schema.tell_refused(&self.schema);
         self.schema = schema;
         Ok(Some(done))
     }

@@ -94,7 +94,8 @@ fn forget_dropped(connection: &Connection, schema: &Schema) -> Result<(), Error>
     for (name, id) in log_table::numbers(connection)? {
         if !schema.tables.contains_key(name.as_str()) {
             let entries = log_table::forget(connection, id)?;
-            log::info!("table {name} is gone; {entries} unpublished changes of it with it");
+            let what = if schema.refused.contains_key(&name) { "not replicated any more" } else { "gone" };
+            log::info!("table {name} is {what}; {entries} unpublished changes of it are not published");
         }
     }
     Ok(())

@@ -1,15 +1,19 @@
 //! Whole databases: copied into snapshots, checked, compared, and put in the place of a live one.
 
+mod check;
+mod copy;
+mod encoding;
 mod fill;
 mod header;
 mod reconcile;
 mod replace;
 mod snapshot;
 
+pub use copy::copy_database;
 pub use fill::{Filled, fill_database};
 pub use reconcile::{Extra, compare, schema_mismatch};
 pub use replace::{Look, Salvage, Salvaged, find_damage, replace_database};
 pub use snapshot::{
-    Inside, Made, Stamp, copy_database, holds_unsettled, inspect_snapshot, make_ready, make_snapshot,
-    positions_of, schema_hash, schema_of_nothing, set_positions, strip_snapshot,
+    Inside, Made, Stamp, holds_unsettled, inspect_snapshot, make_ready, make_snapshot, positions_of,
+    schema_hash, schema_of_nothing, set_positions, strip_snapshot,
 };

@@ -7,6 +7,7 @@
 
 use crate::base::limits;
 use crate::db::apply::{Applied, Applier, aside, is_there};
+use crate::db::restore::encoding::match_encoding;
 use crate::db::schema::Schema;
 use crate::db::{error::Error, open, sql::quote, state, table::Table};
 use crate::model::event::{Event, Kind};
@@ -44,6 +45,7 @@ pub struct Comparison {
 
 /// Compares the database with a snapshot that was checked and made ready, row by row, in value and type.
 pub fn compare(database: &Path, snapshot: &Path) -> Result<Comparison, Error> {
+    match_encoding(snapshot, database)?;
     let connection = open::open(database)?;
     attach(&connection, snapshot)?;
     connection.execute_batch(&format!(
@@ -81,7 +83,7 @@ fn attach(connection: &Connection, snapshot: &Path) -> Result<(), Error> {
 /// Notes the keys of a table's rows that differ in one way; returns how many.
 fn note(connection: &Connection, table: &Table, kind: usize) -> Result<usize, Error> {
     let key: Vec<String> = table.key.iter().map(|column| quote(&column.name)).collect();
-    let same_key = key.iter().map(|name| format!("a.{name} IS b.{name}")).collect::<Vec<_>>().join(" AND ");
+    let same_key = table.same_key("a", "b");
     let (from, other) = if kind == 0 { ("main", "snap") } else { ("snap", "main") };
     let exists = format!("EXISTS (SELECT 1 FROM {other}.{0} AS b WHERE {same_key}", quote(&table.name));
     let values: Vec<String> = table
@@ -157,7 +159,7 @@ impl Comparison {
     ) -> Result<(), Error> {
         let key = table.key.iter().enumerate();
         let same: Vec<String> =
-            key.map(|(at, column)| format!("s.{} IS d.k{}", quote(&column.name), at + 1)).collect();
+            key.map(|(at, column)| format!("{} IS d.k{}", table.key_operand("s.", column), at + 1)).collect();
         let columns: Vec<String> = table.image.iter().map(|name| format!("s.{}", quote(name))).collect();
         let sql = format!(
             "SELECT {} FROM {DIFFERENT} AS d CROSS JOIN {} AS s ON {} WHERE d.tbl = ?1 AND d.kind IN (1, 2) ORDER BY d.id",

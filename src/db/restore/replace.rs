@@ -4,8 +4,10 @@
 use crate::base::{limits, stop::Stop};
 use crate::db::apply::Applier;
 use crate::db::capture::{ChangeLog, install_capture};
+use crate::db::restore::check;
+use crate::db::restore::encoding::match_encoding;
 use crate::db::restore::header::{Rebuilt, keep_wal_mode};
-use crate::db::{error::Error, open};
+use crate::db::{error::Error, open, writable};
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
@@ -43,11 +45,11 @@ pub fn find_damage(path: &Path, look: Look, stop: &Stop) -> Result<Option<String
         let mut connection = open::open(path)?;
         let stop = stop.clone();
         connection.progress_handler(10_000, Some(move || stop.requested()))?;
-        let check = match look {
+        let pragma = match look {
             Look::Pages => "quick_check",
             Look::Everything => "integrity_check",
         };
-        Ok(connection.query_row(&format!("PRAGMA {check}(1)"), [], |row| row.get::<_, String>(0))?)
+        check::verdict(&connection, pragma)
     });
     match verdict {
         Ok(verdict) if verdict == "ok" => Ok(None),
@@ -70,6 +72,7 @@ pub struct Salvage {
 
 impl Salvage {
     pub fn open(damaged: &Path, prepared: &Path, node: u64) -> Result<Salvage, Error> {
+        take_encoding(damaged, prepared)?;
         install_capture(prepared)?;
         let mut found = Salvaged::default();
         let mut rebuilt = None;
@@ -137,6 +140,7 @@ pub fn replace_database(
     stop: &Stop,
     locked: &mut dyn FnMut() -> Result<(), Error>,
 ) -> Result<bool, Error> {
+    take_encoding(path, prepared)?;
     let flags =
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut target = Connection::open_with_flags(path, flags)?;
@@ -192,6 +196,15 @@ pub fn replace_database(
     Ok(true)
 }
 
+/// Gives the prepared database the encoding of the damaged one, if that can be read: an application that has it open knows no
+/// other.
+fn take_encoding(damaged: &Path, prepared: &Path) -> Result<(), Error> {
+    match match_encoding(prepared, damaged) {
+        Err(Error::Corrupt(_)) => Ok(()),
+        other => other,
+    }
+}
+
 fn corrupt_is_known(error: rusqlite::Error) -> Result<(), rusqlite::Error> {
     use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
     match error.sqlite_error_code() {
@@ -214,7 +227,14 @@ fn set_page_size(prepared: &Path, size: i64) -> Result<(), Error> {
     }
     let present: i64 = connection.query_row("PRAGMA page_size", [], |row| row.get(0))?;
     if present != size {
-        connection.execute_batch(&format!("PRAGMA synchronous=OFF; PRAGMA page_size={size}; VACUUM"))?;
+        let sql = format!("PRAGMA synchronous=OFF; PRAGMA page_size={size}; VACUUM");
+        connection.execute_batch(&sql).map_err(|error| match writable::is_of_statement(&error) {
+            true => Error::Mismatch(format!(
+                "its pages have {present} bytes and those of this database {size}, and it cannot be written anew without a function \
+                 or collation of the application's own ({error}): give all nodes one page_size, by an empty db_path on this one"
+            )),
+            false => error.into(),
+        })?;
     }
     Ok(())
 }
@@ -254,5 +274,39 @@ mod tests {
             assert!(replaced.unwrap(), "{name}");
             assert_eq!(scratch.value("SELECT v FROM t"), "'new'", "{name}");
         }
+    }
+
+    /// An application that has its database open could not read one of another encoding.
+    #[test]
+    fn a_database_keeps_its_encoding() {
+        let (_source, stop) = stop::pair();
+        let scratch = Scratch::with_first("encoding-old", "PRAGMA encoding='UTF-8'; CREATE TABLE t(v)");
+        let prepared = Scratch::with_first(
+            "encoding-new",
+            "PRAGMA encoding='UTF-16le'; CREATE TABLE t(v); INSERT INTO t VALUES('größe')",
+        );
+        prepared.app.execute_batch("PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode=DELETE").unwrap();
+        assert!(replace_database(&scratch.path, &prepared.path, &stop, &mut || Ok(())).unwrap());
+        assert_eq!(scratch.value("SELECT v FROM t"), "'größe'");
+        assert_eq!(scratch.value("SELECT encoding FROM pragma_encoding"), "'UTF-8'");
+    }
+
+    /// To give it pages of another size, SQLite would have to make the index anew.
+    #[test]
+    fn an_index_that_only_the_application_can_make_keeps_its_page_size() {
+        let (_source, stop) = stop::pair();
+        let scratch = Scratch::with_first("pages-old", "PRAGMA page_size=1024; CREATE TABLE t(v)");
+        let prepared = Scratch::with_first(
+            "pages-new",
+            "PRAGMA page_size=4096; CREATE TABLE t(v); CREATE INDEX i ON t(v COLLATE RTRIM); PRAGMA writable_schema=ON;
+             UPDATE sqlite_schema SET sql = replace(sql, 'RTRIM', 'mine'); PRAGMA writable_schema=RESET",
+        );
+        prepared.app.execute_batch("PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode=DELETE").unwrap();
+        let error = replace_database(&scratch.path, &prepared.path, &stop, &mut || Ok(())).unwrap_err();
+        assert!(
+            matches!(&error, Error::Mismatch(why) if why.contains("4096 bytes") && why.contains("mine")),
+            "{error}"
+        );
+        assert_eq!(scratch.value("SELECT count(*) FROM t"), "0");
     }
 }

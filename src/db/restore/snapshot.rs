@@ -5,6 +5,8 @@ use crate::base::temporary::Temporary;
 use crate::base::{clock, digest, files, limits};
 use crate::db::apply::aside;
 use crate::db::capture::log_table;
+use crate::db::restore::check::verdict;
+use crate::db::restore::copy::{Copied, copy, rollback_mode};
 use crate::db::{error::Error, open, ours, schema::Schema, state};
 use crate::model::positions::{Position, SeqMap};
 use rusqlite::Connection;
@@ -55,7 +57,7 @@ pub fn make_snapshot(path: &Path, temp_dir: &Path, stamp: &Stamp) -> Result<Made
     }
     let mut file = scratch("snapshot")?;
     let source = open::open(path)?;
-    vacuum_into(&source, file.path())?;
+    let copied = copy(&source, file.path())?;
     drop(source);
     let cleaned = clean(file.path())?;
     if cleaned.schema == Schema::hash_of_nothing() {
@@ -63,9 +65,9 @@ pub fn make_snapshot(path: &Path, temp_dir: &Path, stamp: &Stamp) -> Result<Made
             "the database has no table that could be replicated, and no snapshot is made of it".to_owned(),
         ));
     }
-    if cleaned.slack {
+    if cleaned.slack && copied == Copied::Compact {
         let packed = scratch("snapshot-packed")?;
-        vacuum_into(&Connection::open(file.path())?, packed.path())?;
+        copy(&Connection::open(file.path())?, packed.path())?;
         rollback_mode(&Connection::open(packed.path())?)?;
         file = packed;
     }
@@ -74,27 +76,6 @@ pub fn make_snapshot(path: &Path, temp_dir: &Path, stamp: &Stamp) -> Result<Made
     let size = std::fs::metadata(file.path()).map_err(disk)?.len();
     let Cleaned { positions, streams, schema, unsettled_up_to, .. } = cleaned;
     Ok(Made { file, size, positions, streams, schema, content, unsettled_up_to })
-}
-
-/// Copies the database at `path` as it is into a new file, in one consistent read.
-pub fn copy_database(path: &Path, target: &Path) -> Result<(), Error> {
-    vacuum_into(&open::open(path)?, target)
-}
-
-fn vacuum_into(source: &Connection, target: &Path) -> Result<(), Error> {
-    let text =
-        target.to_str().ok_or_else(|| Error::Other(format!("{target:?}: SQLite needs a path in UTF-8")))?;
-    source.execute("VACUUM INTO ?1", [text])?;
-    Ok(())
-}
-
-fn rollback_mode(connection: &Connection) -> Result<(), Error> {
-    let mode: String = connection.query_row("PRAGMA journal_mode=DELETE", [], |row| row.get(0))?;
-    if mode.eq_ignore_ascii_case("delete") {
-        Ok(())
-    } else {
-        Err(Error::Other(format!("snapshot: journal mode stays {mode}")))
-    }
 }
 
 struct Cleaned {
@@ -160,7 +141,7 @@ fn open_checked(path: &Path, check: &str) -> Result<Connection, Error> {
     drop(file);
     let connection = Connection::open(path)?;
     connection.execute_batch(&format!("PRAGMA cache_size=-{};", limits::PAGE_CACHE_KIB))?;
-    let verdict: String = connection.query_row(&format!("PRAGMA {check}(1)"), [], |row| row.get(0))?;
+    let verdict = verdict(&connection, check)?;
     if verdict != "ok" {
         return Err(Error::Corrupt(format!("the snapshot is damaged: {verdict}")));
     }

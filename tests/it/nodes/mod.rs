@@ -4,6 +4,7 @@ mod cli;
 mod crash;
 mod golden;
 mod hostile;
+mod keys;
 mod lost_streams;
 mod private;
 mod real_data;
