@@ -343,6 +343,20 @@ mod tests {
         }
     }
 
+    /// An earlier version made snapshots of databases without a table: a node with data must not wait for their schema.
+    #[test]
+    fn a_snapshot_without_a_table_counts_as_none() {
+        let with = |schema: &str| {
+            let label = crate::storage::Label { schema: schema.into(), ..Default::default() };
+            Stored { label, ..Stored::default() }
+        };
+        // SHA-256 of nothing.
+        let nothing = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        assert!(!holds_tables(&with(nothing)));
+        assert!(holds_tables(&with("8fd1a3a67028")));
+        assert!(holds_tables(&with("")), "a Go node's tells no schema");
+    }
+
     #[test]
     fn only_the_current_snapshot_has_the_fixed_name() {
         let named = |name: &str| Stored { name: name.into(), ..Stored::default() };
