@@ -1,6 +1,7 @@
 //! A cluster with a key, and somebody who can write to its store.
 
-use crate::support::stores::file_store;
+use crate::support::servers;
+use crate::support::stores::{file_store, s3_config};
 use crate::support::*;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -112,4 +113,36 @@ fn a_cluster_gets_a_key() {
     assert!(listed.contains("another nats.stream_prefix: it is not taken"), "{listed}");
     let output = three.command(&["-list-snapshots"]);
     assert!(!printed(&output).contains("refused"), "{}", printed(&output));
+}
+
+/// A seal lies in an object's headers in NATS, and in its metadata in S3: it comes back whole from both, for kept ones too.
+#[test]
+fn seals_in_nats_and_s3() {
+    let dir = Dir::new("sealed-stores");
+    let nats = Nats::start(&dir);
+    let (server, id, secret) = servers::moto(&dir);
+    let s3 = s3_config(&format!("http://127.0.0.1:{}", server.port), (&id, &secret), "backups", "x");
+    let key = key_file(&dir);
+    for (number, store) in [(1, "[snapshot]\nstore = \"nats\"\n".to_owned()), (2, s3)] {
+        let config =
+            store.replacen("[snapshot]\n", &format!("[snapshot]\nkey_file = {key:?}\nkeep = 2\n"), 1);
+        let prefix = format!("nats.stream_prefix = \"c{number}\"\nnats.subject_prefix = \"s{number}\"\n");
+        let mut node = Node::with_schema(&dir, number, &nats.url(), &format!("{prefix}{config}"), SCHEMA);
+        node.start_ready();
+        for row in 1..=2 {
+            written(&mut node, &format!("INSERT INTO t VALUES({row}, 'x')"));
+            // Kept ones are named by their second.
+            pause(1_100);
+            let saved = node.command(&["-save-snapshot"]);
+            assert!(saved.status.success(), "{}", printed(&saved));
+        }
+        let listed = json(&node.command(&["-list-snapshots", "-json"]));
+        let snapshots = listed["snapshots"].as_array().unwrap();
+        assert_eq!(snapshots.len(), 2, "{listed}");
+        for snapshot in snapshots {
+            assert!(snapshot["refused"].is_null() && snapshot["position"].is_object(), "{listed}");
+            let verified = node.command(&["-verify-snapshot", snapshot["name"].as_str().unwrap()]);
+            assert!(verified.status.success(), "{}", printed(&verified));
+        }
+    }
 }
