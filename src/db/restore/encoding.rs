@@ -3,8 +3,8 @@
 //! written anew in the database's encoding, through values, as VACUUM writes a database anew.
 
 use crate::base::files;
-use crate::base::temporary::Temporary;
 use crate::base::limits;
+use crate::base::temporary::Temporary;
 use crate::db::restore::copy::rollback_mode;
 use crate::db::{error::Error, open, ours, sql::quote, writable};
 use crate::model::value::Value;
