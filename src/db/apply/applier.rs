@@ -1,11 +1,11 @@
 //! The applier: events by the rules, a batch and its checkpoint in one transaction.
 
 use crate::base::limits;
-use crate::db::apply::carry::{Carried, carry_out};
+use crate::db::apply::carry::{Carried, carry_out, delete};
 use crate::db::apply::facts::{Look, gather};
 use crate::db::apply::session::{Applied, Session};
 use crate::db::apply::subject::{Source, Subject};
-use crate::db::apply::{parked, rows};
+use crate::db::apply::{parked, rows::Failure};
 use crate::db::{error::Error, state, table::Table};
 use crate::model::event::{Codec, Event, Malformed};
 use crate::model::fold::{self, Order, Reason};
@@ -287,7 +287,12 @@ impl Applier {
 
     /// Deletes a row that no event speaks of.
     pub(in crate::db) fn delete(&mut self, table: &Table, key: &[Value]) -> Result<(), Error> {
-        self.session.applied.rows += rows::delete(&self.session.connection, table, key)?;
+        match delete(&self.session, table, key) {
+            Ok(rows) => self.session.applied.rows += rows,
+            Err(Failure::Database(error)) => return Err(error),
+            Err(Failure::Misfit(why)) => return Err(Error::Mismatch(why)),
+            Err(Failure::Collides) => {}
+        }
         Ok(())
     }
 }

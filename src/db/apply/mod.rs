@@ -6,6 +6,8 @@ mod carry;
 mod checkpoint;
 mod collisions;
 mod facts;
+pub mod feed;
+mod feed_sql;
 mod marks;
 mod mirrored;
 pub mod parked;
@@ -13,6 +15,7 @@ mod rows;
 mod session;
 mod subject;
 mod touched;
+mod trigger;
 
 pub use applier::{Applier, Incoming};
 pub use rows::is_there;

@@ -1,7 +1,8 @@
 //! The writing session: the one connection that writes into the database while it is replicated, and everything in memory
 //! that stands for contents of the database and must be rolled back with them.
 
-use crate::db::apply::{checkpoint::Checkpointer, collisions, marks::Marks, mirrored, parked};
+use crate::db::apply::{checkpoint::Checkpointer, collisions, feed::Feeds, marks::Marks};
+use crate::db::apply::{mirrored::Mirrored, parked};
 use crate::db::apply::{subject::Source, touched::Touched};
 use crate::db::capture::log_table;
 use crate::db::schema::{self, Schema};
@@ -11,7 +12,7 @@ use crate::model::origin::Origin;
 use crate::model::positions::{Position, SeqMap};
 use rusqlite::{Connection, TransactionBehavior};
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// What a transaction came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,7 +44,6 @@ pub fn ensure_state(path: &Path) -> Result<(), Error> {
 
 pub struct Session {
     pub connection: Connection,
-    path: PathBuf,
     node: u64,
     /// Names of the streams under their numbers.
     streams: Vec<String>,
@@ -57,6 +57,10 @@ pub struct Session {
     pub parked: HashSet<String>,
     /// What the running transaction has come to.
     pub applied: Applied,
+    /// The application's triggers that run on this connection too.
+    pub mirrored: Mirrored,
+    /// Those that only the application may run.
+    feeds: Feeds,
     checkpointer: Checkpointer,
 }
 
@@ -69,7 +73,6 @@ impl Session {
         // application's triggers are off on our connections.
         connection.execute_batch("PRAGMA recursive_triggers=ON")?;
         Ok(Session {
-            path: path.to_path_buf(),
             node,
             streams: streams.to_vec(),
             schema: Schema::default(),
@@ -78,6 +81,8 @@ impl Session {
             marks: Marks::default(),
             parked: parked::tables(&connection)?,
             applied: Applied::default(),
+            mirrored: Mirrored::default(),
+            feeds: Feeds::default(),
             checkpointer: Checkpointer::open(path)?,
             connection,
         })
@@ -108,10 +113,13 @@ impl Session {
     /// Writes what memory has gathered for the database.
     fn write_back(&mut self) -> Result<(), Error> {
         self.marks.write(&self.connection, &self.streams)?;
-        match &mut self.touched {
-            Some(touched) => touched.drop_placeholder(&self.connection),
-            None => Ok(()),
+        if let Some(touched) = &mut self.touched {
+            touched.drop_placeholder(&self.connection)?;
         }
+        if self.feeds.finish(&self.connection)? {
+            self.schema.version = schema::version(&self.connection)?;
+        }
+        Ok(())
     }
 
     fn roll_back(&mut self) -> Result<(), Error> {
@@ -146,6 +154,7 @@ impl Session {
         if let Some(touched) = &mut self.touched {
             touched.catch_up(&self.connection, &self.schema)?;
         }
+        self.feeds.begin(&self.connection)?;
         Ok(changed)
     }
 
@@ -157,7 +166,10 @@ impl Session {
             false => None,
         };
         collisions::prepare(&self.connection, &self.schema)?;
-        mirrored::refresh(&self.connection, &self.path, &self.schema)
+        let fed = self.mirrored.refresh(&mut self.connection, &self.schema)?;
+        self.feeds.refresh(&self.connection, fed)?;
+        self.schema.version = schema::version(&self.connection)?;
+        Ok(())
     }
 
     /// Whether the change log holds a key.
