@@ -15,7 +15,7 @@ mod sql;
 mod state;
 mod table;
 
-pub use apply::{Applier, Incoming, ensure_state};
+pub use apply::{Applier, Incoming, ensure_state, queued};
 pub use capture::{Capture, Change, ChangeLog, install_capture, remove_capture, watch};
 pub use error::Error;
 pub use open::{JournalMode, check_file, prepare, sqlite_version};

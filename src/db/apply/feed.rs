@@ -8,10 +8,11 @@
 
 use crate::base::limits;
 use crate::db::apply::feed_sql::{Fed, Object, QUEUE};
-use crate::db::{error::Error, ours, schema, sql::quote};
+use crate::db::{error::Error, open, ours, schema, sql::quote};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::HashSet;
+use std::path::Path;
 
 const MAIN_OBJECTS: &str = "SELECT name, sql FROM main.sqlite_schema WHERE type IN ('view', 'trigger') \
      AND name GLOB '__harmonylite__feed[^_]*' ORDER BY rowid";
@@ -67,6 +68,11 @@ pub fn pending(connection: &Connection) -> Result<Vec<(String, i64)>, Error> {
         }
     }
     Ok(found)
+}
+
+/// The same for the database at `path`.
+pub fn queued(path: &Path) -> Result<Vec<(String, i64)>, Error> {
+    pending(&open::open(path)?)
 }
 
 /// Whether an object of ours belongs to one of the queues.
@@ -402,16 +408,15 @@ impl Feed {
         if rows == 0 {
             return Ok(vec![]);
         }
-        let mut told = self.try_new(connection)?;
         self.rows += rows;
         self.bytes += bytes;
         if self.rows > limits::FEED_MAX_ROWS || self.bytes > limits::FEED_MAX_BYTES {
             (self.rows, self.bytes) = self.size(connection, 0)?;
         }
         if self.rows > limits::FEED_MAX_ROWS || self.bytes > limits::FEED_MAX_BYTES {
-            told.push(self.give_up(connection)?);
+            return Ok(vec![self.give_up(connection)?]);
         }
-        Ok(told)
+        self.try_new(connection)
     }
 
     fn give_up(&mut self, connection: &Connection) -> Result<String, Error> {

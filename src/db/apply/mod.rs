@@ -18,5 +18,6 @@ mod touched;
 mod trigger;
 
 pub use applier::{Applier, Incoming};
+pub use feed::queued;
 pub use rows::is_there;
 pub use session::{Applied, ensure_state};
