@@ -139,6 +139,18 @@ pub const SNAPSHOT_NAME: &str = "snapshot.db";
 pub const SFTP_HOST_KEYS: &str = "sftp-known-hosts";
 /// Prefix of every table and trigger of ours and of a Go node.
 pub const PREFIX: &str = "__harmonylite__";
+/// What the names of all objects begin with by which the application feeds its virtual tables.
+pub const FEED: &str = "__harmonylite__feed";
+/// The same for the temporary ones with which our connection tries an entry.
+pub const TRIAL: &str = "__harmonylite__trial";
+/// Queued rows that one write of the application runs besides its own.
+pub const FEED_ROWS: usize = 32;
+/// Queued rows of one table; beyond it the index is built anew, or not fed any more.
+pub const FEED_MAX_ROWS: i64 = 50_000;
+/// Bytes of the queued rows' old values, likewise.
+pub const FEED_MAX_BYTES: i64 = 64 << 20;
+/// Transactions of ours in a row that find a queue empty before its hooks are taken away.
+pub const FEED_IDLE: u32 = 20;
 
 /// Time from the start of a session until all pages of the database are checked once.
 pub const CHECK_AFTER: Duration = Duration::from_secs(2);
@@ -157,6 +169,11 @@ pub const PROOF_LOOK: Duration = Duration::from_secs(3);
 pub const RECOVERY_PAUSE: Duration = Duration::from_secs(5);
 /// Damage after this long without any counts as the first; also the longest pause between two recoveries.
 pub const RECOVERED_FOR_GOOD: Duration = Duration::from_secs(3600);
+/// First pause after a worker called the database damaged and SQLite's check did not; the following ones double up to
+/// `UNFOUNDED_MAX`.
+pub const UNFOUNDED_FIRST: Duration = Duration::from_secs(1);
+/// The longest such pause.
+pub const UNFOUNDED_MAX: Duration = Duration::from_secs(300);
 
 /// Copies of one kind (damaged databases, databases before they joined) that are kept beside the database.
 pub const COPIES_KEPT: usize = 3;

@@ -14,9 +14,14 @@ pub fn cleanup(config: &Config, show: Show) -> Result<(), Error> {
         return Err(Error::new(Kind::Missing, format!("{path}: no such file")));
     }
     let _lock = daemon::lock_database(config)?;
+    for (queue, rows) in db::queued(&config.db_path).context(&path)? {
+        log::warn!(
+            "{path}: {rows} entries of {queue} are removed, which a full-text index does not know yet: build that index anew"
+        );
+    }
     let removed = db::cleanup(&config.db_path).context(&path)?;
     show.print(
-        || format!("{path}: removed {} triggers and tables of harmonylite", removed.len()),
+        || format!("{path}: removed {} triggers, tables and views of harmonylite", removed.len()),
         || json!({ "removed": removed }),
     );
     Ok(())

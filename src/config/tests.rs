@@ -203,7 +203,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ("[nats]\nurls = [3]", "FILE: nats.urls = (not all are texts): accepted is a list of texts"),
     (
         "[nats]\nleaf_servers = \"nats://a:b@c\"",
-        "FILE: nats.leaf_servers = \"nats://***@c\": accepted is a list of texts",
+        "FILE: nats.leaf_servers = (hidden: a string): accepted is a list of texts",
     ),
     ("[nats]\nuser_password = 3", "FILE: nats.user_password = (hidden): accepted is a text in quotes"),
     ("[nats]\nstream_prefix = \"a.b\"", "FILE: nats.stream_prefix = \"a.b\": accepted is letters"),

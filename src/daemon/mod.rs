@@ -20,14 +20,12 @@ use crate::snapshot::{self, Recovery};
 use crate::streams;
 use claim::Claim;
 pub use claim::lock_database;
-use open::{Pauses, get_database};
+use open::{Pauses, Unfounded, get_database};
 use session::Session;
 use state::Daemon;
 use std::time::{Duration, Instant};
 use supervise::{End, supervise};
 
-/// How often a failed statement may look like damage where there is none.
-const UNFOUNDED_MAX: u32 = 3;
 /// How long the daemon waits for the workers that outlive the sessions: the leader's lease is given back by one
 /// request.
 const LAST_WORKERS: Duration = Duration::from_secs(1);
@@ -111,7 +109,7 @@ impl Daemon<'_> {
             signals: self.signals.clone(),
             stop: self.stop,
         };
-        let mut unfounded = 0;
+        let mut unfounded = Unfounded::default();
         let mut pauses = Pauses::default();
         loop {
             let Some(database) = get_database(self, &recovery, &mut pauses)? else { return Ok(()) };
@@ -119,8 +117,12 @@ impl Daemon<'_> {
                 End::Stopped | End::Idle => return Ok(()),
                 End::Replaced => log::warn!("{}: is another file now: beginning anew", path.display()),
                 End::Damaged(why) => {
-                    let Some(verdict) = self.examine(why, &mut unfounded) else { continue };
-                    unfounded = 0;
+                    let Some(verdict) = self.examine(&why) else {
+                        if unfounded.wait(&why, self) {
+                            return Ok(());
+                        }
+                        continue;
+                    };
                     if pauses.wait(&self.signals, self.stop) || !recovery.damaged(&verdict) {
                         return Ok(());
                     }
@@ -129,20 +131,13 @@ impl Daemon<'_> {
         }
     }
 
-    /// A worker says that the database is damaged: what SQLite's own check says. `None`: it goes on with it.
-    fn examine(&self, why: String, unfounded: &mut u32) -> Option<String> {
+    /// A worker says that the database is damaged: what SQLite's own check says. `None`: it finds nothing.
+    fn examine(&self, why: &str) -> Option<String> {
         let path = &self.config.db_path;
         match db::find_damage(path, db::Look::Everything, self.stop) {
-            Ok(Some(verdict)) => Some(verdict),
-            // A statement failed, and all is right: it may have been the moment. If that goes on, it was not.
-            Ok(None) if *unfounded < UNFOUNDED_MAX => {
-                *unfounded += 1;
-                log::warn!("{}: {why}, and SQLite's check finds nothing: beginning anew", path.display());
-                None
-            }
-            Ok(None) => Some(why),
+            Ok(found) => found.damage.into_iter().next(),
             Err(error) => {
-                log::warn!("{}: check: {error}", path.display());
+                log::warn!("{}: {why}; check: {error}", path.display());
                 None
             }
         }

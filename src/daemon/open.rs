@@ -47,6 +47,42 @@ impl Pauses {
     }
 }
 
+/// Pauses between sessions when a worker calls the database damaged and SQLite's check does not: recovering it would lose what
+/// is right, and help nothing.
+#[derive(Default)]
+pub struct Unfounded {
+    last: Option<Instant>,
+    next: Duration,
+    said: Once,
+}
+
+impl Unfounded {
+    /// A short pause at first, then longer ones as long as it goes on.
+    fn next(&mut self, now: Instant) -> Duration {
+        let again =
+            self.last.is_some_and(|last| now.saturating_duration_since(last) < limits::RECOVERED_FOR_GOOD);
+        if !again {
+            self.said.forget();
+        }
+        self.next = if again { self.next * 2 } else { limits::UNFOUNDED_FIRST };
+        self.next = self.next.min(limits::UNFOUNDED_MAX);
+        self.last = Some(now + self.next);
+        self.next
+    }
+
+    /// Takes the next pause, which health shows with the reason. True: stopped.
+    pub fn wait(&mut self, why: &str, daemon: &Daemon<'_>) -> bool {
+        let pause = self.next(Instant::now());
+        let text =
+            format!("{why}, and SQLite's check of the database finds nothing: beginning anew after a pause");
+        if self.said.is_news(&text) {
+            log::error!("{}: {text}", daemon.config.db_path.display());
+        }
+        daemon.signals.set_whole(Whole::Waiting(text));
+        daemon.stop.wait(pause)
+    }
+}
+
 /// The database, opened: restored when it is missing or damaged. `None`: stopped.
 pub fn get_database(
     daemon: &Daemon<'_>,
@@ -230,5 +266,20 @@ mod tests {
         pauses.next(start);
         assert!(!pauses.next(start).is_zero());
         assert!(pauses.next(start + limits::RECOVERED_FOR_GOOD * 2).is_zero());
+    }
+
+    #[test]
+    fn a_worker_that_is_wrong_about_damage_is_started_again_ever_later() {
+        let mut now = Instant::now();
+        let mut unfounded = Unfounded::default();
+        let mut seen = vec![];
+        for _ in 0..12 {
+            let pause = unfounded.next(now);
+            now += pause;
+            seen.push(pause);
+        }
+        assert_eq!(seen[..3], [1, 2, 4].map(|n| limits::UNFOUNDED_FIRST * n));
+        assert_eq!(seen[11], limits::UNFOUNDED_MAX);
+        assert_eq!(unfounded.next(now + limits::RECOVERED_FOR_GOOD * 2), limits::UNFOUNDED_FIRST);
     }
 }

@@ -123,8 +123,17 @@ impl Session {
                 return Ok(());
             }
             match db::find_damage(&path, db::Look::Pages, &stop) {
-                Ok(Some(why)) => return Err(Error::new(Kind::Damaged, why)),
-                Ok(None) => {}
+                Ok(found) => {
+                    for warning in &found.warnings {
+                        log::warn!(
+                            "{}: {warning}: searches may miss rows; build that index anew ('rebuild')",
+                            path.display()
+                        );
+                    }
+                    if let Some(why) = found.damage.into_iter().next() {
+                        return Err(Error::new(Kind::Damaged, why));
+                    }
+                }
                 Err(error) => log::debug!("{}: check: {error}", path.display()),
             }
             Ok(())

@@ -38,6 +38,8 @@ impl From<rusqlite::Error> for Error {
         use rusqlite::ErrorCode as Code;
         let text = error.to_string();
         match error.sqlite_error_code() {
+            // What a virtual table says about its own index is no damage of the database.
+            Some(Code::DatabaseCorrupt) if is_of_virtual_table(&error) => Error::Mismatch(text),
             Some(
                 Code::DatabaseBusy
                 | Code::DatabaseLocked
@@ -58,6 +60,11 @@ impl From<rusqlite::Error> for Error {
             _ => Error::Other(text),
         }
     }
+}
+
+fn is_of_virtual_table(error: &rusqlite::Error) -> bool {
+    const CORRUPT_VTAB: i32 = 267;
+    error.sqlite_error().is_some_and(|error| error.extended_code == CORRUPT_VTAB)
 }
 
 impl From<Error> for base::Error {

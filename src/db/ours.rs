@@ -46,9 +46,9 @@ pub fn is_go_programs(name: &str) -> bool {
 /// Drops the triggers and tables that have our prefix and whose names satisfy `which`. Returns the names.
 pub fn drop_prefixed(connection: &Connection, which: impl Fn(&str) -> bool) -> Result<Vec<String>, Error> {
     let prefix = limits::PREFIX;
-    // Triggers before tables, which would take their triggers with them.
+    // Views and triggers before tables, which would take their triggers with them, as views do.
     let sql = format!(
-        "SELECT type, name FROM main.sqlite_schema WHERE type IN ('trigger', 'table') \
+        "SELECT type, name FROM main.sqlite_schema WHERE type IN ('trigger', 'table', 'view') \
          AND substr(name, 1, {}) = {} ORDER BY type DESC",
         prefix.len(),
         literal(prefix)
@@ -58,7 +58,7 @@ pub fn drop_prefixed(connection: &Connection, which: impl Fn(&str) -> bool) -> R
         statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
     let mut removed = vec![];
     for (kind, name) in found.into_iter().filter(|(_, name)| which(name)) {
-        connection.execute_batch(&format!("DROP {kind} {}", quote(&name)))?;
+        connection.execute_batch(&format!("DROP {kind} IF EXISTS {}", quote(&name)))?;
         removed.push(name);
     }
     Ok(removed)

@@ -2,9 +2,9 @@
 
 use crate::base::limits;
 use crate::db::apply::aside::Cause;
-use crate::db::apply::carry::carry_out;
+use crate::db::apply::carry::{carry_out, delete};
 use crate::db::apply::facts::{Gathered, Look, gather};
-use crate::db::apply::rows::{self, Failure};
+use crate::db::apply::rows::Failure;
 use crate::db::apply::session::{Applied, Session};
 use crate::db::apply::subject::{Source, Subject};
 use crate::db::{error::Error, state, table::Table};
@@ -343,7 +343,7 @@ impl Applier {
 
     /// Deletes a row that no event speaks of.
     pub(in crate::db) fn delete(&mut self, table: &Table, key: &[Value]) -> Result<(), Error> {
-        match rows::delete(&self.session.connection, table, key) {
+        match delete(&self.session, table, key) {
             Ok(rows) => self.session.applied.rows += rows,
             Err(Failure::Database(error)) => return Err(error),
             Err(Failure::Refused(why) | Failure::Missing(why)) => return Err(Error::Mismatch(why)),

@@ -2,7 +2,9 @@
 
 use crate::db::apply::rows::{self, Failure};
 use crate::db::apply::{facts::Gathered, session::Session, subject::Subject};
+use crate::db::table::Table;
 use crate::model::fold::{Plan, Row};
+use crate::model::value::Value;
 
 /// Carries out a plan that was made from these facts. (A new incarnation is the caller's business.) If it fails, nothing has
 /// changed.
@@ -60,18 +62,22 @@ fn displace(
 ) -> Result<usize, Failure> {
     let mut rows = 0;
     for at in &plan.displace {
-        rows += rows::delete(&session.connection, &subject.table, &gathered.colliding[*at])?;
+        rows += delete(session, &subject.table, &gathered.colliding[*at])?;
     }
     Ok(rows)
 }
 
+/// Deletes a row.
+pub fn delete(session: &Session, table: &Table, key: &[Value]) -> Result<usize, Failure> {
+    let connection = &session.connection;
+    session.mirrored.guard(connection, &table.name, || rows::delete(connection, table, key))
+}
+
 fn change_row(session: &Session, subject: &Subject<'_>, plan: &Plan) -> Result<usize, Failure> {
-    match plan.row {
+    let connection = &session.connection;
+    session.mirrored.guard(connection, &subject.table.name, || match plan.row {
         Row::Keep => Ok(0),
-        Row::Write => rows::write(&session.connection, subject),
-        Row::Delete => {
-            let key = subject.key_values.iter().copied();
-            rows::delete(&session.connection, &subject.table, key)
-        }
-    }
+        Row::Write => rows::write(connection, subject),
+        Row::Delete => rows::delete(connection, &subject.table, subject.key_values.iter().copied()),
+    })
 }

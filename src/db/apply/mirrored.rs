@@ -1,118 +1,340 @@
-//! Triggers of the application that write only into tables that are not replicated, for example into a full-text index. They
-//! must run for replicated rows too. The application's triggers are off on our connections, but TEMP triggers are not, so
-//! these triggers are copied as TEMP triggers.
+//! Triggers of the application that write only into tables that are not replicated. They must run for replicated rows too. The
+//! application's triggers are off on our connections, but TEMP triggers are not, so those that write ordinary tables are copied
+//! as TEMP triggers. Those that write a virtual table, for example a full-text index, are left to the application (see
+//! [`crate::db::apply::feed`]).
 
-use crate::db::{error::Error, indexes, schema::Schema, sql::quote};
+use crate::db::apply::feed;
+use crate::db::apply::feed_sql::Fed;
+use crate::db::apply::rows::Failure;
+use crate::db::apply::trigger::Trigger;
+use crate::db::{error::Error, indexes, schema::Schema, sql::quote, table::Table};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
-/// Trigger to the tables that it writes.
-type Writes = BTreeMap<String, BTreeSet<String>>;
+/// What the name of a copy begins with.
+const COPY: &str = "app_";
 
-/// Replaces the copies on `connection` by those that the schema asks for.
-pub fn refresh(connection: &Connection, path: &Path, schema: &Schema) -> Result<(), Error> {
-    let mut list = connection
-        .prepare("SELECT name FROM temp.sqlite_schema WHERE type = 'trigger' AND name GLOB 'app_*'")?;
-    let old: Vec<String> = list.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
-    for name in old {
-        connection.execute_batch(&format!("DROP TRIGGER temp.{}", quote(&name)))?;
-    }
-    let sql = "SELECT name, tbl_name, sql FROM main.sqlite_schema WHERE type = 'trigger' AND name NOT GLOB '__harmonylite__*'";
-    let mut list = connection.prepare(sql)?;
-    let triggers: Vec<(String, String, String)> =
-        list.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect::<Result<_, _>>()?;
-    let triggers: Vec<_> =
-        triggers.into_iter().filter(|(_, table, _)| schema.tables.contains_key(table.as_str())).collect();
-    if triggers.is_empty() {
-        return Ok(());
-    }
-    let tables: BTreeSet<&str> = triggers.iter().map(|(_, table, _)| table.as_str()).collect();
-    let writes = writes_of_triggers(path, schema, &tables)?;
-    for (name, _, sql) in &triggers {
-        let Some(targets) = writes.get(name) else { continue };
-        if let Some(refused) = targets.iter().find(|target| schema.refused.contains_key(*target)) {
-            log::debug!(
-                "trigger {name} does not run for replicated rows: table {refused} cannot be written here"
-            );
-            continue;
-        }
-        let replicated = targets.iter().filter(|target| schema.tables.contains_key(target.as_str())).count();
-        if replicated == targets.len() {
-            continue;
-        }
-        if replicated > 0 {
-            log::warn!(
-                "trigger {name} writes into replicated tables and others ({}): for replicated rows the others are not \
-                 written; split it in two",
-                targets.iter().cloned().collect::<Vec<_>>().join(", ")
-            );
-            continue;
-        }
-        if let Err(error) = connection.execute_batch(&as_temporary(name, sql)) {
-            log::warn!("trigger {name} cannot run for replicated rows: {error}");
-        }
-    }
-    Ok(())
+/// What a trigger does, as SQLite compiles it.
+#[derive(Clone, Debug, Default)]
+struct Uses {
+    /// Tables that it writes.
+    writes: BTreeSet<String>,
+    /// Those of them in which it updates or deletes rows.
+    changes: BTreeSet<String>,
+    /// Tables and columns that it reads.
+    reads: BTreeSet<(String, String)>,
 }
 
-/// Which tables each trigger writes, found by letting SQLite compile statements that fire them.
-fn writes_of_triggers(path: &Path, schema: &Schema, tables: &BTreeSet<&str>) -> Result<Writes, Error> {
-    let mut scratch = crate::db::open::open(path)?;
-    scratch.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, true)?;
-    let seen = Arc::new(Mutex::new(Writes::new()));
-    let noted = seen.clone();
-    scratch.authorizer(Some(move |context: AuthContext<'_>| {
-        let table = match context.action {
-            AuthAction::Insert { table_name } | AuthAction::Delete { table_name } => Some(table_name),
-            AuthAction::Update { table_name, .. } => Some(table_name),
-            _ => None,
-        };
-        if let (Some(table), Some(trigger)) = (table, context.accessor)
-            && let Ok(mut noted) = noted.lock()
-        {
-            noted.entry(trigger.to_owned()).or_default().insert(table.to_owned());
+/// What is found out about all triggers.
+#[derive(Debug, Default)]
+struct Examined {
+    uses: BTreeMap<String, Uses>,
+    /// Tables whose statements do not compile, and why.
+    broken: BTreeMap<String, String>,
+}
+
+/// A virtual table.
+struct Virtual {
+    name: String,
+    module: String,
+    /// The table or view whose rows it indexes without keeping them.
+    content: Option<String>,
+}
+
+impl Virtual {
+    /// Whether it can be built anew from another table.
+    fn is_rebuildable(&self) -> bool {
+        self.content.is_some() && matches!(self.module.as_str(), "fts4" | "fts5")
+    }
+}
+
+/// The copies on the applying connection.
+#[derive(Debug, Default)]
+pub struct Mirrored {
+    /// Names and statements of the copies, by table.
+    copies: HashMap<String, Vec<(String, String)>>,
+    /// What was said once.
+    said: RefCell<HashSet<String>>,
+}
+
+impl Mirrored {
+    /// Replaces the copies by those that the schema asks for; returns the tables whose triggers the application must run.
+    pub fn refresh(&mut self, connection: &mut Connection, schema: &Schema) -> Result<Vec<Fed>, Error> {
+        self.copies.clear();
+        for name in copies_on(connection)? {
+            connection.execute_batch(&format!("DROP TRIGGER temp.{}", quote(&name)))?;
         }
-        Authorization::Allow
-    }))?;
-    for name in tables {
-        let Some(table) = schema.tables.get(*name) else { continue };
-        let all: Vec<String> =
-            table.stored().map(|column| format!("{0} = {0}", quote(&column.name))).collect();
-        let quoted = quote(name);
-        for sql in [
-            format!("INSERT INTO {quoted} DEFAULT VALUES"),
-            format!("UPDATE {quoted} SET {}", all.join(", ")),
-            format!("DELETE FROM {quoted}"),
-        ] {
-            if let Err(error) = scratch.prepare(&sql) {
-                log::warn!(
-                    "triggers of table {name} cannot be examined, and do not run for replicated rows: {error}"
+        let triggers = self.triggers(connection, schema)?;
+        if triggers.is_empty() {
+            return Ok(vec![]);
+        }
+        let examined = examine(connection, schema, &triggers)?;
+        for (table, why) in &examined.broken {
+            self.say_once(&format!("triggers of table {table} do not run for replicated rows: {why}"));
+        }
+        let virtuals = virtual_tables(connection)?;
+        let mut fed: BTreeMap<&str, Vec<&Trigger>> = BTreeMap::new();
+        for trigger in &triggers {
+            if examined.broken.contains_key(&trigger.table) {
+                continue;
+            }
+            let Some(uses) = examined.uses.get(&trigger.name) else { continue };
+            if let Some(refused) = uses.writes.iter().find(|target| schema.refused.contains_key(*target)) {
+                log::debug!(
+                    "trigger {} does not run for replicated rows: table {refused} cannot be written here",
+                    trigger.name
                 );
+                continue;
+            }
+            if !self.concerns_only_others(schema, trigger, uses) {
+                continue;
+            }
+            if uses.writes.iter().any(|target| virtuals.contains_key(&target.to_lowercase())) {
+                fed.entry(&trigger.table).or_default().push(trigger);
+            } else {
+                self.copy(connection, trigger);
+            }
+        }
+        let tables = fed.into_iter().filter_map(|(table, triggers)| {
+            Some(plan(schema.tables.get(table)?, &triggers, &examined.uses, &virtuals))
+        });
+        Ok(tables.collect())
+    }
+
+    /// The application's triggers on replicated tables, oldest first.
+    fn triggers(&self, connection: &Connection, schema: &Schema) -> Result<Vec<Trigger>, Error> {
+        let sql = "SELECT name, tbl_name, sql FROM main.sqlite_schema WHERE type = 'trigger' AND name NOT GLOB '__harmonylite__*' \
+                   ORDER BY rowid";
+        let mut list = connection.prepare(sql)?;
+        let rows: Vec<(String, String, String)> = list
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+            .collect::<Result<_, _>>()?;
+        let mut triggers = vec![];
+        for (name, written, sql) in rows {
+            // The statement may write the table's name in another case than the table's own statement.
+            let Some(table) = schema.tables.keys().find(|table| table.eq_ignore_ascii_case(&written)) else {
+                continue;
+            };
+            match Trigger::parse(&name, table, &sql) {
+                Some(trigger) => triggers.push(trigger),
+                None => self.say_once(&format!("trigger {name} cannot run for replicated rows: {sql}")),
+            }
+        }
+        Ok(triggers)
+    }
+
+    /// Whether a trigger writes tables, and only such as are not replicated.
+    fn concerns_only_others(&self, schema: &Schema, trigger: &Trigger, uses: &Uses) -> bool {
+        let replicated =
+            uses.writes.iter().filter(|target| schema.tables.contains_key(target.as_str())).count();
+        if replicated > 0 && replicated < uses.writes.len() {
+            self.say_once(&format!(
+                "trigger {} writes into replicated tables and others ({}): for replicated rows the others are not written; split \
+                 it in two",
+                trigger.name,
+                uses.writes.iter().cloned().collect::<Vec<_>>().join(", ")
+            ));
+        }
+        replicated == 0 && !uses.writes.is_empty()
+    }
+
+    fn copy(&mut self, connection: &Connection, trigger: &Trigger) {
+        let name = format!("{COPY}{}", trigger.name);
+        let sql = trigger.temporary(&name);
+        match connection.execute_batch(&sql) {
+            Ok(()) => self.copies.entry(trigger.table.clone()).or_default().push((name, sql)),
+            Err(why) => {
+                self.say_once(&format!("trigger {} cannot run for replicated rows: {why}", trigger.name));
             }
         }
     }
-    drop(scratch);
-    Ok(seen.lock().map(|writes| writes.clone()).unwrap_or_default())
+
+    /// Writes a row of a table with `write`. If that fails and succeeds without the copies of the triggers, it was one of them: the
+    /// row counts, and the triggers do not run for it.
+    pub fn guard<T>(
+        &self,
+        connection: &Connection,
+        table: &str,
+        write: impl Fn() -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let Some(copies) = self.copies.get(table) else { return write() };
+        connection.execute_batch("SAVEPOINT mirrored")?;
+        let failure = match write() {
+            Ok(done) => {
+                connection.execute_batch("RELEASE mirrored")?;
+                return Ok(done);
+            }
+            Err(failure) => failure,
+        };
+        connection.execute_batch("ROLLBACK TO mirrored")?;
+        if matches!(failure, Failure::Database(Error::Busy | Error::Disk(_) | Error::SchemaChanged)) {
+            connection.execute_batch("RELEASE mirrored")?;
+            return Err(failure);
+        }
+        for (name, _) in copies {
+            connection.execute_batch(&format!("DROP TRIGGER temp.{}", quote(name)))?;
+        }
+        let written = write();
+        for (_, sql) in copies {
+            connection.execute_batch(sql)?;
+        }
+        connection.execute_batch("RELEASE mirrored")?;
+        if written.is_ok() {
+            let names: Vec<&str> =
+                copies.iter().map(|(name, _)| name.strip_prefix(COPY).unwrap_or(name)).collect();
+            self.say_once(&format!(
+                "table {table}: a row of another node was written without the triggers {}, one of which fails: {}",
+                names.join(", "),
+                told(&failure)
+            ));
+        }
+        written
+    }
+
+    fn say_once(&self, text: &str) {
+        if self.said.borrow_mut().insert(text.to_owned()) {
+            log::warn!("{text}");
+        }
+    }
 }
 
-/// `CREATE TRIGGER name rest` as `CREATE TEMP TRIGGER "app_name" rest`. SQLite stores the statement from the name on.
-fn as_temporary(name: &str, sql: &str) -> String {
-    let tokens = indexes::tokens(sql);
-    // The first three tokens are CREATE, TRIGGER and the name. What follows is kept.
-    let rest = tokens.get(2).map_or("", |token| &sql[token.1..]);
-    format!("CREATE TEMP TRIGGER {} {rest}", quote(&format!("app_{name}")))
+fn told(failure: &Failure) -> String {
+    match failure {
+        Failure::Collides => "a value that must be UNIQUE is there".to_owned(),
+        Failure::Refused(why) | Failure::Missing(why) => why.clone(),
+        Failure::Database(error) => error.to_string(),
+    }
+}
+
+fn copies_on(connection: &Connection) -> Result<Vec<String>, Error> {
+    let mut list = connection
+        .prepare("SELECT name FROM temp.sqlite_schema WHERE type = 'trigger' AND name GLOB 'app_*'")?;
+    Ok(list.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?)
+}
+
+/// Finds out what each trigger does, by letting SQLite compile statements that fire them. The hooks that run the queues are
+/// taken away meanwhile: what they name may be gone.
+fn examine(connection: &mut Connection, schema: &Schema, triggers: &[Trigger]) -> Result<Examined, Error> {
+    connection.execute_batch("SAVEPOINT examine")?;
+    let examined = feed::disarm_all(connection).and_then(|()| {
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, true)?;
+        let examined = compile(connection, schema, triggers);
+        connection.authorizer(None::<fn(AuthContext<'_>) -> Authorization>)?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
+        examined
+    });
+    connection.execute_batch("ROLLBACK TO examine; RELEASE examine")?;
+    examined
+}
+
+fn compile(connection: &mut Connection, schema: &Schema, triggers: &[Trigger]) -> Result<Examined, Error> {
+    let seen = Arc::new(Mutex::new(BTreeMap::<String, Uses>::new()));
+    let noted = seen.clone();
+    connection.authorizer(Some(move |context: AuthContext<'_>| {
+        if let (Some(trigger), Ok(mut noted)) = (context.accessor, noted.lock()) {
+            note(noted.entry(trigger.to_owned()).or_default(), &context.action);
+        }
+        Authorization::Allow
+    }))?;
+    let mut broken = BTreeMap::new();
+    let tables: BTreeSet<&str> = triggers.iter().map(|trigger| trigger.table.as_str()).collect();
+    for name in tables {
+        let Some(table) = schema.tables.get(name) else { continue };
+        let all: Vec<String> =
+            table.stored().map(|column| format!("{0} = {0}", quote(&column.name))).collect();
+        let place = format!("main.{}", quote(name));
+        let statements = [
+            format!("INSERT INTO {place} DEFAULT VALUES"),
+            format!("UPDATE {place} SET {}", all.join(", ")),
+            format!("DELETE FROM {place}"),
+        ];
+        if let Err(why) = statements.iter().try_for_each(|sql| connection.prepare(sql).map(drop)) {
+            broken.insert(name.to_owned(), why.to_string());
+        }
+    }
+    let uses = seen.lock().map(|uses| uses.clone()).unwrap_or_default();
+    Ok(Examined { uses, broken })
+}
+
+fn note(uses: &mut Uses, action: &AuthAction<'_>) {
+    match action {
+        AuthAction::Insert { table_name } => {
+            uses.writes.insert((*table_name).to_owned());
+        }
+        AuthAction::Delete { table_name } | AuthAction::Update { table_name, .. } => {
+            uses.writes.insert((*table_name).to_owned());
+            uses.changes.insert((*table_name).to_owned());
+        }
+        AuthAction::Read { table_name, column_name } => {
+            uses.reads.insert(((*table_name).to_owned(), (*column_name).to_owned()));
+        }
+        _ => {}
+    }
+}
+
+/// The virtual tables by their names in lower case.
+fn virtual_tables(connection: &Connection) -> Result<HashMap<String, Virtual>, Error> {
+    let sql = "SELECT l.name, s.sql FROM pragma_table_list AS l JOIN main.sqlite_schema AS s ON s.name = l.name \
+               WHERE l.schema = 'main' AND l.type = 'virtual'";
+    let mut statement = connection.prepare(sql)?;
+    let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+    let rows: Vec<(String, String)> = rows.collect::<Result<_, _>>()?;
+    Ok(rows.into_iter().map(|(name, sql)| (name.to_lowercase(), described(name, &sql))).collect())
+}
+
+fn described(name: String, sql: &str) -> Virtual {
+    let words: Vec<String> =
+        indexes::tokens(sql).iter().map(|token| sql[token.0..token.1].to_lowercase()).collect();
+    let after = |word: &str| words.iter().position(|w| w == word).map(|at| at + 1);
+    let word = |at: usize| words.get(at).map_or("", |word| word.trim_matches(['"', '\'', '`', '[', ']']));
+    let module = after("using").map_or(String::new(), |at| word(at).to_owned());
+    let content = after("content").filter(|at| word(*at) == "=").map(|at| word(at + 1).to_owned());
+    Virtual { name, module, content: content.filter(|content| !content.is_empty()) }
+}
+
+/// How the triggers of one table are to be run by the application.
+fn plan(
+    table: &Arc<Table>,
+    triggers: &[&Trigger],
+    uses: &BTreeMap<String, Uses>,
+    virtuals: &HashMap<String, Virtual>,
+) -> Fed {
+    let used = || triggers.iter().filter_map(|trigger| uses.get(&trigger.name));
+    let targets: BTreeSet<String> =
+        used().flat_map(|uses| &uses.writes).map(|name| name.to_lowercase()).collect();
+    let written: Vec<&Virtual> = targets.iter().filter_map(|name| virtuals.get(name)).collect();
+    let rebuildable: Vec<&&Virtual> = written.iter().filter(|index| index.is_rebuildable()).collect();
+    // A row that such an index is told to delete or change, it reads from the table.
+    let reads_table = |index: &&&Virtual| {
+        used().flat_map(|uses| &uses.changes).any(|name| name.eq_ignore_ascii_case(&index.name))
+    };
+    let needs = |column: &str| {
+        let read = used().flat_map(|uses| &uses.reads);
+        let mut read = read.filter(|(from, _)| from.eq_ignore_ascii_case(&table.name));
+        let of = |trigger: &&Trigger| trigger.of.iter().any(|name| name.eq_ignore_ascii_case(column));
+        read.any(|(_, name)| name.eq_ignore_ascii_case(column))
+            || triggers.iter().any(of)
+            || table.key.iter().any(|key| key.name.eq_ignore_ascii_case(column))
+    };
+    let columns = table.columns.iter().map(|column| column.name.clone()).filter(|name| needs(name)).collect();
+    // SQLite runs the newest trigger first, and those before the row is written before the others.
+    let newest_first = || triggers.iter().rev().map(|trigger| (*trigger).clone());
+    let (before, after): (Vec<Trigger>, Vec<Trigger>) = newest_first().partition(|trigger| trigger.before);
+    Fed {
+        table: table.clone(),
+        triggers: before.into_iter().chain(after).collect(),
+        columns,
+        indexes: written.iter().map(|index| index.name.clone()).collect(),
+        can_rebuild: rebuildable.len() == targets.len(),
+        must_rebuild: rebuildable.iter().any(|index| reads_table(index)),
+        rebuildable: rebuildable.iter().map(|index| index.name.clone()).collect(),
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    #[test]
-    fn statements_become_temporary() {
-        let sql = "CREATE TRIGGER [my trigger] AFTER INSERT ON t BEGIN SELECT 1; END";
-        let expected = "CREATE TEMP TRIGGER \"app_my trigger\"  AFTER INSERT ON t BEGIN SELECT 1; END";
-        assert_eq!(super::as_temporary("my trigger", sql), expected);
-    }
-}
+#[path = "mirrored_tests.rs"]
+mod tests;

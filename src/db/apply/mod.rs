@@ -9,6 +9,8 @@ mod carry;
 mod checkpoint;
 mod collisions;
 mod facts;
+pub mod feed;
+mod feed_sql;
 mod marks;
 mod mirrored;
 mod renewal;
@@ -16,7 +18,9 @@ mod rows;
 mod session;
 mod subject;
 mod touched;
+mod trigger;
 
 pub use applier::{Applier, Incoming};
+pub use feed::queued;
 pub use rows::is_there;
 pub use session::{Applied, ensure_state};

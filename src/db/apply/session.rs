@@ -2,8 +2,8 @@
 //! that stands for contents of the database and must be rolled back with them.
 
 use crate::db::apply::aside::{self, Aside};
-use crate::db::apply::{checkpoint::Checkpointer, collisions, marks::Marks, mirrored};
-use crate::db::apply::{renewal::Renewal, subject::Source, touched::Touched};
+use crate::db::apply::{checkpoint::Checkpointer, collisions, feed::Feeds, marks::Marks};
+use crate::db::apply::{mirrored::Mirrored, renewal::Renewal, subject::Source, touched::Touched};
 use crate::db::capture::log_table;
 use crate::db::schema::{self, Schema};
 use crate::db::{error::Error, open, sql::quote, state, table::Table};
@@ -12,7 +12,7 @@ use crate::model::origin::Origin;
 use crate::model::positions::{Position, SeqMap};
 use crate::model::value::Value;
 use rusqlite::{Connection, TransactionBehavior};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 /// What a transaction came to.
@@ -45,7 +45,6 @@ pub fn ensure_state(path: &Path) -> Result<(), Error> {
 
 pub struct Session {
     pub connection: Connection,
-    path: PathBuf,
     node: u64,
     /// Names of the streams under their numbers.
     pub streams: Vec<String>,
@@ -63,6 +62,10 @@ pub struct Session {
     begun: Instant,
     /// What the running transaction has come to.
     pub applied: Applied,
+    /// The application's triggers that run on this connection too.
+    pub mirrored: Mirrored,
+    /// Those that only the application may run.
+    feeds: Feeds,
     checkpointer: Checkpointer,
 }
 
@@ -77,7 +80,6 @@ impl Session {
         let mut aside = Aside::default();
         aside.load(&connection)?;
         Ok(Session {
-            path: path.to_path_buf(),
             node,
             streams: streams.to_vec(),
             schema: Schema::default(),
@@ -89,6 +91,8 @@ impl Session {
             tells_refused: false,
             begun: Instant::now(),
             applied: Applied::default(),
+            mirrored: Mirrored::default(),
+            feeds: Feeds::default(),
             checkpointer: Checkpointer::open(path)?,
             connection,
         })
@@ -123,10 +127,13 @@ impl Session {
     /// Writes what memory has gathered for the database.
     fn write_back(&mut self) -> Result<(), Error> {
         self.marks.write(&self.connection, &self.streams, self.origin)?;
-        match &mut self.touched {
-            Some(touched) => touched.drop_placeholder(&self.connection),
-            None => Ok(()),
+        if let Some(touched) = &mut self.touched {
+            touched.drop_placeholder(&self.connection)?;
         }
+        if self.feeds.finish(&self.connection)? {
+            self.schema.version = schema::version(&self.connection)?;
+        }
+        Ok(())
     }
 
     fn roll_back(&mut self) -> Result<(), Error> {
@@ -160,6 +167,7 @@ impl Session {
         if let Some(touched) = &mut self.touched {
             touched.catch_up(&self.connection, &self.schema)?;
         }
+        self.feeds.begin(&self.connection)?;
         Ok(changed)
     }
 
@@ -177,7 +185,10 @@ impl Session {
             false => None,
         };
         collisions::prepare(&self.connection, &self.schema)?;
-        mirrored::refresh(&self.connection, &self.path, &self.schema)
+        let fed = self.mirrored.refresh(&mut self.connection, &self.schema)?;
+        self.feeds.refresh(&self.connection, fed)?;
+        self.schema.version = schema::version(&self.connection)?;
+        Ok(())
     }
 
     /// Whether the change log holds a key.

@@ -4,7 +4,7 @@
 use crate::base::{limits, stop::Stop};
 use crate::db::apply::Applier;
 use crate::db::capture::{ChangeLog, install_capture};
-use crate::db::restore::check;
+use crate::db::restore::check::{Findings, Look, check};
 use crate::db::restore::encoding::match_encoding;
 use crate::db::restore::header::{Rebuilt, keep_wal_mode};
 use crate::db::{error::Error, open, writable};
@@ -30,32 +30,18 @@ pub struct Salvaged {
     pub unreadable: usize,
 }
 
-/// How closely to look for damage.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Look {
-    /// Can every page be read?
-    Pages,
-    /// Do indexes agree with their tables, too? Takes several times as long.
-    Everything,
-}
-
-/// Why the database is damaged; `None` when it is not, or when the search, which reads all of it, was stopped.
-pub fn find_damage(path: &Path, look: Look, stop: &Stop) -> Result<Option<String>, Error> {
-    let verdict = open::check_file(path).and_then(|()| {
+/// What SQLite's check says about the database at `path`: nothing when the search, which reads all of it, was stopped.
+pub fn find_damage(path: &Path, look: Look, stop: &Stop) -> Result<Findings, Error> {
+    let found = open::check_file(path).and_then(|()| {
         let mut connection = open::open(path)?;
-        let stop = stop.clone();
-        connection.progress_handler(10_000, Some(move || stop.requested()))?;
-        let pragma = match look {
-            Look::Pages => "quick_check",
-            Look::Everything => "integrity_check",
-        };
-        check::verdict(&connection, pragma)
+        let token = stop.clone();
+        connection.progress_handler(10_000, Some(move || token.requested()))?;
+        check(&connection, look)
     });
-    match verdict {
-        Ok(verdict) if verdict == "ok" => Ok(None),
-        Ok(why) | Err(Error::Corrupt(why)) => Ok(Some(why.replace('\n', " "))),
-        Err(_) if stop.requested() => Ok(None),
-        Err(error) => Err(error),
+    match found {
+        Err(Error::Corrupt(why)) => Ok(Findings { damage: vec![why], warnings: vec![] }),
+        _ if stop.requested() => Ok(Findings::default()),
+        found => found,
     }
 }
 

@@ -3,9 +3,9 @@
 
 use crate::base::temporary::Temporary;
 use crate::base::{clock, digest, files, limits};
-use crate::db::apply::aside;
+use crate::db::apply::{aside, feed};
 use crate::db::capture::log_table;
-use crate::db::restore::check::verdict;
+use crate::db::restore::check::{Look, check};
 use crate::db::restore::copy::{Copied, copy, rollback_mode};
 use crate::db::{error::Error, open, ours, schema::Schema, state};
 use crate::model::positions::{Position, SeqMap};
@@ -107,7 +107,11 @@ fn clean(path: &Path) -> Result<Cleaned, Error> {
     let schema = Schema::read(&connection)?.hash.to_string();
     state::create(&connection)?;
     let any_aside = !aside::is_empty(&connection)?;
-    ours::drop_prefixed(&connection, |name| name != state::TABLE && !(any_aside && name == aside::TABLE))?;
+    // What the application has not run yet, the index in the snapshot lacks too: the queue goes along, with what runs it.
+    let queues = feed::pending(&connection)?;
+    ours::drop_prefixed(&connection, |name| {
+        name != state::TABLE && !(any_aside && name == aside::TABLE) && !feed::belongs_to(name, &queues)
+    })?;
     let positions = state::positions(&connection)?;
     let streams = state::generation(&connection)?;
     let pages: i64 = connection.query_row("PRAGMA page_count", [], |row| row.get(0))?;
@@ -130,8 +134,8 @@ pub fn holds_unsettled(path: &Path, limit: i64) -> Result<bool, Error> {
     Ok(limit != 0 && log_table::exists(&connection)? && log_table::any_unsettled(&connection, limit)?)
 }
 
-/// Opens a downloaded file, if it is a database and passes SQLite's own check (`quick_check` or `integrity_check`).
-fn open_checked(path: &Path, check: &str) -> Result<Connection, Error> {
+/// Opens a downloaded file, if it is a database and passes SQLite's own check.
+fn open_checked(path: &Path, look: Look) -> Result<Connection, Error> {
     let mut header = [0; 16];
     let mut file = File::open(path).map_err(|e| Error::Disk(format!("{}: {e}", path.display())))?;
     let read = std::io::Read::read_exact(&mut file, &mut header);
@@ -141,9 +145,12 @@ fn open_checked(path: &Path, check: &str) -> Result<Connection, Error> {
     drop(file);
     let connection = Connection::open(path)?;
     connection.execute_batch(&format!("PRAGMA cache_size=-{};", limits::PAGE_CACHE_KIB))?;
-    let verdict = verdict(&connection, check)?;
-    if verdict != "ok" {
-        return Err(Error::Corrupt(format!("the snapshot is damaged: {verdict}")));
+    let found = check(&connection, look)?;
+    if let Some(first) = found.damage.first() {
+        return Err(Error::Corrupt(format!("the snapshot is damaged: {first}")));
+    }
+    for warning in found.warnings {
+        log::info!("the snapshot holds an index that its own check dislikes: {warning}");
     }
     Ok(connection)
 }
@@ -161,7 +168,7 @@ pub struct Inside {
 
 /// Checks a downloaded snapshot as thoroughly as SQLite can.
 pub fn inspect_snapshot(path: &Path) -> Result<Inside, Error> {
-    let connection = open_checked(path, "integrity_check")?;
+    let connection = open_checked(path, Look::Everything)?;
     let schema = Schema::read(&connection)?;
     let positions = if state::exists(&connection)? { state::positions(&connection)? } else { SeqMap::new() };
     Ok(Inside { positions, tables: schema.tables.len(), schema: schema.hash.to_string() })
@@ -173,10 +180,12 @@ pub fn positions_of(path: &Path) -> Result<SeqMap, Error> {
     if state::exists(&connection)? { state::positions(&connection) } else { Ok(SeqMap::new()) }
 }
 
-/// Checks a downloaded snapshot as thoroughly as SQLite can, and leaves nothing of ours in it.
+/// Checks a downloaded snapshot as thoroughly as SQLite can, and leaves nothing of ours in it but what feeds an index.
 pub fn strip_snapshot(path: &Path) -> Result<(), Error> {
-    let connection = open_checked(path, "integrity_check")?;
-    ours::drop_prefixed(&connection, |_| true)?;
+    let connection = open_checked(path, Look::Everything)?;
+    // A queue stays until the application has run it: without it, the index would never know those rows.
+    let queues = feed::pending(&connection)?;
+    ours::drop_prefixed(&connection, |name| !feed::belongs_to(name, &queues))?;
     rollback_mode(&connection)
 }
 
@@ -191,9 +200,12 @@ pub struct Ready {
 
 /// Checks a downloaded snapshot and makes it this node's: it gets an incarnation of its own and loses what was its maker's.
 pub fn make_ready(path: &Path) -> Result<Ready, Error> {
-    let connection = open_checked(path, "quick_check")?;
+    let connection = open_checked(path, Look::Pages)?;
     let schema = Schema::read(&connection)?.hash.to_string();
-    ours::drop_prefixed(&connection, |name| !aside::TABLES.contains(&name) && name != state::TABLE)?;
+    let queues = feed::pending(&connection)?;
+    ours::drop_prefixed(&connection, |name| {
+        name != state::TABLE && !aside::TABLES.contains(&name) && !feed::belongs_to(name, &queues)
+    })?;
     let known = state::exists(&connection)?;
     state::create(&connection)?;
     aside::create(&connection)?;
