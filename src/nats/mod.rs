@@ -20,6 +20,7 @@ mod wire;
 
 pub use connection::Connection;
 pub use consume::{Consumer, Pull, Step};
+pub use dial::cryptography;
 pub use error::Error;
 #[cfg(test)]
 pub use jetstream::StreamState;

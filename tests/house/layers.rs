@@ -8,8 +8,8 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
     &[(
         "base",
         &[
-            "child", "clock", "digest", "error", "files", "limits", "logger", "once", "random", "retry",
-            "secret", "stop", "worker",
+            "child", "clock", "digest", "error", "files", "limits", "logger", "md5", "once", "random",
+            "retry", "secret", "stop", "worker",
         ],
     )],
     &[
