@@ -26,6 +26,8 @@ pub const PULL_SILENCE: Duration = Duration::from_secs(15);
 pub const SHARDS: usize = 64;
 /// Columns of an event: as many as SQLite's tables have at most, unless it was compiled with another limit.
 pub const EVENT_COLUMNS: usize = 2_000;
+/// Bytes of a name in an event: of a table, a column or a schema's hash. A table with a longer name is not replicated.
+pub const EVENT_NAME: usize = 1_000;
 /// Bytes of decoded values that one apply transaction takes; one larger event still passes alone.
 pub const APPLY_BYTES: usize = 8 << 20;
 /// Events in one apply transaction.

@@ -18,5 +18,8 @@ pub mod worker;
 pub use error::{Error, Kind};
 
 #[cfg(test)]
+#[path = "mutants_tests.rs"]
+pub mod mutants;
+#[cfg(test)]
 #[path = "scratch_tests.rs"]
 pub mod scratch;

@@ -367,6 +367,22 @@ mod tests {
     }
 
     #[test]
+    fn mutants_of_leases_are_no_lease_or_one_that_is_read_the_same_again() {
+        let claims = [(1, 1_700_000_000_000), (u64::MAX, i64::MIN), (0, 0)];
+        let valid = claims.map(|(node_id, timestamp)| (LEADER.encode)(&Claim { node_id, timestamp }));
+        // Deep nesting, which no change makes by chance.
+        let nested = [[0x81; 100_000].to_vec(), [0xc1; 100_000].to_vec()];
+        assert!(nested.iter().all(|bytes| (LEADER.decode)(bytes).is_none()));
+        crate::base::mutants::each("leases", &valid, |mutant| {
+            if let Some(claim) = (LEADER.decode)(mutant) {
+                assert_eq!((LEADER.decode)(&(LEADER.encode)(&claim)), Some(claim));
+                let mut seen = Seen::default();
+                assert!(!seen.expired(claim.node_id, Duration::ZERO, UPLOAD_TTL));
+            }
+        });
+    }
+
+    #[test]
     fn a_rival_waits_until_a_revision_is_old_as_seen_by_itself() {
         let (ttl, start) = (Duration::from_secs(9), Duration::from_secs(100));
         let mut seen = Seen::default();
