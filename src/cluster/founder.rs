@@ -36,6 +36,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn mutants_of_founders_name_nobody_or_the_same_again() {
+        let valid = [0, 3, u64::MAX].map(|node| (FOUNDER.encode)(&node));
+        crate::base::mutants::each("founders", &valid, |mutant| {
+            if let Some(node) = (FOUNDER.decode)(mutant) {
+                assert_eq!((FOUNDER.decode)(&(FOUNDER.encode)(&node)), Some(node));
+            }
+        });
+    }
+
+    #[test]
     fn the_value_names_the_node() {
         assert_eq!((FOUNDER.encode)(&3), br#"{"node_id":3}"#);
         assert_eq!((FOUNDER.decode)(br#"{"node_id":3,"since":"later versions may say more"}"#), Some(3));

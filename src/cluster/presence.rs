@@ -137,6 +137,19 @@ mod tests {
     }
 
     #[test]
+    fn mutants_of_presence_name_somebody_in_a_line_or_nobody() {
+        let valid = [
+            br#"{"id":"0123456789abcdef","host":"h","database":"/x (process 7)"}"#.to_vec(),
+            "{\"id\":\"\u{1b}[2J\",\"host\":\"a\\u0000b\",\"database\":\"x\\n\"}".into(),
+        ];
+        crate::base::mutants::each("presence", &valid, |mutant| {
+            if let Some(other) = somebody_else(mutant, "me") {
+                assert!(!other.contains(char::is_control) && other.chars().count() <= 410, "{other:?}");
+            }
+        });
+    }
+
+    #[test]
     fn a_daemon_speaks_at_once_and_then_once_an_interval() {
         let start = Instant::now();
         let mut times = Times::default();

@@ -56,6 +56,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn mutants_of_proofs_are_none_or_are_read_the_same_again() {
+        let valid = [(3, 1_795_526_100_000), (u64::MAX, 0)].map(|(node, time_ms)| {
+            (PROVEN.encode)(&Proof { node, digest: "SHA-256=x".into(), time_ms, messages: u64::MAX })
+        });
+        // Years of four digits: others are read and not written.
+        let written = 0..253_402_300_800_000;
+        crate::base::mutants::each("proofs", &valid, |mutant| {
+            if let Some(proof) = (PROVEN.decode)(mutant).filter(|proof| written.contains(&proof.time_ms)) {
+                assert_eq!((PROVEN.decode)(&(PROVEN.encode)(&proof)), Some(proof));
+            }
+        });
+    }
+
+    #[test]
     fn proofs_and_back() {
         let proof = Proof { node: 3, digest: "SHA-256=x".into(), time_ms: 1_795_526_100_000, messages: 7 };
         let bytes = (PROVEN.encode)(&proof);

@@ -144,6 +144,16 @@ mod tests {
     }
 
     #[test]
+    fn mutants_of_numbers_of_shards_name_somebody_in_a_line_or_nobody() {
+        let (one, valid) = (shards(1), [shards(2).hello.into_bytes(), shards(64).hello.into_bytes()]);
+        crate::base::mutants::each("numbers of shards", &valid, |mutant| {
+            if let Some(other) = one.disagreement(mutant) {
+                assert!(!other.contains(char::is_control) && other.chars().count() <= 200, "{other:?}");
+            }
+        });
+    }
+
+    #[test]
     fn those_who_agree_speak_once_a_connection() {
         let (mut shards, start) = (shards(1), Instant::now());
         assert!(shards.is_to_speak(1, start));

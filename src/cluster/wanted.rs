@@ -121,6 +121,20 @@ mod tests {
     use crate::storage::{Label, Seal};
 
     #[test]
+    fn mutants_of_requests_ask_for_nothing_or_for_a_bounded_thing_that_is_read_the_same_again() {
+        let positions = |count: u64| (0..count).map(|n| (format!("stream-{n}"), n)).collect();
+        let valid = [(3, 2, "SHA-256=x"), (u64::MAX, 64, ""), (0, 0, "y")].map(|(node, count, instead)| {
+            (WANTED.encode)(&Wanted::new(node, positions(count), instead.to_owned()))
+        });
+        crate::base::mutants::each("requests for snapshots", &valid, |mutant| {
+            let Some(wanted) = (WANTED.decode)(mutant) else { return };
+            assert!(wanted.positions.len() <= limits::SHARDS && wanted.instead_of.chars().count() <= 200);
+            assert_eq!((WANTED.decode)(&(WANTED.encode)(&wanted)).as_ref(), Some(&wanted));
+            assert!(wanted.and(Some(wanted.clone())).asks_the_same(&wanted));
+        });
+    }
+
+    #[test]
     fn what_serves() {
         let map =
             |pairs: &[(&str, u64)]| -> SeqMap { pairs.iter().map(|(n, s)| ((*n).to_owned(), *s)).collect() };

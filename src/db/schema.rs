@@ -168,6 +168,11 @@ impl Schema {
 
 fn read_table(connection: &Connection, name: &str, without_rowid: bool) -> Result<Found, Error> {
     let columns = read_columns(connection, name)?;
+    let names = columns.iter().map(|column| &*column.name).chain([name]);
+    if names.map(str::len).max() > Some(limits::EVENT_NAME) {
+        let why = format!("its name or that of a column is longer than {} bytes", limits::EVENT_NAME);
+        return Ok(Found::LeftOut(why));
+    }
     let (of_key, unique): (Vec<_>, Vec<_>) =
         indexes::list(connection, name)?.into_iter().partition(|index| index.of_primary_key);
     let key_index = of_key.first();
@@ -396,6 +401,15 @@ mod tests {
         assert_eq!(key(&schema, "a\"b"), ["x y"]);
         assert_eq!(key(&schema, "1"), ["rowid"]);
         assert!(schema.tables.contains_key("таблица") && schema.tables.contains_key("sqlitex"));
+    }
+
+    /// Other nodes refuse events with longer names.
+    #[test]
+    fn a_table_with_a_name_longer_than_an_event_may_hold_is_left_out() {
+        let (most, more) = ("n".repeat(limits::EVENT_NAME), "n".repeat(limits::EVENT_NAME + 1));
+        assert!(read(&format!("CREATE TABLE {most}(a PRIMARY KEY, {most})")).tables.contains_key(&*most));
+        assert!(read(&format!("CREATE TABLE {more}(a PRIMARY KEY)")).leaves_out(&more));
+        assert!(read(&format!("CREATE TABLE t(a PRIMARY KEY, {more})")).leaves_out("t"));
     }
 
     #[test]

@@ -173,7 +173,7 @@ impl Event {
     /// Reads an event, and is as lenient as the Go program's decoder: keys in any case and order, unknown keys, map lengths that
     /// are not announced.
     pub fn decode(bytes: &[u8]) -> Result<Event, Malformed> {
-        let mut cursor = Cursor(bytes);
+        let mut cursor = Cursor { rest: bytes, times: 0 };
         let mut node = None;
         let mut body = None;
         cursor.map(|cursor, key| {
@@ -289,20 +289,24 @@ impl Columns {
 
 // ---- reading
 
-struct Cursor<'a>(&'a [u8]);
+struct Cursor<'a> {
+    rest: &'a [u8],
+    /// Times so far. Each is written out as text, which takes a hundred times as long as reading a number.
+    times: usize,
+}
 
 impl<'a> Cursor<'a> {
     fn pull(&mut self) -> Result<Header, Malformed> {
-        let mut decoder = Decoder::from(self.0);
+        let mut decoder = Decoder::from(self.rest);
         let header = decoder.pull().map_err(|_| Malformed("truncated or invalid CBOR".into()))?;
-        self.0 = &self.0[decoder.offset()..];
+        self.rest = &self.rest[decoder.offset()..];
         Ok(header)
     }
 
     fn take(&mut self, length: usize) -> Result<&'a [u8], Malformed> {
         let (taken, rest) =
-            self.0.split_at_checked(length).ok_or_else(|| Malformed("truncated CBOR".into()))?;
-        self.0 = rest;
+            self.rest.split_at_checked(length).ok_or_else(|| Malformed("truncated CBOR".into()))?;
+        self.rest = rest;
         Ok(taken)
     }
 
@@ -333,10 +337,15 @@ impl<'a> Cursor<'a> {
     /// The name whose head was just read; copied only if it comes in segments.
     fn name(&mut self, length: Option<usize>) -> Result<Cow<'a, str>, Malformed> {
         let broken = || Malformed("a name is not UTF-8".into());
-        match length {
+        let name = match length {
             Some(length) => std::str::from_utf8(self.take(length)?).map(Cow::Borrowed).map_err(|_| broken()),
             None => String::from_utf8(self.bytes(None)?).map(Cow::Owned).map_err(|_| broken()),
+        }?;
+        if name.len() > limits::EVENT_NAME {
+            let (length, most) = (name.len(), limits::EVENT_NAME);
+            return malformed(format!("a name of {length} bytes; {most} at most are accepted"));
         }
+        Ok(name)
     }
 
     fn unsigned(&mut self) -> Result<u64, Malformed> {
@@ -421,6 +430,11 @@ impl<'a> Cursor<'a> {
             Header::Simple(22 | 23) => return Ok(Value::Null),
             other => return malformed(format!("a time holds {other:?}")),
         };
+        // No row has more, unless one of its columns comes again and again.
+        self.times += 1;
+        if self.times > limits::EVENT_COLUMNS {
+            return malformed(format!("more than {} times", limits::EVENT_COLUMNS));
+        }
         // Years outside 0..9999 have no four-digit form.
         Ok(Value::text(&clock::go_text(seconds.clamp(-62_167_219_200, 253_402_300_799))))
     }
@@ -447,11 +461,11 @@ impl<'a> Cursor<'a> {
             return Ok(());
         }
         loop {
-            let before = self.0;
+            let before = self.rest;
             if matches!(self.pull()?, Header::Break) {
                 return Ok(());
             }
-            self.0 = before;
+            self.rest = before;
             self.skip(depth - 1)?;
         }
     }
@@ -497,7 +511,7 @@ impl Codec {
             return Event::decode(payload);
         }
         // The size of the plain text is not always announced, so a buffer that is too small is tried again with a larger one.
-        let mut capacity = (payload.len() * 4).max(4096);
+        let mut capacity = (payload.len() * 4).clamp(4096, limits::MESSAGE_BYTES);
         loop {
             match self.decompressor.decompress(payload, capacity) {
                 Ok(plain) => return Event::decode(&plain),
@@ -513,3 +527,7 @@ impl Codec {
 #[cfg(test)]
 #[path = "event_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "event_hostile_tests.rs"]
+mod hostile_tests;

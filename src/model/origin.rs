@@ -57,6 +57,19 @@ mod tests {
     }
 
     #[test]
+    fn mutants_of_message_ids_are_of_others_or_are_read_the_same_again() {
+        let origin = Origin { node: u64::MAX, incarnation: 0x00ab_cdef_0123_4567 };
+        let valid = [origin.message_id(i64::MAX, 0), origin.message_id(-1, 3), "1-0000000000000000-0".into()];
+        let valid = valid.map(String::into_bytes);
+        crate::base::mutants::each("message ids", &valid, |mutant| {
+            let text = String::from_utf8_lossy(mutant);
+            if let Some((origin, id)) = Origin::parse_message_id(&text) {
+                assert_eq!(Origin::parse_message_id(&origin.message_id(id, 0)), Some((origin, id)), "{text}");
+            }
+        });
+    }
+
+    #[test]
     fn ids_of_others_are_not_ours() {
         for other in [
             "",

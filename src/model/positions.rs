@@ -34,19 +34,29 @@ pub fn read(path: &Path) -> Found {
     match std::fs::read(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Found::Missing,
         Err(error) => Found::Damaged(error.to_string()),
-        Ok(bytes) if bytes.is_empty() => Found::Map(SeqMap::new()),
-        Ok(bytes) => match ciborium::from_reader(bytes.as_slice()) {
-            Ok(map) => Found::Map(map),
-            Err(error) => Found::Damaged(error.to_string()),
-        },
+        Ok(bytes) => decode(&bytes),
+    }
+}
+
+fn decode(bytes: &[u8]) -> Found {
+    if bytes.is_empty() {
+        return Found::Map(SeqMap::new());
+    }
+    match ciborium::from_reader(bytes) {
+        Ok(map) => Found::Map(map),
+        Err(error) => Found::Damaged(error.to_string()),
     }
 }
 
 /// Writes the file whole: temporary name, sync, rename.
 pub fn write(path: &Path, map: &SeqMap) -> std::io::Result<()> {
+    files::write_atomically(path, &encode(map)?)
+}
+
+fn encode(map: &SeqMap) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     ciborium::into_writer(map, &mut bytes).map_err(std::io::Error::other)?;
-    files::write_atomically(path, &bytes)
+    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -70,6 +80,23 @@ mod tests {
         std::fs::write(&path, [bytes.as_slice(), b"rest of an older, longer file"].concat()).unwrap();
         assert_eq!(read(&path), Found::Map(map));
         std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn mutants_of_sequence_maps_are_damaged_or_maps_that_are_read_the_same_again() {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/golden");
+        let read_golden = |name: &str| std::fs::read(golden.join(name)).unwrap();
+        let ours = SeqMap::from([("s-1".to_owned(), u64::MAX), ("s-2".to_owned(), 0), (String::new(), 24)]);
+        let valid =
+            [read_golden("seq-map.cbor"), read_golden("seq-map-4-shards.cbor"), encode(&ours).unwrap()];
+        assert!(valid.iter().all(|bytes| matches!(decode(bytes), Found::Map(map) if !map.is_empty())));
+        let deep = [[0x81; 100_000], [0xc1; 100_000], [0xbb; 100_000]];
+        assert!(deep.iter().all(|bytes| matches!(decode(bytes), Found::Damaged(_))));
+        crate::base::mutants::each("sequence maps", &valid, |mutant| match decode(mutant) {
+            Found::Map(map) => assert_eq!(decode(&encode(&map).unwrap()), Found::Map(map)),
+            Found::Damaged(_) => {}
+            Found::Missing => panic!("bytes are not missing"),
+        });
     }
 
     #[test]

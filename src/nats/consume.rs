@@ -373,6 +373,36 @@ mod tests {
     }
 
     #[test]
+    fn mutants_of_deliveries_come_in_order_or_end_the_consumer() {
+        let blocks =
+            ["NATS/1.0 100 Idle\r\nNats-Last-Consumer: 1\r\n\r\n", "NATS/1.0 404 No Messages\r\n\r\n"];
+        let more =
+            ["NATS/1.0 408 Request Timeout\r\nNats-Pending-Messages: 7\r\n\r\n", "NATS/1.0\r\nA: b\r\n\r\n"];
+        let blocks =
+            [blocks, more].concat().iter().map(|block| block.as_bytes().to_vec()).collect::<Vec<_>>();
+        crate::base::mutants::each_seed("deliveries", |mutator| {
+            let (mut deliveries, mut last, now) = (deliveries(), PULL.start - 1, Instant::now());
+            for number in 1..=4 {
+                let good = delivery(number, number + 4).reply.unwrap_or_default().into_bytes();
+                let reply = if mutator.below(3) > 0 { good } else { mutator.mutant(&[good]) };
+                let mut message = message(Some(String::from_utf8_lossy(&reply).into_owned()), "");
+                if mutator.below(3) == 0 {
+                    message.headers = Headers::parse(&mutator.mutant(&blocks));
+                }
+                match deliveries.take(message, now) {
+                    Step::Item(item) => {
+                        assert!(item.seq > last);
+                        last = item.seq;
+                    }
+                    Step::Nothing => {}
+                    Step::Rebuild(why) => return assert!(!why.is_empty()),
+                }
+                assert!(deliveries.to_ask_for() <= PULL.batch);
+            }
+        });
+    }
+
+    #[test]
     fn a_heartbeat_shows_deliveries_that_were_dropped() {
         let (mut deliveries, now) = (deliveries(), Instant::now());
         deliveries.take(delivery(1, 5), now);

@@ -287,9 +287,13 @@ fn tls_failed(error: &dyn std::fmt::Display) -> Error {
     Error::Permanent(format!("TLS: {error}"))
 }
 
+/// The cryptography of every TLS connection of ours.
+pub fn cryptography() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
 fn tls_config(auth: &Auth) -> Result<Arc<rustls::ClientConfig>, Error> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider)
+    let builder = rustls::ClientConfig::builder_with_provider(cryptography())
         .with_safe_default_protocol_versions()
         .map_err(|error| tls_failed(&error))?
         .with_root_certificates(roots(auth)?);

@@ -261,6 +261,33 @@ mod tests {
     }
 
     #[test]
+    fn mutants_of_answers_are_errors_or_can_be_used() {
+        let valid = [
+            r#"{"type":"pub_ack","stream":"S","seq":5,"duplicate":true,"domain":"d"}"#,
+            r#"{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 3"},"seq":7}"#,
+            r#"{"type":"stream_info","config":{"name":"S","max_msgs":-1},"created":"2024-07-01T12:00:00.1Z",
+                "state":{"messages":3,"first_seq":1,"last_seq":18446744073709551615,"subjects":{"a":1}}}"#,
+            r#"{"message":{"subject":"s","seq":3,"hdrs":"TkFUUy8xLjANCkE6IGINCg0K","data":"aGk=",
+                "time":"2024-07-01T12:00:00.123456789Z"}}"#,
+        ];
+        let valid = valid.map(|text| text.as_bytes().to_vec());
+        crate::base::mutants::each("answers of JetStream", &valid, |mutant| {
+            let answer = Message { payload: mutant.to_vec(), ..message("") };
+            assert!(ack(&answer).is_ok_and(|ack| ack.seq > 0) || ack(&answer).is_err());
+            if let Ok(info) = parse::<StreamInfo>(&answer) {
+                let wanted = changed(&json!({}), &[("config", info.config.clone())]);
+                assert_eq!(wanted.unwrap_or_default()["config"], info.config);
+            }
+            if let Ok(answer) = parse::<Value>(&answer)
+                && let Ok(stored) = serde_json::from_value::<Stored>(answer["message"].clone())
+            {
+                let (_, _) = (stored.headers(), stored.data());
+                let _ = crate::base::clock::parse(&stored.time);
+            }
+        });
+    }
+
+    #[test]
     fn a_rejected_publish_is_never_an_acknowledgement() {
         for (bad, transient) in [
             (

@@ -20,6 +20,7 @@ mod wire;
 
 pub use connection::Connection;
 pub use consume::{Consumer, Pull, Step};
+pub use dial::cryptography;
 pub use error::Error;
 #[cfg(test)]
 pub use jetstream::StreamState;
@@ -38,3 +39,7 @@ pub fn nuid() -> String {
     let random: [u8; 22] = crate::base::random::random_bytes();
     random.iter().map(|byte| char::from(DIGITS[usize::from(*byte) % 62])).collect()
 }
+
+#[cfg(test)]
+#[path = "mutants_tests.rs"]
+mod mutants_tests;

@@ -68,7 +68,9 @@ impl Client {
             .max_idle_age(limits::HTTP_IDLE);
         if url.starts_with("https://") {
             let roots = RootCerts::Specific(Arc::new(authorities(ca_file)?));
-            config = config.tls_config(TlsConfig::builder().root_certs(roots).build());
+            let cryptography = crate::nats::cryptography();
+            let tls = TlsConfig::builder().root_certs(roots).unversioned_rustls_crypto_provider(cryptography);
+            config = config.tls_config(tls.build());
         }
         Ok(Client { agent: config.build().new_agent() })
     }

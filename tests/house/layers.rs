@@ -16,6 +16,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
             "files",
             "limits",
             "logger",
+            "md5",
             "once",
             "random",
             "retry",

@@ -3,10 +3,10 @@
 use super::credentials::Keys;
 use super::dialect::Refusal;
 use super::sigv4::{self, Signable};
+use crate::base::md5::{Md5, md5};
 use crate::base::{clock, digest, limits};
 use crate::storage::http::{Body, Client, Request, Response, escape_path};
 use crate::storage::{Error, Upload};
-use md5::{Digest as _, Md5};
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
@@ -83,7 +83,7 @@ impl Piece {
             left -= count as u64;
         }
         let sha256 = data_encoding::HEXLOWER.encode(sha256.finish().as_ref());
-        Ok(Piece { offset, length, sha256, md5: data_encoding::BASE64.encode(&md5.finalize()) })
+        Ok(Piece { offset, length, sha256, md5: data_encoding::BASE64.encode(&md5.finish()) })
     }
 }
 
@@ -192,7 +192,7 @@ impl Bucket {
         match call.payload {
             Payload::Piece(_, piece) => headers.push(("content-md5".to_owned(), piece.md5.clone())),
             Payload::Bytes(bytes) if !bytes.is_empty() => {
-                headers.push(("content-md5".to_owned(), data_encoding::BASE64.encode(&Md5::digest(bytes))));
+                headers.push(("content-md5".to_owned(), data_encoding::BASE64.encode(&md5(bytes))));
             }
             _ => {}
         }

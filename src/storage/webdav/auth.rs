@@ -2,7 +2,6 @@
 
 use crate::base::secret::Secret;
 use data_encoding::{BASE64, HEXLOWER};
-use md5::{Digest as _, Md5};
 
 /// The user that the requests are made for.
 #[derive(Clone, Debug, Default)]
@@ -98,7 +97,7 @@ impl Digest {
         if self.sha256 {
             crate::base::digest::hex_sha256(text.as_bytes())
         } else {
-            HEXLOWER.encode(&Md5::digest(text.as_bytes()))
+            HEXLOWER.encode(&crate::base::md5::md5(text.as_bytes()))
         }
     }
 

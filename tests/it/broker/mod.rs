@@ -3,6 +3,7 @@
 mod client;
 mod forged;
 mod hostile;
+mod malformed;
 mod own_server;
 mod strangers;
 mod tls;
