@@ -96,6 +96,8 @@
 //!   to be an older copy takes a new one.
 //! - **origin**: a node and an incarnation: who published an event.
 //! - **straggler**: an event that reached its stream after a later one of its origin; nobody folds it.
+//! - **queue** (of a full-text index): rows that other nodes changed and that the application has not run its triggers for yet;
+//!   its next write does, through **hooks**, which are triggers that exist only while a queue holds something.
 //! - **parked**: an event that waits on a node for a table or column that the application has not created there yet.
 //! - **whole**: a node is whole when its database holds all that the streams and snapshots brought. One that is not never leads.
 //! - **gap**: messages that a stream no longer holds and that a node has not folded: only a snapshot helps.
