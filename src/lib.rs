@@ -99,6 +99,8 @@
 //! - **set aside**: an event that this database cannot use, kept whole beside it. It **waits** for a table or column that the
 //!   application has not created here yet, and later ones of its row wait after it; or it was **refused**: SQLite does not take it.
 //! - **late**: an event that was set aside and is applied after events that follow it in its stream.
+//! - **queue** (of a full-text index): rows that other nodes changed and that the application has not run its triggers for yet;
+//!   its next write does, through **hooks**, which are triggers that exist only while a queue holds something.
 //! - **whole**: a node is whole when its database holds all that the streams and snapshots brought. One that is not never leads.
 //! - **gap**: messages that a stream no longer holds and that a node has not folded: only a snapshot helps.
 //! - **leader**: the node that makes the snapshots. **founder**: the node whose rows were the cluster's first state.

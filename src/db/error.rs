@@ -97,6 +97,16 @@ mod tests {
     }
 
     #[test]
+    fn what_a_virtual_table_says_of_its_index_is_no_damage() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch("CREATE VIRTUAL TABLE f USING fts5(v, content='')").unwrap();
+        let unknown = "INSERT INTO f(f, rowid, v) VALUES('delete', 1, 'never inserted')";
+        let error = connection.execute_batch(unknown).unwrap_err();
+        assert_eq!(error.sqlite_error().unwrap().extended_code, 267);
+        assert!(matches!(Error::from(error), Error::Mismatch(_)));
+    }
+
+    #[test]
     fn every_variant_has_its_kind_above() {
         for (error, kind) in [
             (Error::Busy, Kind::Waiting),

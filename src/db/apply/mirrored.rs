@@ -330,7 +330,7 @@ fn plan(
         columns,
         indexes: written.iter().map(|index| index.name.clone()).collect(),
         can_rebuild: rebuildable.len() == targets.len(),
-        must_rebuild: rebuildable.iter().any(|index| reads_table(index)),
+        must_rebuild: rebuildable.iter().any(reads_table),
         rebuildable: rebuildable.iter().map(|index| index.name.clone()).collect(),
     }
 }
