@@ -85,10 +85,13 @@ fn text(text: &str) -> Value {
 const ONE: Value = Value::Integer(1);
 const TWO: Value = Value::Integer(2);
 
+/// Column names and values.
+type Columns<'a> = &'a [(&'a str, Value)];
+
 /// Each of these once ended the daemon, or stopped the table.
 #[test]
 fn a_row_that_sqlite_refuses_is_set_aside_alone() {
-    let cases: [(&str, &str, &[(&str, Value)]); 9] = [
+    let cases: [(&str, &str, Columns<'_>); 9] = [
         ("text for an integer key", "t(k INTEGER PRIMARY KEY, v)", &[("k", text("x")), ("v", ONE)]),
         (
             "a fraction for an integer key",

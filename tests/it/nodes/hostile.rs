@@ -82,6 +82,29 @@ fn messages() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
+/// What `-set-aside -json` shows.
+fn listed(node: &Node) -> serde_json::Value {
+    let shown = node.command(&["-set-aside", "-json"]);
+    assert_eq!(shown.status.code(), Some(0), "{shown:?}");
+    serde_json::from_slice(&shown.stdout).unwrap()
+}
+
+/// A person mends one table, and gives up the other row.
+fn a_person_mends_and_gives_up(two: &Node, mended: &str, given_up: &str) {
+    two.sql("DROP TABLE n; CREATE TABLE n(id INTEGER PRIMARY KEY, v)");
+    let tried = two.command(&["-set-aside", "retry", mended, "-json"]);
+    assert_eq!(tried.status.code(), Some(0), "{tried:?}");
+    assert_eq!(serde_json::from_slice::<serde_json::Value>(&tried.stdout).unwrap()["applied"], 1);
+    assert_eq!(value(two, "SELECT count(*) FROM n WHERE id = 1"), "Integer(1)");
+    let shown = two.command(&["-set-aside", "show", given_up]);
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("datatype mismatch"), "{shown:?}");
+    let dropped = two.command(&["-set-aside", "drop", "all"]);
+    assert_eq!(dropped.status.code(), Some(0), "{dropped:?}");
+    assert_eq!(String::from_utf8_lossy(&two.command(&["-set-aside"]).stdout), "nothing is set aside\n");
+    assert_eq!(two.command(&["-set-aside", "show", "1"]).status.code(), Some(1));
+    assert_eq!(two.command(&["-set-aside", "mend"]).status.code(), Some(2));
+}
+
 /// Nodes whose tables differ: what one publishes, the other cannot use as it is, each row in another way.
 #[test]
 fn nodes_with_different_tables_go_on_and_show_what_they_cannot_use() {
@@ -118,13 +141,8 @@ fn nodes_with_different_tables_go_on_and_show_what_they_cannot_use() {
         "INSERT INTO m VALUES(1, 'a', 'w'); INSERT INTO new VALUES(1, 'n'); INSERT INTO t VALUES(1, 'x')",
     );
     two.sql("INSERT INTO t VALUES(2, 'y'); INSERT INTO m VALUES(2, 'b')");
-    let json = |node: &Node| -> serde_json::Value {
-        let shown = node.command(&["-set-aside", "-json"]);
-        assert_eq!(shown.status.code(), Some(0), "{shown:?}");
-        serde_json::from_slice(&shown.stdout).unwrap()
-    };
     let held = wait_for("all is set aside", 20, || {
-        let held = json(&two);
+        let held = listed(&two);
         (held.as_array().unwrap().len() == 4).then_some(held)
     });
     let of =
@@ -145,25 +163,13 @@ fn nodes_with_different_tables_go_on_and_show_what_they_cannot_use() {
     // A restart changes nothing: the messages are not read again, and the node is as it was.
     assert_eq!(two.stop(), 0);
     two.start_ready();
-    assert_eq!(json(&two).as_array().unwrap().len(), 4);
+    assert_eq!(listed(&two).as_array().unwrap().len(), 4);
     // The migration arrives; nothing else happens.
     two.sql("ALTER TABLE m ADD COLUMN w; CREATE TABLE new(id INTEGER PRIMARY KEY, v)");
-    wait_for("what waited is applied", 10, || (json(&two).as_array().unwrap().len() == 2).then_some(()));
+    wait_for("what waited is applied", 10, || (listed(&two).as_array().unwrap().len() == 2).then_some(()));
     assert_eq!(value(&two, "SELECT count(*) FROM m WHERE id = 1 AND w = 'w'"), "Integer(1)");
     assert_eq!(value(&two, "SELECT count(*) FROM new WHERE v = 'n'"), "Integer(1)");
-    // A person mends one table, and gives up the other row.
-    two.sql("DROP TABLE n; CREATE TABLE n(id INTEGER PRIMARY KEY, v)");
-    let tried = two.command(&["-set-aside", "retry", &of("n")["id"].to_string(), "-json"]);
-    assert_eq!(tried.status.code(), Some(0), "{tried:?}");
-    assert_eq!(serde_json::from_slice::<serde_json::Value>(&tried.stdout).unwrap()["applied"], 1);
-    assert_eq!(value(&two, "SELECT count(*) FROM n WHERE id = 1"), "Integer(1)");
-    let shown = two.command(&["-set-aside", "show", &of("k")["id"].to_string()]);
-    assert!(String::from_utf8_lossy(&shown.stdout).contains("datatype mismatch"), "{shown:?}");
-    let dropped = two.command(&["-set-aside", "drop", "all"]);
-    assert_eq!(dropped.status.code(), Some(0), "{dropped:?}");
-    assert_eq!(String::from_utf8_lossy(&two.command(&["-set-aside"]).stdout), "nothing is set aside\n");
-    assert_eq!(two.command(&["-set-aside", "show", "1"]).status.code(), Some(1));
-    assert_eq!(two.command(&["-set-aside", "mend"]).status.code(), Some(2));
+    a_person_mends_and_gives_up(&two, &of("n")["id"].to_string(), &of("k")["id"].to_string());
     wait_for("health", 5, || (health(port).1["status"] == "healthy").then_some(()));
     one.assert_alive();
     two.assert_alive();
@@ -215,8 +221,7 @@ fn no_message_of_a_hostile_publisher_stops_a_node_or_its_application() {
             format!("Integer({})", 2 * (round + 1))
         );
         for node in [&mut one, &mut two] {
-            let shown = node.command(&["-set-aside", "-json"]);
-            let held: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+            let held = listed(node);
             assert_eq!(held.as_array().unwrap().len(), messages().len(), "{held}");
             node.assert_alive();
             let (_, peak) = node.memory();
