@@ -16,7 +16,7 @@ pub const RESTORED: &str = "restored";
 pub const SCHEMA_HASH: &str = "schema_hash";
 
 /// Kind of the numbers about what is set aside.
-pub const ASIDE: &str = "aside";
+const ASIDE: &str = "aside";
 const INCARNATION: &str = "incarnation";
 
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS __harmonylite__state(kind TEXT NOT NULL, name TEXT NOT NULL, value, \
