@@ -31,6 +31,9 @@ pub struct Options {
 /// Longest time until the thread looks again whether it should end.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// A connection that held for this long is no failed try.
+const STEADY: Duration = Duration::from_secs(5);
+
 /// Everything that the thread owns.
 pub struct Keeper {
     shared: Arc<Shared>,
@@ -52,14 +55,17 @@ impl Keeper {
         while !self.finished() {
             match self.connect() {
                 Some(link) => {
-                    backoff.reset();
+                    let begun = Instant::now();
                     let why = self.serve(link);
+                    let held = begun.elapsed() >= STEADY;
                     self.outage = Outage::new(Instant::now());
                     self.shared.lock().disconnected(&why);
                     self.shared.notify();
                     if !self.finished() && !self.options.quiet {
                         log::warn!("lost the connection to NATS: {why}; reconnecting");
                     }
+                    // A server that lets us in and cuts the connection at once is not asked again without a pause.
+                    if held { backoff.reset() } else { self.pause(backoff.pause()) }
                 }
                 None => self.pause(backoff.pause()),
             }

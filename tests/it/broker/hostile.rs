@@ -67,6 +67,21 @@ fn garbage_and_closed_connections_lead_to_another_try() {
 }
 
 #[test]
+fn a_server_that_lets_us_in_and_cuts_is_asked_ever_more_rarely() {
+    let count = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let seen = count.clone();
+    let url = server(move |_, mut stream| {
+        seen.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        log_in(&mut stream);
+    });
+    let _connection = connect_with(&url, Auth::default());
+    pause(5_000);
+    // Pauses of 50 ms at least, doubling: the seventh connection comes after 3 s at the earliest.
+    let count = count.load(std::sync::atomic::Ordering::Relaxed);
+    assert!((2..=7).contains(&count), "{count} connections in 5 s");
+}
+
+#[test]
 fn control_lines_in_pieces() {
     let url = server(|_, mut stream| {
         for byte in INFO {
