@@ -83,13 +83,6 @@ impl Mirrored {
                 continue;
             }
             let Some(uses) = examined.uses.get(&trigger.name) else { continue };
-            if let Some(refused) = uses.writes.iter().find(|target| schema.refused.contains_key(*target)) {
-                log::debug!(
-                    "trigger {} does not run for replicated rows: table {refused} cannot be written here",
-                    trigger.name
-                );
-                continue;
-            }
             if !self.concerns_only_others(schema, trigger, uses) {
                 continue;
             }
