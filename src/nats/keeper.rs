@@ -32,7 +32,7 @@ pub struct Options {
 const LOOK: Duration = Duration::from_secs(1);
 
 /// A connection that held for this long is no failed try.
-const STEADY: Duration = Duration::from_secs(5);
+const STEADY: Duration = Duration::from_secs(1);
 
 /// Everything that the thread owns.
 pub struct Keeper {
