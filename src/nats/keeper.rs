@@ -31,8 +31,8 @@ pub struct Options {
 /// Longest time until the thread looks again whether it should end.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// A connection that held for this long is no failed try.
-const STEADY: Duration = Duration::from_secs(1);
+/// A connection that ends sooner counts as a failed try: otherwise a server that cuts each at once would be asked without a pause.
+const STEADY: Duration = Duration::from_millis(200);
 
 /// Everything that the thread owns.
 pub struct Keeper {
@@ -64,7 +64,6 @@ impl Keeper {
                     if !self.finished() && !self.options.quiet {
                         log::warn!("lost the connection to NATS: {why}; reconnecting");
                     }
-                    // A server that lets us in and cuts the connection at once is not asked again without a pause.
                     if held { backoff.reset() } else { self.pause(backoff.pause()) }
                 }
                 None => self.pause(backoff.pause()),
