@@ -356,7 +356,9 @@ fn verb(parser: &mut Parser) -> Result<Verb, String> {
         ("drop", _, Some(which)) => Some(Verb::Drop(which)),
         _ => None,
     };
-    verb.ok_or_else(|| format!("-set-aside {word} {}: {ACCEPTED}", number.unwrap_or_default()))
+    verb.ok_or_else(|| {
+        format!("-set-aside {}: {ACCEPTED}", number.map_or(word.clone(), |number| format!("{word} {number}")))
+    })
 }
 
 /// The name that follows a flag, unless another flag follows; then the current snapshot's name.

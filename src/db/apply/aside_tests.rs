@@ -3,6 +3,7 @@
 use super::*;
 use crate::db::apply::{Applied, Applier, Incoming};
 use crate::db::capture::ChangeLog;
+use crate::db::restore::{Stamp, make_ready, make_snapshot};
 use crate::db::scratch::Scratch;
 use crate::model::event::{Event, Kind};
 use crate::model::origin::Origin;
@@ -292,6 +293,34 @@ fn a_person_drops_what_is_set_aside() {
     // A number is not given again.
     peer.take(&[("k", text("x"))]);
     assert_eq!(peer.held()[0].id, 4);
+}
+
+#[test]
+fn a_snapshot_carries_what_waits_on_its_maker() {
+    let mut peer = Peer::new("carried", "CREATE TABLE other(k INTEGER PRIMARY KEY)");
+    peer.take(&[("k", ONE), ("v", text("a"))]);
+    peer.take(&[("v", ONE)]);
+    let dir = crate::base::files::parent(&peer.scratch.path);
+    let made = make_snapshot(&peer.scratch.path, &dir, &Stamp::default()).unwrap();
+    make_ready(made.file.path()).unwrap();
+    assert_eq!(list(made.file.path()).unwrap().len(), 2);
+    // Who starts from it migrates later.
+    let path = made.file.path();
+    rusqlite::Connection::open(path)
+        .unwrap()
+        .execute_batch("CREATE TABLE t(k INTEGER PRIMARY KEY, v)")
+        .unwrap();
+    let mut applier = Applier::open(path, 8, &["s-1".to_owned()]).unwrap();
+    applier.apply(&[]).unwrap();
+    while applier.has_more() {
+        applier.apply(&[]).unwrap();
+    }
+    let sql = "SELECT group_concat(k || coalesce(v, '-'), ' ') FROM t";
+    let rows: String =
+        rusqlite::Connection::open(path).unwrap().query_row(sql, [], |row| row.get(0)).unwrap();
+    assert_eq!(rows, "1a");
+    let left = list(path).unwrap();
+    assert_eq!((left.len(), left[0].state), (1, State::Refused), "it has no key");
 }
 
 #[test]
