@@ -2,7 +2,7 @@
 
 use crate::base::limits;
 use crate::db::apply::applier::{Applier, Outcome, no_event, refused};
-use crate::db::apply::aside::{self, Cause, Held, SetAside};
+use crate::db::apply::aside::{self, Cause, Held, SetAside, State};
 use crate::db::apply::rows::{self, Failure};
 use crate::db::apply::subject::{Source, Subject};
 use crate::db::error::Error;
@@ -53,6 +53,10 @@ impl Applier {
         if next.is_empty() {
             self.tried = None;
         }
+        if next.iter().any(|held| held.state == State::Again) {
+            // Another process has marked them: they count as waiting now.
+            self.session.aside.load(&self.session.connection)?;
+        }
         let decode = |held: Held| {
             let event = self.codec.unpack(&held.payload);
             (held, event)
@@ -91,6 +95,10 @@ impl Applier {
 
     /// True when it is dealt with.
     fn try_one(&mut self, held: &Held, event: Result<Event, Malformed>) -> Result<bool, Error> {
+        if !self.session.aside.holds(&self.session.connection, held)? {
+            // A person has just dropped it.
+            return Ok(false);
+        }
         let cause = match event {
             Err(why) => no_event(&why),
             Ok(event) => match self.fold_late(held, &event)? {

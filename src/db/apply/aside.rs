@@ -34,6 +34,7 @@ const OLDEST: &str =
     "SELECT id, length(payload) FROM __harmonylite__set_aside WHERE state = ?1 ORDER BY id LIMIT 1";
 const SIZES: &str =
     "SELECT count(*), coalesce(sum(length(payload)), 0) FROM __harmonylite__set_aside WHERE state ";
+const HOLDS: &str = "SELECT 1 FROM __harmonylite__set_aside WHERE id = ?1";
 const COUNT: &str = "SELECT count(*) FROM __harmonylite__set_aside";
 const OF_TABLES: &str = "SELECT tbl, state = 1, count(*) FROM __harmonylite__set_aside GROUP BY tbl, state = 1 ORDER BY 1, 2 LIMIT 50";
 const TRIED_AGAIN: &str = "SELECT 1 FROM __harmonylite__set_aside WHERE state = 2 LIMIT 1";
@@ -301,6 +302,11 @@ impl Aside {
     pub fn waits(&self, connection: &Connection, row: (&str, &[u8]), before: i64) -> Result<bool, Error> {
         let query = params![row.0, row.1, before];
         Ok(self.any_waits() && connection.prepare_cached(WAITS)?.exists(query)?)
+    }
+
+    /// Whether an event is still set aside.
+    pub fn holds(&self, connection: &Connection, held: &Held) -> Result<bool, Error> {
+        Ok(connection.prepare_cached(HOLDS)?.exists([held.id])?)
     }
 
     /// Whether a person asked for something to be tried again.

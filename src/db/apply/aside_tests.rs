@@ -278,6 +278,24 @@ fn what_was_refused_is_tried_again_when_a_person_asks() {
     peer.look();
     assert_eq!(peer.rows(), "'1{'");
     assert!(peer.held().is_empty());
+    // The counts are right after that: a later event of a row still waits after one that waits.
+    peer.take(&[("k", TWO), ("v", text("a")), ("w", ONE)]);
+    peer.take(&[("k", TWO), ("v", text("b"))]);
+    assert_eq!(peer.states(), [State::Waiting; 2]);
+}
+
+#[test]
+fn what_a_person_drops_while_it_is_tried_again_is_not_applied() {
+    let mut peer = Peer::new("dropped", "CREATE TABLE t(k INTEGER PRIMARY KEY, v)");
+    peer.take(&[("k", ONE), ("v", text("a")), ("w", ONE)]);
+    peer.write("ALTER TABLE t ADD COLUMN w");
+    peer.applier.look().unwrap();
+    let again = peer.applier.decode_aside().unwrap();
+    assert_eq!((again.len(), discard(&peer.scratch.path, Which::All).unwrap()), (1, 1));
+    peer.applier
+        .in_transaction(|applier| applier.try_again(Some(0), again, std::time::Instant::now()))
+        .unwrap();
+    assert_eq!(peer.rows(), "NULL");
 }
 
 #[test]
