@@ -53,7 +53,7 @@ pub fn write(connection: &Connection, subject: &Subject<'_>) -> Result<usize, Fa
     if !subject.has_null_key() {
         return Ok(run(&sql.upsert)?);
     }
-    refuse_without_rowid(subject)?;
+    refuse_null(subject)?;
     // NULL in a key conflicts with nothing, so the row is looked for first.
     match run(&sql.update_null_key)? {
         0 => Ok(run(&sql.insert)?),
@@ -61,9 +61,10 @@ pub fn write(connection: &Connection, subject: &Subject<'_>) -> Result<usize, Fa
     }
 }
 
-fn refuse_without_rowid(subject: &Subject<'_>) -> Result<(), Failure> {
-    if subject.table.keyed == Keyed::WithoutRowid {
-        return Err(Failure::Refused("NULL in the key of a table WITHOUT ROWID".to_owned()));
+/// For NULL as a rowid SQLite would choose one, on each node another.
+fn refuse_null(subject: &Subject<'_>) -> Result<(), Failure> {
+    if subject.table.keyed != Keyed::Index {
+        return Err(Failure::Refused("NULL in a key that cannot be NULL".to_owned()));
     }
     Ok(())
 }
@@ -86,7 +87,7 @@ fn write_partly(connection: &Connection, subject: &Subject<'_>) -> Result<usize,
     if !subject.has_null_key() {
         return Ok(run(&table.upsert(&columns))?);
     }
-    refuse_without_rowid(subject)?;
+    refuse_null(subject)?;
     match run(&table.update_null_key(&columns))? {
         0 => Ok(run(&table.insert(&columns))?),
         updated => Ok(updated),

@@ -244,3 +244,28 @@ fn databases_of_different_encodings_get_in_line() {
     assert_silent(&nats, &[&one, &two, &three]);
     assert_eq!((one.stop(), two.stop(), three.stop()), (0, 0, 0));
 }
+
+/// As many columns as SQLite takes: conditions over all of them are no deep expressions.
+#[test]
+fn tables_of_very_many_columns_join() {
+    let dir = Dir::new("very-wide");
+    let nats = Nats::start(&dir);
+    let columns: Vec<String> = (1..1_990).map(|n| format!("c{n}")).collect();
+    let schema = format!("CREATE TABLE wide(id INTEGER PRIMARY KEY, {})", columns.join(", "));
+    let make = |id: u64| Node::with_schema(&dir, id, &nats.url(), "snapshot.leader_ttl = 1000\n", &schema);
+    let (mut one, mut two) = (make(1), make(2));
+    for (node, id) in [(&one, 1), (&two, 2)] {
+        node.sql(&format!(
+            "INSERT INTO wide(id, c1, c1989) VALUES({id}, 'first', 'last'), (3, 'of {id}', 1)"
+        ));
+    }
+    one.start_ready();
+    wait_for("a snapshot", 20, || (one.count("stored snapshot") > 0).then_some(()));
+    two.start_ready();
+    wait_equal(&mut [&mut one, &mut two], 20);
+    one.sql("UPDATE wide SET c1000 = 'middle'");
+    wait_equal(&mut [&mut one, &mut two], 20);
+    assert_eq!(text(&two, "SELECT group_concat(id || c1000) FROM wide"), "1middle,2middle,3middle");
+    assert_silent(&nats, &[&one, &two]);
+    assert_eq!((one.stop(), two.stop()), (0, 0));
+}

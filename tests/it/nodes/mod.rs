@@ -2,6 +2,7 @@
 
 mod cli;
 mod crash;
+mod floods;
 mod fulltext;
 mod golden;
 mod hostile;
