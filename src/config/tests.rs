@@ -449,7 +449,10 @@ fn line_with(mutator: &mut crate::base::mutants::Mutator, key: &str, secret: &st
         "/S@h",
     ];
     let urls = if SECRET_KEYS.contains(&key) { &urls[..] } else { &urls[..3] };
-    let text = mutator.pick(urls).replace('S', secret);
+    let shape = mutator.pick(urls);
+    // Alone, what follows an @ is a right host's name, and words with dots are one or the name of a key: no secrets.
+    let secret = if *shape == "S" { secret.replace(['@', '.'], "/") } else { secret.to_owned() };
+    let text = shape.replace('S', &secret);
     let quoted = toml::Value::String(text.clone()).to_string();
     match mutator.below(10) {
         0..=4 => format!("{key} = {quoted}"),

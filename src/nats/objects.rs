@@ -36,7 +36,7 @@ pub struct ObjectInfo {
     pub headers: BTreeMap<String, Vec<String>>,
     /// `{"max_chunk_size": bytes}`; readers take the chunks as they are.
     #[serde(default)]
-    options: Value,
+    pub(super) options: Value,
     #[serde(default)]
     bucket: String,
     /// The last token of the chunks' subject, made anew with each upload: it tells one object of a name from the next.
