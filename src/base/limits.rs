@@ -151,6 +151,8 @@ pub const FEED_ROWS: usize = 32;
 pub const FEED_MAX_ROWS: i64 = 50_000;
 /// Bytes of the queued rows' old values, likewise.
 pub const FEED_MAX_BYTES: i64 = 64 << 20;
+/// Entries of a queue that are tried again at once, besides those that the application's next write runs.
+pub const FEED_AGAIN: i64 = 96;
 /// Transactions of ours in a row that find a queue empty before its hooks are taken away.
 pub const FEED_IDLE: u32 = 20;
 

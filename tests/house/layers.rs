@@ -61,6 +61,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
                 "apply/collisions",
                 "apply/facts",
                 "apply/feed",
+                "apply/feed_queue",
                 "apply/feed_sql",
                 "apply/marks",
                 "apply/mirrored",

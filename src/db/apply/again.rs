@@ -16,14 +16,16 @@ use std::time::Instant;
 pub type Again = (Held, Result<Event, Malformed>);
 
 impl Applier {
-    /// Whether events that are set aside are to be tried again: [`Applier::apply`] does it, some in each transaction.
+    /// Whether events that are set aside, or what waits for the application's triggers, are to be tried again: [`Applier::apply`] does
+    /// it, some in each transaction.
     pub fn has_more(&self) -> bool {
-        self.tried.is_some()
+        self.tried.is_some() || self.session.are_feeds_due()
     }
 
-    /// Looks whether something that is set aside can be tried again.
+    /// Looks whether something that is set aside, or waits for the application's triggers, is to be tried again.
     pub fn look(&mut self) -> Result<(), Error> {
-        let session = &self.session;
+        let session = &mut self.session;
+        session.look_at_feeds()?;
         if self.tried.is_some() || session.aside.is_empty() {
             return Ok(());
         }

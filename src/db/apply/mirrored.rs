@@ -8,9 +8,9 @@ use crate::db::apply::feed_sql::Fed;
 use crate::db::apply::rows::Failure;
 use crate::db::apply::trigger::Trigger;
 use crate::db::{error::Error, indexes, schema::Schema, sql::quote, table::Table};
-use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
+use rusqlite::{Connection, OptionalExtension};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -43,12 +43,25 @@ struct Virtual {
     module: String,
     /// The table or view whose rows it indexes without keeping them.
     content: Option<String>,
+    /// A query of all columns works: the content has them.
+    readable: bool,
 }
 
 impl Virtual {
-    /// Whether it can be built anew from another table.
-    fn is_rebuildable(&self) -> bool {
+    /// Whether it is a full-text index that does not keep its rows, but reads them elsewhere.
+    fn reads_elsewhere(&self) -> bool {
         self.content.is_some() && matches!(self.module.as_str(), "fts4" | "fts5")
+    }
+
+    /// Whether it can be built anew from a table whatever its rows hold. A view or a generated column may compute something that fails
+    /// for a row of another node.
+    fn is_rebuildable_from(&self, table: &Table) -> bool {
+        let reads_it =
+            self.content.as_deref().is_some_and(|content| content.eq_ignore_ascii_case(&table.name));
+        self.reads_elsewhere()
+            && self.readable
+            && reads_it
+            && table.columns.iter().all(|column| !column.generated)
     }
 }
 
@@ -276,17 +289,26 @@ fn virtual_tables(connection: &Connection) -> Result<HashMap<String, Virtual>, E
     let mut statement = connection.prepare(sql)?;
     let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
     let rows: Vec<(String, String)> = rows.collect::<Result<_, _>>()?;
-    Ok(rows.into_iter().map(|(name, sql)| (name.to_lowercase(), described(name, &sql))).collect())
+    let found = rows.into_iter().map(|(name, sql)| {
+        let query = format!("SELECT * FROM main.{} LIMIT 1", quote(&name));
+        let mut found = described(name, &sql);
+        found.readable =
+            found.reads_elsewhere() && connection.query_row(&query, [], |_| Ok(())).optional().is_ok();
+        (found.name.to_lowercase(), found)
+    });
+    Ok(found.collect())
 }
 
 fn described(name: String, sql: &str) -> Virtual {
     let words: Vec<String> =
         indexes::tokens(sql).iter().map(|token| sql[token.0..token.1].to_lowercase()).collect();
-    let after = |word: &str| words.iter().position(|w| w == word).map(|at| at + 1);
     let word = |at: usize| words.get(at).map_or("", |word| word.trim_matches(['"', '\'', '`', '[', ']']));
-    let module = after("using").map_or(String::new(), |at| word(at).to_owned());
-    let content = after("content").filter(|at| word(*at) == "=").map(|at| word(at + 1).to_owned());
-    Virtual { name, module, content: content.filter(|content| !content.is_empty()) }
+    let using = words.iter().position(|word| word == "using");
+    let module = using.map_or(String::new(), |at| word(at + 1).to_owned());
+    // A column can have the name of the option.
+    let content =
+        words.windows(2).position(|pair| pair == ["content", "="]).map(|at| word(at + 2).to_owned());
+    Virtual { name, module, content: content.filter(|content| !content.is_empty()), readable: false }
 }
 
 /// How the triggers of one table are to be run by the application.
@@ -300,11 +322,15 @@ fn plan(
     let targets: BTreeSet<String> =
         used().flat_map(|uses| &uses.writes).map(|name| name.to_lowercase()).collect();
     let written: Vec<&Virtual> = targets.iter().filter_map(|name| virtuals.get(name)).collect();
-    let rebuildable: Vec<&&Virtual> = written.iter().filter(|index| index.is_rebuildable()).collect();
+    let can_rebuild = written.len() == targets.len()
+        && written.iter().all(|index| index.is_rebuildable_from(table))
+        && triggers.iter().all(|trigger| trigger.is_plain());
     // A row that such an index is told to delete or change, it reads from the table.
-    let reads_table = |index: &&&Virtual| {
-        used().flat_map(|uses| &uses.changes).any(|name| name.eq_ignore_ascii_case(&index.name))
+    let reads_table = |index: &&Virtual| {
+        let mut changed = used().flat_map(|uses| &uses.changes);
+        index.reads_elsewhere() && changed.any(|name| name.eq_ignore_ascii_case(&index.name))
     };
+    let indexes: Vec<String> = written.iter().map(|index| index.name.clone()).collect();
     let needs = |column: &str| {
         let read = used().flat_map(|uses| &uses.reads);
         let mut read = read.filter(|(from, _)| from.eq_ignore_ascii_case(&table.name));
@@ -321,10 +347,9 @@ fn plan(
         table: table.clone(),
         triggers: before.into_iter().chain(after).collect(),
         columns,
-        indexes: written.iter().map(|index| index.name.clone()).collect(),
-        can_rebuild: rebuildable.len() == targets.len(),
-        must_rebuild: rebuildable.iter().any(reads_table),
-        rebuildable: rebuildable.iter().map(|index| index.name.clone()).collect(),
+        must_rebuild: written.iter().any(reads_table),
+        rebuildable: if can_rebuild { indexes.clone() } else { vec![] },
+        indexes,
     }
 }
 

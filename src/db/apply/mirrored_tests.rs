@@ -62,7 +62,7 @@ fn a_table_whose_statements_do_not_compile_copies_none_of_its_triggers() {
 fn virtual_tables_are_described_by_their_statements() {
     let of = |sql: &str| {
         let found = described("f".to_owned(), sql);
-        (found.module.clone(), found.content.clone(), found.is_rebuildable())
+        (found.module.clone(), found.content.clone(), found.reads_elsewhere())
     };
     let external = |module: &str| (module.to_owned(), Some("notes".to_owned()), true);
     assert_eq!(
@@ -70,6 +70,7 @@ fn virtual_tables_are_described_by_their_statements() {
         external("fts5")
     );
     assert_eq!(of("CREATE VIRTUAL TABLE f USING fts4(content='notes', a)"), external("fts4"));
+    assert_eq!(of("CREATE VIRTUAL TABLE content USING fts5(content, a, content='notes')"), external("fts5"));
     assert_eq!(
         of("CREATE VIRTUAL TABLE f USING fts5(content, body, content='')"),
         ("fts5".to_owned(), None, false)

@@ -10,6 +10,7 @@ mod checkpoint;
 mod collisions;
 mod facts;
 pub mod feed;
+mod feed_queue;
 mod feed_sql;
 mod marks;
 mod mirrored;

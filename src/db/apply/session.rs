@@ -208,6 +208,16 @@ impl Session {
         Ok(())
     }
 
+    /// Looks whether what waits for the application's triggers is to be tried again.
+    pub fn look_at_feeds(&mut self) -> Result<(), Error> {
+        self.feeds.look(&self.connection)
+    }
+
+    /// Whether a transaction is to do that.
+    pub fn are_feeds_due(&self) -> bool {
+        self.feeds.is_due()
+    }
+
     /// Whether the application has changed the schema since the last transaction.
     pub fn is_schema_changed(&self) -> Result<bool, Error> {
         Ok(schema::version(&self.connection)? != self.schema.version)

@@ -89,6 +89,13 @@ impl Trigger {
         )
     }
 
+    /// It runs for every row, and does the same for each.
+    pub fn is_plain(&self) -> bool {
+        let tokens = indexes::tokens(&self.rest);
+        let chooses = |word: &str| word.eq_ignore_ascii_case("when") || word.eq_ignore_ascii_case("select");
+        !tokens.iter().any(|token| chooses(&self.rest[token.0..token.1]))
+    }
+
     /// The statement, from INSTEAD on, that runs the same body for changes of a view.
     pub fn on_view(&self, view: &str) -> String {
         format!("INSTEAD OF {} ON {}{}", self.change.word(), quote(view), self.rest)
@@ -142,6 +149,7 @@ mod tests {
             "CREATE TEMP TRIGGER \"x\" BEFORE UPDATE OF \"a \"\"b\", \"on\", \"c\" ON main.\"notes\" WHEN new.c BEGIN SELECT 1; END"
         );
         assert_eq!(trigger.on_view("v"), "INSTEAD OF UPDATE ON \"v\" WHEN new.c BEGIN SELECT 1; END");
+        assert!(!trigger.is_plain());
         let plain = Trigger::parse("before", "t", "CREATE TRIGGER before INSERT ON t BEGIN SELECT 1; END");
         assert_eq!(plain.map(|t| (t.change, t.before)), Some((Change::Insert, false)));
         assert_eq!(
