@@ -26,6 +26,8 @@ pub const PULL_SILENCE: Duration = Duration::from_secs(15);
 pub const SHARDS: usize = 64;
 /// Columns of an event: as many as SQLite's tables have at most, unless it was compiled with another limit.
 pub const EVENT_COLUMNS: usize = 2_000;
+/// Columns of a key. SQLite compiles no condition of more than 1,000 terms.
+pub const KEY_COLUMNS: usize = 500;
 /// Events of one kind (waiting, refused) that are set aside; beyond that the oldest ones go.
 pub const ASIDE_EVENTS: i64 = 100_000;
 /// Bytes of their messages.

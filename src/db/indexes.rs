@@ -170,7 +170,7 @@ pub fn tokens(sql: &str) -> Vec<(usize, usize)> {
             }
             byte if byte.is_ascii_alphanumeric() || byte == b'_' || byte >= 0x80 => {
                 while at < bytes.len()
-                    && (bytes[at].is_ascii_alphanumeric() || bytes[at] == b'_' || bytes[at] >= 0x80)
+                    && (bytes[at].is_ascii_alphanumeric() || b"_$".contains(&bytes[at]) || bytes[at] >= 0x80)
                 {
                     at += 1;
                 }
@@ -183,6 +183,13 @@ pub fn tokens(sql: &str) -> Vec<(usize, usize)> {
         }
     }
     found
+}
+
+/// The words that follow ON CONFLICT in the statement of a table, in lower case.
+pub fn conflict_clauses(sql: &str) -> Vec<String> {
+    let words: Vec<String> = tokens(sql).iter().map(|token| sql[token.0..token.1].to_lowercase()).collect();
+    let declared = words.windows(3).filter(|three| three[0] == "on" && three[1] == "conflict");
+    declared.map(|three| three[2].clone()).collect()
 }
 
 /// Words that can stand before a parenthesis inside an expression and are no functions.
@@ -254,6 +261,7 @@ mod tests {
             ["'it''s'", "\"a\"\"b\"", "[x]", "y", "]", "`q``r`"]
         );
         assert_eq!(split("é1||_x.5"), ["é1", "|", "|", "_x", ".", "5"]);
+        assert_eq!(split("a$b.c$ $d"), ["a$b", ".", "c$", "$", "d"]);
         assert_eq!(split("'open"), ["'open"]);
         assert_eq!(split("/* open"), Vec::<&str>::new());
         assert_eq!(split(""), Vec::<&str>::new());
@@ -265,6 +273,16 @@ mod tests {
         assert_eq!(without_suffix("desc"), "desc");
         assert_eq!(without_suffix("a || collate"), "a || collate");
         assert_eq!(without_suffix("  (a + b)  ASC "), "  (a + b)");
+    }
+
+    #[test]
+    fn conflict_clauses_are_found_in_whatever_case() {
+        let sql = "CREATE TABLE t(a PRIMARY KEY on Conflict /* */ REPLACE, \"on\" conflict, b, UNIQUE(b) ON CONFLICT rollback)";
+        assert_eq!(conflict_clauses(sql), ["replace", "rollback"]);
+        assert!(
+            conflict_clauses("CREATE TABLE t(a DEFAULT 'on conflict fail' REFERENCES b ON DELETE CASCADE)")
+                .is_empty()
+        );
     }
 
     #[test]

@@ -176,6 +176,10 @@ fn read_table(connection: &Connection, name: &str, without_rowid: bool) -> Resul
     let (of_key, unique): (Vec<_>, Vec<_>) =
         indexes::list(connection, name)?.into_iter().partition(|index| index.of_primary_key);
     let key_index = of_key.first();
+    if columns.iter().filter(|column| column.key_position > 0).count() > limits::KEY_COLUMNS {
+        let why = format!("its primary key has more than {} columns", limits::KEY_COLUMNS);
+        return Ok(Found::LeftOut(why));
+    }
     let mut key_columns: Vec<&Column> = columns.iter().filter(|column| column.key_position > 0).collect();
     key_columns.sort_by_key(|column| column.key_position);
     let keyed = match (key_columns.is_empty(), without_rowid, key_index) {
@@ -207,11 +211,26 @@ fn read_table(connection: &Connection, name: &str, without_rowid: bool) -> Resul
             "a UNIQUE index compares by the application's own collation {collation}"
         )));
     }
-    let table = Table::new(name, columns, key, keyed, unique);
+    let mut table = Table::new(name, columns, key, keyed, unique);
+    if table.image.len() > limits::EVENT_COLUMNS {
+        return Ok(Found::LeftOut(format!(
+            "it has {} columns and no primary key: declare one",
+            limits::EVENT_COLUMNS
+        )));
+    }
+    if has_conflict_clauses(connection, name)? {
+        table = table.with_conflict_clauses();
+    }
     Ok(match writable::obstacle(connection, &table)? {
         Some(why) => Found::LeftOut(why),
         None => Found::Replicated(Arc::new(table)),
     })
+}
+
+fn has_conflict_clauses(connection: &Connection, table: &str) -> Result<bool, Error> {
+    let sql = "SELECT sql FROM main.sqlite_schema WHERE type = 'table' AND name = ?1";
+    let sql: String = connection.prepare_cached(sql)?.query_row([table], |row| row.get(0))?;
+    Ok(!indexes::conflict_clauses(&sql).is_empty())
 }
 
 fn read_columns(connection: &Connection, table: &str) -> Result<Vec<Column>, Error> {
@@ -222,7 +241,7 @@ fn read_columns(connection: &Connection, table: &str) -> Result<Vec<Column>, Err
             name: row.get(0)?,
             declared_type: row.get(1)?,
             not_null: row.get(2)?,
-            key_position: usize::from(row.get::<_, u8>(3)?),
+            key_position: usize::from(row.get::<_, u16>(3)?),
             // 2 and 3 are virtual and stored generated columns, 1 a hidden column of a virtual table.
             generated: row.get::<_, i64>(4)? >= 2,
         })
@@ -373,6 +392,31 @@ mod tests {
                 connection.db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER).unwrap()
             );
         }
+    }
+
+    /// Every event has all columns, so the function is never called here.
+    #[test]
+    fn a_default_that_only_the_application_can_compute_is_no_obstacle() {
+        let schema =
+            Schema::read(&forced("CREATE TABLE t(a INTEGER PRIMARY KEY, b DEFAULT (abs(1)))", "abs"));
+        assert!(schema.unwrap().tables.contains_key("t"));
+    }
+
+    /// Each of these once ended the daemon at every start.
+    #[test]
+    fn as_many_columns_as_sqlite_allows() {
+        let names = |count: usize| (1..=count).map(|n| format!("c{n}")).collect::<Vec<_>>().join(", ");
+        let with_key = |columns: usize, key: usize| {
+            read(&format!("CREATE TABLE t({}, PRIMARY KEY({}))", names(columns), names(key)))
+        };
+        for key in [255, 256, limits::KEY_COLUMNS] {
+            assert_eq!(with_key(key, key).tables["t"].key.len(), key);
+        }
+        assert!(with_key(2_000, limits::KEY_COLUMNS + 1).leaves_out("t"));
+        assert_eq!(with_key(2_000, 1).tables["t"].image.len(), limits::EVENT_COLUMNS);
+        assert!(read(&format!("CREATE TABLE t({})", names(1_999))).tables.contains_key("t"));
+        let left_out = read(&format!("CREATE TABLE t({})", names(2_000)));
+        assert!(left_out.refused["t"].contains("no primary key"), "{:?}", left_out.refused);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! One replicated table: its columns, its key, its UNIQUE indexes, and the SQL texts that reading and writing its rows takes.
 //! The texts are built once for each table and schema, so that a row costs none.
 
+use crate::base::limits;
 use crate::db::{capture::log_table, indexes::UniqueIndex, sql::quote};
 use crate::model::shard;
 use crate::model::value::{Collation, Value, row_key, whole_number};
@@ -65,6 +66,9 @@ pub struct Table {
     /// Names of the columns that an image has, in their order: the pseudo column [`ROWID`] first if it is the key, then all
     /// columns that are not generated.
     pub image: Vec<Arc<str>>,
+    /// Constraints have an ON CONFLICT of their own. What we write must say OR ABORT then: a row that they make SQLite leave out
+    /// would count as written. Elsewhere it must not, for it holds for all that triggers do, too.
+    has_conflict_clauses: bool,
     pub sql: Statements,
 }
 
@@ -75,8 +79,8 @@ pub struct Statements {
     pub upsert: String,
     /// Writes a row whose key has a NULL, which conflicts with nothing. Parameters: image.
     pub insert: String,
-    /// Overwrites the newest row with a key that has a NULL. Parameters: image.
-    pub update_null_key: String,
+    /// Overwrites a row, the newest one with a key that has a NULL. Parameters: image, key.
+    pub update: String,
     /// Writes a row and deletes those that it collides with. Parameters: image.
     pub replace: String,
     /// Parameters: key.
@@ -141,10 +145,31 @@ impl Table {
             keyed,
             unique,
             image,
+            has_conflict_clauses: false,
             sql: Statements::default(),
         };
         table.sql = Statements::of(&table);
         table
+    }
+
+    /// The same table if its statement has constraints with an ON CONFLICT of their own.
+    pub fn with_conflict_clauses(mut self) -> Table {
+        self.has_conflict_clauses = true;
+        self.sql = Statements::of(&self);
+        self
+    }
+
+    /// An INSERT, an UPDATE and a DELETE of all columns. They are never run: SQLite compiles them and says what it makes of indexes
+    /// and triggers. (DEFAULT VALUES would need functions that only the application has, and that we never call.)
+    pub fn samples(&self) -> [String; 3] {
+        let set: Vec<String> =
+            self.stored().map(|column| format!("{0} = {0}", quote(&column.name))).collect();
+        let place = self.place();
+        [
+            self.sql.insert.clone(),
+            format!("UPDATE {place} SET {}", set.join(", ")),
+            format!("DELETE FROM {place}"),
+        ]
     }
 
     /// Columns that are written and published.
@@ -209,71 +234,83 @@ impl Table {
         terms.collect::<Vec<_>>().join(" AND ")
     }
 
-    /// A condition that finds a row by its key, whose values are the parameters from 1 on.
-    fn key_filter(&self) -> String {
+    /// A condition that finds a row by its key, whose values are the parameters after the first `others`.
+    fn key_filter(&self, others: usize) -> String {
         let terms = self
             .key
             .iter()
             .enumerate()
-            .map(|(at, column)| format!("{} IS ?{}", self.key_operand("", column), at + 1));
+            .map(|(at, column)| format!("{} IS ?{}", self.key_operand("", column), others + at + 1));
         terms.collect::<Vec<_>>().join(" AND ")
     }
 
     /// Inserts a row; parameters: the values of `columns`.
     pub fn insert(&self, columns: &[&str]) -> String {
-        self.insert_or("ABORT", columns)
+        self.insert_or(self.or_abort(), columns)
     }
 
     /// Inserts a row and deletes those that it collides with; parameters: the values of `columns`.
     pub fn replace(&self, columns: &[&str]) -> String {
-        self.insert_or("REPLACE", columns)
+        self.insert_or(" OR REPLACE", columns)
+    }
+
+    fn or_abort(&self) -> &'static str {
+        if self.has_conflict_clauses { " OR ABORT" } else { "" }
     }
 
     fn insert_or(&self, action: &str, columns: &[&str]) -> String {
         let quoted: Vec<String> = columns.iter().map(|column| quote(column)).collect();
         let places: Vec<String> = (1..=columns.len()).map(|n| format!("?{n}")).collect();
         let (place, columns) = (self.place(), quoted.join(", "));
-        format!("INSERT OR {action} INTO {place}({columns}) VALUES({})", places.join(", "))
+        format!("INSERT{action} INTO {place}({columns}) VALUES({})", places.join(", "))
     }
 
     /// Inserts a row or overwrites `columns` of the one with the same key; parameters: the values of `columns`.
     pub fn upsert(&self, columns: &[&str]) -> String {
-        // A key column that is the same already needs no writing.
-        let is_alias = matches!(self.keyed, Keyed::Rowid | Keyed::RowidAlias);
-        let same = |column: &str| {
-            let mut key = self.key.iter();
-            key.any(|k| k.name.eq_ignore_ascii_case(column) && (is_alias || k.equal_is_same()))
-        };
         let target: Vec<String> = self.key.iter().map(|column| self.key_operand("", column)).collect();
-        let set: Vec<String> =
-            columns.iter().filter(|c| !same(c)).map(|c| format!("{0} = excluded.{0}", quote(c))).collect();
+        let differs = columns.iter().filter(|column| !self.is_same(column));
+        let set: Vec<String> = differs.map(|column| format!("{0} = excluded.{0}", quote(column))).collect();
         let action =
             if set.is_empty() { "NOTHING".to_owned() } else { format!("UPDATE SET {}", set.join(", ")) };
         format!("{} ON CONFLICT({}) DO {action}", self.insert(columns), target.join(", "))
     }
 
-    /// Overwrites `columns` of the newest row with the same key, NULLs being equal; parameters: the values of `columns`.
-    pub fn update_null_key(&self, columns: &[&str]) -> String {
-        let place =
-            |name: &str| columns.iter().position(|c| c.eq_ignore_ascii_case(name)).map_or(0, |at| at + 1);
-        let filter: Vec<String> = self
-            .key
-            .iter()
-            .map(|column| format!("{} IS ?{}", self.key_operand("", column), place(&column.name)))
-            .collect();
+    /// Overwrites `columns` of the row with a key, of the newest one if the key has a NULL; parameters: the values of `columns`,
+    /// key.
+    pub fn update(&self, columns: &[&str]) -> String {
+        let mut set: Vec<(usize, &&str)> =
+            columns.iter().enumerate().filter(|(_, column)| !self.is_same(column)).collect();
+        if set.is_empty() {
+            set = columns.iter().enumerate().collect();
+        }
         let set: Vec<String> =
-            columns.iter().enumerate().map(|(at, c)| format!("{} = ?{}", quote(c), at + 1)).collect();
-        format!(
-            "UPDATE OR ABORT {0} SET {1} WHERE rowid = (SELECT max(rowid) FROM {0} WHERE {2})",
-            self.place(),
-            set.join(", "),
-            filter.join(" AND ")
-        )
+            set.into_iter().map(|(at, column)| format!("{} = ?{}", quote(column), at + 1)).collect();
+        let (place, filter) = (self.place(), self.key_filter(columns.len()));
+        let filter = match self.newest() {
+            Some(rowid) => format!("{rowid} = (SELECT max({rowid}) FROM {place} WHERE {filter})"),
+            None => filter,
+        };
+        format!("UPDATE{} {place} SET {} WHERE {filter}", self.or_abort(), set.join(", "))
+    }
+
+    /// Whether a column belongs to the key and is the same, byte for byte, where the key is: it needs no writing.
+    fn is_same(&self, column: &str) -> bool {
+        let is_alias = matches!(self.keyed, Keyed::Rowid | Keyed::RowidAlias);
+        let mut key = self.key.iter();
+        key.any(|known| known.name.eq_ignore_ascii_case(column) && (is_alias || known.equal_is_same()))
+    }
+
+    /// By what the newest of several rows with the same NULL key is found: a name of the rowid that no column has. `None` where
+    /// no two rows have the same key.
+    fn newest(&self) -> Option<&'static str> {
+        let is_free = |name: &&str| !self.columns.iter().any(|column| column.name.eq_ignore_ascii_case(name));
+        let names = [ROWID, "_rowid_", "oid"];
+        names.into_iter().find(is_free).filter(|_| self.keyed == Keyed::Index)
     }
 
     /// The query for an index of plain columns; `None` for any other index.
     fn lookup(&self, index: &UniqueIndex) -> Option<Lookup> {
-        if index.condition.is_some() {
+        if index.condition.is_some() || index.columns.len() > limits::KEY_COLUMNS {
             return None;
         }
         let mut places = vec![];
@@ -321,15 +358,15 @@ impl Statements {
     fn of(table: &Table) -> Statements {
         let image: Vec<&str> = table.image.iter().map(AsRef::as_ref).collect();
         let list: Vec<String> = image.iter().map(|name| quote(name)).collect();
-        let (place, filter) = (table.place(), table.key_filter());
+        let (place, filter) = (table.place(), table.key_filter(0));
         // Of several rows with the same NULL key the newest stands for all.
-        let newest = if table.keyed == Keyed::Index { " ORDER BY rowid DESC LIMIT 1" } else { "" };
+        let newest = table.newest().map_or(String::new(), |rowid| format!(" ORDER BY {rowid} DESC LIMIT 1"));
         let places: String = (1..=table.key.len()).map(|n| format!(", ?{}", n + 1)).collect();
         let lookups: Option<Vec<Lookup>> = table.unique.iter().map(|index| table.lookup(index)).collect();
         Statements {
             upsert: table.upsert(&image),
             insert: table.insert(&image),
-            update_null_key: table.update_null_key(&image),
+            update: table.update(&image),
             replace: table.replace(&image),
             delete: format!("DELETE FROM {place} WHERE {filter}"),
             exists: format!("SELECT 1 FROM {place} WHERE {filter}"),
@@ -428,14 +465,29 @@ mod tests {
     fn a_null_key_overwrites_the_newest_row_with_it() {
         let (connection, t) = table("CREATE TABLE t(k TEXT PRIMARY KEY, a)");
         let row = |a: i64| [Value::Null, Value::Integer(a)];
-        assert_eq!(execute(&connection, &t.sql.update_null_key, &row(1)), 0);
+        let with_key = |a: i64| [Value::Null, Value::Integer(a), Value::Null];
+        assert_eq!(execute(&connection, &t.sql.update, &with_key(1)), 0);
         execute(&connection, &t.sql.insert, &row(1));
         execute(&connection, &t.sql.insert, &row(2));
-        assert_eq!(execute(&connection, &t.sql.update_null_key, &row(3)), 1);
+        assert_eq!(execute(&connection, &t.sql.update, &with_key(3)), 1);
         assert_eq!((count(&connection, "a = 1"), count(&connection, "a = 3")), (1, 1));
         let a: i64 =
             connection.query_row(&t.sql.image, params_from_iter([&Value::Null]), |row| row.get(1)).unwrap();
         assert_eq!(a, 3);
+    }
+
+    #[test]
+    fn columns_with_the_names_of_the_rowid_do_not_hide_which_null_key_is_the_newest() {
+        for names in ["rowid, b, c", "ROWID, _rowid_, c", "oid, b, RowId"] {
+            let (connection, t) = table(&format!("CREATE TABLE t(k TEXT PRIMARY KEY, {names})"));
+            let row = |a: i64| [Value::Null, Value::Integer(-a), Value::Integer(a), Value::Integer(a)];
+            execute(&connection, &t.sql.insert, &row(1));
+            execute(&connection, &t.sql.insert, &row(2));
+            let with_key: Vec<Value> = row(3).into_iter().chain([Value::Null]).collect();
+            assert_eq!(execute(&connection, &t.sql.update, &with_key), 1);
+            let first: Value = connection.query_row(&t.sql.image, [&Value::Null], |row| row.get(1)).unwrap();
+            assert_eq!((first, count(&connection, "rowid IN (-1, 1)")), (Value::Integer(-3), 1), "{names}");
+        }
     }
 
     #[test]
@@ -453,9 +505,7 @@ mod tests {
     #[test]
     fn any_name_is_quoted() {
         let (connection, t) = table(r#"CREATE TABLE "select "" x"("a b" PRIMARY KEY, "group", "ü'" UNIQUE)"#);
-        for sql in
-            [&t.sql.upsert, &t.sql.insert, &t.sql.update_null_key, &t.sql.delete, &t.sql.exists, &t.sql.image]
-        {
+        for sql in [&t.sql.upsert, &t.sql.insert, &t.sql.update, &t.sql.delete, &t.sql.exists, &t.sql.image] {
             assert!(connection.prepare(sql).is_ok(), "{sql}");
         }
         let Collisions::Select(lookups) = &t.sql.collisions else { panic!() };

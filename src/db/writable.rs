@@ -2,7 +2,7 @@
 //! only the application's connections have. SQLite itself is asked. Nothing takes the place of what is missing: entries of an
 //! index that were made with another function or order would be wrong for the application.
 
-use crate::db::{error::Error, indexes, sql::quote, table::Table};
+use crate::db::{error::Error, indexes, table::Table};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use std::collections::HashSet;
@@ -50,14 +50,7 @@ fn set(
 /// Why rows cannot be written into a table, and what can be done; `None` when they can. The connection has the settings
 /// of [`Bare`].
 pub fn obstacle(connection: &Connection, table: &Table) -> Result<Option<String>, Error> {
-    let name = quote(&table.name);
-    let set: Vec<String> = table.stored().map(|column| format!("{0} = {0}", quote(&column.name))).collect();
-    let statements = [
-        format!("INSERT INTO main.{name} DEFAULT VALUES"),
-        format!("UPDATE main.{name} SET {}", set.join(", ")),
-        format!("DELETE FROM main.{name}"),
-    ];
-    for sql in statements {
+    for sql in table.samples() {
         match connection.prepare(&sql) {
             Ok(_) => {}
             Err(error) if is_of_statement(&error) => {

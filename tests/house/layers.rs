@@ -67,6 +67,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
                 "apply/mirrored",
                 "apply/renewal",
                 "apply/rows",
+                "apply/savepoint",
                 "apply/session",
                 "apply/subject",
                 "apply/touched",

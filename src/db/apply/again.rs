@@ -7,9 +7,7 @@ use crate::db::apply::rows::{self, Failure};
 use crate::db::apply::subject::{Source, Subject};
 use crate::db::error::Error;
 use crate::model::event::{Event, Malformed};
-use crate::model::value::Value;
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Instant;
 
 /// An event that is set aside, decoded.
@@ -141,26 +139,20 @@ impl Applier {
     /// the application has decided since, later in the order.
     fn write_missing(&mut self, held: &Held, subject: &Subject<'_>) -> Result<Outcome, Error> {
         let done = Ok(Outcome::Done { folded: true });
-        let key: Vec<Value> = subject.key_values.iter().map(|value| (*value).clone()).collect();
-        let connection = &self.session.connection;
-        if subject.is_tombstone()
-            || held.missing.is_empty()
-            || !rows::is_there(connection, &subject.table, &key)?
-        {
+        if subject.is_tombstone() {
             return done;
         }
-        let is_key =
-            |name: &str| subject.table.key.iter().any(|column| column.name.eq_ignore_ascii_case(name));
+        let connection = &self.session.connection;
         let is_missing = |name: &str| held.missing.iter().any(|missing| missing.eq_ignore_ascii_case(name));
-        let row: Vec<(Arc<str>, Value)> =
-            subject.event.row.iter().filter(|(name, _)| is_key(name) || is_missing(name)).cloned().collect();
-        let part = Event { row, ..subject.event.clone() };
-        let Some(part) = Subject::new(&subject.table, &part, subject.source) else { return done };
+        let written = self
+            .session
+            .mirrored
+            .guard(connection, &subject.table.name, || rows::update_only(connection, subject, is_missing));
         let failed = |why: String| {
             let why = format!("table {}: {why}", subject.table.name);
             Ok(Outcome::Aside(refused(&subject.table, subject.key.clone(), why)))
         };
-        match rows::write(connection, &part) {
+        match written {
             Ok(rows) => self.session.applied.rows += rows,
             Err(Failure::Database(error)) => return Err(error),
             Err(Failure::Collides) => return failed("a UNIQUE value is taken".to_owned()),

@@ -223,6 +223,12 @@ impl Applier {
 
     /// One event by the rules: facts are gathered, a plan is made of them, and the plan is carried out.
     pub(super) fn fold(&mut self, event: &Event, source: Source) -> Result<Outcome, Error> {
+        let outcome = self.fold_in_turn(event, source)?;
+        self.session.insist()?;
+        Ok(outcome)
+    }
+
+    fn fold_in_turn(&mut self, event: &Event, source: Source) -> Result<Outcome, Error> {
         let passed = source.order.is_some_and(Order::is_passed);
         let Some(table) = self.session.schema.find(&event.table).cloned() else {
             // An event of ours had a table when it was published: the application has dropped it since.

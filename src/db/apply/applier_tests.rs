@@ -290,3 +290,86 @@ fn large_events_are_applied_a_few_at_a_time() {
     }
     assert_eq!(peer.scratch.value("SELECT count(*) FROM t"), "6");
 }
+
+/// When the disk is full, SQLite may roll back the whole transaction by itself. Whatever was written after that would be committed
+/// alone: the position past events whose rows are gone.
+#[test]
+fn a_full_disk_ends_the_transaction_and_loses_no_event() {
+    let triggers = format!(
+        "{SCHEMA}; CREATE TABLE audit(rowid, what); \
+         CREATE TRIGGER a AFTER INSERT ON t BEGIN INSERT INTO audit(what) VALUES(new.k); END"
+    );
+    let probed = "CREATE TABLE t(k INTEGER PRIMARY KEY, u, v); CREATE UNIQUE INDEX i ON t(lower(u))";
+    for (name, sql, u) in
+        [("full-displaces", SCHEMA, "a"), ("full-probed", probed, "c"), ("full-triggers", &triggers, "c")]
+    {
+        let mut peer = Peer::new(name, sql);
+        peer.apply(&[incoming(1, &image(1, 1, "a", "x"))]);
+        let pages = |peer: &Peer, most: i64| {
+            peer.applier.session.connection.pragma_update(None, "max_page_count", most).unwrap();
+        };
+        pages(&peer, 1);
+        let batch = [
+            incoming(2, &image(2, 2, "b", "x")),
+            incoming(3, &image(3, 3, u, &"y".repeat(100_000))),
+            incoming(4, &image(4, 4, "d", "x")),
+        ];
+        let failed = peer.applier.apply(&batch);
+        assert!(matches!(failed, Err(Error::Disk(_))), "{name}: {failed:?}");
+        assert_eq!(peer.rows(), "'1ax'", "{name}");
+        assert_eq!(peer.applier.position(0).unwrap().unwrap().seq, 1, "{name}");
+        assert_eq!(peer.scratch.value("SELECT count(*) FROM __harmonylite__set_aside"), "0");
+        pages(&peer, 1_000_000);
+        let mut done = 0;
+        while done < batch.len() {
+            done += peer.apply(&batch[done..]).events;
+        }
+        assert_eq!(peer.scratch.value("SELECT count(*) FROM t WHERE k > 1"), "3", "{name}");
+    }
+}
+
+/// The same whatever it was that rolled back.
+#[test]
+fn nothing_is_written_after_a_transaction_that_sqlite_has_ended() {
+    let mut peer = Peer::new("ended", SCHEMA);
+    peer.apply(&[incoming(1, &image(1, 1, "a", "x"))]);
+    let connection = &peer.applier.session.connection;
+    connection
+        .execute_batch(
+            "CREATE TEMP TRIGGER ends AFTER DELETE ON main.t BEGIN SELECT RAISE(ROLLBACK, 'no'); END",
+        )
+        .unwrap();
+    let batch = [
+        incoming(2, &image(2, 2, "b", "x")),
+        incoming(3, &tombstone(3, 1)),
+        incoming(4, &image(4, 4, "d", "x")),
+    ];
+    let failed = peer.applier.apply(&batch);
+    assert!(matches!(failed, Err(Error::Disk(_))), "{failed:?}");
+    assert_eq!(peer.rows(), "'1ax'");
+    assert_eq!(peer.applier.position(0).unwrap().unwrap().seq, 1);
+    // The schema is read anew after a failure, and what was temporary goes.
+    assert_eq!(peer.apply(&batch).events, 3);
+    assert_eq!(peer.rows(), "'2bx 4dx'");
+}
+
+/// As wide as a key may be: every statement that compares it compiles.
+#[test]
+fn the_widest_key_is_captured_and_applied() {
+    let names: Vec<String> = (1..=limits::KEY_COLUMNS).map(|n| format!("k{n}")).collect();
+    let names = names.join(", ");
+    let mut peer = Peer::new("widest", &format!("CREATE TABLE t({names}, u UNIQUE, PRIMARY KEY({names}))"));
+    let ones = vec!["1"; limits::KEY_COLUMNS].join(", ");
+    peer.write(&format!(
+        "INSERT INTO t VALUES({ones}, 'a'); UPDATE t SET k500 = 2; REPLACE INTO t VALUES({ones}, 'a')"
+    ));
+    let changes = peer.log.read(9).unwrap().changes;
+    assert_eq!(changes.len(), 2);
+    for (seq, change) in (1..).zip(changes) {
+        let mut event = change.event;
+        event.row[0].1 = Value::Integer(7);
+        peer.apply(&[incoming(seq, &event)]);
+    }
+    assert_eq!(peer.scratch.value("SELECT count(*) FROM t"), "1");
+    assert_eq!(peer.scratch.value("SELECT count(*) FROM __harmonylite__set_aside"), "0");
+}

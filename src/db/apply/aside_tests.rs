@@ -92,7 +92,7 @@ type Columns<'a> = &'a [(&'a str, Value)];
 /// Each of these once ended the daemon, or stopped the table.
 #[test]
 fn a_row_that_sqlite_refuses_is_set_aside_alone() {
-    let cases: [(&str, &str, Columns<'_>); 9] = [
+    let cases: [(&str, &str, Columns<'_>); 10] = [
         ("text for an integer key", "t(k INTEGER PRIMARY KEY, v)", &[("k", text("x")), ("v", ONE)]),
         (
             "a fraction for an integer key",
@@ -105,6 +105,11 @@ fn a_row_that_sqlite_refuses_is_set_aside_alone() {
             &[("k", Value::Null), ("v", ONE)],
         ),
         ("NULL where none may be", "t(k INTEGER PRIMARY KEY, v NOT NULL)", &[("k", TWO), ("v", Value::Null)]),
+        (
+            "NULL that the schema leaves out in silence",
+            "t(k INTEGER PRIMARY KEY, v NOT NULL ON CONFLICT IGNORE)",
+            &[("k", TWO), ("v", Value::Null)],
+        ),
         ("a column less", "t(k INTEGER PRIMARY KEY, v NOT NULL)", &[("k", TWO)]),
         (
             "text in a strict table",
@@ -230,6 +235,24 @@ fn an_event_of_ours_is_settled_although_its_row_waits_and_only_the_new_column_is
     assert_eq!(peer.log.unsettled().unwrap(), (0, 0));
     assert_eq!(peer.states(), [State::Waiting]);
     peer.write("ALTER TABLE t ADD COLUMN w");
+    peer.look();
+    assert_eq!(peer.rows(), "'1ours'");
+    assert_eq!(peer.scratch.value("SELECT w FROM t"), "'x'");
+    assert!(peer.held().is_empty());
+}
+
+/// Only the new column is written, so no other one may be missed, and triggers that fail do not keep it out.
+#[test]
+fn a_new_column_is_written_into_a_row_with_columns_that_must_not_be_null() {
+    let mut peer = Peer::new(
+        "own-not-null",
+        "CREATE TABLE t(k INTEGER PRIMARY KEY, v NOT NULL); CREATE TABLE audit(rowid, what); \
+         CREATE TRIGGER a BEFORE UPDATE ON t BEGIN INSERT INTO audit(what) VALUES(abs(-9223372036854775807 - new.k)); END",
+    );
+    peer.take(&[("k", ONE), ("v", text("theirs")), ("w", text("x"))]);
+    peer.write("INSERT INTO t VALUES(1, 'ours')");
+    peer.echo();
+    peer.write("ALTER TABLE t ADD COLUMN w NOT NULL DEFAULT ''");
     peer.look();
     assert_eq!(peer.rows(), "'1ours'");
     assert_eq!(peer.scratch.value("SELECT w FROM t"), "'x'");

@@ -1,7 +1,7 @@
 //! A plan carried out: the only place where the rows of events are changed.
 
 use crate::db::apply::rows::{self, Failure};
-use crate::db::apply::{facts::Gathered, session::Session, subject::Subject};
+use crate::db::apply::{facts::Gathered, savepoint, session::Session, subject::Subject};
 use crate::db::table::Table;
 use crate::model::fold::{Plan, Row};
 use crate::model::value::Value;
@@ -43,15 +43,10 @@ fn change_rows(
         return change_row(session, subject, plan);
     }
     // A row that cannot be written after all must not have displaced others.
-    let connection = &session.connection;
-    connection.execute_batch("SAVEPOINT displace")?;
-    let changed = displace(session, subject, gathered, plan)
-        .and_then(|displaced| Ok(displaced + change_row(session, subject, plan)?));
-    match &changed {
-        Ok(_) => connection.execute_batch("RELEASE displace")?,
-        Err(_) => connection.execute_batch("ROLLBACK TO displace; RELEASE displace")?,
-    }
-    changed
+    savepoint::all_or_nothing(&session.connection, "displace", || {
+        let displaced = displace(session, subject, gathered, plan)?;
+        Ok(displaced + change_row(session, subject, plan)?)
+    })
 }
 
 fn displace(
@@ -74,9 +69,10 @@ pub fn delete(session: &Session, table: &Table, key: &[Value]) -> Result<usize, 
 }
 
 fn change_row(session: &Session, subject: &Subject<'_>, plan: &Plan) -> Result<usize, Failure> {
-    let connection = &session.connection;
-    session.mirrored.guard(connection, &subject.table.name, || match plan.row {
+    let (connection, mirrored) = (&session.connection, &session.mirrored);
+    mirrored.guard(connection, &subject.table.name, || match plan.row {
         Row::Keep => Ok(0),
+        Row::Write if mirrored.has_copies(&subject.table.name) => rows::write_in_two(connection, subject),
         Row::Write => rows::write(connection, subject),
         Row::Delete => rows::delete(connection, &subject.table, subject.key_values.iter().copied()),
     })

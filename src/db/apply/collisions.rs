@@ -4,7 +4,7 @@
 //! a column that the event does not have), SQLite itself is asked: a REPLACE inside a savepoint, which is rolled back, with a
 //! temporary trigger that notes what the REPLACE deletes. That needs `recursive_triggers` on the connection.
 
-use crate::db::apply::{rows::Failure, subject::Subject};
+use crate::db::apply::{rows::Failure, savepoint, subject::Subject};
 use crate::db::table::{Collisions, Lookup};
 use crate::db::{error::Error, schema::Schema, sql::quote};
 use crate::model::value::Value;
@@ -86,8 +86,10 @@ pub fn probe(connection: &Connection, subject: &Subject<'_>) -> Result<Vec<Vec<V
         // A row that the schema does not take at all collides with nothing. Writing it will say why.
         Err(_) => Ok(vec![]),
     };
-    connection.execute_batch("ROLLBACK TO probe; RELEASE probe;")?;
-    Ok(others(subject, found?))
+    let taken_back = savepoint::take_back(connection, "probe");
+    let found = found?;
+    taken_back?;
+    Ok(others(subject, found))
 }
 
 fn replace(connection: &Connection, subject: &Subject<'_>) -> rusqlite::Result<usize> {

@@ -6,7 +6,8 @@
 use crate::db::apply::feed;
 use crate::db::apply::feed_sql::Fed;
 use crate::db::apply::rows::Failure;
-use crate::db::apply::trigger::Trigger;
+use crate::db::apply::savepoint;
+use crate::db::apply::trigger::{Change, Trigger};
 use crate::db::{error::Error, indexes, schema::Schema, sql::quote, table::Table};
 use rusqlite::config::DbConfig;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
@@ -90,6 +91,7 @@ impl Mirrored {
             self.say_once(&format!("triggers of table {table} do not run for replicated rows: {why}"));
         }
         let virtuals = virtual_tables(connection)?;
+        let rolling_back = rolling_back(connection)?;
         let mut fed: BTreeMap<&str, Vec<&Trigger>> = BTreeMap::new();
         for trigger in &triggers {
             if examined.broken.contains_key(&trigger.table) {
@@ -101,8 +103,16 @@ impl Mirrored {
             }
             if uses.writes.iter().any(|target| virtuals.contains_key(&target.to_lowercase())) {
                 fed.entry(&trigger.table).or_default().push(trigger);
-            } else {
-                self.copy(connection, trigger);
+            } else if let Some(target) =
+                uses.writes.iter().find(|name| rolling_back.contains(&name.to_lowercase()))
+            {
+                self.say_once(&format!(
+                    "trigger {} does not run for replicated rows: table {target} has a constraint with ON CONFLICT ROLLBACK, which \
+                     would take back rows of other nodes; make it ON CONFLICT ABORT",
+                    trigger.name
+                ));
+            } else if let Some(table) = schema.tables.get(trigger.table.as_str()) {
+                self.copy(connection, table, trigger)?;
             }
         }
         let tables = fed.into_iter().filter_map(|(table, triggers)| {
@@ -148,15 +158,29 @@ impl Mirrored {
         replicated == 0 && !uses.writes.is_empty()
     }
 
-    fn copy(&mut self, connection: &Connection, trigger: &Trigger) {
+    /// A copy that does not compile would make every change of its table fail.
+    fn copy(&mut self, connection: &Connection, table: &Table, trigger: &Trigger) -> Result<(), Error> {
         let name = format!("{COPY}{}", trigger.name);
         let sql = trigger.temporary(&name);
-        match connection.execute_batch(&sql) {
+        let [insert, update, delete] = table.samples();
+        let fires = match trigger.change {
+            Change::Insert => insert,
+            Change::Update => update,
+            Change::Delete => delete,
+        };
+        match create(connection, &sql).and_then(|()| connection.prepare(&fires).map(drop)) {
             Ok(()) => self.copies.entry(trigger.table.clone()).or_default().push((name, sql)),
             Err(why) => {
+                connection.execute_batch(&format!("DROP TRIGGER IF EXISTS temp.{}", quote(&name)))?;
                 self.say_once(&format!("trigger {} cannot run for replicated rows: {why}", trigger.name));
             }
         }
+        Ok(())
+    }
+
+    /// Whether triggers run for the rows of a table that are written here.
+    pub fn has_copies(&self, table: &str) -> bool {
+        self.copies.contains_key(table)
     }
 
     /// Writes a row of a table with `write`. If that fails and succeeds without the copies of the triggers, it was one of them: the
@@ -168,27 +192,19 @@ impl Mirrored {
         write: impl Fn() -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         let Some(copies) = self.copies.get(table) else { return write() };
-        connection.execute_batch("SAVEPOINT mirrored")?;
-        let failure = match write() {
-            Ok(done) => {
-                connection.execute_batch("RELEASE mirrored")?;
-                return Ok(done);
-            }
-            Err(failure) => failure,
+        let failure = match savepoint::all_or_nothing(connection, "mirrored", &write) {
+            Err(failure) if !is_of_machine(&failure) => failure,
+            other => return other,
         };
-        connection.execute_batch("ROLLBACK TO mirrored")?;
-        if matches!(failure, Failure::Database(Error::Busy | Error::Disk(_) | Error::SchemaChanged)) {
-            connection.execute_batch("RELEASE mirrored")?;
-            return Err(failure);
-        }
-        for (name, _) in copies {
-            connection.execute_batch(&format!("DROP TRIGGER temp.{}", quote(name)))?;
-        }
-        let written = write();
-        for (_, sql) in copies {
-            connection.execute_batch(sql)?;
-        }
-        connection.execute_batch("RELEASE mirrored")?;
+        // The triggers come back with the savepoint if this fails, too.
+        let written = savepoint::all_or_nothing(connection, "bare", || {
+            for (name, _) in copies {
+                connection.execute_batch(&format!("DROP TRIGGER temp.{}", quote(name)))?;
+            }
+            let written = write()?;
+            copies.iter().try_for_each(|(_, sql)| create(connection, sql))?;
+            Ok(written)
+        });
         if written.is_ok() {
             let names: Vec<&str> =
                 copies.iter().map(|(name, _)| name.strip_prefix(COPY).unwrap_or(name)).collect();
@@ -208,6 +224,16 @@ impl Mirrored {
     }
 }
 
+/// Makes a trigger, and unlike `execute_batch` nothing else: parts of the text are not ours.
+fn create(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
+    connection.execute(sql, []).map(drop)
+}
+
+/// Whether a failure has nothing to do with triggers.
+fn is_of_machine(failure: &Failure) -> bool {
+    matches!(failure, Failure::Database(Error::Busy | Error::Disk(_) | Error::SchemaChanged))
+}
+
 fn told(failure: &Failure) -> String {
     match failure {
         Failure::Collides => "a value that must be UNIQUE is there".to_owned(),
@@ -222,6 +248,17 @@ fn copies_on(connection: &Connection) -> Result<Vec<String>, Error> {
     Ok(list.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?)
 }
 
+/// The tables, in lower case, with a constraint that rolls back the whole transaction. For a trigger that a DELETE fires, only
+/// the constraint decides that.
+fn rolling_back(connection: &Connection) -> Result<HashSet<String>, Error> {
+    let sql = "SELECT name, sql FROM main.sqlite_schema WHERE type = 'table' AND sql LIKE '%rollback%'";
+    let mut list = connection.prepare(sql)?;
+    let tables = list.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let tables: Vec<(String, String)> = tables.collect::<Result<_, _>>()?;
+    let rolls_back = |sql: &str| indexes::conflict_clauses(sql).iter().any(|word| word == "rollback");
+    Ok(tables.into_iter().filter(|(_, sql)| rolls_back(sql)).map(|(name, _)| name.to_lowercase()).collect())
+}
+
 /// Finds out what each trigger does, by letting SQLite compile statements that fire them. The hooks that run the queues are
 /// taken away meanwhile: what they name may be gone.
 fn examine(connection: &mut Connection, schema: &Schema, triggers: &[Trigger]) -> Result<Examined, Error> {
@@ -233,8 +270,10 @@ fn examine(connection: &mut Connection, schema: &Schema, triggers: &[Trigger]) -
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
         examined
     });
-    connection.execute_batch("ROLLBACK TO examine; RELEASE examine")?;
-    examined
+    let taken_back = savepoint::take_back(connection, "examine");
+    let examined = examined?;
+    taken_back?;
+    Ok(examined)
 }
 
 fn compile(connection: &mut Connection, schema: &Schema, triggers: &[Trigger]) -> Result<Examined, Error> {
@@ -250,15 +289,7 @@ fn compile(connection: &mut Connection, schema: &Schema, triggers: &[Trigger]) -
     let tables: BTreeSet<&str> = triggers.iter().map(|trigger| trigger.table.as_str()).collect();
     for name in tables {
         let Some(table) = schema.tables.get(name) else { continue };
-        let all: Vec<String> =
-            table.stored().map(|column| format!("{0} = {0}", quote(&column.name))).collect();
-        let place = format!("main.{}", quote(name));
-        let statements = [
-            format!("INSERT INTO {place} DEFAULT VALUES"),
-            format!("UPDATE {place} SET {}", all.join(", ")),
-            format!("DELETE FROM {place}"),
-        ];
-        if let Err(why) = statements.iter().try_for_each(|sql| connection.prepare(sql).map(drop)) {
+        if let Err(why) = table.samples().iter().try_for_each(|sql| connection.prepare(sql).map(drop)) {
             broken.insert(name.to_owned(), why.to_string());
         }
     }

@@ -12,6 +12,12 @@ fn write(applier: &mut Applier, id: i64, v: &str) {
     applier.in_transaction(|applier| applier.fold_image(&event).map(drop)).unwrap();
 }
 
+fn delete(applier: &mut Applier, id: i64) {
+    let row = vec![("id".into(), Value::Integer(id))];
+    let event = Event { node: 9, id, kind: Kind::Delete, table: "t".into(), row, schema_hash: None };
+    applier.in_transaction(|applier| applier.fold_image(&event).map(drop)).unwrap();
+}
+
 #[test]
 fn a_copy_runs_whatever_case_its_table_is_written_in() {
     let scratch = Scratch::new(
@@ -76,4 +82,82 @@ fn virtual_tables_are_described_by_their_statements() {
         ("fts5".to_owned(), None, false)
     );
     assert_eq!(of("CREATE VIRTUAL TABLE content USING rtree(id, x, y)"), ("rtree".to_owned(), None, false));
+}
+
+#[test]
+fn a_copy_treats_conflicts_as_the_trigger_says() {
+    let scratch = Scratch::new(
+        "copy-conflicts",
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, v); CREATE TABLE seen(rowid, what UNIQUE, id); \
+         CREATE TRIGGER a AFTER INSERT ON t BEGIN INSERT OR IGNORE INTO seen VALUES(0, new.v, new.id); END; \
+         CREATE TRIGGER b AFTER UPDATE ON t BEGIN INSERT OR REPLACE INTO seen VALUES(0, new.v, new.id); END; \
+         CREATE TABLE audit(rowid, what); \
+         CREATE TRIGGER c BEFORE INSERT ON t BEGIN INSERT INTO audit(what) VALUES('i' || new.id); END; \
+         CREATE TRIGGER d BEFORE UPDATE ON t BEGIN INSERT INTO audit(what) VALUES('u' || new.id); END;",
+    );
+    let mut applier = Applier::open(&scratch.path, 7, &[]).unwrap();
+    for (id, v) in [(1, "x"), (2, "x"), (3, "y")] {
+        write(&mut applier, id, v);
+    }
+    assert_eq!(scratch.value("SELECT group_concat(what || id) FROM seen"), "'x1,y3'");
+    write(&mut applier, 2, "y");
+    assert_eq!(scratch.value("SELECT group_concat(what || id) FROM seen"), "'x1,y2'");
+    assert_eq!(scratch.value("SELECT group_concat(what) FROM audit"), "'i1,i2,i3,u2'");
+}
+
+/// For a DELETE only the constraint says what becomes of the transaction.
+#[test]
+fn a_trigger_that_writes_what_rolls_back_is_not_copied() {
+    let scratch = Scratch::new(
+        "copy-rollback",
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, v); INSERT INTO t VALUES(1, 'x'), (2, 'x'); \
+         CREATE TABLE Audit(rowid, what UNIQUE ON CONFLICT ROLLBACK); \
+         CREATE TRIGGER a AFTER DELETE ON t BEGIN INSERT INTO audit(what) VALUES(old.v); END;",
+    );
+    let mut applier = Applier::open(&scratch.path, 7, &[]).unwrap();
+    for id in [1, 2] {
+        delete(&mut applier, id);
+    }
+    assert_eq!(scratch.value("SELECT count(*) FROM t"), "0");
+    assert_eq!(scratch.value("SELECT count(*) FROM audit"), "0");
+}
+
+#[test]
+fn a_copy_that_does_not_compile_does_not_keep_its_neighbours_from_running() {
+    let scratch = Scratch::new(
+        "copy-view",
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, v); CREATE TABLE audit(rowid, what); CREATE VIEW shown AS SELECT what FROM audit; \
+         CREATE TRIGGER shows INSTEAD OF INSERT ON shown BEGIN INSERT INTO audit(what) VALUES('seen ' || new.what); END; \
+         CREATE TRIGGER a AFTER INSERT ON t BEGIN INSERT INTO audit(what) VALUES(new.v); END; \
+         CREATE TRIGGER b AFTER INSERT ON t BEGIN INSERT INTO shown VALUES(new.v); END;",
+    );
+    let mut applier = Applier::open(&scratch.path, 7, &[]).unwrap();
+    write(&mut applier, 1, "x");
+    assert_eq!(scratch.value("SELECT group_concat(what) FROM audit"), "'x'");
+}
+
+#[test]
+fn a_default_that_only_the_application_can_compute_keeps_no_trigger_from_running() {
+    let scratch = Scratch::new(
+        "copy-default",
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, v DEFAULT (abs(1))); CREATE TABLE audit(rowid, what); \
+         CREATE TRIGGER a AFTER INSERT ON t BEGIN INSERT INTO audit(what) VALUES(new.v); END; PRAGMA writable_schema=ON; \
+         UPDATE sqlite_schema SET sql = replace(sql, 'abs', 'own'); PRAGMA writable_schema=RESET",
+    );
+    let mut applier = Applier::open(&scratch.path, 7, &[]).unwrap();
+    write(&mut applier, 1, "x");
+    assert_eq!(scratch.value("SELECT group_concat(what) FROM audit"), "'x'");
+}
+
+/// So the text of a trigger, which goes into a statement of ours, brings no second one along.
+#[test]
+fn sqlite_takes_no_schema_with_a_statement_behind_another() {
+    let connection = Connection::open_in_memory().unwrap();
+    let forged = connection.execute_batch(
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, v); CREATE TABLE audit(rowid, what); \
+         CREATE TRIGGER a AFTER INSERT ON t BEGIN INSERT INTO audit(what) VALUES(new.v); END; PRAGMA writable_schema=ON; \
+         UPDATE sqlite_schema SET sql = sql || '; CREATE TABLE forged(a)' WHERE name = 'a'; PRAGMA writable_schema=RESET; \
+         INSERT INTO t VALUES(1, 1)",
+    );
+    assert!(matches!(forged.map_err(Error::from), Err(Error::Corrupt(_))));
 }

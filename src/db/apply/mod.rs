@@ -16,6 +16,7 @@ mod marks;
 mod mirrored;
 mod renewal;
 mod rows;
+mod savepoint;
 mod session;
 mod subject;
 mod touched;

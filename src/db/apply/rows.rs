@@ -44,33 +44,72 @@ impl From<Error> for Failure {
 
 /// Inserts or updates the row with exactly the event's columns; returns the number of rows written.
 pub fn write(connection: &Connection, subject: &Subject<'_>) -> Result<usize, Failure> {
-    if !subject.is_whole {
-        return write_partly(connection, subject);
+    if subject.has_null_key() {
+        // NULL in a key conflicts with nothing, so an upsert would insert another row.
+        return write_in_two(connection, subject);
     }
-    let sql = &subject.table.sql;
-    let values = || subject.event.row.iter().map(|(_, value)| value);
-    let run = |sql: &str| connection.prepare_cached(sql)?.execute(params_from_iter(values()));
-    if !subject.has_null_key() {
-        return Ok(run(&sql.upsert)?);
+    if subject.is_whole {
+        return run(connection, &subject.table.sql.upsert, image(subject));
     }
-    refuse_null(subject)?;
-    // NULL in a key conflicts with nothing, so the row is looked for first.
-    match run(&sql.update_null_key)? {
-        0 => Ok(run(&sql.insert)?),
+    let (columns, values) = known(subject)?;
+    run(connection, &subject.table.upsert(&columns), values)
+}
+
+/// The same with an UPDATE and, if there is no such row, an INSERT. Where triggers run, the application's own statement looks
+/// like this to them: an upsert fires those before an INSERT for an update, too, and makes every statement of an UPDATE
+/// trigger OR ABORT.
+pub fn write_in_two(connection: &Connection, subject: &Subject<'_>) -> Result<usize, Failure> {
+    let table = &subject.table;
+    if subject.has_null_key() && table.keyed != Keyed::Index {
+        // For NULL as a rowid SQLite would choose one, on each node another.
+        return Err(Failure::Refused("NULL in a key that cannot be NULL".to_owned()));
+    }
+    let key = || subject.key_values.iter().copied();
+    if subject.is_whole {
+        return match run(connection, &table.sql.update, image(subject).chain(key()))? {
+            0 => run(connection, &table.sql.insert, image(subject)),
+            updated => Ok(updated),
+        };
+    }
+    let (columns, values) = known(subject)?;
+    match run(connection, &table.update(&columns), values.iter().copied().chain(key()))? {
+        0 => run(connection, &table.insert(&columns), values),
         updated => Ok(updated),
     }
 }
 
-/// For NULL as a rowid SQLite would choose one, on each node another.
-fn refuse_null(subject: &Subject<'_>) -> Result<(), Failure> {
-    if subject.table.keyed != Keyed::Index {
-        return Err(Failure::Refused("NULL in a key that cannot be NULL".to_owned()));
-    }
-    Ok(())
+/// The values of an event that has all columns.
+fn image<'a>(subject: &Subject<'a>) -> impl Iterator<Item = &'a Value> {
+    subject.event.row.iter().map(|(_, value)| value)
 }
 
-/// The same for an event whose columns are not those of the table, as during a change of the schema.
-fn write_partly(connection: &Connection, subject: &Subject<'_>) -> Result<usize, Failure> {
+fn run<'a>(
+    connection: &Connection,
+    sql: &str,
+    values: impl IntoIterator<Item = &'a Value>,
+) -> Result<usize, Failure> {
+    Ok(connection.prepare_cached(sql)?.execute(params_from_iter(values))?)
+}
+
+/// Overwrites columns of the row with the event's key, if it is there; returns the number of rows written.
+pub fn update_only(
+    connection: &Connection,
+    subject: &Subject<'_>,
+    is_meant: impl Fn(&str) -> bool,
+) -> Result<usize, Failure> {
+    let (columns, values) = known(subject)?;
+    let meant = columns.into_iter().zip(values).filter(|(name, _)| is_meant(name));
+    let (columns, values): (Vec<&str>, Vec<&Value>) = meant.unzip();
+    if columns.is_empty() {
+        return Ok(0);
+    }
+    let key = subject.key_values.iter().copied();
+    run(connection, &subject.table.update(&columns), values.into_iter().chain(key))
+}
+
+/// The event's columns as the table writes them, and their values. They are not those of the table during a change of the
+/// schema.
+fn known<'a>(subject: &'a Subject<'a>) -> Result<(Vec<&'a str>, Vec<&'a Value>), Failure> {
     let table = &subject.table;
     let (mut columns, mut values) = (vec![], vec![]);
     for (name, value) in &subject.event.row {
@@ -83,15 +122,7 @@ fn write_partly(connection: &Connection, subject: &Subject<'_>) -> Result<usize,
         columns.push(known);
         values.push(value);
     }
-    let run = |sql: &str| connection.prepare_cached(sql)?.execute(params_from_iter(values.iter().copied()));
-    if !subject.has_null_key() {
-        return Ok(run(&table.upsert(&columns))?);
-    }
-    refuse_null(subject)?;
-    match run(&table.update_null_key(&columns))? {
-        0 => Ok(run(&table.insert(&columns))?),
-        updated => Ok(updated),
-    }
+    Ok((columns, values))
 }
 
 /// Deletes the row with this key; returns the number of rows deleted.
@@ -100,7 +131,7 @@ pub fn delete<'a>(
     table: &Table,
     key: impl IntoIterator<Item = &'a Value>,
 ) -> Result<usize, Failure> {
-    Ok(connection.prepare_cached(&table.sql.delete)?.execute(params_from_iter(key))?)
+    run(connection, &table.sql.delete, key)
 }
 
 /// Whether there is a row with this key.

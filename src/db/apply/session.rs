@@ -3,7 +3,7 @@
 
 use crate::db::apply::aside::{self, Aside};
 use crate::db::apply::{checkpoint::Checkpointer, collisions, feed::Feeds, marks::Marks};
-use crate::db::apply::{mirrored::Mirrored, renewal::Renewal, subject::Source, touched::Touched};
+use crate::db::apply::{mirrored::Mirrored, renewal::Renewal, savepoint, subject::Source, touched::Touched};
 use crate::db::capture::log_table;
 use crate::db::schema::{self, Schema};
 use crate::db::{error::Error, open, sql::quote, state, table::Table};
@@ -109,7 +109,7 @@ impl Session {
     /// Commits the transaction if `result` is good and all can be written; otherwise the database goes back to where it was,
     /// and memory with it.
     pub fn end(&mut self, result: Result<(), Error>) -> Result<Applied, Error> {
-        let committed = result.and_then(|()| self.write_back()).and_then(|()| {
+        let committed = result.and_then(|()| self.insist()).and_then(|()| self.write_back()).and_then(|()| {
             self.connection.execute_batch("COMMIT")?;
             Ok(())
         });
@@ -122,6 +122,11 @@ impl Session {
             self.renewal.taken(self.begun);
         }
         Ok(self.applied)
+    }
+
+    /// Fails if SQLite has rolled back the transaction by itself: what is written next would be committed alone.
+    pub fn insist(&self) -> Result<(), Error> {
+        savepoint::insist_on_transaction(&self.connection)
     }
 
     /// Writes what memory has gathered for the database.

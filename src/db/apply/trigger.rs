@@ -159,6 +159,14 @@ mod tests {
     }
 
     #[test]
+    fn a_dollar_sign_is_part_of_a_name() {
+        let sql = "CREATE TRIGGER x$y AFTER UPDATE OF a$b, c ON docs$x BEGIN SELECT 1; END";
+        let trigger = Trigger::parse("x$y", "docs$x", sql).unwrap();
+        assert_eq!(trigger.of, ["a$b", "c"]);
+        assert!(trigger.temporary("x").ends_with(" ON main.\"docs$x\" BEGIN SELECT 1; END"));
+    }
+
+    #[test]
     fn a_copy_never_rolls_back_what_is_not_its_own() {
         let sql = "CREATE TRIGGER x AFTER DELETE ON t BEGIN SELECT RAISE (rollback, 'rollback'); INSERT OR ROLLBACK INTO rollback VALUES(1); END";
         let copy = Trigger::parse("x", "t", sql).unwrap().temporary("x");
