@@ -149,9 +149,15 @@ impl Applier {
         }
         let is_key =
             |name: &str| subject.table.key.iter().any(|column| column.name.eq_ignore_ascii_case(name));
-        let is_missing = |name: &str| held.missing.iter().any(|missing| missing.eq_ignore_ascii_case(name));
-        let row: Vec<(Arc<str>, Value)> =
-            subject.event.row.iter().filter(|(name, _)| is_key(name) || is_missing(name)).cloned().collect();
+        let listed = |name: &str| held.missing.iter().any(|missing| missing.eq_ignore_ascii_case(name));
+        // A list that is full was cut. Columns that a migration adds are a table's last ones: the others follow the last of the list.
+        let cut = held.missing.len() >= limits::ASIDE_COLUMNS;
+        let rest = subject.event.row.iter().rposition(|(name, _)| cut && listed(name)).unwrap_or(usize::MAX);
+        let row: Vec<(Arc<str>, Value)> = (0..)
+            .zip(&subject.event.row)
+            .filter(|(at, (name, _))| is_key(name) || listed(name) || *at > rest)
+            .map(|(_, column)| column.clone())
+            .collect();
         let part = Event { row, ..subject.event.clone() };
         let Some(part) = Subject::new(&subject.table, &part, subject.source) else { return done };
         let failed = |why: String| {
