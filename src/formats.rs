@@ -76,7 +76,8 @@
 //! names as `folded`, the sequence at which an origin was last heard of, in steps of 1024.
 //! `__harmonylite__set_aside(id, stream, seq, tbl, key, state, overtaken, missing, why, since, payload)` holds the messages that are
 //! set aside: `id` rises in the order of arrival, `state` is 0 waiting, 1 refused, 2 to be tried again, `overtaken` 1 when an event of
-//! ours came back that is later, `missing` the missing columns as JSON, `since` Unix milliseconds, `payload` the message as it came.
+//! ours came back that is later, `missing` the first 50 missing columns as JSON, `since` Unix milliseconds, `payload` the message as it
+//! came. `key` is the row's key as this node knows it; of one longer than 64 bytes its SHA-256 in hex.
 //! Earlier versions had `__harmonylite__parked(stream, seq, tbl, payload)`, which is taken over. Triggers are named `__harmonylite__<number>_<what>`.
 //!
 //! # Sequence map
@@ -99,7 +100,8 @@
 //!
 //! Daemons of ours also tell each other on plain subjects, which nothing keeps and Go nodes do not know:
 //! `<stream_prefix>.node.<node id>`, JSON `{"id", "database", "host"}` (`cluster/presence.rs`), and `<stream_prefix>.shards`, JSON
-//! `{"node_id": 3, "shards": 2, "host": "name"}` (`cluster/shards.rs`).
+//! `{"node_id": 3, "shards": 2, "host": "name"}` (`cluster/shards.rs`). Longer messages than 4 KiB are not read, nor longer values
+//! in the bucket than 64 KiB.
 //!
 //! A lease whose `Timestamp` is 0 was given back. The Go program takes over a lease when `Timestamp` plus the lease's life lies
 //! before its own clock; this program when it has seen one revision for that long.

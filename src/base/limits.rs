@@ -16,6 +16,11 @@ pub const PUBLISH_RESEND: Duration = Duration::from_secs(2);
 pub const PULL_BATCH: usize = 1024;
 /// Bytes asked of a stream at once, raised to the server's largest message.
 pub const PULL_BYTES: usize = 1 << 20;
+/// The bytes that a pull asks for: they let the server's largest message pass, headers and line included.
+pub const fn pull_bytes(max_payload: usize) -> usize {
+    let largest = max_payload.saturating_add(64 << 10);
+    if largest > PULL_BYTES { largest } else { PULL_BYTES }
+}
 /// Life of one pull request.
 pub const PULL_EXPIRES: Duration = Duration::from_secs(30);
 /// Heartbeat asked of the server while a pull waits.
@@ -30,8 +35,10 @@ pub const EVENT_COLUMNS: usize = 2_000;
 pub const KEY_COLUMNS: usize = 500;
 /// Events of one kind (waiting, refused) that are set aside; beyond that the oldest ones go.
 pub const ASIDE_EVENTS: i64 = 100_000;
-/// Bytes of their messages.
+/// Bytes of their messages, and of what is kept beside them.
 pub const ASIDE_BYTES: i64 = 32 << 20;
+/// Missing columns that are kept of an event: compressed, thousands of long names are a few kilobytes.
+pub const ASIDE_COLUMNS: usize = 50;
 /// Time between two looks whether what is set aside can be tried again.
 pub const ASIDE_LOOK: Duration = Duration::from_secs(1);
 /// Origins whose highest folded id is remembered in one stream; beyond that those are forgotten that were heard of longest ago.

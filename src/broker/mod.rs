@@ -1,6 +1,7 @@
 //! The broker as the daemon and the commands use it: the connection, our own server if there is one, the store that may lie
 //! in it.
 
+mod blocks;
 mod server;
 mod settings;
 

@@ -2,11 +2,12 @@
 
 use super::settings::{self, Settings, Version};
 use crate::base::stop::{self, Stop, StopSource};
-use crate::base::{Error, Kind, child, files, retry::Backoff, worker::Workers};
+use crate::base::{Error, Kind, child, files, retry::Backoff, secret, worker::Workers};
 use crate::config::Config;
 use crate::nats::Url;
 use crossbeam_channel::{RecvTimeoutError, Sender};
-use std::io::Write as _;
+use std::io::Read as _;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -47,8 +48,31 @@ impl Home {
         self.0.join("nats-server.log")
     }
 
+    /// What the server says before it has a log, and when it breaks down.
+    fn last_words(&self) -> PathBuf {
+        self.0.join("nats-server.err")
+    }
+
     fn configuration(&self) -> PathBuf {
         self.0.join("nats-server.conf")
+    }
+
+    /// Refuses a directory in which somebody else could replace the server's configuration, which holds the login, or its streams.
+    fn check(&self) -> Result<(), Error> {
+        for dir in [&files::parent(&self.0), &self.0] {
+            let meta = std::fs::metadata(dir).map_err(|error| failed(dir, &error))?;
+            let is_own = files::is_own(dir, |_| true) && meta.uid() == rustix::process::geteuid().as_raw();
+            let shown = dir.display();
+            if !is_own {
+                return Err(Error::local(format!(
+                    "{shown}: it belongs to another user than harmonylite runs as: chown it, or move it away"
+                )));
+            }
+            if meta.mode() & 0o022 != 0 {
+                return Err(Error::local(format!("{shown}: others may write to it: chmod go-w it")));
+            }
+        }
+        Ok(())
     }
 
     /// Directory where the server writes which ports it listens on.
@@ -71,12 +95,13 @@ impl Server {
         let Some(lock) = files::Lock::try_take(&path).map_err(|error| failed(&path, &error))? else {
             return Server::of_running_daemon(&home);
         };
+        home.check()?;
         let binary = find_binary(config)?;
         let version = version(&binary)?;
         log::info!("starting {} {version} in {}", binary.display(), home.0.display());
         let (source, token) = stop::pair();
         let supervisor =
-            Supervisor { config: config.clone(), home, binary, version, port: None, stop: token };
+            Supervisor { config: config.clone(), home, binary, version, port: None, logged: 0, stop: token };
         let (first, started) = crossbeam_channel::bounded(1);
         workers.spawn("nats-server", move || {
             supervisor.run(&first);
@@ -152,6 +177,8 @@ struct Supervisor {
     version: Version,
     /// The port of the first start, kept for all later ones: clients know it.
     port: Option<u16>,
+    /// Bytes of the server's log before this start: it is kept over starts.
+    logged: u64,
     stop: Stop,
 }
 
@@ -205,6 +232,7 @@ impl Supervisor {
 
     /// Starts the server and waits until it listens; returns where.
     fn start(&mut self) -> Result<(Child, Url), Error> {
+        self.logged = std::fs::metadata(self.home.log()).map_or(0, |meta| meta.len());
         let mut child = self.spawn()?;
         match self.wait_for_port(&mut child).and_then(|port| self.announce(port)) {
             Ok(url) => Ok((child, url)),
@@ -219,8 +247,7 @@ impl Supervisor {
     fn announce(&mut self, port: u16) -> Result<Url, Error> {
         let url = format!("nats://{}", settings::client_address(&self.config.nats.bind_address, port));
         let path = self.home.address();
-        files::remove_unfinished(&path);
-        files::write_atomically(&path, url.as_bytes()).map_err(|error| failed(&path, &error))?;
+        write_private(&path, &url).map_err(|error| failed(&path, &error))?;
         self.port = Some(port);
         Ok(Url::parse(&url)?)
     }
@@ -251,29 +278,37 @@ impl Supervisor {
         std::fs::create_dir_all(&ports).map_err(|error| failed(&ports, &error))?;
         let mut command = Command::new(&self.binary);
         command.arg("--config").arg(&path).arg("--ports_file_dir").arg(&ports);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let path = self.home.last_words();
+        let _ = std::fs::remove_file(&path);
+        let last_words = files::create_private(&path).map_err(|error| failed(&path, &error))?;
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(last_words);
         child::die_with_parent(&mut command);
         command.spawn().map_err(|error| failed(&self.binary, &error))
     }
 
     fn wait_for_port(&self, child: &mut Child) -> Result<u16, Error> {
         let until = Instant::now() + START_LIMIT;
-        let log = self.home.log();
         loop {
             if let Some(port) = read_port(&self.home.ports()) {
                 return Ok(port);
             }
             if let Ok(Some(status)) = child.try_wait() {
-                let why = last_error(&log);
+                let why = self.why_not();
                 return Err(Error::local(format!("nats-server does not start ({status}): {why}")));
             }
             if self.stop.wait(Duration::from_millis(20)) {
                 return Err(Error::stopped());
             }
             if Instant::now() > until {
-                return Err(Error::local(format!("nats-server does not listen: {}", last_error(&log))));
+                return Err(Error::local(format!("nats-server does not listen: {}", self.why_not())));
             }
         }
+    }
+
+    /// Why this start failed, in the server's words.
+    fn why_not(&self) -> String {
+        let words = first_line(&self.home.last_words());
+        secret::redact(&words.unwrap_or_else(|| last_error(&self.home.log(), self.logged)))
     }
 }
 
@@ -295,12 +330,10 @@ fn files_in(dir: &Path) -> u64 {
     bytes.sum()
 }
 
-/// Writes a file that only we may read: it holds passwords.
+/// Writes a file that only we may read, whatever stood there before: it may hold passwords.
 fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let mut options = std::fs::OpenOptions::new();
-    let mut file = options.create(true).truncate(true).write(true).mode(0o600).open(path)?;
-    file.write_all(text.as_bytes())
+    files::remove_unfinished(path);
+    files::write_atomically(path, text.as_bytes())
 }
 
 /// The clients' port, once the server has written its file.
@@ -309,10 +342,20 @@ fn read_port(ports: &Path) -> Option<u16> {
     settings::port_in(&std::fs::read(entry.path()).ok()?)
 }
 
-/// The last error in the server's log, for people. A line is `[7] 2026/11/25 10:00:00.000000 [FTL] port in use`; what stands
-/// before the text is left out.
-fn last_error(log: &Path) -> String {
-    let text = std::fs::read_to_string(log).unwrap_or_default();
+/// The first line of a file that says anything. Of a breakdown, which may be long, it is the line that counts.
+fn first_line(path: &Path) -> Option<String> {
+    let mut bytes = vec![];
+    std::fs::File::open(path).ok()?.take(4 << 10).read_to_end(&mut bytes).ok()?;
+    let text = String::from_utf8_lossy(&bytes);
+    text.lines().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned)
+}
+
+/// The last error in the server's log after its first `logged` bytes, for people. A line is `[7] 2026/11/25 10:00:00.000000 [FTL]
+/// port in use`; what stands before the text is left out. A log that is shorter was begun anew.
+fn last_error(log: &Path, logged: u64) -> String {
+    let bytes = std::fs::read(log).unwrap_or_default();
+    let fresh = usize::try_from(logged).ok().and_then(|logged| bytes.get(logged..));
+    let text = String::from_utf8_lossy(fresh.unwrap_or(&bytes));
     let error = |line: &str| {
         let (_, error) = line.split_once("[FTL] ").or_else(|| line.split_once("[ERR] "))?;
         Some(error.to_owned())
@@ -366,11 +409,60 @@ mod tests {
     fn the_last_error_of_a_log_is_told_without_its_date() {
         let dir = Dir::new("log");
         let log = dir.0.join("log");
-        assert!(last_error(&log).starts_with("no error in "));
+        assert!(last_error(&log, 0).starts_with("no error in "));
         let text = "[1] 2026/11/25 10:00:00.000001 [ERR] first\n[1] 2026/11/25 10:00:01.000001 [FTL] port in use\n\
             [1] 2026/11/25 10:00:02.000001 [INF] bye\n";
         std::fs::write(&log, text).unwrap();
-        assert_eq!(last_error(&log), "port in use");
+        assert_eq!(last_error(&log, 0), "port in use");
+        // What an earlier start said is not this one's error.
+        let length = text.len() as u64;
+        assert!(last_error(&log, length).starts_with("no error in "));
+        assert_eq!(last_error(&log, length + 1), "port in use", "the log was begun anew");
+    }
+
+    #[test]
+    fn what_the_server_says_before_it_has_a_log_comes_first_and_without_secrets() {
+        let dir = Dir::new("words");
+        let config = crate::config::tests::with("");
+        let (_source, stop) = stop::pair();
+        let (home, version) = (Home(dir.0.clone()), Version::parse("v2.10.0").unwrap());
+        let (binary, port) = (PathBuf::new(), None);
+        let supervisor = Supervisor { config, home, binary, version, port, logged: 0, stop };
+        std::fs::write(supervisor.home.log(), "[1] [ERR] old\n").unwrap();
+        assert_eq!(supervisor.why_not(), "old");
+        std::fs::write(supervisor.home.last_words(), "\n").unwrap();
+        assert_eq!(supervisor.why_not(), "old");
+        let words = "\nnats-server: bad route nats://u:hunter2@h:1\ngoroutine 1\n";
+        std::fs::write(supervisor.home.last_words(), words).unwrap();
+        assert_eq!(supervisor.why_not(), "nats-server: bad route nats://***@h:1");
+        std::fs::write(supervisor.home.last_words(), "x".repeat(1 << 20)).unwrap();
+        assert_eq!(supervisor.why_not().len(), 4 << 10);
+    }
+
+    #[test]
+    fn a_directory_in_which_others_may_write_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = Dir::new("check");
+        let home = Home(dir.0.join("nats/node"));
+        std::fs::create_dir_all(&home.0).unwrap();
+        let set = |path: &Path, mode| {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        set(&dir.0, 0o777);
+        for dir in [dir.0.join("nats"), home.0.clone()] {
+            for (mode, is_fine) in [(0o755, true), (0o775, false), (0o777, false), (0o700, true)] {
+                set(&dir, mode);
+                assert_eq!(home.check().is_ok(), is_fine, "{dir:?} {mode:o}");
+            }
+        }
+        // A link of ours to a place of ours is a person's choice.
+        std::os::unix::fs::symlink(&home.0, dir.0.join("nats/link")).unwrap();
+        assert!(Home(dir.0.join("nats/link")).check().is_ok());
+        assert!(Home(dir.0.join("nats/none")).check().is_err());
+        // Only root can give a directory away.
+        if std::os::unix::fs::chown(&home.0, Some(12_345), None).is_ok() {
+            assert!(home.check().unwrap_err().to_string().contains("belongs to another user"));
+        }
     }
 
     #[test]
@@ -389,11 +481,24 @@ mod tests {
     fn the_configuration_is_for_our_eyes_only() {
         use std::os::unix::fs::PermissionsExt;
         let dir = Dir::new("private");
-        let path = dir.0.join("conf");
-        write_private(&path, "secret").unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        write_private(&path, "new").unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "new");
+        let (path, elsewhere) = (dir.0.join("conf"), dir.0.join("elsewhere"));
+        // What an earlier version or somebody else has left there: a file that all may read, a link.
+        std::fs::write(&path, "old").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        let opened = std::fs::File::open(&path).unwrap();
+        for link in [false, true] {
+            if link {
+                std::fs::remove_file(&path).unwrap();
+                std::fs::write(&elsewhere, "untouched").unwrap();
+                std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
+            }
+            write_private(&path, "secret").unwrap();
+            let meta = std::fs::symlink_metadata(&path).unwrap();
+            assert!(meta.is_file() && meta.permissions().mode() & 0o777 == 0o600, "{meta:?}");
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), "secret");
+        }
+        assert_eq!(std::fs::read_to_string(&elsewhere).unwrap(), "untouched");
+        assert_eq!(std::io::read_to_string(opened).unwrap(), "old", "whoever has it open reads no secret");
     }
 
     #[test]

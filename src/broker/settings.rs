@@ -1,9 +1,9 @@
 //! The configuration file of our own nats-server, written from our configuration at each start.
 
+use super::blocks::settings_of;
 use crate::base::{Error, Kind};
 use crate::config;
 use crate::nats::{is_loopback, percent_encode};
-use serde_json::json;
 use std::fmt::Write as _;
 use std::net::ToSocketAddrs;
 use std::path::Path;
@@ -99,7 +99,7 @@ impl Settings<'_> {
             ));
         }
         warnings.extend(self.warn_of_clear_text());
-        warnings.extend(self.warn_of_open_leafs());
+        warnings.extend(self.warn_of_open_ports());
         if self.version < SYNCS_ALWAYS {
             warnings.push(
                 "this nats-server is older than 2.10: a power cut can lose what it stored in its last two minutes; a \
@@ -129,17 +129,31 @@ impl Settings<'_> {
         })
     }
 
-    /// A leaf port that the user's own settings open: nats-server 2.9 asks there for no login but its own.
-    fn warn_of_open_leafs(&self) -> Option<String> {
-        let path = self.nats.server_config.as_ref()?;
-        let text = std::fs::read_to_string(path).ok()?;
-        let is_open = text.contains("leafnodes") && !text.contains("authorization");
-        is_open.then(|| {
+    /// Ports for leaf nodes and routes that the user's own settings open: a cluster's asks for no login but its own, and so does that
+    /// for leaf nodes of nats-server 2.9.
+    fn warn_of_open_ports(&self) -> Vec<String> {
+        const PORTS: [(&str, &[&str], &str); 2] = [
+            (
+                "leafnodes",
+                &["leafnodes", "leaf"],
+                "an older nats-server lets leaf nodes in without any login",
+            ),
+            ("cluster", &["cluster"], "nats-server lets other servers in without any login"),
+        ];
+        let Some(path) = &self.nats.server_config else { return vec![] };
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let is_open = |names: &[&str]| {
+            let settings = settings_of(&text, names).unwrap_or_default();
+            let has = |name: &str| settings.iter().any(|setting| setting == name);
+            (has("listen") || has("port")) && !has("authorization")
+        };
+        let warning = |(block, _, what): &(&str, &[&str], &str)| {
             format!(
-                "nats.server_config = {path:?}: leafnodes without an authorization: an older nats-server lets leaf nodes in without \
-                 any login; write authorization {{ user: ..., password: ... }} into that block"
+                "nats.server_config = {path:?}: {block} without an authorization: {what}; write authorization {{ user: ..., \
+                 password: ... }} into that block"
             )
-        })
+        };
+        PORTS.iter().filter(|(_, names, _)| is_open(names)).map(warning).collect()
     }
 
     /// Host and port to listen on; port -1 lets the server choose one.
@@ -219,7 +233,8 @@ pub fn client_address(bind_address: &str, port: u16) -> String {
     let (host, _) = bind_address.rsplit_once(':').unwrap_or_default();
     // Literal addresses: a small machine may resolve nothing, not even localhost.
     let host = if matches!(host, "" | "0.0.0.0" | "[::]" | "::" | "localhost") { "127.0.0.1" } else { host };
-    format!("{host}:{port}")
+    let bare = host.contains(':') && !host.starts_with('[');
+    if bare { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 /// The clients' port in the file that nats-server writes with `--ports_file_dir`: `{"nats": ["nats://127.0.0.1:4222"]}`.
@@ -229,9 +244,20 @@ pub fn port_in(ports_file: &[u8]) -> Option<u16> {
     url.rsplit(':').next()?.parse().ok()
 }
 
-/// A text in the quotes of the server's configuration format, which are those of JSON.
+/// A text in the quotes of the server's configuration format. Its escapes are fewer than those of JSON.
 fn quoted(text: &str) -> String {
-    json!(text).to_string()
+    let mut out = String::from('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            c if c.is_ascii_control() => {
+                // Writing into a String cannot fail.
+                let _ = write!(out, "\\x{:02X}", u32::from(c));
+            }
+            c => out.push(c),
+        }
+    }
+    out + "\""
 }
 
 fn path_text(path: &Path) -> Result<&str, Error> {
@@ -501,6 +527,57 @@ mod tests {
     }
 
     #[test]
+    fn ports_that_the_users_settings_open_without_a_login_are_warned_about() {
+        let path = std::env::temp_dir().join(format!("harmonylite-ports-{}.conf", std::process::id()));
+        let user = config::Nats { server_config: Some(path.clone()), ..nats("127.0.0.1:-1") };
+        for (text, blocks) in [
+            (
+                "authorization { user: a, password: b }\nleafnodes { listen: \"0.0.0.0:7422\" }",
+                &["leafnodes"][..],
+            ),
+            ("# authorization\nleaf { port: 7422 }\ncluster { port: 6222 }", &["leafnodes", "cluster"]),
+            (
+                "cluster { listen: h:1, authorization { user: a, password: b } }\nleafnodes { port: 1 }",
+                &["leafnodes"],
+            ),
+            ("leafnodes { port: 1, authorization { user: a } }\ncluster { port: 2 }", &["cluster"]),
+            ("leafnodes { remotes: [ { url: nats://h:7422 } ] }\ncluster { name: x }", &[]),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let told = settings(&user).warnings();
+            assert_eq!(told.len(), blocks.len(), "{text}: {told:?}");
+            for (told, block) in told.iter().zip(blocks) {
+                assert!(told.contains(&format!(": {block} without an authorization: ")), "{text}: {told}");
+            }
+        }
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    /// nats-server reads `\x`, `\t`, `\n`, `\r`, `\"` and `\\`, and no others.
+    #[test]
+    fn texts_in_quotes_have_the_escapes_that_the_server_knows() {
+        let all: String = ('\0'..='\u{ff}').collect();
+        let text = quoted(&all);
+        let mut read = vec![];
+        let mut rest = text[1..text.len() - 1].chars();
+        while let Some(c) = rest.next() {
+            assert!(c != '"' && !c.is_ascii_control(), "{c:?} stands there as it is");
+            read.push(match (c, if c == '\\' { rest.next() } else { None }) {
+                ('\\', Some('x')) => {
+                    let digits: String = rest.by_ref().take(2).collect();
+                    char::from(u8::from_str_radix(&digits, 16).unwrap())
+                }
+                ('\\', Some(c)) => {
+                    assert!(matches!(c, '"' | '\\'), "{c:?}");
+                    c
+                }
+                (c, _) => c,
+            });
+        }
+        assert_eq!(read.into_iter().collect::<String>(), all);
+    }
+
+    #[test]
     fn an_open_server_is_warned_about() {
         for bind in [":-1", "0.0.0.0:4222", "[::]:1"] {
             let told = settings(&nats(bind)).warnings().concat();
@@ -542,8 +619,11 @@ mod tests {
             ("localhost:5", "127.0.0.1:7"),
             ("10.0.0.1:5", "10.0.0.1:7"),
             ("[::1]:5", "[::1]:7"),
+            ("::1:5", "[::1]:7"),
+            ("fe80::1%eth0:5", "[fe80::1%eth0]:7"),
             ("", "127.0.0.1:7"),
         ] {
+            assert!(crate::nats::Url::parse(address).is_ok(), "{bind}");
             assert_eq!(client_address(bind, 7), address, "{bind}");
         }
     }

@@ -10,11 +10,19 @@ pub mod proven;
 mod shards;
 pub mod wanted;
 
+use crate::base::limits;
 use crate::nats::{Error, JetStream, Kv};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 /// The bucket's name, fixed in the Go program.
 const BUCKET: &str = "e-harmonylite";
+
+/// Bytes of the longest message by which a daemon says that it is there. Anybody may publish one, and JSON that was read takes a
+/// hundred times its size.
+const HELLO_BYTES: usize = 4 << 10;
+/// Bytes of the longest value that is read from the bucket, for the same reason.
+const VALUE_BYTES: usize = 64 << 10;
 
 /// A key of the bucket, and how its values are written.
 pub struct Key<T> {
@@ -22,6 +30,28 @@ pub struct Key<T> {
     encode: fn(&T) -> Vec<u8>,
     /// `None`: not a value of this key.
     decode: fn(&[u8]) -> Option<T>,
+}
+
+impl<T> Key<T> {
+    /// `None`: not a value of this key.
+    fn read(&self, bytes: &[u8]) -> Option<T> {
+        if bytes.len() > VALUE_BYTES { None } else { (self.decode)(bytes) }
+    }
+}
+
+/// When something that others bring about was last logged: whoever invents nodes must not fill the log.
+#[derive(Debug, Default)]
+struct Told(Option<Instant>);
+
+impl Told {
+    /// Whether it may be logged now; it is, then.
+    fn may(&mut self, now: Instant) -> bool {
+        let may = self.0.is_none_or(|at| now.saturating_duration_since(at) >= limits::PRESENCE_INTERVAL);
+        if may {
+            self.0 = Some(now);
+        }
+        may
+    }
 }
 
 /// What a key held when it was read.
@@ -75,7 +105,7 @@ impl Bucket {
         let found =
             self.with(|kv| kv.get(key.name)).map_err(|error| error.at(format!("key {}", key.name)))?;
         let Some(found) = found else { return Ok(Entry { revision: 0, value: None }) };
-        let value = found.value.as_deref().and_then(key.decode);
+        let value = found.value.as_deref().and_then(|bytes| key.read(bytes));
         Ok(Entry { revision: found.revision, value })
     }
 
@@ -101,5 +131,31 @@ impl Bucket {
                 Err(error) => return Err(error),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_value_that_is_too_long_is_not_read() {
+        let key = Key::<u64> {
+            name: "k",
+            encode: |_| vec![],
+            decode: |bytes| serde_json::from_slice::<serde_json::Value>(bytes).ok()?.as_u64(),
+        };
+        let padded = |bytes: usize| format!("{}7", " ".repeat(bytes - 1)).into_bytes();
+        assert_eq!(key.read(&padded(VALUE_BYTES)), Some(7));
+        assert_eq!(key.read(&padded(VALUE_BYTES + 1)), None);
+    }
+
+    #[test]
+    fn invented_nodes_do_not_fill_the_log() {
+        let (mut told, start) = (Told::default(), Instant::now());
+        let count = (0..3_000).filter(|n| told.may(start + Duration::from_millis(10) * *n)).count();
+        assert_eq!(count, 1);
+        assert!(told.may(start + limits::PRESENCE_INTERVAL));
     }
 }

@@ -5,6 +5,7 @@
 //! for one. The same thread listens for daemons that have another number of shards.
 
 use super::shards::Shards;
+use super::{HELLO_BYTES, Told};
 use crate::base::{error::Error, limits, random, stop::Stop, worker::Workers};
 use crate::config::Config;
 use crate::nats::Connection;
@@ -16,6 +17,8 @@ use std::time::{Duration, Instant};
 
 /// Messages that wait to be looked at; one that finds no room comes again.
 const QUEUE: usize = 16;
+/// Characters of a text of another daemon that are shown, and of ours that are sent: together they fit into a message.
+const SHOWN: usize = 200;
 
 /// Starts the thread that speaks and listens.
 pub fn start(
@@ -25,42 +28,22 @@ pub fn start(
     stop: &Stop,
     workers: &mut Workers,
 ) -> Result<(), Error> {
-    let subject = format!("{}.node.{}", config.nats.stream_prefix, config.node_id);
     let (connection, board, stop) = (connection.clone(), board.clone(), stop.clone());
-    let me = format!("{:016x}", random::random_u64());
-    let place = format!("{} (process {})", config.db_path.display(), std::process::id());
-    let node_id = config.node_id;
+    let mut namesakes = Namesakes::new(config, &host());
     let mut shards = Shards::new(config, &host());
     workers.spawn("presence", move || {
-        let hello = json!({ "id": me, "database": place, "host": host() }).to_string();
         let (queue, heard) = bounded(QUEUE);
-        let _subscription = connection.subscribe(&subject, queue);
+        let _subscription = connection.subscribe(&namesakes.subject, queue);
         let (queue, numbers) = bounded(QUEUE);
         let _numbers = connection.subscribe(&shards.subject, queue);
-        let mut times = Times::default();
         loop {
-            if times.is_silent(Instant::now()) && connection.is_up() {
-                times.spoke(Instant::now());
-                // What cannot be said now is said later.
-                let _ = connection.publish(&subject, &[], hello.as_bytes());
-            }
-            if times.has_gone(Instant::now()) {
-                board.set_namesake("");
-            }
+            namesakes.look(&connection, &board, Instant::now());
             shards.look(&connection, &board, Instant::now());
             select! {
                 recv(stop.receiver()) -> _ => return Ok(()),
                 recv(heard) -> message => {
                     let Ok(message) = message else { return Ok(()) };
-                    if let Some(other) = somebody_else(&message.payload, &me) {
-                        let news = board.set_namesake(&other);
-                        times.heard(Instant::now(), news);
-                        if news {
-                            log::error!(
-                                "another daemon runs with node_id {node_id}, {other}: give each node a node_id of its own"
-                            );
-                        }
-                    }
+                    namesakes.hear(&message.payload, &board, Instant::now());
                 }
                 recv(numbers) -> message => {
                     let Ok(message) = message else { return Ok(()) };
@@ -72,6 +55,56 @@ pub fn start(
     })
 }
 
+/// What a daemon knows about others with its node id.
+struct Namesakes {
+    /// Where daemons of this node id speak.
+    subject: String,
+    node_id: u64,
+    /// By this random text we know our own messages.
+    me: String,
+    hello: String,
+    times: Times,
+    told: Told,
+}
+
+impl Namesakes {
+    fn new(config: &Config, host: &str) -> Namesakes {
+        let me = format!("{:016x}", random::random_u64());
+        let place = format!("{} (process {})", config.db_path.display(), std::process::id());
+        Namesakes {
+            subject: format!("{}.node.{}", config.nats.stream_prefix, config.node_id),
+            node_id: config.node_id,
+            hello: json!({ "id": me, "database": shown(&place), "host": shown(host) }).to_string(),
+            me,
+            times: Times::default(),
+            told: Told::default(),
+        }
+    }
+
+    /// Says that we are there if it is time to, and forgets a namesake of which nothing was heard any more.
+    fn look(&mut self, connection: &Connection, board: &Board, now: Instant) {
+        if connection.is_up() && self.times.is_to_speak(now) {
+            // What cannot be said now is said later.
+            let _ = connection.publish(&self.subject, &[], self.hello.as_bytes());
+        }
+        if self.times.has_gone(now) {
+            board.set_namesake("");
+        }
+    }
+
+    /// Takes what a daemon said, perhaps we ourselves.
+    fn hear(&mut self, payload: &[u8], board: &Board, now: Instant) {
+        let Some(other) = somebody_else(payload, &self.me) else { return };
+        self.times.heard(now);
+        if board.set_namesake(&other) && self.told.may(now) {
+            log::error!(
+                "another daemon runs with node_id {}, {other}: give each node a node_id of its own",
+                self.node_id
+            );
+        }
+    }
+}
+
 /// When we spoke, and when somebody else did.
 #[derive(Debug, Default)]
 struct Times {
@@ -80,21 +113,23 @@ struct Times {
 }
 
 impl Times {
-    /// Whether it is time to say that we are there.
-    fn is_silent(&self, now: Instant) -> bool {
-        self.spoke.is_none_or(|at| now.saturating_duration_since(at) >= limits::PRESENCE_INTERVAL)
+    /// Whether it is time to say that we are there; it is done, then.
+    fn is_to_speak(&mut self, now: Instant) -> bool {
+        let speak =
+            self.spoke.is_none_or(|at| now.saturating_duration_since(at) >= limits::PRESENCE_INTERVAL);
+        if speak {
+            self.spoke = Some(now);
+        }
+        speak
     }
 
-    fn spoke(&mut self, now: Instant) {
-        self.spoke = Some(now);
-    }
-
-    /// Somebody else spoke; when that is news, it shall hear of us soon, too.
-    fn heard(&mut self, now: Instant, news: bool) {
-        self.heard = Some(now);
-        if news {
+    /// Somebody else spoke. If we knew of nobody, he shall hear of us soon, too. Only then: three namesakes that answer whoever
+    /// spoke last would never fall silent.
+    fn heard(&mut self, now: Instant) {
+        if self.heard.is_none() {
             self.spoke = None;
         }
+        self.heard = Some(now);
     }
 
     /// Whether nobody else was heard for some intervals; true once.
@@ -108,13 +143,18 @@ impl Times {
     }
 }
 
+/// The beginning of a text, without what a terminal would obey.
+fn shown(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(SHOWN).collect()
+}
+
 /// Where a message's sender runs, if it is not us.
 fn somebody_else(payload: &[u8], me: &str) -> Option<String> {
+    if payload.len() > HELLO_BYTES {
+        return None;
+    }
     let value: serde_json::Value = serde_json::from_slice(payload).ok()?;
-    let text = |key: &str| {
-        let text: String = value[key].as_str()?.chars().filter(|c| !c.is_control()).take(200).collect();
-        Some(text)
-    };
+    let text = |key: &str| value[key].as_str().map(shown);
     (text("id")? != me)
         .then(|| format!("on {}: {}", text("host").unwrap_or_default(), text("database").unwrap_or_default()))
 }
@@ -153,23 +193,71 @@ mod tests {
     fn a_daemon_speaks_at_once_and_then_once_an_interval() {
         let start = Instant::now();
         let mut times = Times::default();
-        assert!(times.is_silent(start));
-        times.spoke(start);
-        assert!(!times.is_silent(start + limits::PRESENCE_INTERVAL / 2));
-        assert!(times.is_silent(start + limits::PRESENCE_INTERVAL));
+        assert!(times.is_to_speak(start));
+        assert!(!times.is_to_speak(start + limits::PRESENCE_INTERVAL / 2));
+        assert!(times.is_to_speak(start + limits::PRESENCE_INTERVAL));
     }
 
     #[test]
-    fn a_namesake_that_is_news_is_answered_soon_and_forgotten_late() {
+    fn the_first_namesake_is_answered_soon_and_forgotten_late() {
         let start = Instant::now();
         let mut times = Times::default();
-        times.spoke(start);
-        times.heard(start, false);
-        assert!(!times.is_silent(start));
-        times.heard(start, true);
-        assert!(times.is_silent(start));
+        assert!(times.is_to_speak(start));
+        times.heard(start);
+        assert!(times.is_to_speak(start));
+        times.heard(start);
+        assert!(!times.is_to_speak(start));
         assert!(!times.has_gone(start + limits::PRESENCE_INTERVAL * 2));
         assert!(times.has_gone(start + limits::PRESENCE_INTERVAL * 3));
         assert!(!times.has_gone(start + limits::PRESENCE_INTERVAL * 4), "said once");
+    }
+
+    #[test]
+    fn a_message_that_is_too_long_is_not_read() {
+        let padded = |bytes: usize| {
+            let hello = r#"{"id":"a","host":"h"}"#;
+            hello.to_owned() + &" ".repeat(bytes - hello.len())
+        };
+        assert!(somebody_else(padded(HELLO_BYTES).as_bytes(), "b").is_some());
+        assert!(somebody_else(padded(HELLO_BYTES + 1).as_bytes(), "b").is_none());
+    }
+
+    #[test]
+    fn our_own_message_is_short_whatever_the_paths_name() {
+        for part in ["x", "\u{1f600}", "\"", "\\"] {
+            let mut config = crate::config::tests::with("");
+            config.db_path = part.repeat(4_000).into();
+            let namesakes = Namesakes::new(&config, &part.repeat(4_000));
+            assert!(namesakes.hello.len() <= HELLO_BYTES, "{part}: {} bytes", namesakes.hello.len());
+            assert!(somebody_else(namesakes.hello.as_bytes(), "b").is_some());
+        }
+    }
+
+    /// All say what they have to say, until nobody has; returns how often somebody spoke.
+    fn talk(nodes: &mut [(Namesakes, Board)], now: Instant) -> usize {
+        let mut spoken = 0;
+        while let Some(speaker) = nodes.iter_mut().position(|(node, _)| node.times.is_to_speak(now)) {
+            spoken += 1;
+            assert!(spoken <= nodes.len() * 2, "they answer each other without end");
+            let hello = nodes[speaker].0.hello.clone();
+            for (node, board) in nodes.iter_mut() {
+                node.hear(hello.as_bytes(), board, now);
+            }
+        }
+        spoken
+    }
+
+    #[test]
+    fn many_namesakes_fall_silent() {
+        for count in 2..=4 {
+            let config = crate::config::tests::with("");
+            let node = |n| (Namesakes::new(&config, &format!("host-{n}")), Board::default());
+            let mut nodes: Vec<(Namesakes, Board)> = (0..count).map(node).collect();
+            let start = Instant::now();
+            talk(&mut nodes, start);
+            assert!(nodes.iter().all(|(_, board)| !board.namesake().is_empty()), "all know");
+            assert_eq!(talk(&mut nodes, start), 0);
+            assert_eq!(talk(&mut nodes, start + limits::PRESENCE_INTERVAL), count);
+        }
     }
 }

@@ -2,9 +2,11 @@
 //! of the other, and nothing else shows it.
 //!
 //! A daemon says its number when it has connected, on a subject of its cluster. One that hears another number says its own, so
-//! that both know. Both repeat it now and then while they differ. Daemons that agree are silent; a Go node neither speaks nor
+//! that both know: at once if it knew of none, else at its next turn, for many daemons must not answer each other without end.
+//! Both repeat it now and then while they differ. Daemons that agree are silent; a Go node neither speaks nor
 //! listens.
 
+use super::{HELLO_BYTES, Told};
 use crate::base::limits;
 use crate::config::Config;
 use crate::nats::Connection;
@@ -25,8 +27,8 @@ pub struct Shards {
     heard: Option<Instant>,
     /// Somebody with another number has not had an answer.
     owes: bool,
-    /// When a disagreement was last logged.
-    told: Option<Instant>,
+    /// The last line about a disagreement.
+    told: Told,
 }
 
 impl Shards {
@@ -41,7 +43,7 @@ impl Shards {
             spoke: None,
             heard: None,
             owes: false,
-            told: None,
+            told: Told::default(),
         }
     }
 
@@ -60,8 +62,8 @@ impl Shards {
     pub fn hear(&mut self, payload: &[u8], board: &Board, now: Instant) {
         let Some(other) = self.disagreement(payload) else { return };
         let news = board.set_disagreement(&other);
-        self.heard_other(news, now);
-        if news && self.may_tell(now) {
+        self.heard_other(now);
+        if news && self.told.may(now) {
             log::error!(
                 "replication_log.shards = {} here, and {other}: the two nodes miss rows of each other; give all nodes of the \
                  cluster the same number",
@@ -72,6 +74,9 @@ impl Shards {
 
     /// Who has another number, if the payload says so; for people.
     fn disagreement(&self, payload: &[u8]) -> Option<String> {
+        if payload.len() > HELLO_BYTES {
+            return None;
+        }
         let value: Value = serde_json::from_slice(payload).ok()?;
         let (node, shards) = (value["node_id"].as_u64()?, value["shards"].as_u64()?);
         let host = value["host"].as_str().unwrap_or_default();
@@ -79,7 +84,8 @@ impl Shards {
         (shards != self.ours).then(|| format!("node {node} on {host} has {shards}"))
     }
 
-    /// True on a new connection, and when somebody with another number waits for an answer: at once if that one is news.
+    /// True on a new connection, and when somebody with another number waits for an answer: at once if
+    /// nobody was known to have another one.
     fn is_to_speak(&mut self, epoch: u64, now: Instant) -> bool {
         let rested =
             self.spoke.is_none_or(|at| now.saturating_duration_since(at) >= limits::PRESENCE_INTERVAL);
@@ -90,20 +96,11 @@ impl Shards {
         speak
     }
 
-    fn heard_other(&mut self, news: bool, now: Instant) {
-        (self.heard, self.owes) = (Some(now), true);
-        if news {
+    fn heard_other(&mut self, now: Instant) {
+        if self.heard.is_none() {
             self.spoke = None;
         }
-    }
-
-    /// Whether a disagreement may be logged: whoever invents nodes shall not fill the log.
-    fn may_tell(&mut self, now: Instant) -> bool {
-        let may = self.told.is_none_or(|at| now.saturating_duration_since(at) >= limits::PRESENCE_INTERVAL);
-        if may {
-            self.told = Some(now);
-        }
-        may
+        (self.heard, self.owes) = (Some(now), true);
     }
 
     /// Whether nobody with another number was heard for some intervals; true once.
@@ -111,7 +108,7 @@ impl Shards {
         let settled =
             self.heard.is_some_and(|at| now.saturating_duration_since(at) >= limits::PRESENCE_INTERVAL * 3);
         if settled {
-            (self.heard, self.told) = (None, None);
+            (self.heard, self.told) = (None, Told::default());
         }
         settled
     }
@@ -165,9 +162,9 @@ mod tests {
     fn another_number_is_answered_at_once_and_then_now_and_then() {
         let (mut shards, start) = (shards(1), Instant::now());
         assert!(shards.is_to_speak(1, start));
-        shards.heard_other(true, start);
+        shards.heard_other(start);
         assert!(shards.is_to_speak(1, start));
-        shards.heard_other(false, start);
+        shards.heard_other(start);
         assert!(!shards.is_to_speak(1, start + Duration::from_secs(1)));
         assert!(shards.is_to_speak(1, start + limits::PRESENCE_INTERVAL));
         assert!(!shards.is_to_speak(1, start + limits::PRESENCE_INTERVAL * 2), "the answer was given");
@@ -184,9 +181,41 @@ mod tests {
     }
 
     #[test]
-    fn invented_nodes_do_not_fill_the_log() {
-        let (mut shards, start) = (shards(1), Instant::now());
-        let told = (0..3_000).filter(|n| shards.may_tell(start + Duration::from_millis(10) * *n)).count();
-        assert_eq!(told, 1);
+    fn a_message_that_is_too_long_is_not_read() {
+        let (one, two) = (shards(1), shards(2));
+        let padded = |bytes: usize| two.hello.clone() + &" ".repeat(bytes - two.hello.len());
+        assert!(one.disagreement(padded(HELLO_BYTES).as_bytes()).is_some());
+        assert!(one.disagreement(padded(HELLO_BYTES + 1).as_bytes()).is_none());
+    }
+
+    /// All say what they have to say, until nobody has; returns how often somebody spoke.
+    fn talk(nodes: &mut [(Shards, Board)], now: Instant) -> usize {
+        let mut spoken = 0;
+        while let Some(speaker) = nodes.iter_mut().position(|(shards, _)| shards.is_to_speak(1, now)) {
+            spoken += 1;
+            assert!(spoken <= nodes.len() * 2, "they answer each other without end");
+            let hello = nodes[speaker].0.hello.clone();
+            for (shards, board) in nodes.iter_mut() {
+                shards.hear(hello.as_bytes(), board, now);
+            }
+        }
+        spoken
+    }
+
+    #[test]
+    fn many_nodes_that_differ_fall_silent() {
+        for numbers in [&[1, 1, 2, 2][..], &[1, 1, 1, 2], &[1, 2, 3], &[1, 2, 3, 4]] {
+            let node = |(id, number): (usize, &u64)| {
+                let text = format!("node_id = {id}\n[replication_log]\nshards = {number}");
+                let config = crate::config::tests::only(&text);
+                (Shards::new(&config, &format!("host-{id}")), Board::default())
+            };
+            let mut nodes: Vec<(Shards, Board)> = numbers.iter().enumerate().map(node).collect();
+            let start = Instant::now();
+            talk(&mut nodes, start);
+            assert!(nodes.iter().all(|(_, board)| !board.disagreement().is_empty()), "{numbers:?}: all know");
+            assert_eq!(talk(&mut nodes, start), 0);
+            assert!((1..=4).contains(&talk(&mut nodes, start + limits::PRESENCE_INTERVAL)), "{numbers:?}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! `-set-aside`: what the database could not use, or not yet.
 
-use super::Show;
 use super::shown::{age, columns};
+use super::{Show, escaped};
 use crate::base::error::{Context, Error, Kind};
 use crate::base::{clock, files};
 use crate::config::Config;
@@ -181,5 +181,5 @@ fn printable(text: &str) -> String {
 
 fn whole(held: &Held) -> String {
     let text = serde_json::to_string_pretty(&describe(held)).unwrap_or_default();
-    text.replace('\u{7f}', "\\u007f")
+    escaped(&text)
 }

@@ -11,6 +11,20 @@ pub use snapshots::{list, restore, restore_at, save, verify};
 
 use serde_json::Value;
 
+/// JSON that a terminal can be shown: names and values come from whoever publishes, and JSON leaves some characters as they are
+/// which a terminal obeys. Line breaks stay.
+fn escaped(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c.is_control() && c != '\n' {
+            out.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
 /// How results are shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Show {
@@ -23,9 +37,25 @@ pub struct Show {
 impl Show {
     fn print(self, text: impl FnOnce() -> String, value: impl FnOnce() -> Value) {
         match self {
-            Show { json: true, .. } => println!("{}", value()),
+            Show { json: true, .. } => println!("{}", escaped(&value().to_string())),
             Show { quiet: true, .. } => {}
             _ => println!("{}", text()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_character_that_a_terminal_obeys_is_printed_and_the_json_stays_the_same() {
+        let text: String = ('\0'..='\u{ff}').chain(['\u{20ac}']).collect();
+        let value = serde_json::json!({ "why": text, "list": [1] });
+        for json in [value.to_string(), serde_json::to_string_pretty(&value).unwrap()] {
+            let shown = escaped(&json);
+            assert!(!shown.contains(|c: char| c.is_control() && c != '\n'), "{shown}");
+            assert_eq!(serde_json::from_str::<Value>(&shown).unwrap(), value);
         }
     }
 }

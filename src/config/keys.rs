@@ -263,21 +263,37 @@ fn listens(reader: &mut Reader, key: &str, bind: &str) {
     }
 }
 
-/// A login that goes over a network without TLS, unless the server happens to demand it.
+/// Rows, and perhaps a login, that go over a network without TLS, unless the server happens to demand it. Of the seed of an nkey
+/// nothing is sent. URLs are told by their numbers: what somebody wrote for a host may be a token.
 fn warn_of_clear_text(nats: &Nats, name: &str) -> Option<String> {
+    let parsed = |(number, url): (usize, &String)| Some((number, Url::parse(url).ok()?));
+    let is_clear = |url: &Url| !url.tls && !nats.demands_tls() && !is_loopback(&url.host);
+    let urls = (1..).zip(&nats.urls).filter_map(parsed);
+    let clear: Vec<(usize, Url)> = urls.filter(|(_, url)| is_clear(url)).collect();
     let has_login = !nats.user_name.is_empty() || !nats.token.is_empty();
-    let is_clear = |url: &Url| {
-        !url.tls && !nats.demands_tls() && (has_login || url.user.is_some()) && !is_loopback(&url.host)
+    let what = if has_login || clear.iter().any(|(_, url)| url.user.is_some()) {
+        "password or token, and all rows,"
+    } else {
+        "all rows"
     };
-    let urls = nats.urls.iter().filter_map(|url| Url::parse(url).ok());
-    let clear: Vec<String> = urls.filter(is_clear).map(|url| url.address()).collect();
+    let numbers: Vec<String> = clear.iter().map(|(number, _)| number.to_string()).collect();
     (!clear.is_empty()).then(|| {
         format!(
-            "{name}: nats.urls: password or token, and all rows, go to {} in the clear unless the server there demands TLS: \
-             write tls:// in the URL, or set nats.ca_file",
-            clear.join(", ")
+            "{name}: nats.urls: {what} go in the clear to number {} of them unless that server demands TLS: write tls:// in the URL, \
+             or set nats.ca_file",
+            numbers.join(", ")
         )
     })
+}
+
+/// Our own server takes a password that looks like a bcrypt hash for one, and lets in whoever knows what it is the hash of.
+fn refuse_hashes(reader: &mut Reader, nats: &Nats) {
+    for (key, secret) in [("nats.user_password", &nats.user_password), ("nats.token", &nats.token)] {
+        let is_hash = ["$2a$", "$2b$", "$2x$", "$2y$"].iter().any(|mark| secret.expose().starts_with(mark));
+        if nats.urls.is_empty() && is_hash {
+            reader.wrong(key, "(hidden)", "a text that does not begin as a bcrypt hash does ($2a$)");
+        }
+    }
 }
 
 fn nats(reader: &mut Reader) -> Nats {
@@ -314,6 +330,7 @@ fn nats(reader: &mut Reader) -> Nats {
         // Nobody from elsewhere gets in without a login, unless a person says so.
         (if nats.has_login() { ":-1" } else { "127.0.0.1:-1" }).clone_into(&mut nats.bind_address);
     }
+    refuse_hashes(reader, &nats);
     reader.token("nats.stream_prefix", &nats.stream_prefix);
     let subject = &nats.subject_prefix;
     if subject.is_empty()

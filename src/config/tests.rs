@@ -29,6 +29,11 @@ pub fn with(text: &str) -> Config {
     try_load(&format!("{BASE}{text}")).unwrap().0
 }
 
+/// The same with a node id in the text.
+pub fn only(text: &str) -> Config {
+    try_load(&format!("db_path = \"/data/app.db\"\n{text}")).unwrap().0
+}
+
 fn errors(text: &str) -> Vec<String> {
     try_load(&format!("{BASE}{text}")).map(|(config, _)| format!("{config:?}")).unwrap_err()
 }
@@ -73,6 +78,22 @@ fn our_own_server_listens_for_others_only_with_a_login_or_on_request() {
 }
 
 #[test]
+fn a_password_of_our_own_server_must_not_look_like_a_hash() {
+    for mark in ["a", "b", "x", "y"] {
+        let password = format!("[nats]\nuser_name = \"u\"\nuser_password = \"$2{mark}$10$hunter2\"");
+        let token = format!("[nats]\ntoken = \"$2{mark}$10$hunter2\"");
+        for text in [password, token] {
+            let found = errors(&text);
+            assert!(found.len() == 1 && found[0].contains("bcrypt"), "{found:?}");
+            assert!(!found[0].contains("hunter2"), "{found:?}");
+            // Another server's passwords are its own affair.
+            assert!(warnings(&format!("{text}\nurls = [\"127.0.0.1\"]")).is_empty());
+        }
+    }
+    assert!(warnings("[nats]\ntoken = \"$2c$ or a$2a$\"").is_empty());
+}
+
+#[test]
 fn a_cluster_port_that_others_reach_needs_a_login() {
     let open = |address: &str, text: &str| {
         let mut nats = with(&format!("[nats]\n{text}")).nats;
@@ -91,18 +112,19 @@ fn a_cluster_port_that_others_reach_needs_a_login() {
 }
 
 #[test]
-fn a_login_in_the_clear_is_said_once() {
-    let (file, login) = (
-        "FILE: nats.urls: password or token, and all rows, go to",
-        "user_name = \"u\"\nuser_password = \"hunter2\"",
-    );
+fn rows_and_logins_in_the_clear_are_said_once() {
+    let login = "user_name = \"u\"\nuser_password = \"hunter2\"";
+    let (rows, seed) = ("all rows", "seed_file = \"/dev/null\"");
+    let both = "password or token, and all rows,";
     let cert = "cert_file = \"/dev/null\"\nkey_file = \"/dev/null\"";
-    for (urls, more, to) in [
-        ("\"nats://u:hunter2@10.0.0.1\"", "", Some("10.0.0.1:4222")),
-        ("\"nats://hunter2@h:1\", \"nats://x:y@127.0.0.1\", \"i\"", "", Some("h:1")),
-        ("\"h\", \"i:7\"", login, Some("h:4222, i:7")),
-        ("\"h\"", "token = \"hunter2\"", Some("h:4222")),
-        ("\"h\"", "", None),
+    for (urls, more, told) in [
+        ("\"nats://u:hunter2@10.0.0.1\"", "", Some((both, "1"))),
+        ("\"nats://hunter2@h:1\", \"nats://x:y@127.0.0.1\", \"i\"", "", Some((both, "1, 3"))),
+        ("\"h\", \"i:7\"", login, Some((both, "1, 2"))),
+        ("\"h\"", "token = \"hunter2\"", Some((both, "1"))),
+        ("\"hunter2\"", "", Some((rows, "1"))),
+        ("\"nats://x:y@127.0.0.1\", \"h\"", seed, Some((rows, "2"))),
+        ("\"tls://h\", \"127.0.0.1\"", "", None),
         ("\"tls://u:hunter2@h\"", "", None),
         ("\"nats://u:hunter2@localhost\", \"nats://u:hunter2@[::1]:3\"", login, None),
         ("\"nats://u:hunter2@h\"", "ca_file = \"/dev/null\"", None),
@@ -110,9 +132,10 @@ fn a_login_in_the_clear_is_said_once() {
         ("", login, None),
     ] {
         let found = warnings(&format!("[nats]\nurls = [{urls}]\n{more}"));
-        assert_eq!(found.len(), usize::from(to.is_some()), "{urls} {more}: {found:?}");
-        if let Some(to) = to {
-            assert!(found[0].starts_with(&format!("{file} {to} in the clear unless")), "{found:?}");
+        assert_eq!(found.len(), usize::from(told.is_some()), "{urls} {more}: {found:?}");
+        if let Some((what, numbers)) = told {
+            let line = format!("FILE: nats.urls: {what} go in the clear to number {numbers} of them unless");
+            assert!(found[0].starts_with(&line), "{found:?}");
             assert!(!found[0].contains("hunter2"), "{found:?}");
         }
     }

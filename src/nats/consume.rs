@@ -156,12 +156,12 @@ fn creation(pull: &Pull<'_>) -> Value {
     json!({ "stream_name": pull.stream, "config": config })
 }
 
-/// The request for `count` messages. Its bound in bytes lets the server's largest message pass, headers and line included.
+/// The request for `count` messages.
 fn pull_request(count: usize, max_payload: usize) -> Value {
     let nanoseconds = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
     json!({
         "batch": count,
-        "max_bytes": limits::PULL_BYTES.max(max_payload.saturating_add(64 << 10)),
+        "max_bytes": limits::pull_bytes(max_payload),
         "expires": nanoseconds(limits::PULL_EXPIRES),
         "idle_heartbeat": nanoseconds(limits::PULL_HEARTBEAT),
     })
@@ -302,7 +302,7 @@ impl AckSubject<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nats::wire::Headers;
+    use crate::nats::wire::{Headers, Queued};
 
     const PULL: Pull<'_> = Pull { stream: "S", filter: None, start: 5, batch: 8 };
 
@@ -312,7 +312,7 @@ mod tests {
 
     fn message(reply: Option<String>, headers: &str) -> Message {
         let headers = Headers::parse(headers.as_bytes());
-        Message { sid: 1, subject: "s".into(), reply, headers, payload: vec![] }
+        Message { sid: 1, subject: "s".into(), reply, headers, payload: vec![], queued: Queued::default() }
     }
 
     fn delivery(consumer: u64, stream: u64) -> Message {

@@ -19,6 +19,9 @@ use std::time::{Duration, Instant};
 /// Longest time until a wait looks again whether the connection is still wanted.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// The time that each address of a server gets to answer, at least, as long as there is any.
+const LEAST_SHARE: Duration = Duration::from_secs(1);
+
 /// A connection to a server that let us in. Its socket does not block.
 pub struct Link {
     pub transport: Transport,
@@ -90,8 +93,11 @@ fn flush_tls(tls: &mut rustls::ClientConnection, socket: &mut TcpStream) -> io::
 }
 
 /// One deadline for everything that is done through a blocking socket until the login.
+#[derive(Clone, Copy)]
 struct Deadline<'a> {
     until: Instant,
+    /// How long that was from the start, for people.
+    limit: Duration,
     /// Stands in front of errors: `login`.
     doing: &'static str,
     /// Whether the connection is still wanted.
@@ -103,13 +109,21 @@ impl Deadline<'_> {
     fn slice(&self, now: Instant) -> Result<Duration, Error> {
         let left = self.until.saturating_duration_since(now);
         if left.is_zero() {
-            let limit = limits::CONNECT_TIMEOUT.as_secs();
-            return Err(Error::Transient(format!("{}: not done within {limit} s", self.doing)));
+            let seconds = (self.limit.as_secs_f64() * 10.0).round() / 10.0;
+            return Err(Error::Transient(format!("{}: not done within {seconds} s", self.doing)));
         }
         if !(self.wanted)() {
             return Err(Error::Transient(format!("{}: no longer wanted", self.doing)));
         }
         Ok(left.min(LOOK))
+    }
+
+    /// The part of the time that is left which one of `addresses` addresses gets: one that swallows every packet must not use up
+    /// all of it.
+    fn share(&self, addresses: usize, now: Instant) -> Deadline<'_> {
+        let left = self.until.saturating_duration_since(now);
+        let limit = (left / u32::try_from(addresses).unwrap_or(u32::MAX).max(1)).max(LEAST_SHARE).min(left);
+        if limit == left { *self } else { Deadline { until: now + limit, limit, ..*self } }
     }
 
     /// Lets the socket's next read or write end when it is time for another look.
@@ -137,7 +151,7 @@ impl Deadline<'_> {
 /// Connects and logs in. `name` is shown by the server in its list of clients. Gives up when `wanted` says no.
 pub fn dial(url: &Url, auth: &Auth, name: &str, wanted: &dyn Fn() -> bool) -> Result<Link, Error> {
     let until = Instant::now() + limits::CONNECT_TIMEOUT;
-    let mut deadline = Deadline { until, doing: "connect", wanted };
+    let mut deadline = Deadline { until, limit: limits::CONNECT_TIMEOUT, doing: "connect", wanted };
     let mut transport = Transport::Plain(tcp(url, &deadline)?);
     let mut parser = Parser::default();
     deadline.doing = "greeting";
@@ -189,14 +203,21 @@ fn tcp(url: &Url, deadline: &Deadline<'_>) -> Result<TcpStream, Error> {
     let unresolved = |why: &str| Error::Transient(format!("resolve {}: {why}", url.host));
     let addresses =
         (url.host.as_str(), url.port).to_socket_addrs().map_err(|error| unresolved(&error.to_string()))?;
-    let mut failure = unresolved("no address");
-    for address in addresses {
-        match connect(address, deadline) {
-            Ok(socket) => return Ok(socket),
-            Err(error) => failure = error,
+    let addresses: Vec<SocketAddr> = addresses.collect();
+    first_to_answer(&addresses, deadline).unwrap_or_else(|| Err(unresolved("no address")))
+}
+
+/// Tries the addresses one after the other; `None`: there is none.
+fn first_to_answer(addresses: &[SocketAddr], deadline: &Deadline<'_>) -> Option<Result<TcpStream, Error>> {
+    let mut result = None;
+    for (at, address) in addresses.iter().enumerate() {
+        let connected = connect(*address, &deadline.share(addresses.len() - at, Instant::now()));
+        if connected.is_ok() {
+            return Some(connected);
         }
+        result = Some(connected);
     }
-    Err(failure)
+    result
 }
 
 /// Connects without blocking, because the kernel may take minutes to give up and nothing could end the wait.
@@ -391,11 +412,51 @@ mod tests {
         assert_eq!(error, Error::Local("/no/such.pem: no PEM of the expected kind".into()));
     }
 
+    fn deadline(doing: &'static str, until: Instant) -> Deadline<'static> {
+        Deadline { until, limit: limits::CONNECT_TIMEOUT, doing, wanted: &|| true }
+    }
+
+    #[test]
+    fn addresses_share_the_time_that_is_left() {
+        let begin = Instant::now();
+        let whole = deadline("connect", begin + limits::CONNECT_TIMEOUT);
+        let share = |addresses| whole.share(addresses, begin).until - begin;
+        assert_eq!([1, 2, 4, 9].map(|n| share(n).as_millis()), [5_000, 2_500, 1_250, 1_000]);
+        let half = whole.share(2, begin);
+        assert_eq!(half.slice(half.until), Err(Error::Transient("connect: not done within 2.5 s".into())));
+        // At the end there is not even the least share.
+        let late = begin + Duration::from_millis(4_900);
+        assert_eq!(whole.share(3, late).until, whole.until);
+    }
+
+    /// A listener that takes no more connections: the kernel drops whatever asks for one, as a broken network would.
+    fn silent() -> (std::os::fd::OwnedFd, SocketAddr, Vec<TcpStream>) {
+        let socket = net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        net::bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        net::listen(&socket, 0).unwrap();
+        let address = SocketAddr::try_from(net::getsockname(&socket).unwrap()).unwrap();
+        let soon = Duration::from_millis(200);
+        let fill = (0..20).map_while(|_| TcpStream::connect_timeout(&address, soon).ok()).collect();
+        (socket, address, fill)
+    }
+
+    #[test]
+    fn an_address_that_swallows_packets_does_not_hide_the_next() {
+        let (_socket, swallows, _fill) = silent();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let answers = listener.local_addr().unwrap();
+        let deadline = deadline("connect", Instant::now() + Duration::from_secs(2));
+        let socket = first_to_answer(&[swallows, answers], &deadline).unwrap().unwrap();
+        assert_eq!(socket.peer_addr().unwrap(), answers);
+        assert!(first_to_answer(&[], &deadline).is_none());
+        assert!(first_to_answer(&[swallows], &deadline).unwrap().is_err());
+    }
+
     #[test]
     fn a_wait_ends_with_the_deadline_and_when_nobody_wants_it() {
         let begin = Instant::now();
         let until = begin + limits::CONNECT_TIMEOUT;
-        let deadline = Deadline { until, doing: "login", wanted: &|| true };
+        let deadline = deadline("login", until);
         assert_eq!(deadline.slice(begin), Ok(LOOK));
         assert_eq!(deadline.slice(until - LOOK / 2), Ok(LOOK / 2));
         assert_eq!(deadline.slice(until), Err(Error::Transient("login: not done within 5 s".into())));
@@ -405,7 +466,7 @@ mod tests {
 
     #[test]
     fn a_read_that_brought_nothing_yet_is_tried_again() {
-        let deadline = Deadline { until: Instant::now(), doing: "greeting", wanted: &|| true };
+        let deadline = deadline("greeting", Instant::now());
         assert_eq!(deadline.brought(Ok(3)), Ok(Some(3)));
         for kind in [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut, io::ErrorKind::Interrupted] {
             assert_eq!(deadline.brought(Err(kind.into())), Ok(None));
@@ -419,7 +480,7 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let until = Instant::now() + limits::CONNECT_TIMEOUT;
-        let deadline = Deadline { until, doing: "connect", wanted: &|| true };
+        let deadline = deadline("connect", until);
         let socket = connect(address, &deadline).unwrap();
         assert_eq!(listener.accept().unwrap().1, socket.local_addr().unwrap());
         let unwanted = Deadline { wanted: &|| false, ..deadline };

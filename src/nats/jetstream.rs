@@ -238,6 +238,7 @@ fn classify(error: &ApiError) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nats::wire::Queued;
 
     fn message(payload: &str) -> Message {
         Message {
@@ -246,6 +247,7 @@ mod tests {
             reply: None,
             headers: Headers::default(),
             payload: payload.into(),
+            queued: Queued::default(),
         }
     }
 

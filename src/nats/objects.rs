@@ -347,7 +347,9 @@ fn one_ack(pipeline: &mut Pipeline<u64>, order: &mut Order) -> Result<(), Error>
         if message.is_none() && now > until {
             return Err(stalled("was stored"));
         }
-        pipeline.tick(now);
+        if let Some(refused) = pipeline.tick(now).pop() {
+            refused.result?;
+        }
     }
 }
 

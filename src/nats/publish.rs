@@ -4,7 +4,7 @@ use super::connection::{Connection, Subscription};
 use super::error::Error;
 use super::jetstream::{self, Ack};
 use super::nuid;
-use super::wire::Message;
+use super::wire::{self, Message};
 use crate::base::limits;
 use crossbeam_channel::{Receiver, bounded};
 use std::collections::VecDeque;
@@ -98,16 +98,20 @@ impl<T> Pipeline<T> {
         self.window.end(number, jetstream::ack(message))
     }
 
-    /// To be called now and then: after a reconnect, a rejection or a silence, sends everything unacknowledged again.
-    pub fn tick(&mut self, now: Instant) {
+    /// To be called now and then: after a reconnect, a rejection or a silence, sends everything unacknowledged again. Returns the
+    /// messages that the server of this connection does not take: it would cut the connection for each.
+    #[must_use]
+    pub fn tick(&mut self, now: Instant) -> Vec<Acked<T>> {
         let epoch = self.connection.is_up().then(|| self.connection.epoch());
         if !self.window.must_repeat(now, epoch) {
-            return;
+            return vec![];
         }
+        let too_large = self.window.end_too_large(self.connection.max_payload());
         log::debug!("sending {} unacknowledged messages again", self.window.unacked.len());
         if self.window.frames().any(|frame| self.connection.send(frame).is_err()) {
             self.window.sent_on = None;
         }
+        too_large
     }
 
     /// How soon [`Pipeline::tick`] wants to be called.
@@ -201,6 +205,16 @@ impl<T> Window<T> {
             }
         }
         Some(Acked { tag, result })
+    }
+
+    /// Ends the messages whose bodies are longer than `max` bytes.
+    fn end_too_large(&mut self, max: usize) -> Vec<Acked<T>> {
+        let large = |(number, pending): (u64, &Pending<T>)| {
+            let bytes = wire::body_bytes(&pending.frame);
+            (bytes > max).then(|| (number, wire::too_large(bytes, max)))
+        };
+        let found: Vec<(u64, Error)> = (self.first..).zip(&self.unacked).filter_map(large).collect();
+        found.into_iter().filter_map(|(number, error)| self.end(number, Err(error))).collect()
     }
 
     /// Whether everything must be sent again on the connection `epoch` (`None`: there is none), and notes that it is.
@@ -402,19 +416,39 @@ mod tests {
         for body in ["a", "b"] {
             pipeline.send("s", &[], body.as_bytes(), 0).unwrap();
         }
-        pipeline.tick(now);
+        assert!(pipeline.tick(now).is_empty());
         assert_eq!(bodies(&connection), "");
         connection.come_up();
         pipeline.send("s", &[], b"c", 0).unwrap();
         assert_eq!(bodies(&connection), "", "c must not overtake a and b");
-        pipeline.tick(now);
+        assert!(pipeline.tick(now).is_empty());
         assert_eq!(bodies(&connection), "abc");
         pipeline.send("s", &[], b"d", 0).unwrap();
         assert_eq!(bodies(&connection), "d");
         connection.go_down();
         connection.come_up();
-        pipeline.tick(now);
+        assert!(pipeline.tick(now).is_empty());
         assert_eq!(bodies(&connection), "abcd");
+    }
+
+    #[test]
+    fn what_the_server_of_a_new_connection_does_not_take_is_not_sent_again() {
+        let connection = Connection::offline();
+        let mut pipeline: Pipeline<&str> = Pipeline::new(&connection, 8);
+        let (large, headers) = ([b'x'; 1_001], [("A", "b")]);
+        // Before the first connection nobody knows what the server takes.
+        pipeline.send("s", &[], b"a", "small").unwrap();
+        pipeline.send("s", &[], &large, "large").unwrap();
+        pipeline.send("s", &headers, &large[..990], "large with its headers").unwrap();
+        pipeline.send("s", &[], &large[..1_000], "as large as may be").unwrap();
+        connection.come_up();
+        let refused = pipeline.tick(Instant::now());
+        let tags: Vec<&str> = refused.iter().map(|acked| acked.tag).collect();
+        assert_eq!(tags, ["large", "large with its headers"]);
+        let why = "1001 bytes, the server takes 1000 (its max_payload)";
+        assert_eq!(refused[0].result, Err(Error::Permanent(why.into())));
+        assert_eq!(connection.said().matches("PUB").count(), 2);
+        assert!(pipeline.tick(Instant::now()).is_empty());
     }
 
     #[test]

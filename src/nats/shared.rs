@@ -4,17 +4,20 @@
 use super::error::Error;
 use super::nuid;
 use super::url::Url;
-use super::wire::{Message, Op, ServerInfo, subscribe_line};
+use super::wire::{Message, Op, Queued, ServerInfo, subscribe_line};
 use crate::base::limits;
 use crossbeam_channel::{Sender, TrySendError};
 use rustix::event::EventfdFlags;
 use rustix::fd::OwnedFd;
 use std::collections::HashMap;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Announced servers that are remembered at most: a list without end would keep us from the configured ones.
 const ANNOUNCED: usize = 100;
+/// Pulls of one subscription whose messages may wait in its queue: a new one is made when half of one has been taken.
+const PULLS: usize = 3;
 /// Number of the subscription to the inbox where all replies arrive.
 const REPLIES: u64 = 1;
 
@@ -82,9 +85,29 @@ pub struct State {
     pub last_error: String,
     /// The last number given to a subscription or a request.
     last_id: u64,
-    subscriptions: HashMap<u64, (String, Sender<Message>)>,
+    subscriptions: HashMap<u64, Subscriber>,
     replies: HashMap<u64, Sender<Message>>,
     watchers: Vec<Sender<()>>,
+}
+
+/// Who gets the messages of a subject.
+struct Subscriber {
+    subject: String,
+    queue: Sender<Message>,
+    /// Bytes of the messages of this subscription that wait in the queue.
+    queued: Arc<AtomicUsize>,
+}
+
+impl Subscriber {
+    /// A message that finds no room is dropped: the socket's thread waits for nobody, and subscribers notice by the numbers in the
+    /// messages. A queue has room for so many messages, and for so many bytes, because a broker need not keep to what a pull
+    /// asks for.
+    fn offer(&self, mut message: Message, bytes: usize) {
+        if let Some(queued) = Queued::take(&self.queued, message.size(), bytes) {
+            message.queued = queued;
+            let _ = self.queue.try_send(message);
+        }
+    }
 }
 
 impl State {
@@ -99,7 +122,7 @@ impl State {
         self.pong_waits = false;
         self.say(&subscribe_line(&format!("{inbox}.*"), REPLIES));
         let lines: Vec<String> =
-            self.subscriptions.iter().map(|(sid, (subject, _))| subscribe_line(subject, *sid)).collect();
+            self.subscriptions.iter().map(|(sid, to)| subscribe_line(&to.subject, *sid)).collect();
         self.say(&lines.concat());
         self.tell_watchers();
     }
@@ -154,7 +177,8 @@ impl State {
     /// Notes who gets the messages of a subject; returns the subscription's number.
     pub fn subscribe(&mut self, subject: &str, queue: Sender<Message>) -> u64 {
         self.last_id += 1;
-        self.subscriptions.insert(self.last_id, (subject.to_owned(), queue));
+        let subscriber = Subscriber { subject: subject.to_owned(), queue, queued: Arc::default() };
+        self.subscriptions.insert(self.last_id, subscriber);
         self.last_id
     }
 
@@ -189,10 +213,8 @@ impl State {
                 }
             }
             Op::Message(message) => {
-                // A message that finds the queue full is dropped: the socket's thread waits for nobody, and subscribers notice
-                // by the numbers in the messages.
-                if let Some((_, queue)) = self.subscriptions.get(&message.sid) {
-                    let _ = queue.try_send(message);
+                if let Some(subscriber) = self.subscriptions.get(&message.sid) {
+                    subscriber.offer(message, PULLS * limits::pull_bytes(self.max_payload));
                 }
             }
             // One answer serves all PINGs that came before it is sent: a server that reads nothing fills no memory.
@@ -234,6 +256,7 @@ mod tests {
             reply: None,
             headers: Default::default(),
             payload,
+            queued: Queued::default(),
         })
     }
 
@@ -287,6 +310,37 @@ mod tests {
         state.unsubscribe(sid);
         state.handle(message(sid, "s", "3")).unwrap();
         assert!(messages.try_recv().is_err());
+    }
+
+    /// A broker that sends more than was asked for.
+    #[test]
+    fn a_queue_is_bounded_in_bytes_and_has_room_again_when_they_are_taken() {
+        let mut state = State { max_payload: 1 << 20, ..state() };
+        let max = PULLS * limits::pull_bytes(state.max_payload);
+        let (queue, messages) = bounded(2_048);
+        let (sid, other) = (state.subscribe("s", queue.clone()), state.subscribe("other", queue));
+        let body = "x".repeat(1 << 20);
+        for round in 0..3 {
+            for _ in 0..200 {
+                state.handle(message(sid, "s", &body)).unwrap();
+            }
+            assert_eq!(messages.len(), max >> 20, "{round}");
+            // Another subscription's messages are counted apart.
+            state.handle(message(other, "other", "small")).unwrap();
+            assert_eq!(messages.try_iter().count(), (max >> 20) + 1);
+        }
+        // One larger message passes alone.
+        state.handle(message(sid, "s", &"x".repeat(max * 2))).unwrap();
+        state.handle(message(sid, "s", "small")).unwrap();
+        assert_eq!(messages.try_iter().count(), 1);
+        // So do headers without a body count.
+        let headers = format!("NATS/1.0\r\n{}\r\n", "a:\r\n".repeat(100_000));
+        for _ in 0..200 {
+            let Op::Message(mut message) = message(sid, "s", "") else { panic!() };
+            message.headers = crate::nats::wire::Headers::parse(headers.as_bytes());
+            state.handle(Op::Message(message)).unwrap();
+        }
+        assert_eq!(messages.try_iter().count(), 1);
     }
 
     #[test]

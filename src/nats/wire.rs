@@ -3,6 +3,8 @@
 use super::error::Error;
 use crate::base::limits;
 use serde_json::Value;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// A message that was delivered to a subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,7 +19,61 @@ pub struct Message {
     pub headers: Headers,
     /// Its body.
     pub payload: Vec<u8>,
+    /// Counts it while it waits in its subscription's queue.
+    pub queued: Queued,
 }
+
+impl Message {
+    /// Memory that it takes, about.
+    pub fn size(&self) -> usize {
+        let entries =
+            self.headers.entries.iter().map(|(name, value)| name.len() + value.len() + HEADER_OVERHEAD);
+        self.payload.len() + self.headers.description.len() + entries.sum::<usize>()
+    }
+}
+
+/// What a header takes beside its texts.
+const HEADER_OVERHEAD: usize = size_of::<(String, String)>();
+
+/// A message's share in the bytes of its subscription's queue, given back when the message is dropped or taken apart.
+#[derive(Debug, Default)]
+pub struct Queued {
+    bytes: usize,
+    of: Option<Arc<AtomicUsize>>,
+}
+
+impl Queued {
+    /// Takes a share; `None` when all together would be more than `max`. One message is always let through, however large.
+    pub fn take(of: &Arc<AtomicUsize>, bytes: usize, max: usize) -> Option<Queued> {
+        let before = of.fetch_add(bytes, Relaxed);
+        let queued = Queued { bytes, of: Some(of.clone()) };
+        (before == 0 || before.saturating_add(bytes) <= max).then_some(queued)
+    }
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        if let Some(of) = &self.of {
+            of.fetch_sub(self.bytes, Relaxed);
+        }
+    }
+}
+
+/// A copy lies in no queue.
+impl Clone for Queued {
+    fn clone(&self) -> Queued {
+        Queued::default()
+    }
+}
+
+/// It is no part of what was said.
+impl PartialEq for Queued {
+    fn eq(&self, _: &Queued) -> bool {
+        true
+    }
+}
+
+impl Eq for Queued {}
 
 /// Headers of a message, with the status line that the server uses for its own messages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -231,6 +287,7 @@ impl MessageLine {
             reply: self.reply,
             headers,
             payload: payload.to_vec(),
+            queued: Queued::default(),
         }
     }
 }
@@ -259,7 +316,7 @@ pub fn publish_frame(
     let block = header_block(headers)?;
     let total = block.len() + payload.len();
     if max > 0 && total > max {
-        return Err(Error::Permanent(format!("{total} bytes, the server takes {max} (its max_payload)")));
+        return Err(too_large(total, max));
     }
     let reply = reply.map(|reply| format!("{reply} ")).unwrap_or_default();
     let line = if block.is_empty() {
@@ -273,6 +330,17 @@ pub fn publish_frame(
     frame.extend_from_slice(payload);
     frame.extend_from_slice(b"\r\n");
     Ok(frame)
+}
+
+/// Headers and payload of a frame of [`publish_frame`] together, in bytes: what a server's limit counts.
+pub fn body_bytes(frame: &[u8]) -> usize {
+    let line = frame.windows(2).position(|pair| pair == b"\r\n").unwrap_or(0);
+    frame.len().saturating_sub(line + 4)
+}
+
+/// A body that is larger than the server takes.
+pub fn too_large(bytes: usize, max: usize) -> Error {
+    Error::Permanent(format!("{bytes} bytes, the server takes {max} (its max_payload)"))
 }
 
 /// Headers as they stand before a payload; empty when there are none. A line break in one would let the rest pass for a

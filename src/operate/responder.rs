@@ -1,13 +1,14 @@
 //! A very small HTTP server for what operators look at: one thread, a few askers at once, one answer each.
 //!
-//! An asker has one deadline for all of its request and answer. When too many ask at once, the one that has been here longest
-//! is dropped: an orchestrator that asks now and then always gets its answer, however many silent connections somebody opens.
+//! An asker has one deadline for all of its request and answer. A request that is there when its connection is taken is answered
+//! at once. When too many wait at once, one of the address with the most of them is dropped: somebody who opens silent connections
+//! takes the places of his own, not that of an orchestrator which asks from elsewhere.
 
 use crate::base::error::Error;
 use crate::base::{limits, stop::Stop};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{IpAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 /// Longest request that is read, in bytes.
@@ -42,29 +43,38 @@ pub fn answer_all(listener: &TcpListener, stop: &Stop, reply: impl Fn(&str) -> R
     while !stop.requested() {
         wait(listener, &askers);
         let now = Instant::now();
-        let refused = loop {
+        // A bound, so that those who are here are served, and stop is looked at, however fast connections come.
+        for _ in 0..ASKERS {
             match listener.accept() {
-                Ok((stream, _)) if stream.set_nonblocking(true).is_ok() => {
-                    admit(&mut askers, Asker::new(stream, now));
+                Ok((stream, peer)) if stream.set_nonblocking(true).is_ok() => {
+                    let mut asker = Asker::new(stream, peer.ip(), now);
+                    if asker.serve(&reply) {
+                        admit(&mut askers, asker);
+                    }
                 }
                 Ok(_) => {}
-                Err(error) => break error,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(_) => {
+                    // No file descriptors, say: the listener stays ready, and looking again at once would keep a processor busy.
+                    stop.wait(LOOK);
+                    break;
+                }
             }
-        };
-        askers.retain_mut(|asker| !asker.is_late(now) && asker.serve(&reply));
-        if refused.kind() != ErrorKind::WouldBlock {
-            // No file descriptors, say: the listener stays ready, and looking again at once would keep a processor busy.
-            stop.wait(LOOK);
         }
+        askers.retain_mut(|asker| !asker.is_late(now) && asker.serve(&reply));
     }
 }
 
-/// Adds an asker; the one that has been here longest makes room for it.
+/// Adds an asker that waits; of the address with the most of them the one that has been here longest makes room for it.
 fn admit<S>(askers: &mut Vec<Asker<S>>, asker: Asker<S>) {
-    if askers.len() >= ASKERS {
-        askers.remove(0);
-    }
     askers.push(asker);
+    if askers.len() > ASKERS {
+        let of_peer = |peer: IpAddr| askers.iter().filter(|asker| asker.peer == peer).count();
+        let most = askers.iter().map(|asker| of_peer(asker.peer)).max();
+        if let Some(at) = askers.iter().position(|asker| Some(of_peer(asker.peer)) == most) {
+            askers.remove(at);
+        }
+    }
 }
 
 /// Waits until a socket is ready, at most [`LOOK`].
@@ -81,14 +91,15 @@ fn wait(listener: &TcpListener, askers: &[Asker<TcpStream>]) {
 /// A connection, its request as far as it has come, and the rest of its answer.
 struct Asker<S> {
     stream: S,
+    peer: IpAddr,
     since: Instant,
     request: Vec<u8>,
     answer: Option<Vec<u8>>,
 }
 
 impl<S> Asker<S> {
-    fn new(stream: S, now: Instant) -> Asker<S> {
-        Asker { stream, since: now, request: vec![], answer: None }
+    fn new(stream: S, peer: IpAddr, now: Instant) -> Asker<S> {
+        Asker { stream, peer, since: now, request: vec![], answer: None }
     }
 
     fn is_late(&self, now: Instant) -> bool {
@@ -207,8 +218,13 @@ mod tests {
         Reply { status: "200 OK", kind: "text/plain", body: format!("you asked for {path}") }
     }
 
+    /// The address of a machine.
+    fn address(number: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, number])
+    }
+
     fn asker(peer: Peer) -> Asker<Peer> {
-        Asker::new(peer, Instant::now())
+        Asker::new(peer, address(1), Instant::now())
     }
 
     #[test]
@@ -266,10 +282,44 @@ mod tests {
         let start = Instant::now();
         let mut askers = vec![];
         for n in 0..u32::try_from(ASKERS).unwrap() + 3 {
-            admit(&mut askers, Asker::new(n, start));
+            admit(&mut askers, Asker::new(n, address(1), start));
         }
         assert_eq!((askers.len(), askers[0].stream), (ASKERS, 3));
         assert!(!askers[0].is_late(start + limits::HEALTH_ASKER));
         assert!(askers[0].is_late(start + limits::HEALTH_ASKER * 2));
+    }
+
+    #[test]
+    fn silent_connections_take_the_places_of_their_own_address() {
+        let start = Instant::now();
+        let mut askers = vec![];
+        admit(&mut askers, Asker::new("asker", address(2), start));
+        for _ in 0..1_000 {
+            admit(&mut askers, Asker::new("silent", address(1), start));
+        }
+        admit(&mut askers, Asker::new("other", address(3), start));
+        let kept: Vec<&str> = askers.iter().map(|asker| asker.stream).collect();
+        assert_eq!((kept.len(), kept[0], kept[ASKERS - 1]), (ASKERS, "asker", "other"));
+    }
+
+    /// What waits in the kernel when the thread looks is served in its order, however much silence follows.
+    #[test]
+    fn a_request_that_is_there_is_answered_before_silent_connections_count() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let connect = || TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let mut asker = connect();
+        asker.write_all(b"GET /x HTTP/1.1\r\n\r\n").unwrap();
+        let silent: Vec<TcpStream> = (0..ASKERS * 4).map(|_| connect()).collect();
+        let (source, stop) = crate::base::stop::pair();
+        std::thread::scope(|scope| {
+            scope.spawn(|| answer_all(&listener, &stop, reply));
+            asker.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            let mut answer = String::new();
+            let read = asker.read_to_string(&mut answer);
+            source.stop();
+            assert!(read.is_ok() && answer.ends_with("you asked for /x"), "{read:?} {answer}");
+        });
+        drop(silent);
     }
 }

@@ -163,7 +163,7 @@ impl Publisher {
                 },
                 default(timeout) => {}
             }
-            self.pipeline.tick(Instant::now());
+            self.tick();
             look |= self.look_for_lost_changes();
         }
         self.drain();
@@ -275,6 +275,13 @@ impl Publisher {
         }
     }
 
+    /// Sends again what must be sent again.
+    fn tick(&mut self) {
+        for refused in self.pipeline.tick(Instant::now()) {
+            self.acknowledged(refused);
+        }
+    }
+
     /// Returns how many messages were stored: one or none.
     fn acknowledged(&mut self, acked: Acked<Sent>) -> usize {
         let Acked { tag: sent, result } = acked;
@@ -354,7 +361,7 @@ impl Publisher {
             if let Ok(message) = self.pipeline.acks().recv_timeout(Duration::from_millis(50)) {
                 self.take_acks(message);
             }
-            self.pipeline.tick(Instant::now());
+            self.tick();
         }
         if let Ok((published, waiting)) = self.setup.log.unsettled()
             && published + waiting > 0

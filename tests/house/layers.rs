@@ -128,7 +128,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
         ),
     ],
     &[("config", &["keys", "reader", "stores"])],
-    &[("streams", &["judge", "made", "reader"]), ("broker", &["server", "settings"])],
+    &[("streams", &["judge", "made", "reader"]), ("broker", &["blocks", "server", "settings"])],
     &[("operate", &["board", "health", "metrics", "responder", "signals"])],
     &[("cluster", &["founder", "lease", "presence", "proven", "shards", "wanted"])],
     &[("replicator", &["audit", "follower", "pacing", "publisher", "waiting"])],

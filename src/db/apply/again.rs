@@ -142,8 +142,14 @@ impl Applier {
         if subject.is_tombstone() {
             return done;
         }
+        let row = &subject.event.row;
+        let listed = |name: &str| held.missing.iter().any(|missing| missing.eq_ignore_ascii_case(name));
+        // A list that is full was cut. Columns that a migration adds are a table's last ones: the others follow the last of the list.
+        let cut = held.missing.len() >= limits::ASIDE_COLUMNS;
+        let last = row.iter().rposition(|(name, _)| cut && listed(name)).unwrap_or(row.len());
+        let follows = |name: &str| row.iter().skip(last).any(|(known, _)| known.eq_ignore_ascii_case(name));
+        let is_missing = |name: &str| listed(name) || follows(name);
         let connection = &self.session.connection;
-        let is_missing = |name: &str| held.missing.iter().any(|missing| missing.eq_ignore_ascii_case(name));
         let written = self
             .session
             .mirrored

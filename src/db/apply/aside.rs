@@ -1,9 +1,10 @@
 //! Events that are set aside, whole: those that wait for a table or column which a migration may still bring, and those that
 //! the database refused. They are kept in the order of their arrival, within bounds; the table's other rows go on.
 
-use crate::base::{clock, limits};
+use crate::base::{clock, digest, limits};
 use crate::db::{error::Error, open, ours, state};
 use rusqlite::{Connection, OptionalExtension, Row, params};
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::path::Path;
 
@@ -21,7 +22,16 @@ const CREATE: &str = "CREATE TABLE IF NOT EXISTS __harmonylite__set_aside(id INT
 const TAKE_PARKED: &str = "INSERT OR IGNORE INTO __harmonylite__set_aside(stream, seq, tbl, key, state, overtaken, missing, why, since, \
      payload) SELECT stream, seq, tbl, x'', 0, 0, '[]', '', 0, payload FROM __harmonylite__parked ORDER BY stream, seq; \
      DROP TABLE __harmonylite__parked;";
-const COLUMNS: &str = "id, stream, seq, tbl, key, state, overtaken, missing, why, since, payload";
+/// Bytes that an event takes of the room: its message, and all that is kept beside it and may be large. Table and key stand in an
+/// index, too. In SQLite, `length` counts the characters of a text, up to a zero.
+macro_rules! bytes {
+    () => {
+        "length(payload) + length(CAST(missing AS BLOB)) + length(CAST(why AS BLOB)) + 2 * (length(CAST(tbl AS BLOB)) + length(key))"
+    };
+}
+
+const COLUMNS: &str =
+    concat!("id, stream, seq, tbl, key, state, overtaken, missing, why, since, payload, ", bytes!());
 const PUT: &str = "INSERT OR REPLACE INTO __harmonylite__set_aside(id, stream, seq, tbl, key, state, overtaken, missing, why, since, \
      payload) VALUES(?1, ?2, ?3, ?4, ?5, ?6, 0, ?7, ?8, ?9, ?10)";
 const AMEND: &str = "UPDATE __harmonylite__set_aside SET tbl = ?2, key = ?3, state = ?4, missing = ?5, why = ?6 WHERE id = ?1";
@@ -29,16 +39,28 @@ const REMOVE: &str = "DELETE FROM __harmonylite__set_aside WHERE id = ?1";
 const WAITS: &str = "SELECT 1 FROM __harmonylite__set_aside WHERE tbl = ?1 AND key IN (?2, x'') AND state <> 1 AND id < ?3 LIMIT 1";
 const OVERTAKE: &str =
     "UPDATE __harmonylite__set_aside SET overtaken = 1 WHERE tbl = ?1 AND key = ?2 AND state <> 1";
-const SETTLE: &str = "DELETE FROM __harmonylite__set_aside WHERE tbl = ?1 AND key = ?2 AND state = 1 RETURNING length(payload)";
-const OLDEST: &str =
-    "SELECT id, length(payload) FROM __harmonylite__set_aside WHERE state = ?1 ORDER BY id LIMIT 1";
+const SETTLE: &str = concat!(
+    "DELETE FROM __harmonylite__set_aside WHERE tbl = ?1 AND key = ?2 AND state = 1 RETURNING ",
+    bytes!()
+);
+/// Of those of one state, but for one.
+const OLDEST: &str = concat!(
+    "SELECT id, ",
+    bytes!(),
+    " FROM __harmonylite__set_aside WHERE state = ?1 AND id <> ?2 ORDER BY id LIMIT 1"
+);
 const SIZES: &str =
-    "SELECT count(*), coalesce(sum(length(payload)), 0) FROM __harmonylite__set_aside WHERE state ";
+    concat!("SELECT count(*), coalesce(sum(", bytes!(), "), 0) FROM __harmonylite__set_aside WHERE state ");
+const LONG_KEY: &str =
+    "SELECT id, key FROM __harmonylite__set_aside WHERE id > ?1 AND length(key) > ?2 ORDER BY id LIMIT 1";
+const SHORTEN_KEY: &str = "UPDATE __harmonylite__set_aside SET key = ?2 WHERE id = ?1";
 const HOLDS: &str = "SELECT 1 FROM __harmonylite__set_aside WHERE id = ?1";
 const COUNT: &str = "SELECT count(*) FROM __harmonylite__set_aside";
 const OF_TABLES: &str = "SELECT tbl, state = 1, count(*) FROM __harmonylite__set_aside GROUP BY tbl, state = 1 ORDER BY 1, 2 LIMIT 50";
 const TRIED_AGAIN: &str = "SELECT 1 FROM __harmonylite__set_aside WHERE state = 2 LIMIT 1";
 
+/// Bytes of the longest key that is kept as it is: as many as a digest in hex has.
+const KEY_BYTES: usize = 64;
 /// Name of the number of the last event that was set aside: numbers are not used again.
 const LAST: &str = "last";
 /// Name of the number of waiting events that were dropped, the oldest first, because there were too many.
@@ -91,7 +113,7 @@ pub struct Cause {
     pub table: String,
     /// The row's key (see [`crate::db::table::Table::row_key`]); empty when it is not known.
     pub key: Vec<u8>,
-    /// Columns that are not here; empty for a table that is not here, and for a refused event.
+    /// Columns that are not here, at most [`limits::ASIDE_COLUMNS`]; empty for a table that is not here, and for a refused event.
     pub missing: Vec<String>,
     pub refused: bool,
     /// In words; empty for an event that waits because an earlier one of its row does.
@@ -116,6 +138,8 @@ pub struct Held {
     pub since_ms: i64,
     /// The message's body.
     pub payload: Vec<u8>,
+    /// What it takes of the room.
+    bytes: i64,
 }
 
 impl Held {
@@ -133,6 +157,7 @@ impl Held {
             why: row.get(8)?,
             since_ms: row.get(9)?,
             payload: row.get(10)?,
+            bytes: row.get(11)?,
         })
     }
 }
@@ -161,7 +186,28 @@ pub fn create(connection: &Connection) -> Result<(), Error> {
     if ours::has_table(connection, PARKED)? {
         connection.execute_batch(TAKE_PARKED)?;
     }
-    Ok(())
+    shorten_keys(connection)
+}
+
+/// Keys are only compared for equality, so a long one is kept as its digest: a value of many megabytes may be a few kilobytes on
+/// its way. A digest in hex is never taken for a key, which begins with the table's number.
+fn known_by(key: &[u8]) -> Cow<'_, [u8]> {
+    if key.len() <= KEY_BYTES { Cow::Borrowed(key) } else { digest::hex_sha256(key).into_bytes().into() }
+}
+
+/// Earlier versions kept keys of any length as they were.
+fn shorten_keys(connection: &Connection) -> Result<(), Error> {
+    let mut last = 0;
+    loop {
+        let query = params![last, KEY_BYTES as i64];
+        let found = connection
+            .prepare_cached(LONG_KEY)?
+            .query_row(query, |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
+        let Some((id, key)): Option<(i64, Vec<u8>)> = found else { return Ok(()) };
+        connection.prepare_cached(SHORTEN_KEY)?.execute(params![id, known_by(&key)])?;
+        last = id;
+    }
 }
 
 pub fn is_empty(connection: &Connection) -> Result<bool, Error> {
@@ -225,6 +271,35 @@ pub fn summary(connection: &Connection) -> Result<SetAside, Error> {
     let lost = |name: &str| state::number(connection, name).map(i64::unsigned_abs);
     Ok(SetAside { tables, lost_waiting: lost(LOST_WAITING)?, lost_refused: lost(LOST_REFUSED)? })
 }
+
+/// A cause as it is written down.
+struct Kept<'a> {
+    cause: &'a Cause,
+    state: State,
+    key: Cow<'a, [u8]>,
+    missing: String,
+}
+
+impl Kept<'_> {
+    fn of(cause: &Cause) -> Kept<'_> {
+        Kept {
+            cause,
+            state: if cause.refused { State::Refused } else { State::Waiting },
+            key: known_by(&cause.key),
+            missing: serde_json::to_string(&cause.missing).unwrap_or_default(),
+        }
+    }
+
+    /// The same as in SQL.
+    fn bytes(&self, payload: &[u8]) -> i64 {
+        let Cause { table, why, .. } = self.cause;
+        let bytes = payload.len() + self.missing.len() + why.len() + 2 * (table.len() + self.key.len());
+        i64::try_from(bytes).unwrap_or(i64::MAX)
+    }
+}
+
+/// The number of no event.
+const NOBODY: i64 = 0;
 
 /// Events and bytes of one kind.
 #[derive(Clone, Copy, Debug, Default)]
@@ -300,7 +375,7 @@ impl Aside {
 
     /// Whether an event that was set aside before number `before` waits whose row has this key, or whose table was not here.
     pub fn waits(&self, connection: &Connection, row: (&str, &[u8]), before: i64) -> Result<bool, Error> {
-        let query = params![row.0, row.1, before];
+        let query = params![row.0, known_by(row.1), before];
         Ok(self.any_waits() && connection.prepare_cached(WAITS)?.exists(query)?)
     }
 
@@ -323,53 +398,62 @@ impl Aside {
         payload: &[u8],
     ) -> Result<(), Error> {
         self.say(&format!("{} sequence {}", place.0, place.1), cause);
-        let bytes = i64::try_from(payload.len()).unwrap_or(i64::MAX);
+        let kept = Kept::of(cause);
+        let bytes = kept.bytes(payload);
         if bytes > limits::ASIDE_BYTES {
-            log::error!("it has {bytes} bytes, more than is kept: dropped");
+            log::error!("it takes {bytes} bytes, more than is kept: dropped");
             return Aside::count_lost(connection, cause.refused, 1);
         }
-        self.make_room(connection, cause.refused, bytes)?;
+        self.make_room(connection, kept.state, bytes, NOBODY)?;
         let id = state::number(connection, LAST)? + 1;
         state::set_number(connection, LAST, id)?;
-        let state = if cause.refused { State::Refused } else { State::Waiting };
         let seq = i64::try_from(place.1).unwrap_or(i64::MAX);
-        let missing = serde_json::to_string(&cause.missing).unwrap_or_default();
         connection.prepare_cached(PUT)?.execute(params![
             id,
             place.0,
             seq,
             cause.table,
-            cause.key,
-            state.number(),
-            missing,
+            kept.key,
+            kept.state.number(),
+            kept.missing,
             cause.why,
             clock::unix_ms(),
             payload
         ])?;
-        let size = if cause.refused { &mut self.refused } else { &mut self.waiting };
-        size.change(1, bytes);
+        self.size(kept.state).change(1, bytes);
         self.news = true;
         Ok(())
     }
 
-    fn make_room(&mut self, connection: &Connection, refused: bool, bytes: i64) -> Result<(), Error> {
-        let state = if refused { State::Refused } else { State::Waiting };
+    /// What is known of the events of a state. Those that are to be tried again count as waiting.
+    fn size(&mut self, state: State) -> &mut Size {
+        if state == State::Refused { &mut self.refused } else { &mut self.waiting }
+    }
+
+    /// Drops the oldest events of a state, but not number `but`, until one of `bytes` bytes finds room.
+    fn make_room(
+        &mut self,
+        connection: &Connection,
+        state: State,
+        bytes: i64,
+        but: i64,
+    ) -> Result<(), Error> {
         let mut lost = 0;
         loop {
-            let size = if refused { &mut self.refused } else { &mut self.waiting };
+            let size = self.size(state);
             if size.events < limits::ASIDE_EVENTS && size.bytes + bytes <= limits::ASIDE_BYTES {
                 break;
             }
             let oldest = connection
                 .prepare_cached(OLDEST)?
-                .query_row([state.number()], |row| Ok((row.get(0)?, row.get(1)?)))
+                .query_row([state.number(), but], |row| Ok((row.get(0)?, row.get(1)?)))
                 .optional()?;
             let Some((id, length)): Option<(i64, i64)> = oldest else { break };
             connection.prepare_cached(REMOVE)?.execute([id])?;
             size.change(-1, -length);
             lost += 1;
         }
-        Aside::count_lost(connection, refused, lost)
+        Aside::count_lost(connection, state == State::Refused, lost)
     }
 
     fn count_lost(connection: &Connection, refused: bool, events: i64) -> Result<(), Error> {
@@ -383,19 +467,16 @@ impl Aside {
     /// An event that was tried again stays, for this cause.
     pub fn amend(&mut self, connection: &Connection, held: &Held, cause: &Cause) -> Result<(), Error> {
         self.say(&format!("{} sequence {}", held.stream, held.seq), cause);
-        let state = if cause.refused { State::Refused } else { State::Waiting };
-        if state == held.state && held.key == cause.key && held.missing == cause.missing {
+        let kept = Kept::of(cause);
+        if kept.state == held.state && *held.key == *kept.key && held.missing == cause.missing {
             return Ok(());
         }
-        if cause.refused {
-            let bytes = i64::try_from(held.payload.len()).unwrap_or(i64::MAX);
-            self.make_room(connection, true, bytes)?;
-            self.waiting.change(-1, -bytes);
-            self.refused.change(1, bytes);
-        }
+        let bytes = kept.bytes(&held.payload);
+        self.size(held.state).change(-1, -held.bytes);
+        self.make_room(connection, kept.state, bytes, held.id)?;
+        self.size(kept.state).change(1, bytes);
         self.news = true;
-        let missing = serde_json::to_string(&cause.missing).unwrap_or_default();
-        let values = params![held.id, cause.table, cause.key, state.number(), missing, cause.why];
+        let values = params![held.id, cause.table, kept.key, kept.state.number(), kept.missing, cause.why];
         connection.prepare_cached(AMEND)?.execute(values)?;
         Ok(())
     }
@@ -403,9 +484,7 @@ impl Aside {
     /// An event is applied.
     pub fn remove(&mut self, connection: &Connection, held: &Held) -> Result<(), Error> {
         connection.prepare_cached(REMOVE)?.execute([held.id])?;
-        let size = if held.state == State::Refused { &mut self.refused } else { &mut self.waiting };
-        let bytes = i64::try_from(held.payload.len()).unwrap_or(i64::MAX);
-        size.change(-1, -bytes);
+        self.size(held.state).change(-1, -held.bytes);
         self.news = true;
         Ok(())
     }
@@ -416,7 +495,7 @@ impl Aside {
             return Ok(());
         }
         let mut statement = connection.prepare_cached(SETTLE)?;
-        let mut gone = statement.query(params![row.0, row.1])?;
+        let mut gone = statement.query(params![row.0, known_by(row.1)])?;
         while let Some(row) = gone.next()? {
             self.refused.change(-1, -row.get::<_, i64>(0)?);
             self.news = true;
@@ -428,7 +507,7 @@ impl Aside {
     /// missing here.
     pub fn overtake(&mut self, connection: &Connection, row: (&str, &[u8])) -> Result<(), Error> {
         if self.any_waits() {
-            connection.prepare_cached(OVERTAKE)?.execute(params![row.0, row.1])?;
+            connection.prepare_cached(OVERTAKE)?.execute(params![row.0, known_by(row.1)])?;
         }
         Ok(())
     }
@@ -439,11 +518,11 @@ impl Aside {
         let mut statement = connection.prepare_cached(&sql)?;
         let mut rows = statement.query(params![after, limits::APPLY_BATCH as i64])?;
         let (mut found, mut bytes) = (vec![], 0);
-        while bytes <= limits::APPLY_BYTES
+        while bytes <= limits::APPLY_BYTES as i64
             && let Some(row) = rows.next()?
         {
             let held = Held::read(row)?;
-            bytes += held.payload.len();
+            bytes += held.bytes;
             found.push(held);
         }
         Ok(found)

@@ -1,5 +1,6 @@
 //! An event beside the table that it is about to change.
 
+use crate::base::limits;
 use crate::db::table::Table;
 use crate::model::event::Event;
 use crate::model::fold::Order;
@@ -44,7 +45,7 @@ impl<'a> Subject<'a> {
         Some(Subject { table: table.clone(), event, source, key_values, key, is_whole })
     }
 
-    /// Columns of the event that the table lacks, unless it is a tombstone, which needs none but the key.
+    /// The first columns of the event that the table lacks, at most [`limits::ASIDE_COLUMNS`], unless it is a tombstone, which needs none but the key.
     pub fn missing(&self) -> Vec<String> {
         if self.is_whole || self.is_tombstone() {
             return vec![];
@@ -54,7 +55,7 @@ impl<'a> Subject<'a> {
                 || self.table.image.iter().any(|known| known.eq_ignore_ascii_case(name))
         };
         let names = self.event.row.iter().map(|(name, _)| name).filter(|name| !is_known(name));
-        names.map(|name| name.to_string()).collect()
+        names.take(limits::ASIDE_COLUMNS).map(|name| name.to_string()).collect()
     }
 
     pub fn is_tombstone(&self) -> bool {

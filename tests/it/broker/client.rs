@@ -42,7 +42,7 @@ fn publish_all(js: &JetStream, count: u64, disturb: impl FnOnce() + Send) {
                 done.result.unwrap();
                 acked += 1;
             }
-            pipeline.tick(Instant::now());
+            assert!(pipeline.tick(Instant::now()).is_empty());
         }
     });
 }

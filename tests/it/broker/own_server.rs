@@ -11,7 +11,7 @@ fn our_own_nats_server() {
         let base = number as u64 * 10;
         let port = free_port();
         let extra = format!(
-            "nats.server_binary = {binary:?}\nnats.user_name = \"app\"\nnats.user_password = \"s3cret pass\"",
+            "nats.server_binary = {binary:?}\nnats.user_name = \"app\"\nnats.user_password = \"s3cret pass\\u0001\\b\\\"\"",
         );
         let mut one = Node::with_schema(&dir, base + 1, "", &extra, schema);
         let text = std::fs::read_to_string(&one.config)
@@ -19,7 +19,7 @@ fn our_own_nats_server() {
             .replace("127.0.0.1:-1", &format!("127.0.0.1:{port}"));
         std::fs::write(&one.config, text).unwrap();
         one.start_ready();
-        let url = format!("nats://app:s3cret%20pass@127.0.0.1:{port}");
+        let url = format!("nats://app:s3cret%20pass%01%08%22@127.0.0.1:{port}");
         let mut two = Node::with_schema(&dir, base + 2, &url, "", schema);
         two.start_ready();
         one.sql("INSERT INTO t VALUES(1, 'one')");
@@ -69,4 +69,25 @@ fn no_nats_server_anywhere_is_explained() {
         String::from_utf8_lossy(&output.stdout)
             .contains("nats.server_binary = \"/no/such/nats-server\": no such file")
     );
+}
+
+#[test]
+fn settings_that_the_server_does_not_take_are_named_and_no_older_error() {
+    for binary in nats_binaries() {
+        let dir = Dir::new("wrong-settings");
+        let settings = dir.0.join("settings.conf");
+        std::fs::write(&settings, "port: 1\nno_such_setting: 3\n").unwrap();
+        let extra = format!("nats.server_binary = {binary:?}\nnats.server_config = {settings:?}");
+        let node = Node::with_schema(&dir, 1, "", &extra, "CREATE TABLE t(id INTEGER PRIMARY KEY)");
+        let home = node.dir.join("nats/harmonylite-node-1");
+        std::fs::create_dir_all(&home).unwrap();
+        std::fs::write(home.join("nats-server.log"), "[1] 2026/01/01 10:00:00.000000 [ERR] of last year\n")
+            .unwrap();
+        for _ in 0..2 {
+            let output = node.command(&[]);
+            let told = String::from_utf8_lossy(&output.stdout);
+            assert_eq!(output.status.code(), Some(1), "{told}");
+            assert!(told.contains("no_such_setting") && !told.contains("of last year"), "{told}");
+        }
+    }
 }
