@@ -106,8 +106,13 @@ mod tests {
         let path = scratch.path("app.db");
         mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
         let (sender, seen) = crossbeam_channel::bounded(1);
-        let _ = std::thread::spawn(move || sender.send(look(&path).unwrap()));
-        assert_eq!(seen.recv_timeout(std::time::Duration::from_secs(10)), Ok(Seen::Another));
+        std::thread::scope(|scope| {
+            scope.spawn(|| sender.send(look(&path).unwrap()).unwrap());
+            let seen = seen.recv_timeout(std::time::Duration::from_secs(10));
+            // Whoever waits there goes on.
+            File::options().read(true).write(true).open(&path).unwrap();
+            assert_eq!(seen, Ok(Seen::Another));
+        });
     }
 
     /// A WAL that a killed application left is not copied back by a look.

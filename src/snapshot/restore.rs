@@ -453,7 +453,7 @@ mod tests {
                 scope.spawn(|| sender.send(recovery(&config, &stop).damaged("page 1")).unwrap());
                 let is_aside = |name: &String| name.contains(DAMAGED);
                 while !scratch.names().iter().any(is_aside) {
-                    std::thread::sleep(Duration::from_millis(5));
+                    stop.wait(Duration::from_millis(5));
                 }
                 help(&config.db_path);
                 let done = done.recv_timeout(Duration::from_secs(10));
