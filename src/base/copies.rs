@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 /// What SQLite keeps beside a database.
-const COMPANIONS: [&str; 3] = ["-wal", "-shm", "-journal"];
+pub const COMPANIONS: [&str; 3] = ["-wal", "-shm", "-journal"];
 
 /// Removes all but the newest copies of `path`, whose names are that of `path`, `infix` and a time, each with its
-/// companions. `fresh` was just made and stays, whatever the clock said before.
+/// companions. `fresh`, a copy or a companion of one, was just made: that copy stays, whatever the clock said before.
 pub fn keep_newest(path: &Path, infix: &str, fresh: &Path) {
     let prefix = files::beside(path, infix);
     let prefix = prefix.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -18,6 +18,7 @@ pub fn keep_newest(path: &Path, infix: &str, fresh: &Path) {
         let copy = COMPANIONS.iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(name);
         copy.strip_prefix(&prefix).is_some_and(is_time).then(|| copy.to_owned())
     };
+    let fresh = copy_of(&fresh).unwrap_or(fresh);
     // The names of copies begin alike and end in a time, so they are sorted by age.
     let mut others: BTreeSet<String> = found.iter().filter_map(|(name, _)| copy_of(name)).collect();
     others.remove(&fresh);
@@ -58,6 +59,20 @@ mod tests {
         assert!(is_time(&clock::compact(clock::unix_ms())));
         for other in ["", "20261124T131500", "by-hand", "20261124-131500Z", "20261124T131500Z2"] {
             assert!(!is_time(other), "{other}");
+        }
+    }
+
+    /// The WAL of a database that is gone is set aside without the database, and may hold commits that nothing else has.
+    #[test]
+    fn a_fresh_companion_stays_when_the_clock_went_back() {
+        for suffix in COMPANIONS {
+            let scratch = Scratch::new("copies-companion");
+            let name = |n: usize| format!("app.db.lost-202611{n:02}T131500Z{suffix}");
+            for n in 1..=4 {
+                std::fs::write(scratch.path(&name(n)), b"x").unwrap();
+            }
+            keep_newest(&scratch.path("app.db"), ".lost-", &scratch.path(&name(1)));
+            assert_eq!(scratch.names(), [name(1), name(3), name(4)]);
         }
     }
 

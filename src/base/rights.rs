@@ -37,23 +37,33 @@ impl Rights {
         Ok(Rights { user: meta.uid(), group: meta.gid(), mode })
     }
 
-    /// Gives them to a file that nobody uses yet. The owner can only be changed by root. A group that cannot be given gets
-    /// nothing, rather than another group its rights.
+    /// Gives them to a file that nobody uses yet. The owner can only be changed by root, and in a container or on a network
+    /// mount not even by root. A group that cannot be given gets nothing, rather than another group its rights.
     pub fn give(self, path: &Path) -> io::Result<()> {
         let file = File::open(path)?;
-        let now = file.metadata()?;
-        let mut mode = self.mode;
-        if rustix::process::geteuid().is_root() {
-            if (now.uid(), now.gid()) != (self.user, self.group) {
-                fchown(&file, Some(self.user), Some(self.group))?;
-            }
-        } else if mode & GROUP != 0
-            && now.gid() != self.group
-            && fchown(&file, None, Some(self.group)).is_err()
-        {
-            mode &= !GROUP;
-        }
+        let meta = file.metadata()?;
+        let now = Rights { user: meta.uid(), group: meta.gid(), ..self };
+        let mode = self.chown(now, |user, group| {
+            fchown(&file, user, group).inspect_err(|error| {
+                // For anybody else this is no news.
+                if user.is_some() && rustix::process::geteuid().is_root() {
+                    let (path, user) = (path.display(), now.user);
+                    log::warn!(
+                        "{path}: belongs to user {user}, and this process may not give it away: {error}"
+                    );
+                }
+            })
+        });
         file.set_permissions(Permissions::from_mode(mode))
+    }
+
+    /// Gives owner and group to a file that has those of `now`, as far as `chown` can; returns the mode that is then right.
+    fn chown(self, now: Rights, chown: impl Fn(Option<u32>, Option<u32>) -> io::Result<()>) -> u32 {
+        let given = (now.user, now.group) == (self.user, self.group)
+            || chown(Some(self.user), Some(self.group)).is_ok()
+            || now.group == self.group
+            || chown(None, Some(self.group)).is_ok();
+        if given { self.mode } else { self.mode & !GROUP }
     }
 }
 
@@ -106,5 +116,19 @@ mod tests {
         std::os::unix::fs::chown(scratch.dir(), Some(1234), Some(2345)).unwrap();
         Rights::of_new(&path).unwrap().give(&path).unwrap();
         assert_eq!(Rights::of(&path).unwrap(), Rights { user: 1234, group: 2345, mode: 0o600 });
+    }
+
+    /// Root without the capability for it, or on a mount that takes root for nobody.
+    #[test]
+    fn an_owner_that_cannot_be_given_is_no_error() {
+        let of = |user, group| Rights { user, group, mode: 0o664 };
+        let refused = |_: Option<u32>, _: Option<u32>| Err(io::ErrorKind::PermissionDenied.into());
+        let only_group =
+            |user: Option<u32>, group| if user.is_some() { refused(user, group) } else { Ok(()) };
+        assert_eq!(of(1, 2).chown(of(0, 0), refused), 0o604, "no other group gets them");
+        assert_eq!(of(1, 2).chown(of(0, 2), refused), 0o664);
+        assert_eq!(of(1, 2).chown(of(0, 0), only_group), 0o664);
+        assert_eq!(of(1, 2).chown(of(0, 0), |_, _| Ok(())), 0o664);
+        assert_eq!(of(1, 2).chown(of(1, 2), |_, _| panic!("nothing is to be given")), 0o664);
     }
 }

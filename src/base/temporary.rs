@@ -1,6 +1,7 @@
 //! Scratch files. Each lies in a directory of its own that nobody else may enter and whose name cannot be guessed, so a
 //! shared directory such as `/tmp` can hold them. What a killed process left is told by its lock, and removed.
 
+use crate::base::copies::COMPANIONS;
 use crate::base::files::{self, Lock};
 use crate::base::random;
 use std::fs::FileType;
@@ -12,6 +13,20 @@ use std::path::{Path, PathBuf};
 const MARK: &str = ".harmonylite-";
 /// The file in it whose lock its maker holds.
 const LOCK: &str = "lock";
+/// What earlier versions made plain files for, as their names tell.
+const PLAIN: [&str; 11] = [
+    "aside",
+    "download",
+    "download.harmonylite-converted",
+    "proof",
+    "proof-live",
+    "rebuilt",
+    "snapshot",
+    "snapshot-packed",
+    "snapshot-packed-stored",
+    "snapshot-stored",
+    "verify",
+];
 /// Tries to find a free name. Each is random, so even the second is needed only if somebody plays tricks.
 const TRIES: u32 = 8;
 
@@ -40,9 +55,11 @@ impl Temporary {
                 Err(error) => return Err(error),
             }
             match Lock::try_take(&dir.join(LOCK)) {
-                Ok(Some(lock)) => return Ok(Temporary { path: dir.join(name), dir, lock }),
-                // Another process that removes leftovers was faster.
-                Ok(None) => {}
+                Ok(Some(lock)) if dir.join(LOCK).exists() => {
+                    return Ok(Temporary { path: dir.join(name), dir, lock });
+                }
+                // Another process that removes leftovers was faster: it has the lock, or has removed what we locked.
+                Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => {
                     let _ = std::fs::remove_dir_all(&dir);
@@ -83,11 +100,16 @@ pub fn remove_leftovers(place: &Path, database: &Path) {
             if purpose.rsplit_once('-').is_some_and(|(_, random)| files::is_random(random)) {
                 remove_if_dead(&path);
             }
-        } else if !purpose.ends_with(LOCK) && files::is_own(&path, FileType::is_file) {
-            // Earlier versions made plain files. A lock is no scratch file: another process may hold it.
+        } else if is_of_earlier_version(purpose) && files::is_own(&path, FileType::is_file) {
             files::remove_left(&path);
         }
     }
+}
+
+/// Whether an earlier version could have left a plain file for this purpose, or what SQLite keeps beside one. Any other file
+/// is a person's.
+fn is_of_earlier_version(purpose: &str) -> bool {
+    PLAIN.contains(&COMPANIONS.iter().find_map(|suffix| purpose.strip_suffix(suffix)).unwrap_or(purpose))
 }
 
 fn remove_if_dead(dir: &Path) {
@@ -154,10 +176,18 @@ mod tests {
             "app.db.harmonylite-snapshot.lock",
             "other.db.harmonylite-download",
             "my-app.db.harmonylite-download",
+            "app.db.harmonylite-backup",
+            "app.db.harmonylite-backup-wal",
+            "app.db.harmonylite-snapshot-of-monday",
+            "app.db.harmonylite-0123456789abcdef",
+            "app.db.harmonylite-",
+            "app.db.harmonylite--wal",
         ];
-        for name in
-            stay.iter().chain(&["app.db.harmonylite-download", "app.db.harmonylite-snapshot-packed-journal"])
-        {
+        let of_earlier_versions = PLAIN.map(|purpose| format!("app.db.harmonylite-{purpose}"));
+        for name in stay.iter().copied().chain(of_earlier_versions.iter().map(String::as_str)) {
+            std::fs::write(scratch.path(name), b"x").unwrap();
+        }
+        for name in ["app.db.harmonylite-download-wal", "app.db.harmonylite-snapshot-packed-journal"] {
             std::fs::write(scratch.path(name), b"x").unwrap();
         }
         std::fs::create_dir(scratch.path("app.db.harmonylite-backups")).unwrap();
@@ -188,6 +218,26 @@ mod tests {
             assert_eq!(scratch.names().len(), 1);
         }
         drop(Temporary::new(scratch.dir(), database(), "download").unwrap());
+        assert!(scratch.names().is_empty());
+    }
+
+    /// Each removes what it takes for the other's leftovers.
+    #[test]
+    fn two_processes_take_nothing_from_each_other() {
+        let scratch = Scratch::new("temporary-two");
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    for _ in 0..1_000 {
+                        // That no name can be found is an error, and harms nobody.
+                        let Ok(made) = Temporary::new(scratch.dir(), database(), "snapshot") else {
+                            continue;
+                        };
+                        std::fs::write(made.path(), b"x").unwrap();
+                    }
+                });
+            }
+        });
         assert!(scratch.names().is_empty());
     }
 

@@ -26,3 +26,21 @@ pub fn cleanup(config: &Config, show: Show) -> Result<(), Error> {
     );
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::scratch::Scratch;
+
+    /// A lock beside a file says that it was a database: the daemon would recover it.
+    #[test]
+    fn a_file_that_is_no_database_gets_no_lock() {
+        let scratch = Scratch::new("cleanup-text");
+        let mut config = crate::config::tests::with("");
+        config.db_path = scratch.path("notes.txt");
+        std::fs::write(&config.db_path, b"this is a text and no database").unwrap();
+        let error = cleanup(&config, Show::default()).unwrap_err();
+        assert!(error.to_string().contains("no SQLite database"), "{error}");
+        assert_eq!(scratch.names(), ["notes.txt"]);
+    }
+}

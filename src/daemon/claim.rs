@@ -35,7 +35,6 @@ impl Claim {
                 return Ok(None);
             }
         }
-        refuse_another(config)?;
         let lock = lock_database(config)?;
         let claim = Claim { lock, locked: Cell::new(None) };
         claim.confirm(config)?;
@@ -81,8 +80,9 @@ impl Claim {
     }
 }
 
-/// One daemon for one database.
+/// One daemon for one database. Fails when what lies there is no database and never was one: a lock would say that it was.
 pub fn lock_database(config: &Config) -> Result<files::Lock, Error> {
+    refuse_another(config)?;
     let path = config.lock_path();
     match files::Lock::try_take(&path) {
         Ok(Some(lock)) => Ok(lock),

@@ -25,15 +25,16 @@ pub enum Seen {
 /// Looks at the first bytes of a file. No connection of this process may have it open: closing the file would drop SQLite's
 /// locks.
 pub fn look(path: &Path) -> io::Result<Seen> {
-    let mut file = match File::open(path) {
+    // Before it is opened: that would wait for a writer when it is a pipe.
+    let meta = match std::fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Seen::Nothing),
         other => other?,
     };
-    if !file.metadata()?.is_file() {
+    if !meta.is_file() {
         return Ok(Seen::Another);
     }
     let mut begin = vec![];
-    file.by_ref().take(MAGIC.len() as u64).read_to_end(&mut begin)?;
+    File::open(path)?.take(MAGIC.len() as u64).read_to_end(&mut begin)?;
     let known = begin.is_empty() || begin == MAGIC || open::wal_page_size(path).is_some();
     Ok(if known { Seen::Database } else { Seen::Another })
 }
@@ -96,6 +97,22 @@ mod tests {
         connection.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t(a)").unwrap();
         std::fs::copy(files::beside(&other, "-wal"), files::beside(&path, "-wal")).unwrap();
         assert_eq!(look(&path).unwrap(), Seen::Database);
+    }
+
+    #[test]
+    fn a_look_waits_for_nobody() {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+        let scratch = Scratch::new("look-pipe");
+        let path = scratch.path("app.db");
+        mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let (sender, seen) = crossbeam_channel::bounded(1);
+        std::thread::scope(|scope| {
+            scope.spawn(|| sender.send(look(&path).unwrap()).unwrap());
+            let seen = seen.recv_timeout(std::time::Duration::from_secs(10));
+            // Whoever waits there goes on.
+            File::options().read(true).write(true).open(&path).unwrap();
+            assert_eq!(seen, Ok(Seen::Another));
+        });
     }
 
     /// A WAL that a killed application left is not copied back by a look.

@@ -27,8 +27,8 @@ pub use look::{Mark, Seen, holds_tables, is_known, look, mark};
 pub use open::{JournalMode, prepare, sqlite_version};
 pub use ours::cleanup;
 pub use restore::{
-    Extra, Filled, Inside, Look, Made, Salvage, Salvaged, Stamp, compare, copy_database, fill_database,
-    find_damage, holds_unsettled, inspect_snapshot, make_ready, make_snapshot, positions_of,
+    Extra, Filled, Inside, LastLook, Look, Made, Salvage, Salvaged, Stamp, compare, copy_database,
+    fill_database, find_damage, holds_unsettled, inspect_snapshot, make_ready, make_snapshot, positions_of,
     replace_database, schema_hash, schema_mismatch, schema_of_nothing, set_positions, strip_snapshot,
 };
 pub use state::new_incarnation_of_older_copy;

@@ -289,7 +289,7 @@ fn a_file_that_is_no_database_is_replaced() {
             drop(source);
             let (_source, stop) = crate::base::stop::pair();
             assert!(
-                replace_database(&path, &with, &stop, &mut || Ok(()))
+                replace_database(&path, &with, &stop, LastLook::IfPossible(&mut || Ok(())))
                     .unwrap_or_else(|error| panic!("{size} {page_size}: {error}"))
             );
             let found: String = Connection::open(&path)

@@ -116,9 +116,8 @@ impl Recovery<'_> {
     fn fill(&self, found: &Found) -> Result<(), Error> {
         let path = &self.config.db_path;
         self.capture_in(found)?;
-        match patiently(self.stop, || db::fill_database(path, found.path(), self.stop))
-            .context(path.display())?
-        {
+        let fill = || db::fill_database(path, found.path(), self.config.journal_mode, self.stop);
+        match patiently(self.stop, fill).context(path.display())? {
             db::Filled::Yes => self.is_restored(found),
             db::Filled::HasTables => {}
             db::Filled::Stopped => return Err(Error::stopped()),
@@ -144,25 +143,12 @@ impl Recovery<'_> {
     fn put_in_place(&self, found: &Found) -> Result<(), Error> {
         let path = &self.config.db_path;
         let rights = rights_of_lost(path).map_err(|error| failed(path, &error))?;
-        // SQLite would replay a WAL or journal of the lost database into the new one.
-        for suffix in ["-wal", "-shm", "-journal"] {
-            let stray = files::beside(path, suffix);
-            if stray.exists() && !path.exists() {
-                let name =
-                    files::beside(path, &format!("{LOST}{}{suffix}", clock::compact(clock::unix_ms())));
-                files::publish_new(&stray, &name).map_err(|error| failed(&stray, &error))?;
-                copies::keep_newest(path, LOST, &name);
-                log::warn!(
-                    "{} belongs to a database that is gone: kept as {}",
-                    stray.display(),
-                    name.display()
-                );
-            }
-        }
         self.capture_in(found)?;
         if let Err(error) = rights.give(found.path()) {
             log::warn!("owner and permissions of {}: {error}", path.display());
         }
+        // Last of all: another try would not know the rights any more.
+        keep_companions_of_lost(path)?;
         match files::publish_new(found.path(), path) {
             Ok(()) => self.is_restored(found),
             Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
@@ -195,26 +181,35 @@ impl Recovery<'_> {
     }
 
     /// Brings back a damaged database: it is copied aside, what it holds of unpublished changes is carried into a snapshot,
-    /// and that is put in its place under a live application. Returns false when stopped.
+    /// and that is put in its place under a live application. A file that a person puts there meanwhile is left alone, and
+    /// ends the recovery as well. Returns false when stopped.
     pub fn damaged(&self, why: &str) -> bool {
         let path = &self.config.db_path;
         let what = format!("{}: damaged ({why})", path.display());
         log::error!("{what}: recovering it");
+        let file = files::identity(path);
         let mut kept = None;
         let done = self.until_done(&what, Whole::Damaged, |search| {
+            if !is_still(path, file) {
+                return Ok(());
+            }
             if kept.is_none() {
                 kept = Some(set_aside(path)?);
             }
             let found = self.find(search, "a person")?;
-            noted(search, &found, |found| self.replace_damaged(found))
+            noted(search, &found, |found| self.replace_damaged(found, file))
         });
         done.is_some()
     }
 
-    fn replace_damaged(&self, found: &Found) -> Result<(), Error> {
+    fn replace_damaged(&self, found: &Found, file: Option<files::Identity>) -> Result<(), Error> {
         let path = &self.config.db_path;
         let mut saved = db::Salvaged::default();
         let replaced = patiently(self.stop, || {
+            // The download and the application's lock took their time.
+            if !is_still(path, file) {
+                return Ok(None);
+            }
             // Opened anew each time: what the application wrote meanwhile may have made the file readable.
             let mut salvage = match self.config.publish {
                 true => Some(db::Salvage::open(path, found.path(), self.config.node_id)?),
@@ -225,10 +220,13 @@ impl Recovery<'_> {
                 Ok(())
             };
             carry()?;
-            db::replace_database(path, found.path(), self.stop, &mut carry)
+            let last = db::LastLook::IfPossible(&mut carry);
+            db::replace_database(path, found.path(), self.stop, last).map(Some)
         });
-        if !replaced.context(path.display())? {
-            return Err(Error::stopped());
+        match replaced.context(path.display())? {
+            Some(true) => {}
+            Some(false) => return Err(Error::stopped()),
+            None => return Ok(()),
         }
         let _ = std::fs::remove_file(&self.config.seq_map_path);
         let unreadable = match saved.unreadable {
@@ -258,13 +256,36 @@ fn failed(path: &Path, error: &std::io::Error) -> Error {
     Error::local(format!("{}: {error}", path.display()))
 }
 
+/// Whether a damaged database is still the file at its path. Otherwise a person has removed it or put another one there.
+fn is_still(path: &Path, file: Option<files::Identity>) -> bool {
+    let is_still = file.is_some() && files::identity(path) == file;
+    if !is_still {
+        log::warn!("{}: the damaged file is not there any more: beginning anew", path.display());
+    }
+    is_still
+}
+
 /// The rights of a database that is gone: SQLite gave them to what it left beside it. Otherwise those of a new one.
 fn rights_of_lost(path: &Path) -> std::io::Result<Rights> {
-    let left = ["-wal", "-shm", "-journal"].map(|suffix| files::beside(path, suffix));
+    let left = copies::COMPANIONS.map(|suffix| files::beside(path, suffix));
     match left.iter().find(|left| left.exists()) {
         Some(left) => Rights::of(left),
         None => Rights::of_new(path),
     }
+}
+
+/// Renames what SQLite left of a database that is gone: it would replay that WAL or journal into the new one.
+fn keep_companions_of_lost(path: &Path) -> Result<(), Error> {
+    for suffix in copies::COMPANIONS {
+        let stray = files::beside(path, suffix);
+        if stray.exists() && !path.exists() {
+            let name = files::beside(path, &format!("{LOST}{}{suffix}", clock::compact(clock::unix_ms())));
+            files::publish_new(&stray, &name).map_err(|error| failed(&stray, &error))?;
+            copies::keep_newest(path, LOST, &name);
+            log::warn!("{} belongs to a database that is gone: kept as {}", stray.display(), name.display());
+        }
+    }
+    Ok(())
 }
 
 /// Copies a damaged database with its companions to a dated name beside it; returns that name. When such a copy is there
@@ -355,7 +376,11 @@ pub fn patiently<R>(stop: &Stop, mut step: impl FnMut() -> Result<R, db::Error>)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::stop;
+    use crate::base::{scratch::Scratch, stop};
+    use crate::config::tests::with;
+    use crate::nats::{Connection, JetStream};
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn what_is_waited_for_is_told_apart_from_what_failed() {
@@ -388,9 +413,95 @@ mod tests {
         assert_eq!(error.kind(), Kind::Stopped);
     }
 
+    /// A recovery without a broker.
+    fn recovery<'a>(config: &'a Config, stop: &'a Stop) -> Recovery<'a> {
+        Recovery {
+            config,
+            bucket: Bucket::new(&JetStream::new(Connection::offline()), 1),
+            open_store: Box::new(|| Err(Error::unreachable("no store"))),
+            signals: Arc::new(Signals::new(1)),
+            stop,
+        }
+    }
+
+    fn config(scratch: &Scratch, text: &str) -> Config {
+        let mut config = with(text);
+        config.db_path = scratch.path("app.db");
+        config.seq_map_path = scratch.path("seq-map.cbor");
+        config
+    }
+
+    /// A person helps himself while the node waits for a snapshot.
+    #[test]
+    fn a_damaged_database_that_is_removed_or_replaced_is_not_recovered() {
+        type Help = fn(&Path);
+        let helps: [(&str, Help); 2] = [
+            ("removed", |path| std::fs::remove_file(path).unwrap()),
+            ("replaced", |path| {
+                let other = files::beside(path, ".good");
+                std::fs::write(&other, b"").unwrap();
+                std::fs::rename(&other, path).unwrap();
+            }),
+        ];
+        for (what, help) in helps {
+            let scratch = Scratch::new("restore-helped");
+            let config = config(&scratch, "snapshot.enabled = false\n");
+            std::fs::write(&config.db_path, b"damaged").unwrap();
+            let (source, stop) = stop::pair();
+            let (sender, done) = crossbeam_channel::bounded(1);
+            std::thread::scope(|scope| {
+                scope.spawn(|| sender.send(recovery(&config, &stop).damaged("page 1")).unwrap());
+                let is_aside = |name: &String| name.contains(DAMAGED);
+                while !scratch.names().iter().any(is_aside) {
+                    stop.wait(Duration::from_millis(5));
+                }
+                help(&config.db_path);
+                let done = done.recv_timeout(Duration::from_secs(10));
+                source.stop();
+                assert_eq!(done, Ok(true), "{what}");
+            });
+        }
+    }
+
+    /// The lock of an application lasts, and so does a download.
+    #[test]
+    fn what_a_person_puts_there_during_the_last_try_is_not_replaced() {
+        let scratch = Scratch::new("restore-last-try");
+        let config = config(&scratch, "");
+        let damaged = scratch.path("damaged");
+        std::fs::write(&damaged, b"damaged").unwrap();
+        std::fs::write(&config.db_path, b"").unwrap();
+        let found = Found::of(beside(&config.db_path, "download").unwrap());
+        rusqlite::Connection::open(found.path()).unwrap().execute_batch("CREATE TABLE t(a)").unwrap();
+        let (_source, stop) = stop::pair();
+        recovery(&config, &stop).replace_damaged(&found, files::identity(&damaged)).unwrap();
+        assert_eq!(std::fs::read(&config.db_path).unwrap(), b"");
+    }
+
+    #[test]
+    fn a_try_that_fails_forgets_no_rights_of_a_lost_database() {
+        let scratch = Scratch::new("restore-rights");
+        let config = config(&scratch, "");
+        let left = files::beside(&config.db_path, "-wal");
+        std::fs::write(&left, b"commits").unwrap();
+        std::fs::set_permissions(&left, Permissions::from_mode(0o640)).unwrap();
+        let rights = Rights::of(&left).unwrap();
+        let found = Found::of(beside(&config.db_path, "download").unwrap());
+        std::fs::write(found.path(), "no database".repeat(100)).unwrap();
+        let (_source, stop) = stop::pair();
+        let recovery = recovery(&config, &stop);
+        assert!(recovery.put_in_place(&found).is_err());
+        std::fs::remove_file(found.path()).unwrap();
+        rusqlite::Connection::open(found.path()).unwrap().execute_batch("CREATE TABLE t(a)").unwrap();
+        db::make_ready(found.path()).unwrap();
+        recovery.put_in_place(&found).unwrap();
+        assert_eq!(Rights::of(&config.db_path).unwrap(), rights);
+        assert!(!left.exists() && scratch.names().iter().any(|name| name.contains(LOST)));
+    }
+
     #[test]
     fn only_the_newest_damaged_databases_are_kept() {
-        let scratch = crate::base::scratch::Scratch::new("aside-many");
+        let scratch = Scratch::new("aside-many");
         let path = scratch.path("app.db");
         for n in 1..=5 {
             for suffix in ["", "-wal"] {

@@ -39,6 +39,15 @@ impl Found {
     }
 }
 
+#[cfg(test)]
+impl Found {
+    /// As if this file had been downloaded and checked.
+    pub fn of(file: Temporary) -> Found {
+        let (identity, name) = ("SHA-256=x".to_owned(), "snapshot.db".to_owned());
+        Found { file, identity, name, size: 0, begun: Instant::now() }
+    }
+}
+
 /// The search of one node for one purpose, over all its tries.
 #[derive(Default)]
 pub struct Search {

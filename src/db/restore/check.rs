@@ -44,10 +44,6 @@ pub fn check(connection: &Connection, look: Look) -> Result<Findings, Error> {
     }
     let mut warnings = vec![];
     for name in &virtual_tables {
-        // SQLite would take a number for the number of lines.
-        if name.parse::<i64>().is_ok() {
-            continue;
-        }
         match lines(connection, pragma, &literal(name)).map_err(Error::from) {
             Ok(lines) => warnings.extend(lines),
             Err(error @ (Error::Busy | Error::Disk(_))) => return Err(error),
@@ -189,6 +185,24 @@ mod tests {
         let fresh = Connection::open(&scratch.path).unwrap();
         let found = check(&fresh, Look::Everything);
         assert!(found.as_ref().is_ok_and(|found| found.damage.is_empty()), "{found:?}");
+    }
+
+    /// SQLite reads a bare number as the number of lines.
+    #[test]
+    fn an_index_is_asked_whatever_its_name_looks_like() {
+        for name in ["7", "0x10", "-1", "7up", "it's"] {
+            let scratch = Scratch::new("numbered-index", "CREATE TABLE t(a)");
+            let quoted = quote(name);
+            let sql = format!(
+                "CREATE VIRTUAL TABLE {quoted} USING fts5(v); INSERT INTO {quoted}(rowid, v) VALUES(1, 'words'); \
+                 DELETE FROM {} WHERE id = 1",
+                quote(&format!("{name}_docsize"))
+            );
+            scratch.app.execute_batch(&sql).unwrap();
+            let found = check(&scratch.app, Look::Everything).unwrap();
+            assert_eq!(found.damage, Vec::<String>::new(), "{name}");
+            assert!(!found.warnings.is_empty(), "{name}");
+        }
     }
 
     /// A database with an index whose collation only its application knows.

@@ -19,6 +19,14 @@ pub fn match_encoding(snapshot: &Path, database: &Path) -> Result<(), Error> {
     if is_empty {
         return Ok(());
     }
+    give_encoding(snapshot, &wanted).map_err(|error| match error {
+        // Damage of the snapshot must not look like damage of the database.
+        Error::Corrupt(why) => Error::Mismatch(format!("the snapshot cannot be read: {why}")),
+        error => error,
+    })
+}
+
+fn give_encoding(snapshot: &Path, wanted: &str) -> Result<(), Error> {
     let source = Connection::open(snapshot)?;
     let present = encoding(&source)?;
     if present == wanted {
@@ -29,7 +37,7 @@ pub fn match_encoding(snapshot: &Path, database: &Path) -> Result<(), Error> {
     let converted = Temporary::new(&place, snapshot, "converted")
         .map_err(|error| Error::Disk(format!("{}: {error}", place.display())))?;
     need_room(snapshot)?;
-    convert(&source, converted.path(), &wanted).map_err(|error| match error {
+    convert(&source, converted.path(), wanted).map_err(|error| match error {
         // A mistake of the conversion must not look like one of the database.
         Error::Other(why) | Error::Mismatch(why) => Error::Mismatch(format!(
             "the snapshot stores texts as {present}, this database as {wanted}, and the snapshot cannot be converted ({why}): \
@@ -84,7 +92,9 @@ fn convert(source: &Connection, target: &Path, encoding: &str) -> Result<(), Err
         tables.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
     for (name, without_rowid) in tables {
         let columns = stored_columns(source, &name)?;
-        let rowid = if without_rowid { None } else { rowid_name(&columns) };
+        // Where a column is the rowid, SQLite might take no further column.
+        let has_rowid = !without_rowid && !is_rowid_a_column(source, &name)?;
+        let rowid = if has_rowid { rowid_name(&columns) } else { None };
         copy_rows(
             source,
             &copy,
@@ -108,7 +118,8 @@ fn run_all(source: &Connection, copy: &Connection, which: &str) -> Result<(), Er
     let mut list = source.prepare(&format!("SELECT sql FROM sqlite_schema WHERE {which} ORDER BY rowid"))?;
     let mut rows = list.query([])?;
     while let Some(row) = rows.next()? {
-        copy.execute_batch(&row.get::<_, String>(0)?)?;
+        // One statement, whatever else a forged schema holds after it.
+        copy.execute(&row.get::<_, String>(0)?, [])?;
     }
     Ok(())
 }
@@ -117,6 +128,13 @@ fn run_all(source: &Connection, copy: &Connection, which: &str) -> Result<(), Er
 fn stored_columns(connection: &Connection, table: &str) -> Result<Vec<String>, Error> {
     let mut columns = connection.prepare("SELECT name FROM pragma_table_info(?1)")?;
     Ok(columns.query_map([table], |row| row.get(0))?.collect::<Result<_, _>>()?)
+}
+
+/// Whether a column of a table that has rowids is another name of them: a primary key without an index of its own.
+fn is_rowid_a_column(connection: &Connection, table: &str) -> Result<bool, Error> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM pragma_table_info(?1) WHERE pk > 0) \
+               AND NOT EXISTS (SELECT 1 FROM pragma_index_list(?1) WHERE origin = 'pk')";
+    Ok(connection.query_row(sql, [table], |row| row.get(0))?)
 }
 
 /// A name under which a table's rowid can be read and written; `None` when columns have all of its names.
@@ -143,8 +161,14 @@ fn copy_rows(source: &Connection, copy: &Connection, table: &str, columns: Vec<S
 /// them.
 fn copy_internal(source: &Connection, copy: &Connection) -> Result<(), Error> {
     for (table, made_by) in [("sqlite_sequence", ""), ("sqlite_stat1", "ANALYZE sqlite_schema")] {
-        if ours::has_table(source, table)? {
-            copy.execute_batch(&format!("{made_by}; DELETE FROM {table}"))?;
+        if !ours::has_table(source, table)? {
+            continue;
+        }
+        copy.execute_batch(made_by)?;
+        // SQLite keeps sqlite_sequence when the last table with AUTOINCREMENT is dropped. Then it counts for none, and
+        // nothing makes it in the copy.
+        if ours::has_table(copy, table)? {
+            copy.execute_batch(&format!("DELETE FROM {table}"))?;
             copy_rows(source, copy, table, stored_columns(source, table)?)?;
         }
     }
@@ -171,6 +195,7 @@ fn copy_without_running(source: &Connection, copy: &Connection) -> Result<(), Er
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::db::restore::snapshot::{Stamp, make_ready, make_snapshot};
     use crate::db::scratch::Scratch;
 
     const SCHEMA: &str = "
@@ -225,15 +250,90 @@ mod tests {
         }
     }
 
+    /// Our own log has AUTOINCREMENT. It is taken out of a snapshot, and what SQLite has made for it stays.
+    #[test]
+    fn a_snapshot_of_tables_without_autoincrement_takes_an_encoding() {
+        let source = Scratch::new(
+            "plain-tables",
+            "CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT);
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000)
+             INSERT INTO t SELECT i, 'Größe ' || i || printf('%0100d', i) FROM n",
+        );
+        crate::db::install_capture(&source.path).unwrap();
+        let made = make_snapshot(&source.path, &files::parent(&source.path), &Stamp::default()).unwrap();
+        make_ready(made.file.path()).unwrap();
+        let database =
+            Scratch::with_first("plain-tables-16", "PRAGMA encoding='UTF-16le'; CREATE TABLE t(v)");
+        match_encoding(made.file.path(), &database.path).unwrap();
+        let converted = Connection::open(made.file.path()).unwrap();
+        assert_eq!(encoding(&converted).unwrap(), "UTF-16le");
+        let sum = "SELECT count(*) || max(v) FROM t";
+        let found: String = converted.query_row(sum, [], |row| row.get(0)).unwrap();
+        assert_eq!(format!("'{found}'"), source.value(sum));
+    }
+
+    #[test]
+    fn a_table_of_as_many_columns_as_sqlite_takes_is_converted() {
+        let columns: String = (1..2_000).map(|n| format!(", c{n}")).collect();
+        let snapshot = standing(
+            "wide-text",
+            &format!(
+                "CREATE TABLE t(id INTEGER PRIMARY KEY{columns}); INSERT INTO t(id, c1999) VALUES(7, 'ü')"
+            ),
+        );
+        let database = Scratch::with_first("wide-16", "PRAGMA encoding='UTF-16le'; CREATE TABLE t(v)");
+        match_encoding(&snapshot.path, &database.path).unwrap();
+        let converted = Connection::open(&snapshot.path).unwrap();
+        let row = converted.query_row("SELECT id || c1999 FROM t", [], |row| row.get::<_, String>(0));
+        assert_eq!(row.unwrap(), "7ü");
+    }
+
+    /// SQLite itself refuses to open such a schema by now.
+    #[test]
+    fn statements_after_that_of_a_schema_entry_do_not_run() {
+        let [source, copy] = [0; 2].map(|_| Connection::open_in_memory().unwrap());
+        let forged = "CREATE TABLE t(v); PRAGMA writable_schema=ON; \
+                      UPDATE sqlite_schema SET sql = sql || '; CREATE TABLE more(a)'";
+        source.execute_batch(forged).unwrap();
+        assert!(run_all(&source, &copy, "type = 'table'").is_err());
+        assert!(!ours::has_table(&copy, "more").unwrap());
+    }
+
+    #[test]
+    fn damage_of_the_snapshot_is_none_of_the_database() {
+        let snapshot = standing(
+            "damaged-text",
+            "CREATE TABLE t(v); WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500)
+             INSERT INTO t SELECT printf('%0200d', i) FROM n",
+        );
+        let path = files::beside(&snapshot.path, ".copy");
+        let bytes = std::fs::read(&snapshot.path).unwrap();
+        let database = Scratch::with_first("damaged-16", "PRAGMA encoding='UTF-16le'; CREATE TABLE t(v)");
+        for at in [0, bytes.len() / 4096 / 2 * 4096] {
+            let mut bytes = bytes.clone();
+            bytes[at..at + 4096].fill(0xa5);
+            std::fs::write(&path, bytes).unwrap();
+            let error = match_encoding(&path, &database.path).unwrap_err();
+            assert!(matches!(&error, Error::Mismatch(why) if why.contains("snapshot")), "{at}: {error:?}");
+        }
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    /// A database that stands alone, as a snapshot does.
+    fn standing(name: &str, sql: &str) -> Scratch {
+        let snapshot = Scratch::with_first(name, sql);
+        snapshot.app.execute_batch("PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode=DELETE").unwrap();
+        snapshot
+    }
+
     #[test]
     fn a_snapshot_that_cannot_be_converted_stays_as_it_is_and_names_the_remedy() {
-        let snapshot = Scratch::with_first(
+        let snapshot = standing(
             "unconverted",
             "CREATE TABLE t(v); INSERT INTO t VALUES('x'); CREATE INDEX i ON t(v COLLATE RTRIM); PRAGMA writable_schema=ON;
              UPDATE sqlite_schema SET sql = replace(sql, 'RTRIM', 'mine'); PRAGMA writable_schema=RESET",
         );
         let database = Scratch::with_first("unconverted-16", "PRAGMA encoding='UTF-16le'; CREATE TABLE t(v)");
-        snapshot.app.execute_batch("PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode=DELETE").unwrap();
         let error = match_encoding(&snapshot.path, &database.path).unwrap_err();
         assert!(
             matches!(&error, Error::Mismatch(why) if why.contains("mine") && why.contains("give all nodes one encoding")),

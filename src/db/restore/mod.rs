@@ -13,7 +13,7 @@ pub use check::Look;
 pub use copy::copy_database;
 pub use fill::{Filled, fill_database};
 pub use reconcile::{Extra, compare, schema_mismatch};
-pub use replace::{Salvage, Salvaged, find_damage, replace_database};
+pub use replace::{LastLook, Salvage, Salvaged, find_damage, replace_database};
 pub use snapshot::{
     Inside, Made, Stamp, holds_unsettled, inspect_snapshot, make_ready, make_snapshot, positions_of,
     schema_hash, schema_of_nothing, set_positions, strip_snapshot,

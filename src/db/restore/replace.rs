@@ -116,15 +116,23 @@ impl Salvage {
     }
 }
 
+/// A look at what the application wrote last: at the moment when it cannot write any more and can still be read. A database
+/// in any other mode than WAL has no such moment, for no other connection can read while one holds the lock.
+pub enum LastLook<'a> {
+    /// A database without such a moment is replaced all the same.
+    IfPossible(&'a mut dyn FnMut() -> Result<(), Error>),
+    /// A database without such a moment is not replaced: [`Error::Busy`].
+    Needed(&'a mut dyn FnMut() -> Result<(), Error>),
+}
+
 /// Replaces the database at `path` by the one at `prepared`, which nobody else uses. False when it was stopped before that was
-/// done: then nothing has changed. `locked` is called at the moment when the application cannot write any more and can still be
-/// read, so that the last of its writes can be carried over. [`Error::Busy`] when the application kept its lock: it may have
-/// written what makes the file readable again.
+/// done: then nothing has changed. [`Error::Busy`] when the application kept its lock: it may have written what makes the file
+/// readable again.
 pub fn replace_database(
     path: &Path,
     prepared: &Path,
     stop: &Stop,
-    locked: &mut dyn FnMut() -> Result<(), Error>,
+    last: LastLook<'_>,
 ) -> Result<bool, Error> {
     take_encoding(path, prepared)?;
     let flags =
@@ -154,10 +162,14 @@ pub fn replace_database(
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )?;
     source.execute_batch(&format!("PRAGMA cache_size=-{}", limits::PAGE_CACHE_KIB))?;
-    // In any other mode than WAL no other connection can read while this one holds its lock.
-    let readable = target
+    let has_moment = target
         .query_row("PRAGMA journal_mode", [], |row| row.get::<_, String>(0))
         .is_ok_and(|mode| mode.eq_ignore_ascii_case("wal"));
+    let mut last = match last {
+        LastLook::Needed(_) if !has_moment => return Err(Error::Busy),
+        LastLook::Needed(look) => Some(look),
+        LastLook::IfPossible(look) => has_moment.then_some(look),
+    };
     let backup = Backup::new(&source, &mut target)?;
     let begun = Instant::now();
     // The first step copies no page and only takes the write lock.
@@ -166,8 +178,8 @@ pub fn replace_database(
         match backup.step(pages)? {
             StepResult::Done => break,
             StepResult::More if !stop.requested() => {
-                if pages == 0 && readable {
-                    locked()?;
+                if let Some(look) = last.take() {
+                    look()?;
                 }
                 pages = PAGES;
             }
@@ -256,7 +268,8 @@ mod tests {
                  INSERT INTO t VALUES(1, 'new')"
             );
             prepared.app.execute_batch(&sql).unwrap();
-            let replaced = replace_database(&scratch.path, &prepared.path, &stop, &mut || Ok(()));
+            let replaced =
+                replace_database(&scratch.path, &prepared.path, &stop, LastLook::IfPossible(&mut || Ok(())));
             assert!(replaced.unwrap(), "{name}");
             assert_eq!(scratch.value("SELECT v FROM t"), "'new'", "{name}");
         }
@@ -272,7 +285,10 @@ mod tests {
             "PRAGMA encoding='UTF-16le'; CREATE TABLE t(v); INSERT INTO t VALUES('größe')",
         );
         prepared.app.execute_batch("PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode=DELETE").unwrap();
-        assert!(replace_database(&scratch.path, &prepared.path, &stop, &mut || Ok(())).unwrap());
+        assert!(
+            replace_database(&scratch.path, &prepared.path, &stop, LastLook::IfPossible(&mut || Ok(())))
+                .unwrap()
+        );
         assert_eq!(scratch.value("SELECT v FROM t"), "'größe'");
         assert_eq!(scratch.value("SELECT encoding FROM pragma_encoding"), "'UTF-8'");
     }
@@ -288,7 +304,9 @@ mod tests {
              UPDATE sqlite_schema SET sql = replace(sql, 'RTRIM', 'mine'); PRAGMA writable_schema=RESET",
         );
         prepared.app.execute_batch("PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode=DELETE").unwrap();
-        let error = replace_database(&scratch.path, &prepared.path, &stop, &mut || Ok(())).unwrap_err();
+        let error =
+            replace_database(&scratch.path, &prepared.path, &stop, LastLook::IfPossible(&mut || Ok(())))
+                .unwrap_err();
         assert!(
             matches!(&error, Error::Mismatch(why) if why.contains("4096 bytes") && why.contains("mine")),
             "{error}"
