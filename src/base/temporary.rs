@@ -14,18 +14,21 @@ const MARK: &str = ".harmonylite-";
 /// The file in it whose lock its maker holds.
 const LOCK: &str = "lock";
 /// What earlier versions made plain files for, as their names tell.
-const PLAIN: [&str; 11] = [
+const PLAIN: [&str; 14] = [
     "aside",
     "download",
+    "download-plain",
     "download.harmonylite-converted",
     "proof",
     "proof-live",
+    "proof-plain",
     "rebuilt",
     "snapshot",
     "snapshot-packed",
     "snapshot-packed-stored",
     "snapshot-stored",
     "verify",
+    "verify-plain",
 ];
 /// Tries to find a free name. Each is random, so even the second is needed only if somebody plays tricks.
 const TRIES: u32 = 8;
