@@ -120,6 +120,12 @@ pub const HTTP_IDLE: Duration = Duration::from_secs(4);
 pub const HTTP_TEXT: u64 = 1 << 20;
 /// Tries of one request or transfer of a snapshot, however many steps it has.
 pub const STORE_TRIES: u32 = 5;
+/// The list of an SFTP server's directory, counted from its beginning.
+pub const SFTP_LIST: Duration = Duration::from_secs(120);
+/// Files in an SFTP server's directory, ours and those of others.
+pub const SFTP_NAMES: usize = 100_000;
+/// Snapshots that are looked at in an S3 bucket: more than are ever kept.
+pub const S3_SNAPSHOTS: usize = 4_000;
 /// Pages of one list that are asked of an S3 server: a hundred thousand snapshots.
 pub const S3_PAGES: usize = 100;
 /// Time for an SSH server to say that it is one.

@@ -112,6 +112,11 @@ pub struct Tries<'a> {
 }
 
 impl Tries<'_> {
+    /// What ends the pauses between the tries; a step that takes long looks at it itself.
+    pub fn stop(&self) -> &Stop {
+        &self.retry.stop
+    }
+
     /// Runs a step of the operation, and that step alone again while it may succeed and tries are left. A step that succeeds
     /// in the end gives back what it took; one that used up the tries has used up those of the operation too.
     pub fn step<T, E: Retryable>(

@@ -56,6 +56,9 @@ pub struct ObjectInfo {
     pub digest: String,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     deleted: bool,
+    /// The stored description cannot be read: nothing but the name is known.
+    #[serde(skip)]
+    pub is_unreadable: bool,
 }
 
 impl ObjectInfo {
@@ -103,8 +106,7 @@ impl Objects {
         let Some(stored) = self.js.last_message(&self.stream(), &self.meta_subject(name))? else {
             return Ok((None, 0));
         };
-        let info: ObjectInfo = serde_json::from_slice(&stored.data()?)
-            .map_err(|error| Error::Permanent(format!("object {name}: unreadable description: {error}")))?;
+        let info = read_description(&stored.data()?, &self.bucket, name);
         Ok((if info.deleted { None } else { Some(info) }, stored.seq))
     }
 
@@ -169,17 +171,27 @@ impl Objects {
         if chunks.is_empty() {
             return Ok(0);
         }
-        let used: Vec<String> = self.list()?.into_iter().map(|info| info.nuid).collect();
-        chunks.retain(|nuid| !used.contains(nuid));
+        let described = self.list()?;
+        // Its chunks cannot be told from those that no object has.
+        if let Some(info) = described.iter().find(|info| info.is_unreadable) {
+            log::warn!(
+                "bucket {}: the description of {} is damaged: nothing is removed while it stands there",
+                self.bucket,
+                info.name
+            );
+            return Ok(0);
+        }
+        chunks.retain(|nuid| !described.iter().any(|info| info.nuid == *nuid));
         for nuid in &chunks {
             self.js.purge(&self.stream(), &self.chunk_subject(nuid))?;
         }
         Ok(chunks.len())
     }
 
-    /// Removes chunks, unless an object has them.
+    /// Removes chunks, unless an object has them. An object whose description was damaged has none that are known: they go with
+    /// the next sweep.
     fn forget_chunks(&self, nuid: &str) -> Result<(), Error> {
-        if self.list()?.iter().any(|info| info.nuid == nuid) {
+        if nuid.is_empty() || self.list()?.iter().any(|info| info.nuid == nuid) {
             return Ok(());
         }
         self.js.purge(&self.stream(), &self.chunk_subject(nuid))
@@ -262,16 +274,16 @@ impl Objects {
         let (stream, subject) = (self.stream(), self.chunk_subject(&info.nuid));
         let pull = Pull { stream: &stream, filter: Some(&subject), start: 1, batch: READ_BATCH };
         let mut consumer = Consumer::open(&self.js, &pull, queue)?;
-        let mut left = info.chunks;
-        while left > 0 {
+        let mut coming = Coming { left: info.chunks, last: Instant::now() };
+        while coming.left > 0 {
             let message = messages.recv_timeout(limits::TRANSFER_STALL).map_err(|_| stalled("came"))?;
             let now = Instant::now();
             match consumer.on_message(message, now) {
                 Step::Item(item) => {
                     sink.write_all(&item.message.payload).map_err(|error| local("write", &error))?;
-                    left -= 1;
+                    coming.chunk(item.pending, now)?;
                 }
-                Step::Nothing => {}
+                Step::Nothing => coming.nothing(now)?,
                 Step::Rebuild(why) => return Err(Error::Transient(why)),
             }
             if let Some(why) = consumer.trouble(now) {
@@ -301,6 +313,42 @@ fn stalled(what: &str) -> Error {
     Error::Transient(format!("no chunk {what} for {} s", limits::TRANSFER_STALL.as_secs()))
 }
 
+/// Reads the description of an object. A damaged one is no error: it must keep nobody from the other objects, nor from replacing
+/// this one.
+fn read_description(bytes: &[u8], bucket: &str, name: &str) -> ObjectInfo {
+    serde_json::from_slice(bytes).unwrap_or_else(|error| {
+        log::debug!("bucket {bucket}: object {name}: unreadable description: {error}");
+        let unknown = Chunks::default().described(bucket, name, BTreeMap::new());
+        ObjectInfo { is_unreadable: true, ..unknown }
+    })
+}
+
+/// The chunks of an object that are still to come.
+struct Coming {
+    left: u64,
+    /// When one came last.
+    last: Instant,
+}
+
+impl Coming {
+    /// One came; `pending` were to follow it when the server sent it.
+    fn chunk(&mut self, pending: u64, now: Instant) -> Result<(), Error> {
+        (self.left, self.last) = (self.left - 1, now);
+        if self.left > 0 && pending == 0 {
+            return Err(Error::Transient(format!("chunks are missing: {}", self.left)));
+        }
+        Ok(())
+    }
+
+    /// Something else came: heartbeats show that the server lives, not that it has the chunk.
+    fn nothing(&self, now: Instant) -> Result<(), Error> {
+        if now.saturating_duration_since(self.last) > limits::TRANSFER_STALL {
+            return Err(stalled("came"));
+        }
+        Ok(())
+    }
+}
+
 /// Whether an object that was read is the one that was described.
 fn check(info: &ObjectInfo, size: u64, digest: &str) -> Result<(), Error> {
     if size == info.size && digest::same_digest(digest, &info.digest) {
@@ -310,6 +358,7 @@ fn check(info: &ObjectInfo, size: u64, digest: &str) -> Result<(), Error> {
 }
 
 /// The chunks of an upload, all stored.
+#[derive(Default)]
 struct Chunks {
     nuid: String,
     /// Bytes of all chunks.
@@ -331,6 +380,7 @@ impl Chunks {
             chunks: self.count,
             digest: self.digest,
             deleted: false,
+            is_unreadable: false,
         }
     }
 }
@@ -423,6 +473,34 @@ mod tests {
         assert_eq!((info.name.as_str(), info.size, info.deleted), ("x", 0, false));
         assert_eq!(info.headers["a"], ["b"]);
         assert!(serde_json::from_str::<ObjectInfo>("{}").is_err());
+    }
+
+    #[test]
+    fn of_a_damaged_description_the_name_is_known_and_others_can_read_its_tombstone() {
+        for text in ["", "{", "[]", "{}", r#"{"name":3}"#] {
+            let info = read_description(text.as_bytes(), "box", "x");
+            assert!(info.is_unreadable && info.name == "x" && info.nuid.is_empty(), "{text}");
+            let gone: ObjectInfo = serde_json::from_slice(&info.tombstone().to_json().unwrap()).unwrap();
+            assert_eq!(
+                (gone.deleted, gone.mtime.as_str(), gone.bucket.as_str()),
+                (true, "0001-01-01T00:00:00Z", "box")
+            );
+        }
+        assert!(!read_description(br#"{"name":"x"}"#, "box", "x").is_unreadable);
+    }
+
+    #[test]
+    fn heartbeats_are_no_chunks_and_what_is_missing_is_not_waited_for() {
+        let begun = Instant::now();
+        let late = begun + limits::TRANSFER_STALL + Duration::from_millis(1);
+        let mut coming = Coming { left: 3, last: begun };
+        assert_eq!(coming.nothing(begun + limits::TRANSFER_STALL), Ok(()));
+        assert_eq!(coming.nothing(late), Err(stalled("came")));
+        assert_eq!(coming.chunk(2, late), Ok(()));
+        assert_eq!(coming.nothing(late), Ok(()), "the time counts from the last chunk");
+        let missing = coming.chunk(0, late).unwrap_err();
+        assert_eq!(missing, Error::Transient("chunks are missing: 1".into()));
+        assert_eq!(coming.chunk(0, late), Ok(()), "it was the last one");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use crate::base::{limits, retry::Backoff};
 use crate::cluster::wanted::Wanted;
-use crate::storage::{Label, Stored};
+use crate::storage::{Label, Seal, Stored};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -21,6 +21,8 @@ pub enum Reason {
     Unfinished,
     /// What stands in the store has no seal of this cluster, and this node has a key.
     Unsealed,
+    /// The description of what stands in the store is damaged.
+    Damaged,
     StreamAnew,
     StreamAdvanced,
     Interval,
@@ -44,11 +46,22 @@ impl fmt::Display for Reason {
             Reason::NoneThere => f.write_str("there was none"),
             Reason::Unfinished => f.write_str("an upload was not finished"),
             Reason::Unsealed => f.write_str("the stored one was not authenticated"),
+            Reason::Damaged => f.write_str("the description of the stored one is damaged"),
             Reason::StreamAnew => f.write_str("the stream was created anew"),
             Reason::StreamAdvanced => f.write_str("the stream advanced"),
             Reason::Interval => f.write_str("interval"),
             Reason::Asked { node, .. } => write!(f, "node {node} asked for one"),
         }
+    }
+}
+
+/// Why a snapshot is due whatever the streams hold: what stands in the store is not one that the nodes take.
+pub fn not_taken(stored: &Stored, has_key: bool) -> Option<Reason> {
+    match &stored.seal {
+        Seal::Whole => None,
+        _ if has_key => Some(Reason::Unsealed),
+        Seal::Unasked => None,
+        Seal::Refused(_) => Some(Reason::Damaged),
     }
 }
 

@@ -251,3 +251,14 @@ fn pauses_after_failures_grow_and_begin_anew_after_a_success() {
     assert!(pauses.may_try(start));
     assert_eq!(pauses.failed(start), PAUSE_MIN);
 }
+
+#[test]
+fn what_is_not_taken_is_replaced() {
+    let stored = |seal: Seal| Stored { seal, ..Stored::default() };
+    let refused = || stored(Seal::Refused("its description is damaged".into()));
+    assert_eq!(not_taken(&stored(Seal::Whole), true), None);
+    assert_eq!(not_taken(&stored(Seal::Unasked), true), Some(Reason::Unsealed));
+    assert_eq!(not_taken(&refused(), true), Some(Reason::Unsealed));
+    assert_eq!(not_taken(&stored(Seal::Unasked), false), None);
+    assert_eq!(not_taken(&refused(), false), Some(Reason::Damaged));
+}

@@ -12,7 +12,7 @@ use crate::cluster::wanted::{self, Wanted};
 use crate::cluster::{Bucket, founder, proven};
 use crate::config::Config;
 use crate::operate::{Board, Signals};
-use crate::storage::{OpenStore, Seal, Store, Stored};
+use crate::storage::{OpenStore, Store, Stored};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -136,8 +136,8 @@ impl Scheduler {
     /// Why a snapshot is due, if it is.
     fn due(&self, known: &mut Known) -> Result<Option<Reason>, Error> {
         let Some(Some(stored)) = &known.stored else { return Ok(Some(Reason::NoneThere)) };
-        if self.config.snapshot.packing.key.is_some() && stored.seal != Seal::Whole {
-            return Ok(Some(Reason::Unsealed));
+        if let Some(reason) = due::not_taken(stored, self.config.snapshot.packing.key.is_some()) {
+            return Ok(Some(reason));
         }
         let stored = &stored.label;
         if known.unfinished {

@@ -42,9 +42,10 @@ impl Progress {
 
 /// Checks that a snapshot fits into a directory. Returns how many bytes one may take whose size nobody vouches for.
 fn check_room(dir: &Path, stored: &Stored) -> Result<u64, Error> {
-    let (plain, room) = (stored.plain_size(), room(dir)?);
-    need_room(dir, plain)?;
-    if stored.seal != Seal::Whole && plain > room.max(stored.size) {
+    let (plain, room) = (stored.plain_size(), room(dir)?.max(stored.size));
+    // What is not packed comes out as large as it lies in the store, whatever its label says.
+    need_room(dir, plain.max(stored.size))?;
+    if stored.seal != Seal::Whole && plain > room {
         let text = format!(
             "the snapshot needs {plain} bytes, {room} may be taken: a tenth of the free space, 64 MB at least, stays free for \
              the application"
@@ -78,6 +79,22 @@ pub fn fetch(store: &Store, stored: &Stored, target: &Temporary) -> Result<Store
 mod tests {
     use super::*;
     use std::time::Duration;
+
+    /// A store tells the size of what it holds, and nobody vouches for that.
+    #[test]
+    fn what_lies_in_the_store_must_fit_as_well_as_what_comes_out() {
+        let dir = std::env::temp_dir();
+        let stored = |size, plain| {
+            let label = storage::Label { plain, ..storage::Label::default() };
+            Stored { size, label, ..Stored::default() }
+        };
+        let huge = 1 << 60;
+        for (size, plain) in [(huge, 1000), (1000, huge), (huge, 0)] {
+            let error = check_room(&dir, &stored(size, plain)).unwrap_err();
+            assert_eq!(error.kind(), Kind::Local, "{error}");
+        }
+        assert!(check_room(&dir, &stored(1000, 2000)).unwrap() < huge);
+    }
 
     #[test]
     fn progress_is_told_once_an_interval() {

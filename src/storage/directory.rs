@@ -1,8 +1,11 @@
 //! Snapshots in a directory of this machine: on a mounted disk or a share.
 
+use super::pour::pour;
 use super::tree::{Entry, Files, Source, Tree};
-use super::{Error, http, label};
+use super::{Error, http};
 use crate::base::{self, files};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -22,6 +25,21 @@ impl Directory {
             ErrorKind::Interrupted | ErrorKind::TimedOut => Error::Transient(text),
             _ => Error::Permanent(text),
         }
+    }
+
+    /// Opens a file to read it. A pipe would hold up whoever opens it, and a link or a device leads to what nobody stored.
+    fn open(&self, name: &str) -> Result<File, Error> {
+        let path = self.0.join(name);
+        let failed = |error: io::Error| self.failed(name, &error);
+        let no_plain_file = || Error::Damaged(format!("{}: no plain file", path.display()));
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = match rustix::fs::open(&path, flags, Mode::empty()) {
+            Ok(file) => File::from(file),
+            // A link; a socket.
+            Err(Errno::LOOP | Errno::NXIO) => return Err(no_plain_file()),
+            Err(error) => return Err(failed(error.into())),
+        };
+        if file.metadata().map_err(failed)?.is_file() { Ok(file) } else { Err(no_plain_file()) }
     }
 }
 
@@ -55,8 +73,8 @@ impl Tree for Directory {
     }
 
     fn size(&self, name: &str) -> Result<Option<u64>, Error> {
-        match fs::metadata(self.0.join(name)) {
-            Ok(meta) => Ok(Some(meta.len())),
+        match fs::symlink_metadata(self.0.join(name)) {
+            Ok(meta) => Ok(meta.is_file().then(|| meta.len())),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(self.failed(name, &error)),
         }
@@ -65,13 +83,12 @@ impl Tree for Directory {
     fn write(&self, name: &str, source: Source<'_>) -> Result<(), Error> {
         let mut file = create(&self.0.join(name)).map_err(|error| self.failed(name, &error))?;
         let mut source: Box<dyn io::Read + '_> = source.open()?;
-        label::pour(&mut source, &mut file)?;
+        pour(&mut source, &mut file)?;
         file.sync_all().map_err(|error| self.failed(name, &error))
     }
 
     fn read(&self, name: &str, sink: &mut dyn Write) -> Result<(), Error> {
-        let mut file = File::open(self.0.join(name)).map_err(|error| self.failed(name, &error))?;
-        label::pour(&mut file, sink)
+        pour(&mut self.open(name)?, sink)
     }
 
     fn replaces(&self) -> Result<bool, Error> {
@@ -86,10 +103,10 @@ impl Tree for Directory {
     }
 
     fn copy(&self, from: &str, to: &str) -> Result<(), Error> {
-        let target = self.0.join(to);
-        let copy = || {
-            let mut file = create(&target)?;
-            io::copy(&mut File::open(self.0.join(from))?, &mut file)?;
+        let mut source = self.open(from)?;
+        let mut copy = || {
+            let mut file = create(&self.0.join(to))?;
+            io::copy(&mut source, &mut file)?;
             file.sync_all()
         };
         copy().map_err(|error| self.failed(from, &error))
@@ -124,6 +141,7 @@ pub fn path_of(text: &str) -> Result<PathBuf, base::Error> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::disallowed_methods, reason = "what may hang runs in a thread of its own")]
     use super::*;
     use crate::base::scratch::Scratch;
 
@@ -163,5 +181,43 @@ mod tests {
         tree.remove("y").unwrap();
         tree.remove("y").unwrap();
         assert!(tree.list().unwrap().is_empty());
+    }
+
+    /// A pipe would hold up whoever opens it, until somebody writes into it.
+    #[test]
+    fn only_plain_files_are_read() {
+        let scratch = Scratch::new("special-files");
+        let tree = Directory::store(&scratch.path("d"), true).tree;
+        tree.make_dirs().unwrap();
+        let place = scratch.path("d");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            place.join("pipe"),
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+            0,
+        )
+        .unwrap();
+        fs::create_dir(place.join("directory")).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", place.join("link")).unwrap();
+        std::os::unix::fs::symlink("plain", place.join("link-to-plain")).unwrap();
+        tree.write("plain", Source::Bytes(b"abc")).unwrap();
+        let (done, all) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for name in ["directory", "link-to-plain", "link", "pipe"] {
+                let read = tree.read(name, &mut &mut [0u8; 8][..]);
+                let copied = tree.copy(name, "copy");
+                done.send((name, tree.size(name).unwrap(), read, copied.is_err())).unwrap();
+            }
+        });
+        for _ in 0..4 {
+            let (name, size, read, no_copy) = all.recv_timeout(std::time::Duration::from_secs(5)).unwrap();
+            assert_eq!(size, None, "{name}");
+            assert!(
+                matches!(&read, Err(Error::Damaged(why)) if why.contains("no plain file")),
+                "{name}: {read:?}"
+            );
+            assert!(no_copy, "{name}");
+        }
     }
 }

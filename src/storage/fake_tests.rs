@@ -9,8 +9,21 @@ use crate::base::stop;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+/// So often an endless content is given at most.
+const ENDLESS: usize = 10_000;
+
+/// Gives a content once, or again and again until nobody takes it any more.
+fn give(text: &[u8], is_endless: &AtomicBool, sink: &mut dyn Write) -> Result<(), Error> {
+    let times = if is_endless.load(Relaxed) { ENDLESS } else { 1 };
+    for _ in 0..times {
+        sink.write_all(text).map_err(|error| Error::Local(error.to_string()))?;
+    }
+    Ok(())
+}
 
 /// What goes wrong with an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,13 +85,20 @@ impl Faults {
 pub struct MemoryTree {
     pub files: Arc<Mutex<BTreeMap<String, Vec<u8>>>>,
     pub faults: Arc<Faults>,
+    /// Whether contents that are read have no end.
+    pub is_endless: Arc<AtomicBool>,
     /// Whether a rename replaces; otherwise it deletes the target before it looks for the source.
     careful: bool,
 }
 
 impl MemoryTree {
     pub fn new(careful: bool) -> MemoryTree {
-        MemoryTree { files: Arc::default(), faults: Arc::new(Faults::none()), careful }
+        MemoryTree {
+            files: Arc::default(),
+            faults: Arc::new(Faults::none()),
+            is_endless: Arc::default(),
+            careful,
+        }
     }
 
     pub fn names(&self) -> Vec<String> {
@@ -123,10 +143,7 @@ impl Tree for MemoryTree {
     }
 
     fn read(&self, name: &str, sink: &mut dyn Write) -> Result<(), Error> {
-        self.faults.run(format!("read {name}"), || {
-            sink.write_all(&self.found(name)?).unwrap();
-            Ok(())
-        })
+        self.faults.run(format!("read {name}"), || give(&self.found(name)?, &self.is_endless, sink))
     }
 
     fn replaces(&self) -> Result<bool, Error> {
@@ -166,11 +183,13 @@ impl Tree for MemoryTree {
 pub struct MemoryStore {
     pub objects: Arc<Mutex<Objects>>,
     pub faults: Arc<Faults>,
+    /// Whether contents that are read have no end.
+    pub is_endless: Arc<AtomicBool>,
 }
 
 impl MemoryStore {
     pub fn new() -> MemoryStore {
-        MemoryStore { objects: Arc::default(), faults: Arc::new(Faults::none()) }
+        MemoryStore { objects: Arc::default(), faults: Arc::new(Faults::none()), is_endless: Arc::default() }
     }
 
     fn found(&self, name: &str) -> Option<(Label, Vec<u8>)> {
@@ -224,7 +243,7 @@ impl Backend for MemoryStore {
     fn get(&self, stored: &Stored, sink: &mut dyn Write) -> Result<(), Error> {
         self.faults.run(format!("get {}", stored.name), || {
             let (_, text) = self.found(&stored.name).ok_or(Error::NotFound)?;
-            sink.write_all(&text).map_err(|error| Error::Local(error.to_string()))
+            give(&text, &self.is_endless, sink)
         })
     }
 

@@ -4,6 +4,7 @@
 //! [`Error::Transient`]. Proxies come from the usual environment variables.
 
 use super::Error;
+use super::pour::Moving;
 use crate::base::{limits, secret};
 use std::io::{self, Read};
 use std::path::Path;
@@ -163,10 +164,12 @@ impl Response {
         self.header("content-length")?.trim().parse().ok()
     }
 
-    /// The body as text. A body longer than `limits::HTTP_TEXT` is an error.
+    /// The body as text. A body longer than `limits::HTTP_TEXT` is an error. It may come slowly: S3 answers at once, and sends
+    /// a blank now and then while it works.
     pub fn text(mut self) -> Result<String, Error> {
         let mut bytes = Vec::new();
-        let mut reader = Moving::new(self.body.as_reader()).take(limits::HTTP_TEXT + 1);
+        let text = InTime { text: self.body.as_reader(), until: Instant::now() + limits::HTTP_ANSWER };
+        let mut reader = text.take(limits::HTTP_TEXT + 1);
         reader.read_to_end(&mut bytes).map_err(|error| Error::Transient(format!("answer: {error}")))?;
         if bytes.len() as u64 > limits::HTTP_TEXT {
             return Err(Error::Transient(format!("answer: longer than {} bytes", limits::HTTP_TEXT)));
@@ -185,39 +188,26 @@ impl Response {
     }
 }
 
-/// A body that must keep coming: a byte now and then would keep the connection from being silent, and the transfer from
-/// ending.
-struct Moving<R> {
-    body: R,
-    /// When the bytes were last judged.
-    since: Instant,
-    /// Bytes that came since then.
-    bytes: u64,
+/// A text that must end in time: however slowly it comes, nobody waits for it longer.
+struct InTime<R> {
+    text: R,
+    until: Instant,
 }
 
-impl<R> Moving<R> {
-    fn new(body: R) -> Moving<R> {
-        Moving { body, since: Instant::now(), bytes: 0 }
-    }
-
-    /// Notes that bytes came (none: the end of the body). An error: they are too few for the time that has passed.
-    fn note(&mut self, count: usize, now: Instant) -> io::Result<()> {
-        self.bytes += count as u64;
-        if now.saturating_duration_since(self.since) <= limits::TRANSFER_STALL {
-            return Ok(());
-        }
-        if self.bytes < limits::TRANSFER_LEAST && count > 0 {
-            let text = format!("only {} bytes in {} s", self.bytes, limits::TRANSFER_STALL.as_secs());
+impl<R> InTime<R> {
+    /// Notes that bytes came (none: the end of the text). An error: the time is up.
+    fn note(&self, count: usize, now: Instant) -> io::Result<()> {
+        if count > 0 && now > self.until {
+            let text = format!("not whole within {} s", limits::HTTP_ANSWER.as_secs());
             return Err(io::Error::new(io::ErrorKind::TimedOut, text));
         }
-        (self.since, self.bytes) = (now, 0);
         Ok(())
     }
 }
 
-impl<R: Read> Read for Moving<R> {
+impl<R: Read> Read for InTime<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.body.read(buffer)?;
+        let count = self.text.read(buffer)?;
         self.note(count, Instant::now())?;
         Ok(count)
     }
@@ -303,19 +293,14 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_drips_ends_and_one_that_moves_does_not() {
+    fn a_text_may_come_slowly_and_must_end_in_time() {
         let begun = Instant::now();
-        let moving = || Moving { body: io::empty(), since: begun, bytes: 0 };
-        let late = begun + limits::TRANSFER_STALL + Duration::from_secs(1);
-        let mut drips = moving();
-        drips.note(1, begun + limits::TRANSFER_STALL).unwrap();
-        assert_eq!(drips.note(1, late).unwrap_err().kind(), io::ErrorKind::TimedOut);
-        let mut moves = moving();
-        moves.note(1024, late).unwrap();
-        // The count begins anew: what came before does not excuse what comes now.
-        assert!(moves.note(1, late + limits::TRANSFER_STALL * 2).is_err());
-        // A short body that ends late has ended all the same.
-        moving().note(0, late).unwrap();
+        let text = InTime { text: io::empty(), until: begun + limits::HTTP_ANSWER };
+        text.note(1, begun + limits::HTTP_ANSWER).unwrap();
+        let late = begun + limits::HTTP_ANSWER + Duration::from_secs(1);
+        assert_eq!(text.note(1, late).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        // A text that ends late has ended all the same.
+        text.note(0, late).unwrap();
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod label;
 mod nats;
 mod open;
 pub mod pack;
+mod pour;
 mod s3;
 mod seal;
 mod sftp;
@@ -126,7 +127,8 @@ pub struct Stored {
     /// Labels that the content may have instead. Some stores replace description and content one after the other; after a
     /// crash between the two, only the digest of the content tells which label is right.
     pub other_labels: Vec<Label>,
-    /// What the label's seal showed. Only [`Store`] sets it.
+    /// What the label's seal showed. Only [`Store`] sets it, but for a snapshot whose description is damaged: its backend
+    /// refuses it.
     pub seal: Seal,
 }
 
@@ -229,10 +231,19 @@ pub trait Backend: Send + Sync {
     fn sweep(&self) -> Result<usize, Error>;
 }
 
-/// Whether a name is one that snapshots have here: `snapshot.db` and `snapshot-<time>.db`.
+/// Whether a name is one that snapshots have here: `snapshot.db` and `snapshot-<time>.db`, such as
+/// `snapshot-20261124T131500Z.db`. Others are not ours, and stay as they are.
 pub fn is_snapshot(name: &str) -> bool {
+    let is_time = |text: &str| {
+        let fits = |(at, byte): (usize, u8)| match at {
+            8 => byte == b'T',
+            15 => byte == b'Z',
+            _ => byte.is_ascii_digit(),
+        };
+        text.len() == 16 && text.bytes().enumerate().all(fits)
+    };
     let middle = name.strip_prefix("snapshot").and_then(|rest| rest.strip_suffix(".db"));
-    middle.is_some_and(|dated| dated.is_empty() || (dated.len() == 17 && dated.starts_with('-')))
+    middle.is_some_and(|dated| dated.is_empty() || dated.strip_prefix('-').is_some_and(is_time))
 }
 
 /// The name under which an older snapshot is kept, made of its time in Unix milliseconds.
@@ -243,6 +254,11 @@ fn dated_name(time_ms: i64) -> String {
 /// Random text that names an upload.
 fn upload_id() -> String {
     data_encoding::HEXLOWER.encode(&base::random::random_bytes::<8>())
+}
+
+/// Whether a text may be one of [`upload_id`]: what is called otherwise is not ours.
+fn is_upload_id(text: &str) -> bool {
+    text.len() == 16 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 #[cfg(test)]
@@ -287,6 +303,10 @@ mod tests {
             "snapshot.db.json",
             "snapshot.db.0123456789abcdef.tmp",
             "snapshot-probe-1.db",
+            "snapshot-of-the-vms-ABCDE.db",
+            "snapshot-2026112-T131500Z.db",
+            "snapshot-20261124T13150\u{e9}.db",
+            "snapshot-+20261124T13150.db",
             "a.db",
         ] {
             assert!(!is_snapshot(name), "{name}");

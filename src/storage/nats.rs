@@ -1,6 +1,6 @@
 //! Snapshots in the NATS Object Store, which Go nodes can read (formats, section "Object store").
 
-use super::{Backend, Error, Label, Stored, Upload, is_snapshot};
+use super::{Backend, Error, Label, Seal, Stored, Upload, is_snapshot};
 use crate::base::retry::Tries;
 use crate::nats::{self, JetStream, ObjectInfo, Objects};
 use std::collections::BTreeMap;
@@ -47,11 +47,16 @@ fn stored(info: &ObjectInfo) -> Stored {
     let lines = info.headers.iter().filter_map(|(name, lines)| Some((name.strip_prefix(PREFIX)?, lines)));
     let pairs = lines.flat_map(|(key, lines)| lines.iter().map(move |line| (key, line.as_str())));
     let label = Label { size: info.size, digest: info.digest.clone(), ..Label::from_pairs(pairs) };
+    let seal = match info.is_unreadable {
+        true => Seal::Refused("its description is damaged: it is not taken".to_owned()),
+        false => Seal::Unasked,
+    };
     Stored {
         name: info.name.clone(),
         size: info.size,
         version: info.nuid.clone(),
         label,
+        seal,
         ..Stored::default()
     }
 }

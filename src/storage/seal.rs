@@ -88,7 +88,7 @@ impl Seals {
 
     /// Leaves of a snapshot's labels those that may be believed. If there is none, the snapshot is refused.
     pub fn judge(&self, stored: Stored) -> Stored {
-        let Some(key) = &self.labels else { return stored };
+        let Some(key) = self.labels.as_ref().filter(|_| stored.refused().is_none()) else { return stored };
         let Stored { name, size, version, label, other_labels, .. } = stored;
         let announced = Label { digest: label.digest.clone(), ..Label::default() };
         let (mut believed, mut refusal, mut seal) = (vec![], None, Seal::Whole);

@@ -230,6 +230,54 @@ fn kept_files_and_their_descriptions_keep_their_seals() {
         tree.remove("snapshot.db.json").unwrap();
         assert!(store.stat(NAME).unwrap().unwrap().refused().is_some());
         tree.write("snapshot.db.json", Source::Bytes(b"{\"snapshots\": []}")).unwrap();
-        assert!(matches!(store.stat(NAME), Err(Error::Damaged(_))));
+        let found = store.stat(NAME).unwrap().unwrap();
+        assert!(found.refused().unwrap().starts_with("its description is damaged"), "{found:?}");
+        assert_eq!(found.label, Label::default());
     }
+}
+
+/// The seal is over what was read and is written again: two texts that are read otherwise must not be written alike.
+#[test]
+fn a_seal_binds_the_positions_that_are_read() {
+    let label = Label { positions: [("a-c-1".to_owned(), 3), ("a-c-2".to_owned(), 40)].into(), ..label() };
+    let sealed = seals().seal(label);
+    let position = "a-c-1=3 ~2=40";
+    assert!(sealed.pairs().contains(&("position", position.to_owned())));
+    for stored_text in [
+        format!("junk {position}"),
+        format!("=x {position}"),
+        format!("~1=no {position}"),
+        "~2=40 a-c-1=3".to_owned(),
+        "~2=40 junk a-c-1=3".to_owned(),
+        "a-c-1=3 x ~2=40".to_owned(),
+        "x-1=no a-c-1=3 ~2=40".to_owned(),
+        "a-c-2=40 a-c-1=3".to_owned(),
+    ] {
+        let pairs = sealed.pairs();
+        let forged = pairs.iter().map(|(key, value)| match *key {
+            "position" => (*key, stored_text.as_str()),
+            _ => (*key, value.as_str()),
+        });
+        let judged = seals().judge(stored(NAME, Label::from_pairs(forged)));
+        assert!(judged.refused().is_some() || judged.label == sealed, "{stored_text}: {:?}", judged.label);
+    }
+    for key in ["content", "streams", "schema", "encoding"] {
+        let without =
+            seals().seal(Label::from_pairs(label_without(key).iter().map(|(k, v)| (*k, v.as_str()))));
+        let pairs = without.pairs();
+        let forged = pairs.iter().map(|(key, value)| (*key, value.as_str())).chain([(key, "0")]);
+        assert!(refusal(&seals(), Label::from_pairs(forged)).is_some(), "{key}");
+    }
+}
+
+fn label_without(key: &str) -> Vec<(&'static str, String)> {
+    let all = [
+        ("size", "7"),
+        ("digest", "SHA-256=abc="),
+        ("content", "c"),
+        ("streams", "s"),
+        ("schema", "h"),
+        ("encoding", "encrypted"),
+    ];
+    all.iter().filter(|pair| pair.0 != key).map(|(k, v)| (*k, (*v).to_owned())).collect()
 }

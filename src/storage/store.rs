@@ -3,12 +3,13 @@
 //! anybody reads it.
 
 use super::pack::{Bound, Terms, Unpack};
-use super::{Backend, Error, Label, Seal, Seals, Stored, Upload, dated_name};
+use super::pour::Intake;
+use super::{Backend, Error, Label, Seal, Seals, Stored, Upload, dated_name, is_snapshot};
 use crate::base::digest::{Hashing, same_digest};
 use crate::base::retry::{Retry, Tries};
 use crate::base::{self, clock, limits};
 use std::fs::File;
-use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
@@ -159,8 +160,11 @@ impl Store {
 
     /// Keeps the current snapshot under the name of its time.
     fn archive(&self, current: &Stored) -> Result<(), Error> {
-        let time = if current.label.time_ms > 0 { current.label.time_ms } else { clock::unix_ms() };
-        let name = dated_name(time);
+        let mut name = dated_name(current.label.time_ms);
+        // A label without a seal may tell a time that no name can hold.
+        if current.label.time_ms <= 0 || !is_snapshot(&name) {
+            name = dated_name(clock::unix_ms());
+        }
         self.run("copy", |tries| {
             // It is there already when the answer to an earlier try was lost, or the upload after it failed.
             let kept = self.look(&name)?;
@@ -184,7 +188,7 @@ impl Store {
     }
 
     /// Reads a snapshot into a file, unpacks it on its way, and checks size and digest. Of a snapshot whose label is not sealed
-    /// at most `room` bytes are written, or as many as the store holds. `progress` is told of the bytes that came. Returns what
+    /// at most `room` bytes are written. `progress` is told of the bytes that came. Returns what
     /// the snapshot turned out to be: its label is another one than that of `wanted` if it was replaced meanwhile.
     pub fn fetch(
         &self,
@@ -194,7 +198,7 @@ impl Store {
         progress: &dyn Fn(u64),
     ) -> Result<Stored, Error> {
         let mut first = Some(wanted.clone());
-        self.run("download", |_| {
+        self.run("download", |tries| {
             let stored = match first.take() {
                 Some(wanted) => wanted,
                 None => self.look(&wanted.name)?.ok_or(Error::NotFound)?,
@@ -211,11 +215,12 @@ impl Store {
                 bound: bound(&stored, room),
             };
             let unpack = Unpack::new(BufWriter::with_capacity(limits::OBJECT_CHUNK, target), terms);
-            let mut sink = Hashing::new(Counted { inner: unpack, count: 0, progress });
-            self.backend.get(&stored, &mut sink)?;
-            let stored = identify(stored, sink.size, &sink.digest())?;
+            let mut intake = Intake::new(Hashing::new(unpack), stored.size, tries.stop(), progress);
+            let got = self.backend.get(&stored, &mut intake);
+            let hashing = intake.finish(got)?;
+            let stored = identify(stored, hashing.size, &hashing.digest())?;
             // Only now: what came whole and cannot be unpacked is no fault of the transfer.
-            sink.into_inner().inner.finish()?;
+            hashing.into_inner().finish()?;
             target.sync_all().map_err(failed)?;
             Ok(stored)
         })
@@ -259,10 +264,9 @@ fn not_newer(current: Option<&Stored>, label: &Label) -> Result<(), Error> {
     }
 }
 
-/// How much may come out of a snapshot. Who wrote a label without a seal is not known, so it cannot widen what the disk has to
-/// give; what is not packed comes out as large as it lies in the store.
+/// How much may come out of a snapshot. Who wrote a label without a seal is not known, so neither it nor what the store says
+/// of itself can widen what the disk has to give.
 fn bound(stored: &Stored, room: u64) -> Bound {
-    let room = room.max(stored.size);
     match stored.label.plain {
         // Any of several labels may turn out to be the one that fits.
         plain
@@ -293,26 +297,6 @@ fn identify(stored: Stored, size: u64, digest: &str) -> Result<Stored, Error> {
         None => {
             Err(Error::Damaged(format!("the content has {digest}, announced was {}", stored.label.digest)))
         }
-    }
-}
-
-/// Tells `progress` how many bytes were written.
-struct Counted<'a, W> {
-    inner: W,
-    count: u64,
-    progress: &'a dyn Fn(u64),
-}
-
-impl<W: Write> Write for Counted<'_, W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.inner.write(bytes)?;
-        self.count += count as u64;
-        (self.progress)(self.count);
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
     }
 }
 

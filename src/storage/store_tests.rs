@@ -229,3 +229,74 @@ fn what_came_is_compared_with_what_was_announced() {
     let of_a_go_node = Stored { size: 5, ..Stored::default() };
     assert_eq!(identify(of_a_go_node.clone(), 5, "SHA-256=x").unwrap(), of_a_go_node);
 }
+
+#[test]
+fn of_content_without_end_no_more_is_taken_than_was_announced() {
+    let memory = MemoryStore::new();
+    let (_source, store) = store(&memory);
+    let made = Made::at(1);
+    let wanted = save(&store, &made, 1).unwrap();
+    memory.is_endless.store(true, Relaxed);
+    let scratch = Scratch::new("endless");
+    let (path, most) = (scratch.path("file"), AtomicU64::new(0));
+    let note = |count| drop(most.fetch_max(count, Relaxed));
+    let error = store.fetch(&wanted, &File::create(&path).unwrap(), u64::MAX, &note).unwrap_err();
+    assert!(matches!(error, Error::Transient(_)), "another try may help: {error}");
+    assert!(error.to_string().contains("more than the 20 bytes"), "{error}");
+    assert_eq!(most.load(Relaxed), made.label.size);
+    assert!(std::fs::metadata(&path).unwrap().len() <= made.label.size);
+}
+
+#[test]
+fn a_stop_ends_a_transfer() {
+    let memory = MemoryStore::new();
+    let (_source, store) = store(&memory);
+    save(&store, &Made::at(1), 1).unwrap();
+    let (source, token) = crate::base::stop::pair();
+    let retry = Retry::with_pauses(5, std::time::Duration::ZERO, std::time::Duration::ZERO, token);
+    let store = Store::new(Box::new(memory.clone()), retry);
+    let wanted = Stored { size: u64::MAX, ..store.stat(NAME).unwrap().unwrap() };
+    memory.is_endless.store(true, Relaxed);
+    let source = std::cell::Cell::new(Some(source));
+    let (stop, calls) = (|| drop(source.take()), AtomicU64::new(0));
+    let scratch = Scratch::new("stopped");
+    let note = |_| {
+        calls.fetch_add(1, Relaxed);
+        stop();
+    };
+    let error = store.fetch(&wanted, &File::create(scratch.path("file")).unwrap(), u64::MAX, &note);
+    assert!(matches!(error, Err(Error::Stopped)) && calls.load(Relaxed) == 1, "{error:?}");
+}
+
+/// An unsealed label says what it likes; the file gets a name all the same.
+#[test]
+fn a_snapshot_of_a_time_without_a_name_is_kept_under_the_present_one() {
+    let memory = MemoryStore::new();
+    let (_source, store) = store(&memory);
+    save(&store, &Made::at(1), 1).unwrap();
+    for (at, time_ms) in [(2, i64::MAX), (4, 253_402_300_800_000)] {
+        memory.objects.lock().unwrap().get_mut(NAME).unwrap().0.time_ms = time_ms;
+        save(&store, &Made::at(at), 2).unwrap();
+        let names = names(&memory);
+        assert!(names.len() == 2 && names.iter().all(|name| crate::storage::is_snapshot(name)), "{names:?}");
+        save(&store, &Made::at(at + 1), 1).unwrap();
+    }
+}
+
+#[test]
+fn what_an_unsealed_label_and_the_store_say_widens_no_bound() {
+    let stored = |size, plain, others: usize| Stored {
+        size,
+        label: Label { plain, ..Label::default() },
+        other_labels: vec![Label::default(); others],
+        ..Stored::default()
+    };
+    for size in [10, 1 << 40] {
+        for (plain, others) in [(0, 0), (6_000, 0), (1_000, 1), (0, 2)] {
+            assert_eq!(bound(&stored(size, plain, others), 5_000), Bound::Room(5_000));
+        }
+        assert_eq!(bound(&stored(size, 1_000, 0), 5_000), Bound::Announced(1_000));
+        let sealed = Stored { seal: Seal::Whole, ..stored(size, 6_000, 0) };
+        assert_eq!(bound(&sealed, 5_000), Bound::Announced(6_000));
+    }
+}

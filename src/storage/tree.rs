@@ -5,7 +5,8 @@
 //! Unfinished files are called `<name>.<id>.tmp`. An upload ends with renaming its own: a later uploader removes all of them
 //! before it begins, so that no earlier upload can end any more, however late it wakes up.
 
-use super::{Backend, Error, Label, Stored, Upload, is_snapshot, upload_id};
+use super::pour::Intake;
+use super::{Backend, Error, Label, Seal, Stored, Upload, is_snapshot, is_upload_id, upload_id};
 use crate::base::digest::{Hashing, hex_sha256, same_digest};
 use crate::base::{limits, retry::Tries};
 use serde_json::{Map, Value, json};
@@ -119,15 +120,20 @@ fn labels(bytes: &[u8]) -> Option<Vec<Label>> {
     list.as_array()?.iter().map(label).collect()
 }
 
-/// Takes a short file into memory; a long one is an error.
-struct Short(Vec<u8>);
+/// Takes a short file into memory, and fails when it turns out to be a long one.
+#[derive(Default)]
+struct Short {
+    bytes: Vec<u8>,
+    is_long: bool,
+}
 
 impl Write for Short {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if (self.0.len() + bytes.len()) as u64 > limits::HTTP_TEXT {
-            return Err(io::Error::other("a description longer than a megabyte"));
+        if (self.bytes.len() + bytes.len()) as u64 > limits::HTTP_TEXT {
+            self.is_long = true;
+            return Err(io::Error::other("longer than a megabyte"));
         }
-        self.0.extend_from_slice(bytes);
+        self.bytes.extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -136,16 +142,32 @@ impl Write for Short {
     }
 }
 
+/// Whether a name is that of a snapshot or of its description.
+fn is_ours(name: &str) -> bool {
+    is_snapshot(name.strip_suffix(".json").unwrap_or(name))
+}
+
+/// Whether a name is that of an unfinished file of an upload, or of a trial of the server. Nobody else's file may be removed.
+fn is_temporary(name: &str) -> bool {
+    let Some(name) = name.strip_suffix(".tmp") else { return false };
+    match name.strip_prefix("snapshot-probe.") {
+        Some(probe) => is_upload_id(probe.strip_suffix("-missing").unwrap_or(probe)),
+        None => name.rsplit_once('.').is_some_and(|(name, id)| is_ours(name) && is_upload_id(id)),
+    }
+}
+
 impl<T: Tree> Files<T> {
+    /// The labels of a snapshot; [`Error::Damaged`] when its description is.
     fn labels(&self, name: &str) -> Result<Vec<Label>, Error> {
         let name = description_name(name);
         for name in [&name, &previous(&name)] {
-            let mut text = Short(vec![]);
+            let mut text = Short::default();
+            let damaged = || Error::Damaged(format!("its description is damaged ({name})"));
             match self.tree.read(name, &mut text) {
-                Ok(()) => {
-                    return labels(&text.0).ok_or_else(|| Error::Damaged(format!("{name} is damaged")));
-                }
+                Ok(()) => return labels(&text.bytes).ok_or_else(damaged),
                 Err(Error::NotFound) => {}
+                Err(Error::Damaged(_)) => return Err(damaged()),
+                Err(_) if text.is_long => return Err(damaged()),
                 Err(error) => return Err(error),
             }
         }
@@ -153,12 +175,23 @@ impl<T: Tree> Files<T> {
     }
 
     /// Takes the newest label of this size. During a switch that may be a wrong one: the others go with it, and the digest of
-    /// the content decides.
+    /// the content decides. A snapshot with a damaged description is refused, and keeps nobody from the others, nor from
+    /// replacing it.
     fn stored(&self, name: &str, file: String, size: u64) -> Result<Stored, Error> {
-        let mut fitting = self.labels(name)?.into_iter().filter(|label| label.size == size);
+        let stored = Stored { name: name.to_owned(), size, version: file, ..Stored::default() };
+        let found = match self.labels(name) {
+            // It may have been replaced while it was read.
+            Err(Error::Damaged(_)) => self.labels(name),
+            found => found,
+        };
+        let mut fitting = match found {
+            Err(Error::Damaged(why)) => {
+                return Ok(Stored { seal: Seal::Refused(format!("{why}: it is not taken")), ..stored });
+            }
+            found => found?.into_iter().filter(|label| label.size == size),
+        };
         let label = fitting.next().unwrap_or_default();
-        let other_labels = fitting.collect();
-        Ok(Stored { name: name.to_owned(), size, version: file, label, other_labels, ..Stored::default() })
+        Ok(Stored { label, other_labels: fitting.collect(), ..stored })
     }
 
     /// Writes a temporary file. Afterwards it is there and whole, or gone.
@@ -183,9 +216,10 @@ impl<T: Tree> Files<T> {
         if self.read_back
             && let Source::File(upload) = source
         {
-            let (size, digest) = tries.step(&format!("read back {name}"), |_| {
-                let mut hashing = Hashing::new(io::sink());
-                self.tree.read(name, &mut hashing)?;
+            let (size, digest) = tries.step(&format!("read back {name}"), |tries| {
+                let mut intake = Intake::new(Hashing::new(io::sink()), expected, tries.stop(), &|_| {});
+                let read = self.tree.read(name, &mut intake);
+                let hashing = intake.finish(read)?;
                 Ok::<_, Error>((hashing.size, hashing.digest()))
             })?;
             if size != expected || !same_digest(&digest, &upload.label.digest) {
@@ -347,10 +381,10 @@ impl<T: Tree> Backend for Files<T> {
         let entries = self.tree.list()?;
         let present = |name: &str| entries.iter().any(|entry| entry.name == name);
         for entry in &entries {
-            if entry.name.starts_with("snapshot") && entry.name.ends_with(".tmp") {
+            if is_temporary(&entry.name) {
                 self.tree.remove(&entry.name)?;
                 swept += 1;
-            } else if let Some(name) = entry.name.strip_suffix(".previous") {
+            } else if let Some(name) = entry.name.strip_suffix(".previous").filter(|name| is_ours(name)) {
                 if present(name) {
                     self.tree.remove(&entry.name)?;
                 } else {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::storage::fake::{Fault, Made, MemoryTree, quick};
 use crate::storage::{Candidate, Store};
+use std::sync::atomic::Ordering::Relaxed;
 
 const NAME: &str = limits::SNAPSHOT_NAME;
 const DATED: &str = "snapshot-20261124T131501Z.db";
@@ -238,38 +239,135 @@ fn sweeping_gives_a_snapshot_that_was_set_aside_its_name_back() {
             let text = files.remove(name).unwrap();
             files.insert(previous(name), text);
         }
-        files.insert("snapshot.db.0.tmp".to_owned(), vec![]);
-        files.insert("notes.tmp".to_owned(), vec![]);
+        for name in [NAME, "snapshot.db.json", DATED] {
+            files.insert(temporary(name), vec![]);
+        }
+        files.insert(format!("{DATED}.json.0123456789abcdef.tmp"), vec![]);
+        files.insert("snapshot-probe.0123456789abcdef.tmp".to_owned(), vec![]);
+        files.insert("snapshot-probe.0123456789abcdef-missing.tmp".to_owned(), vec![]);
     }
     assert_eq!(readable(&tree, NAME), 1, "readers find it before");
     let (_source, store) = store(&tree);
-    assert_eq!(store.prepare().unwrap(), 3);
-    assert_eq!(tree.names(), ["notes.tmp", NAME, "snapshot.db.json"], "what is not ours stays");
+    assert_eq!(store.prepare().unwrap(), 8);
+    assert_eq!(tree.names(), [NAME, "snapshot.db.json"]);
     assert_eq!(readable(&tree, NAME), 1);
 }
 
+/// A directory may hold other files, whose names may resemble ours.
 #[test]
-fn a_damaged_description_goes_with_the_next_upload() {
+fn files_of_others_are_neither_removed_nor_renamed() {
+    let names = [
+        "notes.tmp",
+        "only.previous",
+        "report.txt",
+        "report.txt.previous",
+        "snapshot-notes.0123456789abcdef.tmp",
+        "snapshot-of-my-vm.db",
+        "snapshot-of-my-vm.tmp",
+        "snapshot-of-the-vms-ABCDE.db",
+        "snapshot-of-the-vms-ABCDE.db.json",
+        "snapshot-of-the-vms-ABCDE.db.previous",
+        "snapshot-probe.tmp",
+        "snapshot.db.0.tmp",
+        "snapshot.db.0123456789ABCDEF.tmp",
+        "snapshot.db.json.bak",
+        "snapshot.db.xyz.0123456789abcdef.tmp",
+        "snapshot.tmp",
+        "snapshots",
+        "snapshots.0123456789abcdef.tmp",
+    ];
+    for careful in [true, false] {
+        let tree = with_a_snapshot(careful);
+        let content = |name: &str| (name.to_owned(), name.as_bytes().to_vec());
+        tree.files.lock().unwrap().extend(names.map(content));
+        let (_source, store) = store(&tree);
+        for at in 2..5 {
+            assert_eq!(store.prepare().unwrap(), 0);
+            store.save(Made::at(at).candidate(), 2, &|_| {}, &|| Ok(())).unwrap();
+        }
+        assert_eq!(store.list().unwrap().len(), 2);
+        let files = tree.files.lock().unwrap();
+        for name in names {
+            assert_eq!(files.get(name).map(Vec::as_slice), Some(name.as_bytes()), "{name}");
+        }
+    }
+}
+
+#[test]
+fn what_is_read_back_without_end_fails_the_upload() {
     let tree = with_a_snapshot(true);
-    tree.files.lock().unwrap().insert("snapshot.db.json".to_owned(), b"{}".to_vec());
     let (_source, store) = store(&tree);
-    assert!(matches!(store.stat(NAME), Err(Error::Damaged(_))));
-    let files = Files { tree: tree.clone(), read_back: true };
-    let (_source, retry) = quick(1);
-    let made = Made::at(2);
-    retry
-        .run("put", |tries| {
-            files.put(&Upload {
-                name: NAME,
-                label: &made.label,
-                path: &made.path,
-                sent: &|_| {},
-                may_switch: &|| Ok(()),
-                tries,
-            })
-        })
-        .unwrap();
-    assert_eq!(readable(&tree, NAME), 2);
+    tree.faults.when({
+        let is_endless = tree.is_endless.clone();
+        move |_, text| {
+            is_endless.store(text.starts_with("read snapshot.db.") && text.ends_with(".tmp"), Relaxed);
+            None
+        }
+    });
+    let error = save(&store, Made::at(2).candidate()).unwrap_err();
+    assert!(error.to_string().contains("more than the 20 bytes"), "{error}");
+    assert_eq!(readable(&tree, NAME), 1);
+}
+
+/// Descriptions that are none: cut, of something else, too long.
+fn damaged_descriptions() -> [Vec<u8>; 4] {
+    [vec![], b"{}".to_vec(), b"{\"snapshots\": []}".to_vec(), vec![b' '; 2 << 20]]
+}
+
+#[test]
+fn a_damaged_description_refuses_its_snapshot_alone_and_goes_with_the_next_upload() {
+    for (careful, text) in
+        [true, false].into_iter().flat_map(|careful| damaged_descriptions().map(|text| (careful, text)))
+    {
+        let tree = with_a_snapshot(careful);
+        tree.files.lock().unwrap().insert("snapshot.db.json".to_owned(), text);
+        let (_source, store) = store(&tree);
+        let found = store.stat(NAME).unwrap().unwrap();
+        assert_eq!(found.refused(), Some("its description is damaged (snapshot.db.json): it is not taken"));
+        assert_eq!((&found.label, found.other_labels.len()), (&Label::default(), 0));
+        assert_eq!(store.list().unwrap(), [found]);
+        store.prepare().unwrap();
+        store.save(Made::at(2).candidate(), 2, &|_| {}, &|| Ok(())).unwrap();
+        assert_eq!(readable(&tree, NAME), 2);
+        assert_eq!(tree.names(), [NAME, "snapshot.db.json"], "what was refused is not kept as an older one");
+    }
+}
+
+#[test]
+fn an_older_snapshot_with_a_damaged_description_harms_no_other() {
+    for text in damaged_descriptions() {
+        let tree = with_a_snapshot(true);
+        let (_source, store) = store(&tree);
+        let keep = |at: u64| store.save(Made::at(at).candidate(), 3, &|_| {}, &|| Ok(())).unwrap();
+        keep(2);
+        keep(3);
+        tree.files.lock().unwrap().insert(format!("{DATED}.json"), text);
+        let refused = |stored: &Stored| stored.refused().is_some();
+        let shown: Vec<bool> = store.list().unwrap().iter().map(refused).collect();
+        assert_eq!(shown, [false, false, true]);
+        keep(4);
+        keep(5);
+        let shown: Vec<bool> = store.list().unwrap().iter().map(refused).collect();
+        assert_eq!(shown, [false, false, false, true], "the old ones go, and none of ours more than before");
+    }
+}
+
+/// It may have been replaced while it was read.
+#[test]
+fn a_damaged_description_is_read_once_more() {
+    let tree = with_a_snapshot(true);
+    let whole = tree.files.lock().unwrap().insert("snapshot.db.json".to_owned(), vec![]).unwrap();
+    let (files, mut reads) = (tree.files.clone(), 0);
+    tree.faults.when(move |_, text| {
+        reads += usize::from(text == "read snapshot.db.json");
+        if reads == 2 {
+            files.lock().unwrap().insert("snapshot.db.json".to_owned(), whole.clone());
+        }
+        None
+    });
+    let (_source, store) = store(&tree);
+    assert_eq!(store.stat(NAME).unwrap().unwrap().refused(), None);
+    assert_eq!(tree.faults.count("read"), 2);
 }
 
 #[test]
@@ -279,7 +377,7 @@ fn a_file_of_a_go_node_has_no_label() {
     let (_source, store) = store(&tree);
     let stored = store.stat(NAME).unwrap().unwrap();
     assert_eq!((stored.size, stored.label), (6, Label::default()));
-    let mut short = Short(vec![]);
+    let mut short = Short::default();
     assert!(short.write_all(&vec![0; usize::try_from(limits::HTTP_TEXT).unwrap() + 1]).is_err());
 }
 
@@ -291,13 +389,29 @@ fn mutants_of_labels_are_refused_or_say_the_same() {
     let key = crate::storage::pack::Key::read(&key_file.path("key")).unwrap();
     let seals = crate::storage::Seals::new(Some(&key), "cluster", false);
     let sealed: Vec<Label> = (1..=3)
-        .map(|at| seals.seal(Label { encoding: "encrypted".into(), plain: at, ..Made::at(at).label.clone() }))
+        .map(|at| {
+            let positions = (1..=at).map(|stream| (format!("stream-{stream}"), at)).collect();
+            let made = Made::at(at).label.clone();
+            seals.seal(Label { encoding: "encrypted".into(), plain: at, positions, ..made })
+        })
         .collect();
-    let valid: Vec<Vec<u8>> = (1..=3).map(|count| description(&sealed[..count])).collect();
+    let mut valid: Vec<Vec<u8>> = (1..=3).map(|count| description(&sealed[..count])).collect();
+    // Texts of positions that are not written so: the first name gives the prefix of those after it.
+    for before in ["junk ", "x-1=no ", "~9=9 ", "=1 "] {
+        let text = String::from_utf8(description(&sealed[1..])).unwrap();
+        let mut top: Value =
+            serde_json::from_str(&text.replace("stream-1=", &format!("{before}stream-1="))).unwrap();
+        top["check"] = hex_sha256(top["snapshots"].to_string().as_bytes()).into();
+        valid.push(top.to_string().into_bytes());
+    }
     let mut believed = 0;
     crate::base::mutants::each_seed("labels", |mutator| {
         let mutant = mutator.mutant(&valid);
-        assert!(labels(&mutant).is_none_or(|found| found.iter().all(|label| sealed.contains(label))));
+        if let Some(found) = labels(&mutant) {
+            let stored = |label| Stored { name: NAME.to_owned(), label, ..Stored::default() };
+            let judged = found.into_iter().map(|label| seals.judge(stored(label)));
+            assert!(judged.into_iter().all(|one| one.refused().is_some() || sealed.contains(&one.label)));
+        }
         let Ok(mut top) = serde_json::from_slice::<Value>(&mutant) else { return };
         let Some(list) = top.get("snapshots").map(ToString::to_string) else { return };
         top["check"] = hex_sha256(list.as_bytes()).into();

@@ -109,6 +109,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
                 "nats",
                 "open",
                 "pack",
+                "pour",
                 "s3",
                 "s3/bucket",
                 "s3/dialect",

@@ -24,7 +24,8 @@ impl Refusal {
     /// Reads the answer to a request that failed.
     pub fn read(response: Response) -> Refusal {
         let status = response.status;
-        let header = response.header("x-amz-bucket-region").map(str::to_owned);
+        let header =
+            response.header("x-amz-bucket-region").filter(|region| is_region(region)).map(str::to_owned);
         let time = response.header("date").and_then(http_date);
         let text = response.text().unwrap_or_default();
         let mut refusal = Refusal::parse(&text).unwrap_or_default();
@@ -42,7 +43,7 @@ impl Refusal {
             status: 200,
             code: child(root, "Code").unwrap_or_default(),
             message: child(root, "Message").unwrap_or_default(),
-            region: child(root, "Region").filter(|region| !region.is_empty()),
+            region: child(root, "Region").filter(|region| is_region(region)),
             time: None,
         })
     }
@@ -56,11 +57,10 @@ impl Refusal {
     pub fn error(&self) -> Error {
         let mut text = format!("http {}", self.status);
         if !self.code.is_empty() {
-            text = format!("{text} {}", self.code);
+            text = format!("{text} {}", shown(&self.code));
         }
         if !self.message.is_empty() {
-            let message: String = self.message.chars().filter(|c| !c.is_control()).take(200).collect();
-            text = format!("{text} ({})", message.trim().trim_end_matches('.'));
+            text = format!("{text} ({})", shown(&self.message).trim().trim_end_matches('.'));
         }
         if let (301 | 307 | 400, Some(region)) = (self.status, &self.region) {
             text = format!("{text}: the bucket's region is {region} (snapshot.s3.region)");
@@ -75,6 +75,17 @@ impl Refusal {
             ]);
         if transient { Error::Transient(text) } else { Error::Permanent(text) }
     }
+}
+
+/// A text of the server in one line of a message.
+fn shown(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(200).collect()
+}
+
+/// Whether a text may be a region: it becomes a part of a host's name, and of what is signed.
+fn is_region(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    (1..=64).contains(&text.len()) && text.bytes().all(plain)
 }
 
 fn child(node: roxmltree::Node<'_, '_>, name: &str) -> Option<String> {
@@ -113,6 +124,9 @@ fn http_date(text: &str) -> Option<i64> {
     let year: i64 = parts.next()?.parse().ok()?;
     let mut clock = || parts.next()?.parse::<i64>().ok();
     let (hour, minute, second) = (clock()?, clock()?, clock()?);
+    if !(0..24).contains(&hour) || !(0..60).contains(&minute) || !(0..61).contains(&second) {
+        return None;
+    }
     clock::unix_seconds(year, month, day).map(|day| day + hour * 3600 + minute * 60 + second)
 }
 
@@ -136,6 +150,10 @@ mod tests {
             let error = Refusal { status, ..Refusal::default() }.error();
             assert_eq!(matches!(error, Error::Transient(_)), transient, "{status}");
         }
+        for region in ["", "x/y", "evil.example/?", "u@h", "a b", &"x".repeat(65)] {
+            let text = format!("<Error><Code>c</Code><Region>{region}</Region></Error>");
+            assert_eq!(Refusal::parse(&text).unwrap().region, None, "{region}");
+        }
         assert_eq!(Refusal::parse("<html>"), None);
         assert_eq!(Refusal::parse("<ListBucketResult/>"), None);
     }
@@ -146,6 +164,17 @@ mod tests {
         assert_eq!(items(text, "Contents", &["Key", "Size"]).unwrap(), [["a", "1"], ["b", ""]]);
         assert_eq!(http_date("Tue, 24 Nov 2026 13:15:00 GMT"), Some(1_795_526_100));
         assert_eq!(http_date("yesterday"), None);
+        for clock in [
+            "24:00:00",
+            "-1:00:00",
+            "00:60:00",
+            "00:00:61",
+            "00:00:-1",
+            "9223372036854775807:0:0",
+            "0:9223372036854775807:0",
+        ] {
+            assert_eq!(http_date(&format!("Tue, 24 Nov 2026 {clock} GMT")), None, "{clock}");
+        }
     }
 
     #[test]
@@ -162,6 +191,11 @@ mod tests {
             Refusal { status: 403, message: format!("a\nb{}", "x".repeat(500)), ..Refusal::default() };
         let text = refusal.error().to_string();
         assert!(text.starts_with("http 403 (abx") && text.len() < 220 && !text.contains('\n'), "{text}");
+        let long = format!("a\nb{}", "x".repeat(100_000));
+        let document =
+            format!("<Error><Code>{long}</Code><Message>{long}</Message><Region>{long}</Region></Error>");
+        let text = Refusal { status: 400, ..Refusal::parse(&document).unwrap() }.error().to_string();
+        assert!(text.len() < 700 && !text.contains('\n'), "{text}");
     }
 
     #[test]

@@ -15,7 +15,8 @@ pub use credentials::{Keys, find as find_keys};
 pub use sigv4::{Signable, canonical_request, sign, string_to_sign};
 
 use super::http::{Response, escape_path};
-use super::{Backend, Error, Label, Stored, Upload, is_snapshot, label};
+use super::pour::pour;
+use super::{Backend, Error, Label, Stored, Upload, is_snapshot, is_upload_id};
 use crate::base::limits;
 use crate::base::retry::Tries;
 use bucket::{Bucket, Call, Payload, Piece};
@@ -23,10 +24,13 @@ use dialect::{Refusal, items, root_text};
 use std::io::Write;
 use std::sync::{Mutex, PoisonError};
 
-/// Rows of a full page in a list of unfinished uploads.
+/// Rows of a full page of a list.
 const PAGE: usize = 1000;
 /// Pages of unfinished uploads that are swept before an upload, at most.
 const SWEEP_PAGES: usize = 20;
+
+/// Names of the objects with which the server is tried: this prefix, and the id of an upload.
+const PROBE: &str = "snapshot-probe-";
 
 /// Pages of a list that may be empty, one after the other: some servers skip what was deleted so.
 const EMPTY_PAGES: usize = 2;
@@ -98,7 +102,7 @@ impl S3 {
         if let Some(known) = known {
             return Ok(known);
         }
-        let key = self.bucket.key(&format!("snapshot-probe-{}", super::upload_id()));
+        let key = self.bucket.key(&format!("{PROBE}{}", super::upload_id()));
         let put = |name: &str, value: &str| {
             let call = Call::new("PUT", Some(&key)).header(name, value).payload(Payload::Bytes(b"probe"));
             self.bucket.call(&call).map(|answer| match answer {
@@ -210,8 +214,11 @@ impl Pages {
     fn add(&mut self, rows: Vec<Vec<String>>, next: Option<String>) -> Result<bool, Error> {
         self.empty = if rows.is_empty() { self.empty + 1 } else { 0 };
         self.rows.extend(rows);
-        let Some(next) = next.filter(|next| !next.is_empty()) else { return Ok(true) };
         let endless = |why: String| Err(Error::Permanent(format!("the server's list does not end: {why}")));
+        if self.rows.len() > limits::S3_PAGES * PAGE {
+            return endless(format!("more than {} rows", limits::S3_PAGES * PAGE));
+        }
+        let Some(next) = next.filter(|next| !next.is_empty()) else { return Ok(true) };
         if self.tokens.contains(&next) {
             return endless("it names the same next page again".to_owned());
         }
@@ -224,6 +231,22 @@ impl Pages {
         }
         Ok(false)
     }
+}
+
+/// Whether a name is that of a probe that was interrupted.
+fn is_probe(name: &str) -> bool {
+    name.strip_prefix(PROBE).is_some_and(is_upload_id)
+}
+
+/// The names of the snapshots among the keys of a list. Each of them costs a request, so there must not be too many.
+fn snapshots(rows: Vec<Vec<String>>, prefix: &str) -> Result<Vec<String>, Error> {
+    let names = rows.into_iter().filter_map(|row| row[0].strip_prefix(prefix).map(str::to_owned));
+    let names: Vec<String> = names.filter(|name| is_snapshot(name)).collect();
+    if names.len() > limits::S3_SNAPSHOTS {
+        let text = format!("the server lists more than {} snapshots", limits::S3_SNAPSHOTS);
+        return Err(Error::Permanent(text));
+    }
+    Ok(names)
 }
 
 fn stored(name: &str, response: &Response) -> Stored {
@@ -293,11 +316,8 @@ impl Backend for S3 {
 
     fn list(&self) -> Result<Vec<Stored>, Error> {
         let mut found = vec![];
-        for row in self.objects()? {
-            let name = row[0].strip_prefix(self.bucket.prefix()).unwrap_or_default();
-            if is_snapshot(name) {
-                found.extend(self.stat(name)?);
-            }
+        for name in snapshots(self.objects()?, self.bucket.prefix())? {
+            found.extend(self.stat(&name)?);
         }
         Ok(found)
     }
@@ -325,7 +345,7 @@ impl Backend for S3 {
             Err(refusal) if refusal.status == 404 => return self.check_bucket().and(Err(Error::NotFound)),
             Err(refusal) => return Err(refusal.error()),
         };
-        label::pour(&mut response.reader(), sink)
+        pour(&mut response.reader(), sink)
     }
 
     fn copy(&self, stored: &Stored, name: &str, _tries: &Tries<'_>) -> Result<(), Error> {
@@ -355,10 +375,7 @@ impl Backend for S3 {
             }
         }
         for row in self.objects()? {
-            if row[0]
-                .strip_prefix(self.bucket.prefix())
-                .is_some_and(|name| name.starts_with("snapshot-probe-"))
-            {
+            if row[0].strip_prefix(self.bucket.prefix()).is_some_and(is_probe) {
                 self.delete(&row[0])?;
             }
         }
@@ -411,5 +428,40 @@ mod tests {
         assert!(count == 3 && error.unwrap_err().contains("empty pages"));
         let (count, error) = asked(|number| (1, Some(format!("t{}", number % 2))));
         assert!(count == 3 && error.unwrap_err().contains("the same next page"));
+    }
+
+    #[test]
+    fn a_list_has_as_many_rows_as_its_pages_have_with_s3() {
+        assert_eq!(asked(|_| (1_001, None)), (1, Ok(1_001)), "some servers give more on a page");
+        assert_eq!(asked(|_| (100_000, None)), (1, Ok(100_000)));
+        let (count, error) = asked(|number| (8_000, Some(format!("t{number}"))));
+        assert_eq!(
+            (count, error.unwrap_err().as_str()),
+            (13, "the server's list does not end: more than 100000 rows")
+        );
+    }
+
+    #[test]
+    fn probes_are_told_from_objects_of_others() {
+        assert!(is_probe(&format!("{PROBE}{}", crate::storage::upload_id())));
+        for name in
+            ["snapshot-probe-of-mars", "snapshot-probe-", "snapshot.db", "snapshot-probe-0123456789ABCDEF"]
+        {
+            assert!(!is_probe(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn no_more_snapshots_are_looked_at_than_are_ever_kept() {
+        let rows = |count: usize| {
+            let snapshots = vec![vec!["p/snapshot-20261124T131500Z.db".to_owned()]; count];
+            snapshots.into_iter().chain([vec!["p/snapshot-probe-1".to_owned()], vec!["other".to_owned()]])
+        };
+        assert_eq!(
+            snapshots(rows(limits::S3_SNAPSHOTS).collect(), "p/").unwrap().len(),
+            limits::S3_SNAPSHOTS
+        );
+        let error = snapshots(rows(limits::S3_SNAPSHOTS + 1).collect(), "p/").unwrap_err();
+        assert_eq!(error.to_string(), "the server lists more than 4000 snapshots");
     }
 }

@@ -6,18 +6,21 @@ mod rename;
 
 pub use host_keys::Trust;
 
+use super::Error;
 use super::http::unescape;
+use super::pour::{Moving, pour};
 use super::tree::{Entry, Files, Source, Tree};
-use super::{Error, label};
 use crate::base::{self, limits, secret::Secret};
 use opening::Patience;
 use rename::Renamed;
 use ssh2::{
-    ErrorCode, HashType, KeyboardInteractivePrompt, MethodType, OpenFlags, OpenType, Prompt, Session,
+    ErrorCode, FileStat, HashType, KeyboardInteractivePrompt, MethodType, OpenFlags, OpenType, Prompt,
+    Session,
 };
 use std::io::{self, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::Instant;
 
 /// Bytes handed to the library at once. It sends them as several requests, without waiting for an answer in between.
 const BURST: usize = 256 << 10;
@@ -27,6 +30,12 @@ const PERMISSION_DENIED: i32 = 3;
 const UNSUPPORTED: i32 = 8;
 /// Errors of libssh2 that mean a dead connection: cannot send, timeout, disconnect, cannot receive (source: libssh2.h).
 const CONNECTION_LOST: [i32; 4] = [-7, -9, -13, -43];
+/// With this error the crate says that a directory's list is over (LIBSSH2_ERROR_FILE; source: its own `readdir`).
+const LIST_ENDS: i32 = -16;
+/// What the names of all our files begin with.
+const OURS: &str = "snapshot";
+/// Bytes of a file's name on common file systems, at most.
+const NAME_BYTES: usize = 255;
 /// Errors of libssh2 that mean an unusable key file: cannot be read, cannot be decrypted (source: libssh2.h).
 const KEY_UNUSABLE: [i32; 2] = [-16, -48];
 
@@ -254,6 +263,28 @@ fn stream_error(error: &io::Error) -> Error {
     if full { Error::Permanent(error.to_string()) } else { Error::Transient(error.to_string()) }
 }
 
+/// Those of a directory's files that may be ours. The server says when its list ends: one that goes on for ever is an error.
+fn gather(
+    until: Instant,
+    mut next: impl FnMut() -> Result<Option<(PathBuf, FileStat)>, Error>,
+) -> Result<Vec<Entry>, Error> {
+    let mut found = vec![];
+    for _ in 0..limits::SFTP_NAMES {
+        let Some((path, stat)) = next()? else { return Ok(found) };
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if !stat.is_dir() && name.starts_with(OURS) && name.len() <= NAME_BYTES {
+            found.push(Entry { name: name.to_owned(), size: stat.size.unwrap_or(0) });
+        }
+        if Instant::now() > until {
+            let seconds = limits::SFTP_LIST.as_secs();
+            return Err(Error::Transient(format!(
+                "the list of the directory did not end within {seconds} s"
+            )));
+        }
+    }
+    Err(Error::Permanent(format!("the directory holds more than {} files", limits::SFTP_NAMES)))
+}
+
 impl Tree for Sftp {
     fn describe(&self) -> String {
         let SftpOptions { host, port, dir, .. } = &self.options;
@@ -282,18 +313,16 @@ impl Tree for Sftp {
 
     fn list(&self) -> Result<Vec<Entry>, Error> {
         self.with(|connection| {
-            let found = match connection.sftp.readdir(Path::new(&self.options.dir)).map_err(Error::from) {
-                Ok(found) => found,
+            let mut dir = match connection.sftp.opendir(Path::new(&self.options.dir)).map_err(Error::from) {
+                Ok(dir) => dir,
                 Err(Error::NotFound) => return Ok(vec![]),
                 Err(error) => return Err(error),
             };
-            let files = found.into_iter().filter(|(_, stat)| !stat.is_dir());
-            Ok(files
-                .filter_map(|(path, stat)| {
-                    let name = path.file_name()?.to_str()?.to_owned();
-                    Some(Entry { name, size: stat.size.unwrap_or(0) })
-                })
-                .collect())
+            gather(Instant::now() + limits::SFTP_LIST, || match dir.readdir() {
+                Ok(found) => Ok(Some(found)),
+                Err(error) if error.code() == ErrorCode::Session(LIST_ENDS) => Ok(None),
+                Err(error) => Err(error.into()),
+            })
         })
     }
 
@@ -322,7 +351,7 @@ impl Tree for Sftp {
     fn read(&self, name: &str, sink: &mut dyn Write) -> Result<(), Error> {
         self.with(|connection| {
             let file = connection.sftp.open(self.path(name))?;
-            label::pour(&mut BufReader::with_capacity(BURST, file), sink)
+            pour(&mut Moving::new(BufReader::with_capacity(BURST, file)), sink)
         })
     }
 
@@ -360,7 +389,7 @@ impl Tree for Sftp {
             let flags = OpenFlags::WRITE | OpenFlags::CREATE | OpenFlags::TRUNCATE;
             let target = connection.sftp.open_mode(self.path(to), flags, 0o600, OpenType::File)?;
             let mut target = BufWriter::with_capacity(BURST, target);
-            let copied = io::copy(&mut BufReader::with_capacity(BURST, source), &mut target);
+            let copied = io::copy(&mut Moving::new(BufReader::with_capacity(BURST, source)), &mut target);
             copied.and_then(|_| target.flush()).map_err(|error| stream_error(&error))?;
             sync(target.into_inner().map_err(|error| stream_error(error.error()))?)
         })
@@ -407,6 +436,29 @@ mod tests {
             "the port is no number from 1 to 65535"
         );
         assert_eq!(parse("sftp://u@h/%ff").unwrap_err().to_string(), "not UTF-8");
+    }
+
+    #[test]
+    fn a_list_without_end_is_an_error_and_files_of_others_take_no_memory() {
+        let stat = |perm| FileStat { size: Some(3), uid: None, gid: None, perm, atime: None, mtime: None };
+        let later = || Instant::now() + limits::SFTP_LIST;
+        let long = format!("snapshot{}", "x".repeat(256));
+        let names = ["..", "snapshot.db", "others", long.as_str(), "snapshot-dir"];
+        let mut left = names.iter();
+        let found = gather(later(), || {
+            let name = left.next();
+            Ok(name.map(|name| (PathBuf::from(name), stat((*name == "snapshot-dir").then_some(0o40_755)))))
+        });
+        assert_eq!(found.unwrap(), [Entry { name: "snapshot.db".into(), size: 3 }]);
+        let mut count = 0;
+        let error = gather(later(), || {
+            count += 1;
+            Ok(Some((PathBuf::from("snapshot.db"), stat(None))))
+        });
+        assert!(matches!(error, Err(Error::Permanent(_))) && count == limits::SFTP_NAMES);
+        let past = Instant::now().checked_sub(std::time::Duration::from_secs(1)).unwrap();
+        let error = gather(past, || Ok(Some((PathBuf::from("x"), stat(None)))));
+        assert!(matches!(error, Err(Error::Transient(_))), "it drips");
     }
 
     #[test]

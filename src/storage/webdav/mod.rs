@@ -6,8 +6,9 @@
 mod auth;
 
 use super::http::{Body, Client, Request, Response, escape, is_host_and_port, unescape};
+use super::pour::pour;
 use super::tree::{Entry, Files, Source, Tree};
-use super::{Error, is_snapshot, label};
+use super::{Error, is_snapshot};
 use crate::base::{self, limits, secret::Secret};
 use auth::{Challenge, Login};
 use roxmltree::Document;
@@ -344,7 +345,7 @@ impl Tree for Webdav {
     fn read(&self, name: &str, sink: &mut dyn Write) -> Result<(), Error> {
         let response = self.send("GET", &self.url(name), &[], None)?;
         match response.status {
-            200..=299 => label::pour(&mut response.reader(), sink),
+            200..=299 => pour(&mut response.reader(), sink),
             404 => Err(Error::NotFound),
             _ => Err(status(response)),
         }

@@ -167,6 +167,53 @@ fn a_lease_is_won_by_one() {
     }
 }
 
+/// Heartbeats go on for ever when a chunk is not there: the reader must not wait for it.
+#[test]
+fn an_object_that_lacks_a_chunk_ends_with_an_error() {
+    let dir = Dir::new("object-lacks");
+    let nats = Nats::start(&dir);
+    let objects = Objects::new(&connect(&nats), "box", 1);
+    let mut info = objects.put("x", BTreeMap::new(), &mut &vec![7; 300_000][..], &mut || Ok(())).unwrap();
+    info.chunks += 1;
+    let begun = Instant::now();
+    let error = objects.get(&info, &mut std::io::sink()).unwrap_err();
+    assert!(
+        matches!(error, Error::Transient(_)) && error.to_string().contains("chunks are missing: 1"),
+        "{error}"
+    );
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
+/// One damaged description keeps nobody from the other objects, nor from replacing or deleting the one that it stands for.
+#[test]
+fn an_object_with_a_damaged_description_harms_no_other() {
+    let dir = Dir::new("object-damaged");
+    let nats = Nats::start(&dir);
+    let js = connect(&nats);
+    let objects = Objects::new(&js, "box", 1);
+    let put = |name: &str, body: &[u8]| {
+        objects.put(name, BTreeMap::new(), &mut &body[..], &mut || Ok(())).unwrap();
+    };
+    put("x", b"old");
+    put("y", b"other");
+    // The subjects of x and y.
+    let damage =
+        |token: &str| js.publish(&format!("$O.box.M.{token}"), &[("Nats-Rollup", "sub")], b"{").unwrap();
+    damage("eA==");
+    assert!(objects.info("x").unwrap().unwrap().is_unreadable);
+    assert_eq!(objects.list().unwrap().len(), 2);
+    assert_eq!(objects.sweep().unwrap(), 0, "its chunks may be those that nobody seems to have");
+    put("x", b"new");
+    let mut body = vec![];
+    objects.get(&objects.info("x").unwrap().unwrap(), &mut body).unwrap();
+    assert_eq!(body, b"new");
+    assert_eq!(objects.sweep().unwrap(), 1, "the chunks of the old x");
+    damage("eQ==");
+    objects.delete("y").unwrap();
+    assert_eq!(objects.info("y").unwrap(), None);
+    assert_eq!((objects.list().unwrap().len(), objects.sweep().unwrap()), (1, 1));
+}
+
 #[test]
 fn objects_go_both_ways() {
     for binary in nats_binaries() {

@@ -243,6 +243,24 @@ fn silence_is_bounded() {
     });
 }
 
+/// A server that works for longer than a transfer may stall, and says so with a blank now and then: it is waited for.
+#[test]
+fn s3_that_takes_its_time_to_complete_an_upload() {
+    let case = s3("hostile-blanks", false);
+    let completed = Arc::new(AtomicU64::new(0));
+    let seen = completed.clone();
+    case.liar.when(move |_, method, path| {
+        let completes = method == "POST" && path.contains("uploadId=");
+        seen.fetch_add(u64::from(completes), SeqCst);
+        if completes { Act::Blanks(18) } else { Act::Forward }
+    });
+    let made = file(&case.dir, 17_000_000, 1, 1);
+    upload(&open(&case.dir, &case.place), &made).unwrap();
+    case.liar.honest();
+    whole(&case, "a slow completion", &[&made.0]);
+    assert_eq!(completed.load(SeqCst), 1, "one try was enough");
+}
+
 /// One connection is cut at one of many places of an upload: the upload succeeds all the same.
 fn connections_that_break(dir: &Dir, killer: &Killer, place: &Place, direct: &Place) {
     let mut last = file(dir, 2_000_000, 1, 1);

@@ -175,6 +175,8 @@ pub enum Act {
     Drip,
     /// The answer's body does.
     DripBody,
+    /// Before the answer's body a blank comes every two seconds, so many times: so S3 keeps a connection alive while it works.
+    Blanks(u64),
     /// Refused as S3 refuses what is not signed for this region, with the region in a header too or in the body alone; else
     /// forwarded.
     OnlyRegion(&'static str, bool),
@@ -308,7 +310,11 @@ fn answer(client: &mut TcpStream, server: TcpStream, method: &str, act: Act) -> 
         }
     }
     let length = if method == "HEAD" { head.length } else { body.len() as u64 };
-    let said = if act == Act::LieLength { length + 1 } else { length };
+    let said = match act {
+        Act::LieLength => length + 1,
+        Act::Blanks(count) => length + count,
+        _ => length,
+    };
     let keep = |line: &&str| {
         let line = line.to_ascii_lowercase();
         !["content-length:", "transfer-encoding:", "connection:"].iter().any(|name| line.starts_with(name))
@@ -329,9 +335,15 @@ fn answer(client: &mut TcpStream, server: TcpStream, method: &str, act: Act) -> 
         _ => {}
     }
     let mut whole = (lines.join("\r\n") + "\r\n\r\n").into_bytes();
-    if act == Act::DripBody {
+    if matches!(act, Act::DripBody | Act::Blanks(_)) {
         client.write_all(&whole)?;
         whole.clear();
+    }
+    if let Act::Blanks(count) = act {
+        for _ in 0..count {
+            pause(2_000);
+            client.write_all(b" ")?;
+        }
     }
     whole.append(&mut body);
     if matches!(act, Act::Drip | Act::DripBody) {
