@@ -302,7 +302,8 @@ impl AckSubject<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nats::wire::{Headers, Queued};
+    use crate::nats::queued::Queued;
+    use crate::nats::wire::Headers;
 
     const PULL: Pull<'_> = Pull { stream: "S", filter: None, start: 5, batch: 8 };
 

@@ -238,7 +238,7 @@ fn classify(error: &ApiError) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nats::wire::Queued;
+    use crate::nats::queued::Queued;
 
     fn message(payload: &str) -> Message {
         Message {

@@ -14,6 +14,7 @@ mod kv;
 mod login;
 mod objects;
 mod publish;
+mod queued;
 mod shared;
 mod url;
 mod wire;

@@ -3,8 +3,9 @@
 
 use super::error::Error;
 use super::nuid;
+use super::queued::Queued;
 use super::url::Url;
-use super::wire::{Message, Op, Queued, ServerInfo, subscribe_line};
+use super::wire::{Message, Op, ServerInfo, subscribe_line};
 use crate::base::limits;
 use crossbeam_channel::{Sender, TrySendError};
 use rustix::event::EventfdFlags;

@@ -42,6 +42,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
                 "login",
                 "objects",
                 "publish",
+                "queued",
                 "shared",
                 "url",
                 "wire",
