@@ -74,7 +74,7 @@ impl Tree for Directory {
 
     fn size(&self, name: &str) -> Result<Option<u64>, Error> {
         match fs::symlink_metadata(self.0.join(name)) {
-            Ok(meta) => Ok(meta.is_file().then(|| meta.len())),
+            Ok(meta) => Ok(meta.is_file().then_some(meta.len())),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(self.failed(name, &error)),
         }
