@@ -287,16 +287,9 @@ impl Feeds {
 /// Lets SQLite compile what the application will run.
 fn compiles(connection: &Connection, fed: &Fed) -> Result<(), rusqlite::Error> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, true)?;
-    let (table, queue) = (quote(&fed.table.name), quote(&fed.queue()));
-    let column = fed.table.stored().next().map_or_else(|| "rowid".to_owned(), |column| quote(&column.name));
-    let compiled = [
-        format!("DELETE FROM {queue}"),
-        format!("INSERT INTO {table} DEFAULT VALUES"),
-        format!("UPDATE {table} SET {column} = {column}"),
-        format!("DELETE FROM {table}"),
-    ]
-    .iter()
-    .try_for_each(|sql| connection.prepare(sql).map(drop));
+    let empties = format!("DELETE FROM {}", quote(&fed.queue()));
+    let mut statements = fed.table.samples().into_iter().chain([empties]);
+    let compiled = statements.try_for_each(|sql| connection.prepare(&sql).map(drop));
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
     compiled
 }
