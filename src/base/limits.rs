@@ -58,6 +58,10 @@ pub const ECHO_BATCH: usize = 2048;
 pub const ECHO_BYTES: usize = 512 << 10;
 /// After this time an apply transaction takes no more events, so that the application's writers wait little.
 pub const APPLY_TIME: Duration = Duration::from_millis(15);
+/// After the application was seen to write, it is given the lock between our transactions for so long.
+pub const YIELD_FOR: Duration = Duration::from_secs(2);
+/// The longest pause for that; otherwise as long as the transaction took.
+pub const YIELD_MAX: Duration = Duration::from_millis(100);
 /// Wait for a reply of the JetStream API.
 pub const API_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connecting to one NATS server, TLS and greeting included.

@@ -1,6 +1,6 @@
 //! The follower: from the streams into the database, in order, from its own checkpoint, whatever happens to the broker.
 
-use super::pacing::{MapFile, Tries};
+use super::pacing::{MapFile, Tries, Yielding};
 use super::publisher::Handle;
 use super::waiting::Waiting;
 use crate::base::error::{Context, Error, Kind};
@@ -45,6 +45,7 @@ pub struct Follower {
     link: Receiver<()>,
     waiting: Waiting,
     tries: Tries,
+    yielding: Yielding,
     map_file: MapFile,
     /// What the sequence-map file shows.
     shown: SeqMap,
@@ -107,6 +108,7 @@ impl Follower {
             link: setup.js.connection().watch(),
             waiting: Waiting::new(setup.config.log.max_entries, now),
             tries: Tries::new(now),
+            yielding: Yielding::default(),
             map_file: MapFile::new(now),
             shown: SeqMap::new(),
             said: Once::default(),
@@ -222,6 +224,7 @@ impl Follower {
 
     /// Applies the waiting events; while the application holds the lock, again and again.
     fn apply(&mut self) -> Result<(), Error> {
+        let begun = Instant::now();
         let applied = match self.setup.database.apply(self.waiting.batch()) {
             Ok(applied) => applied,
             Err(error @ (db::Error::Busy | db::Error::SchemaChanged | db::Error::Disk(_))) => {
@@ -234,6 +237,7 @@ impl Follower {
             Err(error) => return Err(error).context("apply changes"),
         };
         self.said.forget();
+        self.setup.stop.wait(self.yielding.pause(applied.noticed, begun, Instant::now()));
         self.owes_rewind |= applied.new_incarnation;
         for incoming in self.waiting.take_applied(applied.events) {
             if let Some(position) = &mut self.streams[incoming.stream].position {

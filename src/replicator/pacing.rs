@@ -1,4 +1,5 @@
-//! When the follower tries again to connect its readers, and when it shows its positions in the sequence-map file.
+//! When the follower tries again to connect its readers, when it leaves the lock to the application, and when it shows its
+//! positions in the sequence-map file.
 
 use crate::base::{limits, retry::Backoff};
 use std::time::{Duration, Instant};
@@ -48,6 +49,25 @@ impl Tries {
     pub fn succeeded(&mut self) {
         self.errors.reset();
         self.looks.reset();
+    }
+}
+
+/// The pauses in which the application gets the write lock. One that waits for it asks seldom, up to ten times a second, and would
+/// find it taken again and again while transactions of ours follow each other.
+#[derive(Default)]
+pub struct Yielding {
+    /// When the application was last seen to write.
+    seen: Option<Instant>,
+}
+
+impl Yielding {
+    /// After a transaction that began at `begun`; `noticed`: the application has written before it.
+    pub fn pause(&mut self, noticed: bool, begun: Instant, now: Instant) -> Duration {
+        if noticed {
+            self.seen = Some(now);
+        }
+        let writes = self.seen.is_some_and(|seen| now.saturating_duration_since(seen) < limits::YIELD_FOR);
+        if writes { now.saturating_duration_since(begun).min(limits::YIELD_MAX) } else { Duration::ZERO }
     }
 }
 
@@ -120,6 +140,19 @@ mod tests {
         assert!(look > Duration::from_secs(2) && look <= limits::RECOVERY_LOOK_MAX);
         tries.failed(start);
         assert!(tries.pause(start) <= limits::RETRY_FIRST);
+    }
+
+    #[test]
+    fn an_application_that_writes_has_the_lock_half_of_the_time() {
+        let start = Instant::now();
+        let ms = Duration::from_millis;
+        let mut yielding = Yielding::default();
+        assert_eq!(yielding.pause(false, start, start + ms(20)), Duration::ZERO, "nobody waits");
+        assert_eq!(yielding.pause(true, start, start + ms(20)), ms(20));
+        assert_eq!(yielding.pause(false, start + ms(40), start + ms(55)), ms(15), "it may wait now");
+        assert_eq!(yielding.pause(false, start, start + ms(900)), limits::YIELD_MAX);
+        let later = start + ms(20) + limits::YIELD_FOR;
+        assert_eq!(yielding.pause(false, later, later + ms(9)), Duration::ZERO);
     }
 
     #[test]

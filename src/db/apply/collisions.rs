@@ -4,7 +4,7 @@
 //! a column that the event does not have), SQLite itself is asked: a REPLACE inside a savepoint, which is rolled back, with a
 //! temporary trigger that notes what the REPLACE deletes. That needs `recursive_triggers` on the connection.
 
-use crate::db::apply::{rows::Failure, savepoint, subject::Subject};
+use crate::db::apply::{mirrored::Mirrored, rows::Failure, savepoint, subject::Subject};
 use crate::db::table::{Collisions, Lookup};
 use crate::db::{error::Error, schema::Schema, sql::quote};
 use crate::model::value::Value;
@@ -47,15 +47,19 @@ fn key_names(width: usize) -> String {
 }
 
 /// Keys of the rows that the image collides with, each once.
-pub fn find(connection: &Connection, subject: &Subject<'_>) -> Result<Vec<Vec<Value>>, Failure> {
+pub fn find(
+    connection: &Connection,
+    mirrored: &Mirrored,
+    subject: &Subject<'_>,
+) -> Result<Vec<Vec<Value>>, Failure> {
     let Collisions::Select(lookups) = &subject.table.sql.collisions else {
-        return probe(connection, subject);
+        return probe(connection, mirrored, subject);
     };
     let mut found = vec![];
     for lookup in lookups {
         match look_up(connection, subject, lookup)? {
             Some(keys) => found.extend(keys),
-            None => return probe(connection, subject),
+            None => return probe(connection, mirrored, subject),
         }
     }
     Ok(others(subject, found))
@@ -78,9 +82,15 @@ fn look_up(
 }
 
 /// Keys of the rows that writing the image would have to delete, each once.
-pub fn probe(connection: &Connection, subject: &Subject<'_>) -> Result<Vec<Vec<Value>>, Failure> {
+pub fn probe(
+    connection: &Connection,
+    mirrored: &Mirrored,
+    subject: &Subject<'_>,
+) -> Result<Vec<Vec<Value>>, Failure> {
     connection.execute_batch("SAVEPOINT probe; UPDATE temp.__harmonylite__probe SET armed = 1;")?;
-    let found = match replace(connection, subject).map_err(Failure::from) {
+    // As the row will be written: without the copies of triggers if one of them fails.
+    let replaced = mirrored.guard(connection, &subject.table.name, || Ok(replace(connection, subject)?));
+    let found = match replaced {
         Ok(_) => noted(connection, subject.table.key.len()),
         Err(Failure::Database(error)) => Err(Failure::Database(error)),
         // A row that the schema does not take at all collides with nothing. Writing it will say why.

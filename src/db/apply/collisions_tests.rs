@@ -24,12 +24,12 @@ fn event(row: &[(&str, Value)]) -> Event {
 /// The first key values of the rows that the image collides with, from queries and from the probe.
 fn collisions(sql: &str, row: &[(&str, Value)]) -> Vec<Value> {
     let (connection, schema) = database(sql);
-    let event = event(row);
+    let (event, mirrored) = (event(row), Mirrored::default());
     let subject = Subject::new(&schema.tables["t"], &event, Source::default()).unwrap();
     let first =
         |found: Vec<Vec<Value>>| -> Vec<Value> { found.into_iter().map(|mut key| key.remove(0)).collect() };
-    let mut found = first(find(&connection, &subject).unwrap());
-    let mut probed = first(probe(&connection, &subject).unwrap());
+    let mut found = first(find(&connection, &mirrored, &subject).unwrap());
+    let mut probed = first(probe(&connection, &mirrored, &subject).unwrap());
     let text = |value: &Value| format!("{value:?}");
     found.sort_by_key(text);
     probed.sort_by_key(text);

@@ -37,8 +37,8 @@ pub fn gather(session: &Session, subject: &Subject<'_>, look: Look) -> Result<Ga
     let mut colliding = vec![];
     if facts.need_collisions() && !subject.table.unique.is_empty() {
         colliding = match look {
-            Look::Indexes => collisions::find(&session.connection, subject)?,
-            Look::Probe => collisions::probe(&session.connection, subject)?,
+            Look::Indexes => collisions::find(&session.connection, &session.mirrored, subject)?,
+            Look::Probe => collisions::probe(&session.connection, &session.mirrored, subject)?,
         };
         for values in &colliding {
             facts.collisions.push(session.is_touched(&subject.table.row_key(values))?);

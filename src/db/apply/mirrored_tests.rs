@@ -51,6 +51,21 @@ fn a_row_is_written_without_a_copy_that_fails_and_later_rows_with_it() {
 }
 
 #[test]
+fn a_copy_that_fails_hides_no_collision() {
+    // Only SQLite can tell which rows are equal here: it is asked by writing, with the copies.
+    let scratch = Scratch::new(
+        "copy-probe",
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, v); CREATE UNIQUE INDEX u ON t(lower(v)); \
+         CREATE TABLE audit(rowid, what); \
+         CREATE TRIGGER a AFTER INSERT ON t BEGIN SELECT RAISE(ABORT, 'no'); INSERT INTO audit(what) VALUES(new.v); END;",
+    );
+    let mut applier = Applier::open(&scratch.path, 7, &[]).unwrap();
+    write(&mut applier, 1, "x");
+    write(&mut applier, 2, "X");
+    assert_eq!(scratch.value("SELECT group_concat(id || v) FROM t"), "'2X'");
+}
+
+#[test]
 fn a_table_whose_statements_do_not_compile_copies_none_of_its_triggers() {
     let scratch = Scratch::new(
         "copy-broken",

@@ -26,6 +26,8 @@ pub struct Applied {
     pub settled: usize,
     /// Log entries that were made. The publisher has them to publish.
     pub touched: usize,
+    /// The application has written since the last one.
+    pub noticed: bool,
     /// This database turned out to be an older copy and publishes under a new incarnation from now on.
     pub new_incarnation: bool,
 }
@@ -170,7 +172,7 @@ impl Session {
             self.read_schema()?;
         }
         if let Some(touched) = &mut self.touched {
-            touched.catch_up(&self.connection, &self.schema)?;
+            self.applied.noticed = touched.catch_up(&self.connection, &self.schema)?;
         }
         self.feeds.begin(&self.connection)?;
         Ok(changed)

@@ -39,8 +39,9 @@ impl Touched {
     }
 
     /// Mirrors what the application has logged since. To be called inside the transaction that uses the mirror: then the
-    /// application cannot log anything more before it ends.
-    pub fn catch_up(&mut self, connection: &Connection, schema: &Schema) -> Result<(), Error> {
+    /// application cannot log anything more before it ends. Returns whether it has logged something.
+    pub fn catch_up(&mut self, connection: &Connection, schema: &Schema) -> Result<bool, Error> {
+        let before = self.highest;
         let mut statement = connection.prepare_cached(&self.entries)?;
         let mut insert = connection.prepare_cached(ADD)?;
         let mut rows = statement.query([self.highest, i64::MAX])?;
@@ -56,7 +57,7 @@ impl Touched {
             insert.execute(params![id, table.row_key(&key)])?;
             self.count += 1;
         }
-        Ok(())
+        Ok(self.highest > before)
     }
 
     /// The highest id that the log has held.
