@@ -60,6 +60,8 @@ pub const ECHO_BYTES: usize = 512 << 10;
 pub const APPLY_TIME: Duration = Duration::from_millis(15);
 /// After the application was seen to write, it is given the lock between our transactions for so long.
 pub const YIELD_FOR: Duration = Duration::from_secs(2);
+/// While it was not seen to write, after transactions of this length and more.
+pub const YIELD_FROM: Duration = Duration::from_millis(5);
 /// The longest pause for that; otherwise as long as the transaction took.
 pub const YIELD_MAX: Duration = Duration::from_millis(100);
 /// Wait for a reply of the JetStream API.

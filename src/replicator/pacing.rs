@@ -61,13 +61,25 @@ pub struct Yielding {
 }
 
 impl Yielding {
-    /// After a transaction that began at `begun`; `noticed`: the application has written before it.
+    /// After a transaction that began at `begun`; `noticed`: the application has written before it. One that is about to write for the
+    /// first time is not seen, so that others have a quarter of the time.
     pub fn pause(&mut self, noticed: bool, begun: Instant, now: Instant) -> Duration {
         if noticed {
             self.seen = Some(now);
         }
-        let writes = self.seen.is_some_and(|seen| now.saturating_duration_since(seen) < limits::YIELD_FOR);
-        if writes { now.saturating_duration_since(begun).min(limits::YIELD_MAX) } else { Duration::ZERO }
+        let took = now.saturating_duration_since(begun).min(limits::YIELD_MAX);
+        if self.is_writing(now) {
+            took
+        } else if took < limits::YIELD_FROM {
+            Duration::ZERO
+        } else {
+            took / 3
+        }
+    }
+
+    /// Whether the application was seen to write a short time ago.
+    fn is_writing(&self, now: Instant) -> bool {
+        self.seen.is_some_and(|seen| now.saturating_duration_since(seen) < limits::YIELD_FOR)
     }
 }
 
@@ -147,12 +159,13 @@ mod tests {
         let start = Instant::now();
         let ms = Duration::from_millis;
         let mut yielding = Yielding::default();
-        assert_eq!(yielding.pause(false, start, start + ms(20)), Duration::ZERO, "nobody waits");
+        assert_eq!(yielding.pause(false, start, start + ms(15)), ms(5), "somebody may wait");
+        assert_eq!(yielding.pause(false, start, start + ms(4)), Duration::ZERO);
         assert_eq!(yielding.pause(true, start, start + ms(20)), ms(20));
         assert_eq!(yielding.pause(false, start + ms(40), start + ms(55)), ms(15), "it may wait now");
         assert_eq!(yielding.pause(false, start, start + ms(900)), limits::YIELD_MAX);
         let later = start + ms(20) + limits::YIELD_FOR;
-        assert_eq!(yielding.pause(false, later, later + ms(9)), Duration::ZERO);
+        assert_eq!(yielding.pause(false, later, later + ms(9)), ms(3));
     }
 
     #[test]
