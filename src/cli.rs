@@ -8,6 +8,7 @@ use crate::commands::{self, Show, Verb};
 use crate::config::{self, Config};
 use crate::daemon;
 use crate::db::{self, Which};
+use crate::model::set::Format;
 use crate::snapshot;
 use crate::storage;
 use lexopt::{Arg, Parser, ValueExt};
@@ -31,6 +32,7 @@ Usage: harmonylite -config FILE [flags]       (flags take one dash or two)
                         the database as it was at a time (2026-11-24T15:00:00Z) or position (1234; stream=1234,...),
                         from a kept snapshot and the streams
   -set-aside [VERB]     what the database could not use or not yet: list, show ID, retry ID (or all), drop ID (or all)
+  -stream-format F      from now on all nodes publish change sets (sets) or single rows, as Go nodes do (rows)
   -json                 with these: one JSON document instead of text
   -quiet                with these: nothing when all is well
   -cleanup              remove everything of harmonylite from the database, and exit
@@ -55,6 +57,7 @@ enum Command {
     RestoreSnapshot,
     RestoreAt,
     SetAside,
+    StreamFormat,
     Cleanup,
     Version,
     Help,
@@ -73,6 +76,7 @@ struct Flags {
     name: String,
     /// What `-set-aside` is to do.
     verb: Verb,
+    format: Format,
     /// `-to`.
     to: Option<PathBuf>,
 }
@@ -186,6 +190,7 @@ fn execute(flags: &Flags, config: &Config) -> Result<(), Error> {
     match flags.command {
         Command::Cleanup => commands::cleanup(config, show),
         Command::SetAside => commands::set_aside(config, show, flags.verb),
+        Command::StreamFormat => commands::stream_format(config, &stop, flags.format, show),
         Command::SaveSnapshot => commands::save(config, &stop, show),
         Command::ListSnapshots => commands::list(config, &stop, show),
         Command::VerifySnapshot => commands::verify(config, &stop, show, name),
@@ -253,13 +258,7 @@ fn parse(arguments: Vec<OsString>) -> Result<Flags, String> {
         let mut command = None;
         match argument {
             Arg::Long("config") => flags.config = Some(value(&mut parser, "config")?.into()),
-            Arg::Long("node-id") => {
-                let text = value(&mut parser, "node-id")?;
-                let id = text
-                    .parse()
-                    .map_err(|_| format!("-node-id {}: accepted is a number", text.to_string_lossy()))?;
-                flags.node_id = Some(id);
-            }
+            Arg::Long("node-id") => flags.node_id = Some(node_id(&mut parser)?),
             Arg::Long("cluster-addr") => flags.cluster_addr = text(&mut parser, "cluster-addr")?,
             Arg::Long("cluster-peers") => flags.cluster_peers = list(&mut parser, "cluster-peers")?,
             Arg::Long("leaf-servers" | "leaf-server") => {
@@ -283,6 +282,10 @@ fn parse(arguments: Vec<OsString>) -> Result<Flags, String> {
                 command = Some(Command::SetAside);
                 flags.verb = verb(&mut parser)?;
             }
+            Arg::Long("stream-format") => {
+                command = Some(Command::StreamFormat);
+                flags.format = format(&text(&mut parser, "stream-format")?)?;
+            }
             Arg::Long("to") => flags.to = Some(value(&mut parser, "to")?.into()),
             Arg::Long("json") => flags.show.json = on(&mut parser)?,
             Arg::Long("quiet") => flags.show.quiet = on(&mut parser)?,
@@ -298,7 +301,7 @@ fn parse(arguments: Vec<OsString>) -> Result<Flags, String> {
             let first = matches!(flags.command, Command::Daemon) || flags.command == command;
             if !first && !matches!(command, Command::Help | Command::Version) {
                 return Err("only one of -save-snapshot, -list-snapshots, -verify-snapshot, -restore-snapshot, -restore-at, \
-                     -set-aside and -cleanup can be done at a time"
+                     -set-aside, -stream-format and -cleanup can be done at a time"
                     .to_owned());
             }
             flags.command = command;
@@ -337,6 +340,21 @@ fn optional_word(parser: &mut Parser) -> Option<OsString> {
             .try_raw_args()
             .and_then(|mut rest| rest.next_if(|argument| !argument.as_encoded_bytes().starts_with(b"-")))
     })
+}
+
+/// The number that follows `-node-id`.
+fn node_id(parser: &mut Parser) -> Result<u64, String> {
+    let text = value(parser, "node-id")?;
+    text.parse().map_err(|_| format!("-node-id {}: accepted is a number", text.to_string_lossy()))
+}
+
+/// The form that follows `-stream-format`.
+fn format(text: &str) -> Result<Format, String> {
+    match text {
+        "rows" => Ok(Format::Rows),
+        "sets" => Ok(Format::Sets),
+        other => Err(format!("-stream-format {other}: accepted is sets or rows")),
+    }
 }
 
 /// The verb that follows `-set-aside`, and its number.
@@ -442,7 +460,7 @@ mod tests {
             (&["-node-id", "x"], "-node-id x: accepted is a number"),
             (
                 &["-cleanup", "-save-snapshot"],
-                "only one of -save-snapshot, -list-snapshots, -verify-snapshot, -restore-snapshot, -restore-at, -set-aside and -cleanup can be done at a time",
+                "only one of -save-snapshot, -list-snapshots, -verify-snapshot, -restore-snapshot, -restore-at, -set-aside, -stream-format and -cleanup can be done at a time",
             ),
             (&["-to", "x"], "-restore-snapshot NAME or -restore-at WHEN, and -to FILE belong together"),
             (

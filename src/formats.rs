@@ -48,6 +48,33 @@
 //! decimal, incarnation in 16 lower-case hex digits. Ids only rise per node, incarnation and stream; the attempt is added when
 //! a message is sent again although its stream had acknowledged it.
 //!
+//! # Change sets
+//!
+//! A change set is what one pass over the change log found: whole transactions, so that whoever applies it steps from one consistent
+//! state of its publisher's database to the next. It is one message or several; those that are not the only one have the header
+//! `Hl-Set: <number>` with a `+` unless they are the last: `1+`, `2+`, `3`. Numbers count from 1 for each publisher, stream and set. Go
+//! nodes ignore the header. A stream whose description is `harmonylite change sets, format 1` (ours) takes messages with many rows,
+//! every other one a message for each row, as above. Both forms tell themselves apart by their first byte, and can stand in one stream.
+//!
+//! A message with many rows is CBOR, in one zstd frame if the stream is a compressed one and the message shorter that way; definite lengths,
+//! shortest heads:
+//!
+//! ```text
+//! array(3)
+//!   uint 1                     format
+//!   bytes                      the first eight bytes of the publisher's schema hash, or none
+//!   array of array(5)          for each table, kind and list of columns:
+//!     text                     table
+//!     uint                     0: the rows have these values; 1: they are gone
+//!     array of text            columns; of rows that are gone the key
+//!     array of int             change-log ids: the first one, then the difference to the one before
+//!     array of value           all values of the first column, then those of the second...
+//! ```
+//!
+//! Values are those of a row's message. The publisher stands in the message id, whose number is the highest change-log id in the message.
+//! Rows count in the order of their ids. At most 262,144 values are accepted, 2,000 columns, names of 1,000 bytes, each column
+//! once.
+//!
 //! # Shards
 //!
 //! `shard = hash mod shards + 1`. The hash is FNV-1 with 64 bits (multiply by `0x100000001b3`, then xor; basis
@@ -70,12 +97,13 @@
 //! `__harmonylite__log(id INTEGER PRIMARY KEY, t, k1, k2, ...)` is the change log: the table's number and the key of each row
 //! that was touched (t = 0: a settled entry that keeps its id from being used again). `__harmonylite__table(id, name)` numbers
 //! the tables. `__harmonylite__state(kind, name, value)` holds the checkpoint: `seq` and `created` of each stream, `folded` (the
-//! highest id folded, by `<stream> <node>-<incarnation>`), and `meta` (`incarnation`, `restored`; in a snapshot `snapshot_node`,
+//! highest id folded, by `<stream> <node>-<incarnation>`), `nameless` (the sequence of a Go node's message that was applied after the
+//! position, while a set was open), and `meta` (`incarnation`, `restored`; in a snapshot `snapshot_node`,
 //! `snapshot_time`, `snapshot_revision`, `schema_hash`). Its numbers of kind
 //! `aside` are the last number given to an event that was set aside, and how many were dropped for want of room; `heard` is, by the same
 //! names as `folded`, the sequence at which an origin was last heard of, in steps of 1024.
-//! `__harmonylite__set_aside(id, stream, seq, tbl, key, state, overtaken, missing, why, since, payload)` holds the messages that are
-//! set aside: `id` rises in the order of arrival, `state` is 0 waiting, 1 refused, 2 to be tried again, `overtaken` 1 when an event of
+//! `__harmonylite__set_aside(id, stream, seq, row, tbl, key, state, overtaken, missing, why, since, payload)` holds the messages that are
+//! set aside: `id` rises in the order of arrival, `row` is the change-log id of a row of a set, and 0 for a message, `state` is 0 waiting, 1 refused, 2 to be tried again, `overtaken` 1 when an event of
 //! ours came back that is later, `missing` the first 50 missing columns as JSON, `since` Unix milliseconds, `payload` the message as it
 //! came. `key` is the row's key as this node knows it; of one longer than 64 bytes its SHA-256 in hex.
 //! Earlier versions had `__harmonylite__parked(stream, seq, tbl, payload)`, which is taken over. Triggers are named `__harmonylite__<number>_<what>`.

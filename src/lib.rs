@@ -157,7 +157,7 @@ pub mod testing {
     pub use crate::broker::open_store;
     pub use crate::cluster::{Bucket, lease};
     pub use crate::db::schema_hash;
-    pub use crate::model::{event, positions, value};
+    pub use crate::model::{event, payload, positions, value};
     pub use crate::storage::http;
 
     pub mod snapshot {

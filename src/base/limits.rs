@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-/// Rows read from the change log in one pass of the publisher, unless `scan_max_changes` says otherwise.
-pub const SCAN_MAX_CHANGES: u64 = 512;
-/// Bytes of images that one pass of the publisher may hold before it stops reading.
+/// Entries that the publisher reads from the change log at once, unless `scan_max_changes` says otherwise.
+pub const SCAN_MAX_CHANGES: u64 = 16_384;
+/// Bytes of images that the publisher reads at once.
 pub const SCAN_MAX_BYTES: usize = 1 << 20;
 /// Published messages without an acknowledgement. When full, the publisher waits.
 pub const PUBLISH_WINDOW: usize = 512;
@@ -31,12 +31,32 @@ pub const PULL_SILENCE: Duration = Duration::from_secs(15);
 pub const SHARDS: usize = 64;
 /// Columns of an event: as many as SQLite's tables have at most, unless it was compiled with another limit.
 pub const EVENT_COLUMNS: usize = 2_000;
+/// Bytes of the messages of one change set; a larger one is published in pieces, each a set of its own.
+pub const SET_MESSAGES_BYTES: usize = 16 << 20;
+/// Bytes of parts whose sets are open, of one stream; beyond that the oldest ones take no effect.
+pub const SETS_OPEN_BYTES: usize = 64 << 20;
+/// Milliseconds between two parts of a change set, by the stream's clock; what comes later takes no effect.
+pub const SET_SILENCE_MS: i64 = 60_000;
+/// A transaction that applies a change set takes this long at most; a longer one goes on in the next.
+pub const SET_TIME: Duration = Duration::from_millis(800);
+/// Bytes of the decoded values that one transaction takes of a change set; the rest goes on in the next.
+pub const SET_BYTES: usize = 32 << 20;
+/// Bytes of values in one message of a change set; one larger row still passes alone.
+pub const PART_BYTES: usize = 512 << 10;
+/// Messages read and not applied yet: their bytes; one larger message still passes alone.
+pub const WAITING_BYTES: usize = 4 << 20;
+/// Rows in one message of a change set.
+pub const PART_ROWS: usize = 8_192;
+/// Values in one message of a change set: each takes a byte there and dozens in memory.
+pub const SET_VALUES: usize = 1 << 18;
 /// Columns of a key. SQLite compiles no condition of more than 1,000 terms.
 pub const KEY_COLUMNS: usize = 500;
 /// Events of one kind (waiting, refused) that are set aside; beyond that the oldest ones go.
 pub const ASIDE_EVENTS: i64 = 100_000;
 /// Bytes of their messages, and of what is kept beside them.
 pub const ASIDE_BYTES: i64 = 32 << 20;
+/// Time between two looks whether somebody has changed a stream's form.
+pub const FORMAT_LOOK: Duration = Duration::from_secs(30);
 /// Missing columns that are kept of an event: compressed, thousands of long names are a few kilobytes.
 pub const ASIDE_COLUMNS: usize = 50;
 /// Time between two looks whether what is set aside can be tried again.
@@ -49,9 +69,13 @@ pub const EVENT_NAME: usize = 1_000;
 pub const APPLY_BYTES: usize = 8 << 20;
 /// Events in one apply transaction.
 pub const APPLY_BATCH: usize = 512;
-/// How long echoes alone wait for company before they are applied: settling the change log is not urgent, and each
-/// transaction of ours makes the application's writers wait.
-pub const ECHO_WAIT: Duration = Duration::from_millis(150);
+/// How long echoes alone wait at most before they are applied: settling the change log is not urgent, and each transaction of ours
+/// makes the application's writers wait.
+pub const ECHO_WAIT: Duration = Duration::from_millis(1_500);
+/// They wait no longer when the application has been quiet for this time.
+pub const ECHO_QUIET: Duration = Duration::from_millis(300);
+/// Time between two transactions that apply events of others, while these come so fast.
+pub const APPLY_SPACING: Duration = Duration::from_millis(25);
 /// This many echoes end that wait, or fewer where the streams are short.
 pub const ECHO_BATCH: usize = 2048;
 /// This many bytes of waiting events end it, too.

@@ -2,11 +2,13 @@
 
 mod aside;
 mod cleanup;
+mod format;
 mod shown;
 mod snapshots;
 
 pub use aside::{Verb, set_aside};
 pub use cleanup::cleanup;
+pub use format::stream_format;
 pub use snapshots::{list, restore, restore_at, save, verify};
 
 use serde_json::Value;

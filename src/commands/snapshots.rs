@@ -81,6 +81,18 @@ fn broker_for(config: &Config, stop: &Stop, needs: Needs) -> Result<Option<Broke
     }
 }
 
+/// The broker, for a command that cannot do without it.
+pub fn with_broker(config: &Config, stop: &Stop) -> Result<Broker, Error> {
+    let broker = Broker::start(config, stop)?;
+    match broker.connection.wait_up(BROKER_WAIT) {
+        Ok(()) => Ok(broker),
+        Err(error) => {
+            broker.stop();
+            Err(error.into())
+        }
+    }
+}
+
 /// `-save-snapshot`.
 pub fn save(config: &Config, stop: &Stop, show: Show) -> Result<(), Error> {
     if !config.snapshot.enabled {

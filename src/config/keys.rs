@@ -5,6 +5,7 @@ use super::{Config, Health, Join, Nats, Prometheus, ReplicationLog, Snapshot, st
 use crate::base::secret::Secret;
 use crate::base::{Error, files, limits, logger::Format};
 use crate::db::JournalMode;
+use crate::model::set;
 use crate::nats::{Url, is_loopback};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -184,7 +185,17 @@ fn node_id(reader: &mut Reader, flag: Option<u64>) -> u64 {
 }
 
 fn replication_log(reader: &mut Reader) -> ReplicationLog {
+    let format = match reader.text("replication_log.format", "auto").as_str() {
+        "auto" => None,
+        "sets" => Some(set::Format::Sets),
+        "rows" => Some(set::Format::Rows),
+        other => {
+            reader.wrong("replication_log.format", format!("{other:?}"), "\"auto\", \"sets\" or \"rows\"");
+            None
+        }
+    };
     ReplicationLog {
+        format,
         shards: reader.integer("replication_log.shards", 1, 1, limits::SHARDS as u64),
         max_entries: reader.integer("replication_log.max_entries", 1024, 1, i64::MAX.cast_unsigned()),
         replicas: reader.integer("replication_log.replicas", 1, 0, 5),

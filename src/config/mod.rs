@@ -6,7 +6,7 @@ mod stores;
 
 use crate::base::{files, logger::Format, secret::Secret};
 use crate::db::JournalMode;
-use crate::model::shard;
+use crate::model::{set, shard};
 use crate::nats::is_loopback;
 use crate::storage::{Location, pack::Packing};
 use std::path::PathBuf;
@@ -85,6 +85,8 @@ pub struct ReplicationLog {
     pub replicas: u64,
     /// Compress events with zstd. The streams are named accordingly.
     pub compress: bool,
+    /// The form of streams that are made; `None`: sets. Others keep theirs.
+    pub format: Option<set::Format>,
     /// Change the limits of existing streams to those of this configuration.
     pub update_existing: bool,
 }

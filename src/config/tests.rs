@@ -59,7 +59,7 @@ fn defaults() {
         ("harmonylite-changes-c-1".into(), "harmonylite-change-log-1".into())
     );
     assert_eq!(config.nats.bind_address, "127.0.0.1:-1");
-    assert_eq!(config.scan_max_changes, 512);
+    assert_eq!(config.scan_max_changes, 16_384);
 }
 
 #[test]

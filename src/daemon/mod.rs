@@ -77,12 +77,16 @@ impl Daemon<'_> {
     /// `replicate = false`: no follower looks after the streams.
     fn create_streams_in_background(&mut self) -> Result<(), Error> {
         let (config, js, stop) = (self.config.clone(), self.js().clone(), self.token.clone());
+        let signals = self.signals.clone();
         self.workers.spawn("streams", move || {
             let mut said = Once::default();
             let mut looked_beyond = false;
             loop {
                 let pause = match js.connection().is_up().then(|| streams::ensure_all(&js, &config)) {
-                    Some(Ok(())) => {
+                    Some(Ok(formats)) => {
+                        for (stream, format) in formats.into_iter().enumerate() {
+                            signals.flow.set_format(stream, format);
+                        }
                         looked_beyond = looked_beyond || streams::warn_of_more_shards(&js, &config).is_ok();
                         STREAMS_LOOK[0]
                     }

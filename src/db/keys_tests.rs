@@ -5,8 +5,8 @@
 use super::*;
 use crate::db::schema::Schema;
 use crate::db::scratch::Scratch;
-use crate::model::event::Codec;
 use crate::model::origin::Origin;
+use crate::model::payload::Codec;
 use crate::model::value::Value;
 use rusqlite::{Connection, params_from_iter};
 
@@ -256,6 +256,7 @@ impl Node {
                     seq: at as u64 + 1,
                     origin: stream[at].0,
                     payload: stream[at].1.clone(),
+                    ends: Some(Ends::at(at as u64 + 1)),
                 })
                 .collect();
             let applied = self.applier.apply(&batch).unwrap();

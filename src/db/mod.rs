@@ -20,8 +20,8 @@ mod writable;
 pub use apply::aside::{
     Held, OfTable, SetAside, State as AsideState, Which, discard, list as list_aside, try_again,
 };
-pub use apply::{Applier, Incoming, ensure_state, queued};
-pub use capture::{Capture, Change, ChangeLog, install_capture, remove_capture, watch};
+pub use apply::{Applier, Ends, Incoming, ensure_state, queued};
+pub use capture::{Capture, ChangeLog, install_capture, remove_capture, watch};
 pub use error::Error;
 pub use look::{Mark, Seen, holds_tables, is_known, look, mark};
 pub use open::{JournalMode, prepare, sqlite_version};

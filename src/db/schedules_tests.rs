@@ -1,9 +1,10 @@
 //! The convergence property again, on real databases: capture, change log and applier of several nodes, random statements
-//! of their applications, any delivery, restarts. `HARMONYLITE_SEED` and `HARMONYLITE_DB_SCHEDULES` repeat a run.
+//! of their applications, change sets in one message or several, as rows or together, any delivery, restarts. `HARMONYLITE_SEED` and `HARMONYLITE_DB_SCHEDULES` repeat a run.
 
 use super::*;
-use crate::model::event::Codec;
+use crate::model::gate::{Arrival, Gate, Part};
 use crate::model::origin::Origin;
+use crate::model::payload::Codec;
 use rusqlite::{Connection, params};
 use std::path::PathBuf;
 
@@ -28,6 +29,7 @@ impl Random {
 struct Message {
     id: String,
     payload: Vec<u8>,
+    part: Part,
 }
 
 struct Peer {
@@ -36,7 +38,10 @@ struct Peer {
     app: Connection,
     log: ChangeLog,
     applier: Applier,
+    /// Messages read, and what of them is not applied yet.
     at: usize,
+    gate: Gate<Incoming>,
+    ready: Vec<Incoming>,
     outbox: Vec<Message>,
     catch_up: usize,
 }
@@ -50,7 +55,8 @@ impl Peer {
         app.execute_batch(SCHEMA).unwrap();
         prepare(&path, JournalMode::Switch).unwrap();
         let (log, applier) = Peer::open(&path, id);
-        Peer { id, path, app, log, applier, at: 0, outbox: vec![], catch_up: 0 }
+        let (gate, ready, outbox) = (Gate::default(), vec![], vec![]);
+        Peer { id, path, app, log, applier, at: 0, gate, ready, outbox, catch_up: 0 }
     }
 
     fn open(path: &std::path::Path, id: u64) -> (ChangeLog, Applier) {
@@ -62,6 +68,8 @@ impl Peer {
     fn restart(&mut self, stream_length: usize) -> Vec<Message> {
         (self.log, self.applier) = Peer::open(&self.path, self.id);
         self.at = usize::try_from(self.applier.position(0).unwrap().unwrap_or_default().seq).unwrap();
+        self.gate.clear();
+        self.ready.clear();
         self.catch_up = stream_length;
         std::mem::take(&mut self.outbox)
     }
@@ -87,38 +95,76 @@ impl Peer {
         self.app.execute_batch(&sql).unwrap();
     }
 
-    fn scan(&mut self, limit: u64) {
+    /// Publishes all that the log holds as one change set, read in slices.
+    fn scan(&mut self, random: &mut Random, limit: u64) {
         if self.at < self.catch_up {
             return;
         }
         let origin = self.log.origin().unwrap();
         let mut codec = Codec::new(false).unwrap();
-        for change in self.log.read(limit).unwrap().changes {
-            let id = origin.message_id(change.event.id, 0);
-            self.outbox.push(Message { id, payload: codec.pack(&change.event).unwrap() });
+        let mut events = vec![];
+        loop {
+            let batch = self.log.read(limit).unwrap();
+            events.extend(batch.changes.into_iter().map(|change| change.event));
+            if !batch.more {
+                break;
+            }
+        }
+        let (as_sets, mut number) = (random.below(2) == 0, 0);
+        // Parts have ids of their own, as other messages have when they are sent again.
+        let attempt = random.below(1 << 30) + 1;
+        while !events.is_empty() {
+            let count = if as_sets { 1 + random.below(5) as usize } else { 1 };
+            let rest = events.split_off(count.min(events.len()));
+            let rows = std::mem::replace(&mut events, rest);
+            number += 1;
+            let part = Part { number, more: !events.is_empty() };
+            let attempt = if part == Part::WHOLE { 0 } else { attempt };
+            let payload = if as_sets { codec.pack_set(&rows) } else { codec.pack(&rows[0]) };
+            let id = origin.message_id(rows[rows.len() - 1].id, attempt);
+            self.outbox.push(Message { id, payload: payload.unwrap(), part });
         }
     }
 
-    /// Applies the next messages, and checks that no row that the log holds was changed by it.
+    /// What was published and took no effect is published again.
+    fn rewind(&mut self) {
+        if self.outbox.is_empty() {
+            self.log.rewind();
+        }
+    }
+
+    /// Reads the next messages.
+    fn read(&mut self, stream: &[Message], count: usize) {
+        for message in stream[self.at..].iter().take(count) {
+            self.at += 1;
+            let (seq, part) = (self.at as u64, message.part);
+            let (origin, payload) = (Origin::parse_message_id(&message.id), message.payload.clone());
+            let publisher = origin.map(|(origin, _)| origin);
+            let message = Incoming { stream: 0, seq, origin, payload, ends: None };
+            self.ready.extend(self.gate.pass(Arrival {
+                message,
+                seq,
+                bytes: 1,
+                time_ms: 0,
+                origin: publisher,
+                part,
+            }));
+            if let Some(last) = self.ready.last_mut() {
+                last.ends = Some(Ends { read: seq, checkpoint: self.gate.checkpoint() });
+            }
+        }
+    }
+
+    /// Reads and applies the next messages, and checks that no row that the log holds was changed by it.
     fn consume(&mut self, stream: &[Message], count: usize) {
-        let batch: Vec<Incoming> = stream[self.at..]
-            .iter()
-            .take(count)
-            .enumerate()
-            .map(|(at, message)| Incoming {
-                stream: 0,
-                seq: (self.at + at + 1) as u64,
-                origin: Origin::parse_message_id(&message.id),
-                payload: message.payload.clone(),
-            })
-            .collect();
-        if batch.is_empty() {
+        self.read(stream, count);
+        if self.ready.is_empty() {
             return;
         }
         // Within a longer batch a row may come back first and be overwritten then, rightly.
-        let before = if batch.len() == 1 { self.touched_rows() } else { vec![] };
-        let applied = self.applier.apply(&batch).unwrap();
-        self.at += applied.events;
+        let before = if self.ready.len() == 1 { self.touched_rows() } else { vec![] };
+        let applied = self.applier.apply(&self.ready).unwrap();
+        self.ready.drain(..applied.events);
         for (table, filter, row) in before {
             assert_eq!(
                 self.row(&table, &filter),
@@ -126,6 +172,10 @@ impl Peer {
                 "a row that its application wrote was changed: {table} {filter}"
             );
         }
+    }
+
+    fn has_read_all(&self, stream: &[Message]) -> bool {
+        self.at == stream.len() && self.ready.is_empty()
     }
 
     /// Table, filter and contents of each row of `t` and `w` that the log holds.
@@ -185,7 +235,11 @@ fn schedule(seed: u64) {
         let peer = &mut peers[which];
         match random.below(100) {
             0..45 => peer.write(&mut random),
-            45..60 => peer.scan(1 + random.below(6)),
+            45..59 => {
+                let limit = 1 + random.below(6);
+                peer.scan(&mut random, limit);
+            }
+            59 if peer.at >= peer.catch_up => peer.rewind(),
             60..75 if !peer.outbox.is_empty() => {
                 let message = peer.outbox.remove(0);
                 if random.below(10) == 0 {
@@ -205,21 +259,23 @@ fn schedule(seed: u64) {
     for round in 0.. {
         assert!(round < 300, "does not come to rest");
         for peer in &mut peers {
-            while peer.at < stream.len() {
+            while !peer.has_read_all(&stream) {
                 peer.consume(&stream, 50);
             }
-            peer.scan(100);
+            if peer.unsettled() > 0 {
+                peer.rewind();
+            }
+            peer.scan(&mut random, 100);
             stream.append(&mut peer.outbox);
         }
         if !late.is_empty() {
             stream.push(late.remove(0));
-        } else if peers.iter().all(|peer| peer.at == stream.len() && peer.unsettled() == 0) {
+        } else if peers.iter().all(|peer| peer.has_read_all(&stream) && peer.unsettled() == 0) {
             break;
         }
     }
     let mut fresh = Peer::new(&dir, 99);
-    fresh.consume(&stream, stream.len());
-    while fresh.at < stream.len() {
+    while !fresh.has_read_all(&stream) {
         fresh.consume(&stream, stream.len());
     }
     for peer in &peers {
@@ -251,9 +307,9 @@ fn log_ids_are_never_used_twice() {
     let mut peer = Peer::new(&dir, 1);
     let mut stream = vec![];
     let mut last = 0;
-    for round in 0..20 {
+    for round in 0..20_i64 {
         peer.app.execute("INSERT OR REPLACE INTO t VALUES(?1, NULL, 1)", params![round % 3]).unwrap();
-        peer.scan(10);
+        peer.scan(&mut Random(round.unsigned_abs()), 10);
         stream.append(&mut peer.outbox);
         peer.consume(&stream, 10);
         assert_eq!(peer.unsettled(), 0);

@@ -21,6 +21,8 @@ const INCARNATION: &str = "incarnation";
 
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS __harmonylite__state(kind TEXT NOT NULL, name TEXT NOT NULL, value, \
      PRIMARY KEY(kind, name)) WITHOUT ROWID";
+const NAMELESS: &str = "nameless";
+const FORGET_NAMELESS: &str = "DELETE FROM __harmonylite__state WHERE kind = 'nameless' AND name = ?1";
 const GET: &str = "SELECT value FROM __harmonylite__state WHERE kind = ?1 AND name = ?2";
 const SET: &str = "INSERT OR REPLACE INTO __harmonylite__state(kind, name, value) VALUES(?1, ?2, ?3)";
 const POSITIONS: &str = "SELECT name, value FROM __harmonylite__state WHERE kind = 'seq'";
@@ -122,7 +124,17 @@ pub fn position(connection: &Connection, stream: &str) -> Result<Option<Position
 
 pub fn set_position(connection: &Connection, stream: &str, position: &Position) -> Result<(), Error> {
     set(connection, "created", stream, &position.created)?;
+    connection.execute(FORGET_NAMELESS, [stream])?;
     set_seq(connection, stream, position.seq)
+}
+
+/// Sequence of the last message without a publisher's name that was applied while a set was open, after the position; 0: none.
+pub fn nameless(connection: &Connection, stream: &str) -> Result<u64, Error> {
+    Ok(get::<i64>(connection, NAMELESS, stream)?.and_then(|seq| u64::try_from(seq).ok()).unwrap_or(0))
+}
+
+pub fn set_nameless(connection: &Connection, stream: &str, seq: u64) -> Result<(), Error> {
+    set(connection, NAMELESS, stream, i64::try_from(seq).unwrap_or(i64::MAX))
 }
 
 /// Writes the sequence of a position, not the stream's time of creation.

@@ -57,14 +57,20 @@ impl fmt::Display for Malformed {
     }
 }
 
-fn malformed<T>(what: impl Into<String>) -> Result<T, Malformed> {
+impl Malformed {
+    pub(super) fn new(what: &str) -> Malformed {
+        Malformed(what.to_owned())
+    }
+}
+
+pub(super) fn malformed<T>(what: impl Into<String>) -> Result<T, Malformed> {
     Err(Malformed(what.into()))
 }
 
 // ---- writing
 
 /// Appends a CBOR head (major type and number) in its shortest form.
-fn head(out: &mut Vec<u8>, major: u8, number: u64) {
+pub(super) fn head(out: &mut Vec<u8>, major: u8, number: u64) {
     let major = major << 5;
     let bytes = number.to_be_bytes();
     match number {
@@ -173,7 +179,7 @@ impl Event {
     /// Reads an event, and is as lenient as the Go program's decoder: keys in any case and order, unknown keys, map lengths that
     /// are not announced.
     pub fn decode(bytes: &[u8]) -> Result<Event, Malformed> {
-        let mut cursor = Cursor { rest: bytes, times: 0 };
+        let mut cursor = Cursor::new(bytes);
         let mut node = None;
         let mut body = None;
         cursor.map(|cursor, key| {
@@ -289,13 +295,41 @@ impl Columns {
 
 // ---- reading
 
-struct Cursor<'a> {
+pub(super) struct Cursor<'a> {
     rest: &'a [u8],
     /// Times so far. Each is written out as text, which takes a hundred times as long as reading a number.
     times: usize,
 }
 
 impl<'a> Cursor<'a> {
+    pub(super) fn new(bytes: &'a [u8]) -> Cursor<'a> {
+        Cursor { rest: bytes, times: 0 }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    /// Bytes that are left.
+    pub(super) fn left(&self) -> usize {
+        self.rest.len()
+    }
+
+    /// The length of an array, which must be announced.
+    pub(super) fn array(&mut self) -> Result<usize, Malformed> {
+        match self.pull()? {
+            Header::Array(Some(length)) => Ok(length),
+            other => malformed(format!("expected an array, found {other:?}")),
+        }
+    }
+
+    pub(super) fn byte_string(&mut self) -> Result<Vec<u8>, Malformed> {
+        match self.pull()? {
+            Header::Bytes(length) => self.bytes(length),
+            other => malformed(format!("expected bytes, found {other:?}")),
+        }
+    }
+
     fn pull(&mut self) -> Result<Header, Malformed> {
         let mut decoder = Decoder::from(self.rest);
         let header = decoder.pull().map_err(|_| Malformed("truncated or invalid CBOR".into()))?;
@@ -327,7 +361,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    fn string(&mut self) -> Result<Arc<str>, Malformed> {
+    pub(super) fn string(&mut self) -> Result<Arc<str>, Malformed> {
         match self.pull()? {
             Header::Text(length) => Ok(self.name(length)?.into()),
             other => malformed(format!("expected text, found {other:?}")),
@@ -348,14 +382,14 @@ impl<'a> Cursor<'a> {
         Ok(name)
     }
 
-    fn unsigned(&mut self) -> Result<u64, Malformed> {
+    pub(super) fn unsigned(&mut self) -> Result<u64, Malformed> {
         match self.pull()? {
             Header::Positive(number) => Ok(number),
             other => malformed(format!("expected an unsigned integer, found {other:?}")),
         }
     }
 
-    fn signed(&mut self) -> Result<i64, Malformed> {
+    pub(super) fn signed(&mut self) -> Result<i64, Malformed> {
         match self.pull()? {
             Header::Positive(number) => positive(number),
             Header::Negative(number) => negative(number),
@@ -384,7 +418,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    fn value(&mut self) -> Result<Value, Malformed> {
+    pub(super) fn value(&mut self) -> Result<Value, Malformed> {
         Ok(match self.pull()? {
             Header::Positive(number) => Value::Integer(positive(number)?),
             Header::Negative(number) => Value::Integer(negative(number)?),
@@ -477,51 +511,6 @@ fn positive(number: u64) -> Result<i64, Malformed> {
 
 fn negative(number: u64) -> Result<i64, Malformed> {
     positive(number).map(|n| !n)
-}
-
-// ---- compression
-
-const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
-
-/// Packs and unpacks payloads. It keeps the working memory of the compression from one payload to the next.
-pub struct Codec {
-    compressor: Option<zstd::bulk::Compressor<'static>>,
-    decompressor: zstd::bulk::Decompressor<'static>,
-}
-
-impl Codec {
-    /// `compress` says whether [`Codec::pack`] compresses. [`Codec::unpack`] sees it in the payload.
-    pub fn new(compress: bool) -> std::io::Result<Codec> {
-        let compressor = if compress { Some(zstd::bulk::Compressor::new(1)?) } else { None };
-        Ok(Codec { compressor, decompressor: zstd::bulk::Decompressor::new()? })
-    }
-
-    /// The payload of an event's message.
-    pub fn pack(&mut self, event: &Event) -> std::io::Result<Vec<u8>> {
-        let plain = event.encode();
-        match &mut self.compressor {
-            Some(compressor) => compressor.compress(&plain),
-            None => Ok(plain),
-        }
-    }
-
-    /// The event of a payload.
-    pub fn unpack(&mut self, payload: &[u8]) -> Result<Event, Malformed> {
-        if !payload.starts_with(&ZSTD_MAGIC) {
-            return Event::decode(payload);
-        }
-        // The size of the plain text is not always announced, so a buffer that is too small is tried again with a larger one.
-        let mut capacity = (payload.len() * 4).clamp(4096, limits::MESSAGE_BYTES);
-        loop {
-            match self.decompressor.decompress(payload, capacity) {
-                Ok(plain) => return Event::decode(&plain),
-                Err(_) if capacity < limits::MESSAGE_BYTES && payload.len() < capacity => {
-                    capacity = (capacity * 8).min(limits::MESSAGE_BYTES);
-                }
-                Err(error) => return malformed(format!("zstd: {error}")),
-            }
-        }
-    }
 }
 
 #[cfg(test)]

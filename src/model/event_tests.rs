@@ -1,6 +1,7 @@
 //! Events: the worked example, every value, lenience, garbage.
 
 use super::*;
+use crate::model::payload::Codec;
 
 fn hex(text: &str) -> Vec<u8> {
     data_encoding::HEXLOWER.decode(text.replace(' ', "").as_bytes()).unwrap()
@@ -45,7 +46,7 @@ fn every_value_survives_packed_and_plain() {
         let mut codec = Codec::new(compress).unwrap();
         let event = sample(row.clone());
         let payload = codec.pack(&event).unwrap();
-        assert_eq!(payload.starts_with(&ZSTD_MAGIC), compress);
+        assert_eq!(payload.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]), compress);
         assert_eq!(codec.unpack(&payload).unwrap(), event);
     }
     let minus_zero = sample(vec![("r", Value::Real(-0.0))]).encode();

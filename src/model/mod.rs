@@ -3,8 +3,11 @@
 
 pub mod event;
 pub mod fold;
+pub mod gate;
 pub mod gotime;
 pub mod origin;
+pub mod payload;
 pub mod positions;
+pub mod set;
 pub mod shard;
 pub mod value;

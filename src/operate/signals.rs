@@ -1,5 +1,6 @@
 //! The signals by which the workers of a daemon steer each other. What is only shown is on the [`super::Board`].
 
+use crate::model::set::Format;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Whether this node's database holds all that it should: whatever the streams and the snapshots brought.
@@ -74,6 +75,8 @@ struct StreamFlow {
     acked: u64,
     /// Highest sequence applied here; 0: none.
     applied: u64,
+    /// In which form changes are to be published.
+    format: Format,
 }
 
 impl Flow {
@@ -108,8 +111,19 @@ impl Flow {
     /// The stream is not the one that it was: sequences count anew, and the follower stands at `seq`.
     pub fn begin_anew(&self, stream: usize, seq: u64) {
         self.change(stream, |flow| {
-            *flow = StreamFlow { making: Making(flow.making.0 + 1), acked: 0, applied: seq };
+            *flow =
+                StreamFlow { making: Making(flow.making.0 + 1), acked: 0, applied: seq, format: flow.format };
         });
+    }
+
+    /// In which form changes are to be published in a stream.
+    pub fn set_format(&self, stream: usize, format: Format) {
+        self.change(stream, |flow| flow.format = format);
+    }
+
+    /// The same; rows until it is known.
+    pub fn format(&self, stream: usize) -> Format {
+        self.change(stream, |flow| flow.format).unwrap_or_default()
     }
 
     /// Highest sequence applied here.

@@ -6,8 +6,9 @@ use super::waiting::Waiting;
 use crate::base::error::{Context, Error, Kind};
 use crate::base::{limits, once::Once, stop::Stop};
 use crate::config::Config;
-use crate::db::{self, Incoming};
+use crate::db::{self, Ends, Incoming};
 use crate::model::positions::{self, Position, SeqMap};
+use crate::model::set::Format;
 use crate::nats::{JetStream, Message};
 use crate::operate::{Board, Signals, Whole};
 use crate::streams::{self, Item, Judgement, Reader};
@@ -59,6 +60,7 @@ pub struct Follower {
     /// An event without our message id was seen.
     go_nodes_seen: bool,
     looked_aside: Instant,
+    looked_at_formats: Instant,
     /// Waiting events that were dropped for want of room: rows that this database lacks.
     lost: u64,
     /// Whether there are more streams than this node's was looked at.
@@ -70,8 +72,10 @@ struct Followed {
     /// From 1.
     shard: u64,
     reader: Reader,
-    /// Up to where its events are applied; `None`: never followed.
+    /// Up to where it is read and applied; `None`: never followed.
     position: Option<Position>,
+    /// After this sequence it is read again when the reading is interrupted: parts of open change sets follow.
+    checkpoint: u64,
 }
 
 impl Follower {
@@ -93,6 +97,7 @@ impl Follower {
             streams.push(Followed {
                 shard,
                 reader: Reader::new(&setup.js, stream, deliver.clone()),
+                checkpoint: position.as_ref().map_or(0, |position| position.seq),
                 position,
             });
         }
@@ -103,10 +108,10 @@ impl Follower {
         setup.signals.set_whole(whole);
         let now = Instant::now();
         Ok(Follower {
+            waiting: Waiting::new(streams.len(), setup.config.log.max_entries, now),
             streams,
             queue,
             link: setup.js.connection().watch(),
-            waiting: Waiting::new(setup.config.log.max_entries, now),
             tries: Tries::new(now),
             yielding: Yielding::default(),
             map_file: MapFile::new(now),
@@ -117,6 +122,7 @@ impl Follower {
             owes_rewind: false,
             go_nodes_seen: false,
             looked_aside: now,
+            looked_at_formats: now,
             lost: 0,
             looked_beyond: false,
             setup,
@@ -130,6 +136,7 @@ impl Follower {
             let now = Instant::now();
             if self.setup.stop.requested() {
                 let until = *drain_until.get_or_insert(now + limits::DRAIN / 4);
+                self.waiting.hurry(now);
                 if now > until || self.has_drained() {
                     break;
                 }
@@ -145,6 +152,7 @@ impl Follower {
                 self.apply()?;
             }
             self.look_aside();
+            self.look_at_formats();
             self.start_publisher_when_caught_up();
             self.pay_rewind();
             self.write_map_file(false);
@@ -193,7 +201,7 @@ impl Follower {
         while self.waiting.has_room() {
             match self.queue.try_recv() {
                 Ok(message) => self.take(message),
-                Err(_) => return,
+                Err(_) => break,
             }
         }
     }
@@ -204,11 +212,24 @@ impl Follower {
         };
         let Some(item) = self.streams[at].reader.take(message, Instant::now()) else { return };
         self.warn_of_go_nodes(&item);
-        let Item { seq, origin, payload, .. } = item;
-        let incoming = Incoming { stream: at, seq, origin, payload };
+        let Item { seq, origin, payload, part, time_ms, .. } = item;
+        let incoming = Incoming { stream: at, seq, origin, payload, ends: None };
         // Before the node has caught up, it waits for its own events as well as for others'.
         let urgent = !self.started || !self.setup.database.is_own(&incoming);
-        self.waiting.push(incoming, urgent, Instant::now());
+        if let Some(ends) = self.waiting.push(incoming, (part, time_ms), urgent, Instant::now()) {
+            self.has_come_to(at, ends);
+            // Its parts come back before they are applied.
+            self.wake_publisher();
+        }
+    }
+
+    fn has_come_to(&mut self, at: usize, ends: Ends) {
+        let stream = &mut self.streams[at];
+        if let Some(position) = &mut stream.position {
+            position.seq = ends.read;
+        }
+        stream.checkpoint = ends.checkpoint;
+        self.setup.signals.flow.applied(at, ends.read);
     }
 
     fn warn_of_go_nodes(&mut self, item: &Item) {
@@ -239,13 +260,15 @@ impl Follower {
         self.said.forget();
         self.setup.stop.wait(self.yielding.pause(applied.noticed, begun, Instant::now()));
         self.owes_rewind |= applied.new_incarnation;
-        for incoming in self.waiting.take_applied(applied.events) {
-            if let Some(position) = &mut self.streams[incoming.stream].position {
-                position.seq = incoming.seq;
-            }
-            self.setup.signals.flow.applied(incoming.stream, incoming.seq);
+        let applied_up_to: Vec<(usize, Ends)> = self
+            .waiting
+            .take_applied(applied.events, self.yielding.is_writing(Instant::now()))
+            .filter_map(|incoming| Some((incoming.stream, incoming.ends?)))
+            .collect();
+        for (at, ends) in applied_up_to {
+            self.has_come_to(at, ends);
         }
-        self.setup.board.count_consumed(applied.events, applied.rows);
+        self.setup.board.count_consumed(applied.changes, applied.rows);
         self.map_file.is_stale();
         // Entries that we made, or progress that the publisher waits for.
         self.wake_publisher();
@@ -274,6 +297,32 @@ impl Follower {
             // Applying meets the same, and says it.
             Err(error) => log::debug!("what is set aside: {error}"),
         }
+    }
+
+    /// Looks now and then whether somebody has changed the form in which changes are to be published.
+    fn look_at_formats(&mut self) {
+        let now = Instant::now();
+        if now.saturating_duration_since(self.looked_at_formats) < limits::FORMAT_LOOK || !self.is_up() {
+            return;
+        }
+        self.looked_at_formats = now;
+        for (at, stream) in self.streams.iter().enumerate() {
+            let name = stream.reader.stream();
+            let Ok(Some(info)) = self.setup.js.stream(name) else { continue };
+            match streams::format_of(&info) {
+                Ok(format) => self.note_format(at, format),
+                Err(error) => self.said.warn(&format!("stream {name}: {error}")),
+            }
+        }
+    }
+
+    fn note_format(&self, at: usize, format: Format) {
+        let flow = &self.setup.signals.flow;
+        if self.started && format != flow.format(at) {
+            let stream = self.streams[at].reader.stream();
+            log::info!("stream {stream}: changes are published as {} from now on", format.name());
+        }
+        flow.set_format(at, format);
     }
 
     /// Whether a node that follows all its streams is whole.
@@ -309,7 +358,11 @@ impl Follower {
                 continue;
             }
             // What was read and not applied comes again.
-            self.waiting.retain(|incoming| incoming.stream != at);
+            self.waiting.forget(at);
+            let stream = &mut self.streams[at];
+            if let Some(position) = &mut stream.position {
+                position.seq = position.seq.min(stream.checkpoint);
+            }
             match self.connect_stream(at) {
                 Ok(true) => {}
                 Ok(false) => {
@@ -337,7 +390,7 @@ impl Follower {
 
     /// Connects a stream's reader after its position. False when the stream does not hold what comes next.
     fn connect_stream(&mut self, at: usize) -> Result<bool, Error> {
-        let Followed { shard, reader, position } = &mut self.streams[at];
+        let Followed { shard, reader, position, .. } = &mut self.streams[at];
         let stream = reader.stream().to_owned();
         let mut judgement = reader.connect(position.as_ref())?;
         if judgement.is_none() {
@@ -359,9 +412,12 @@ impl Follower {
                 self.record(at, position, Sequences::CountAnew)
             }
         };
+        let reader = &mut self.streams[at].reader;
         if recorded.is_err() {
-            self.streams[at].reader.disconnect();
+            reader.disconnect();
         }
+        let format = reader.format();
+        self.note_format(at, format);
         recorded.context("write the position").map(|()| true)
     }
 
@@ -386,7 +442,7 @@ impl Follower {
             self.joined = false;
             return Ok(());
         }
-        self.waiting.retain(|_| false);
+        self.waiting.clear();
         self.streams.iter_mut().for_each(|stream| stream.reader.disconnect());
         match recover(&mut self.setup.database) {
             Ok(()) => {
@@ -422,7 +478,10 @@ impl Follower {
     fn take_positions(&mut self) {
         for (at, stream) in self.streams.iter_mut().enumerate() {
             match self.setup.database.position(at) {
-                Ok(position) => stream.position = position,
+                Ok(position) => {
+                    stream.checkpoint = position.as_ref().map_or(0, |position| position.seq);
+                    stream.position = position;
+                }
                 Err(error) => log::warn!("read the position in {}: {error}", stream.reader.stream()),
             }
             // What we published before stands in the snapshot's state, or is published again.
@@ -453,6 +512,7 @@ impl Follower {
             Sequences::GoOn => flow.applied(at, position.seq),
             Sequences::CountAnew => flow.begin_anew(at, position.seq),
         }
+        followed.checkpoint = position.seq;
         followed.position = Some(position);
         Ok(())
     }
@@ -487,7 +547,7 @@ impl Follower {
             return;
         }
         let positions = self.streams.iter().filter_map(|stream| {
-            stream.position.as_ref().map(|position| (stream.reader.stream().to_owned(), position.seq))
+            stream.position.as_ref().map(|_| (stream.reader.stream().to_owned(), stream.checkpoint))
         });
         let map: SeqMap = positions.collect();
         if map != self.shown {

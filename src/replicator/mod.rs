@@ -2,6 +2,7 @@
 
 mod audit;
 mod follower;
+mod outbox;
 mod pacing;
 mod publisher;
 mod waiting;

@@ -78,7 +78,7 @@ impl Yielding {
     }
 
     /// Whether the application was seen to write a short time ago.
-    fn is_writing(&self, now: Instant) -> bool {
+    pub fn is_writing(&self, now: Instant) -> bool {
         self.seen.is_some_and(|seen| now.saturating_duration_since(seen) < limits::YIELD_FOR)
     }
 }

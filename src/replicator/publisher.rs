@@ -1,15 +1,18 @@
 //! The publisher: from the change log into the streams, many in flight, in order, until each has come back.
 
 use super::audit::{AUDIT_INTERVAL, Audit, Seen, Verdict};
+use super::outbox::{Bounds, Outbox};
 use crate::base::error::{Error, Kind};
-use crate::base::{limits, stop::Stop};
+use crate::base::{limits, random::random_u32, stop::Stop};
 use crate::config::Config;
 use crate::db::{self, Capture, ChangeLog};
-use crate::model::{event::Codec, origin::Origin, shard};
+use crate::model::event::Event;
+use crate::model::gate::{self, Part};
+use crate::model::{origin::Origin, payload::Codec, set::Format, shard};
 use crate::nats::{Acked, Connection, Message, Pipeline};
 use crate::operate::{Board, Making, Signals};
 use crossbeam_channel::{Receiver, Sender, bounded, select};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -83,27 +86,37 @@ pub struct Publisher {
     setup: Setup,
     /// By stream.
     subjects: Vec<String>,
-    /// Read and not sent yet.
-    pending: VecDeque<db::Change>,
+    outboxes: Vec<Outbox>,
+    /// What the outboxes hold ends a set: the log was read to the end.
+    complete: bool,
     /// The log may hold more than was read.
     more: bool,
     origin: Origin,
     codec: Codec,
     pipeline: Pipeline<Sent>,
     started: bool,
-    /// Ids without an acknowledgement. With `replicate = false` those below the lowest are settled.
+    /// The lowest id of each message without an acknowledgement. With `replicate = false` those below the lowest are settled.
     in_flight: BTreeSet<i64>,
     audit: Audit,
     /// Counts the rewinds: a part of the message ids.
     attempt: u64,
+    /// A random number, from which the attempts of this process are counted in sets of several parts.
+    process: u64,
+    /// A stream has refused a set: until the log is read to its end, each row is a message and a set of its own.
+    alone: bool,
 }
 
 /// What comes back with an acknowledgement.
 #[derive(Debug)]
 struct Sent {
-    id: i64,
+    /// What is not in flight any more then: the lowest of its ids; of a last part also that of the first one; of a first one
+    /// nothing, for the set may still take no effect.
+    ends: Vec<i64>,
+    rows: usize,
+    part: Part,
     stream: usize,
     making: Making,
+    /// Of its first row.
     table: Arc<str>,
 }
 
@@ -114,7 +127,8 @@ impl Publisher {
         let codec = Codec::new(setup.config.log.compress);
         Ok(Publisher {
             subjects: (1..=setup.config.log.shards).map(|shard| setup.config.subject(shard)).collect(),
-            pending: VecDeque::new(),
+            outboxes: (0..setup.config.log.shards).map(|_| Outbox::default()).collect(),
+            complete: true,
             more: true,
             origin,
             codec: codec.map_err(|error| Error::local(format!("zstd: {error}")))?,
@@ -124,6 +138,8 @@ impl Publisher {
             in_flight: BTreeSet::new(),
             audit: Audit::new(Instant::now()),
             attempt: 0,
+            process: u64::from(random_u32()) + 1,
+            alone: false,
             setup,
         })
     }
@@ -191,7 +207,12 @@ impl Publisher {
 
     fn rewind(&mut self) {
         self.reload_origin();
-        self.pending.clear();
+        for outbox in &mut self.outboxes {
+            if let Some(first) = std::mem::take(outbox).first_in_flight() {
+                self.in_flight.remove(&first);
+            }
+        }
+        self.complete = true;
         self.attempt += 1;
         self.audit.rewound();
         self.setup.log.rewind();
@@ -208,45 +229,90 @@ impl Publisher {
             return Ok(true);
         }
         loop {
-            while let Some(change) = self.pending.pop_front() {
-                if !self.pipeline.has_room() || !self.others_can_follow() {
-                    // An acknowledgement, or the follower's progress, brings us back.
-                    self.pending.push_front(change);
-                    return Ok(true);
-                }
-                self.send(&change)?;
+            if !self.send_waiting()? {
+                // An acknowledgement, or the follower's progress, brings us back.
+                return Ok(true);
             }
-            if !self.more {
+            if self.complete && !self.more {
                 return Ok(true);
             }
             match self.setup.log.read(self.setup.config.scan_max_changes) {
                 Ok(batch) => {
-                    self.more = batch.more;
-                    self.pending.extend(batch.changes);
+                    (self.more, self.complete) = (batch.more, !batch.more);
+                    for change in batch.changes {
+                        let number = shard::number(change.shard_hash, self.setup.config.log.shards);
+                        let stream = usize::try_from(number - 1).unwrap_or(0);
+                        self.outboxes[stream].push(change.event);
+                    }
                 }
                 Err(error) => return retry_later("read the change log", error),
             }
         }
     }
 
-    fn send(&mut self, change: &db::Change) -> Result<(), Error> {
-        let number = shard::number(change.shard_hash, self.setup.config.log.shards);
-        let stream = usize::try_from(number - 1).unwrap_or(0);
-        let event = &change.event;
-        let payload = self.codec.pack(event).map_err(|error| Error::local(format!("zstd: {error}")))?;
-        let id = self.origin.message_id(event.id, self.attempt);
+    /// Sends what can be sent. False when there is no room for more now.
+    fn send_waiting(&mut self) -> Result<bool, Error> {
+        for stream in 0..self.outboxes.len() {
+            let bounds = self.bounds(stream);
+            while self.outboxes[stream].has_message(bounds, self.complete) {
+                if !self.pipeline.has_room() || !self.others_can_follow() {
+                    return Ok(false);
+                }
+                let (rows, part) = self.outboxes[stream].next_message(bounds, self.complete);
+                self.send(stream, bounds.bytes > 0, &rows, part)?;
+            }
+        }
+        if self.complete {
+            self.alone = false;
+        }
+        Ok(true)
+    }
+
+    fn bounds(&self, stream: usize) -> Bounds {
+        // Encoded, values are shorter than in memory.
+        let bytes = match self.setup.signals.flow.format(stream) {
+            Format::Sets if !self.alone => limits::PART_BYTES.min(self.pipeline.max_payload() / 2),
+            _ => 0,
+        };
+        // The first part must be in the stream when the last one comes, also for those who begin anew.
+        let parts = if self.alone { 1 } else { (self.setup.config.log.max_entries / 8).max(16) };
+        Bounds { bytes, parts }
+    }
+
+    fn send(&mut self, stream: usize, as_set: bool, rows: &[Event], part: Part) -> Result<(), Error> {
+        let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return Ok(()) };
+        let payload = if as_set { self.codec.pack_set(rows) } else { self.codec.pack(first) };
+        let payload = payload.map_err(|error| Error::local(format!("zstd: {error}")))?;
+        // Parts are never taken for those of a set that an earlier process began: it may have cut them otherwise.
+        let attempt = if part == Part::WHOLE { self.attempt } else { self.process + self.attempt };
+        let id = self.origin.message_id(last.id, attempt);
         let making = self.setup.signals.flow.making(stream);
-        let sent = Sent { id: event.id, stream, making, table: event.table.clone() };
-        self.in_flight.insert(event.id);
-        let headers = [("Nats-Msg-Id", id.as_str())];
+        self.in_flight.insert(first.id);
+        let ends = self.outboxes[stream].sent(first.id, payload.len(), part);
+        let sent = Sent { ends, rows: rows.len(), part, stream, making, table: first.table.clone() };
+        let part = part.header();
+        let mut headers = vec![("Nats-Msg-Id", id.as_str())];
+        headers.extend(part.as_deref().map(|part| (gate::HEADER, part)));
         if let Err(error) = self.pipeline.send(&self.subjects[stream], &headers, &payload, sent) {
-            self.audit.note_refusal(self.pipeline.max_payload());
-            log::error!(
-                "a row of table {} is not published: {error}; it stays in the change log, raise the server's max_payload",
-                event.table
-            );
+            let why = format!("{error}; raise the server's max_payload");
+            self.refused(&first.table, rows.len() > 1 || part.is_some(), ("is not published", &why));
         }
         Ok(())
+    }
+
+    /// A message that its stream will never take. A set that it belongs to takes no effect, so the rows are published again, each
+    /// alone.
+    fn refused(&mut self, table: &str, of_a_set: bool, (what, why): (&str, &str)) {
+        if of_a_set {
+            log::info!(
+                "a change set with rows of table {table} cannot be stored ({why}): its rows are published one by one"
+            );
+            self.rewind();
+            (self.alone, self.complete) = (true, false);
+            return;
+        }
+        self.audit.note_refusal(self.pipeline.max_payload());
+        log::error!("a row of table {table} {what}: {why}; it stays in the change log");
     }
 
     /// A stream keeps `max_entries` messages: what ran too far ahead of the nodes that read it would be lost to them. So each
@@ -282,21 +348,20 @@ impl Publisher {
         }
     }
 
-    /// Returns how many messages were stored: one or none.
+    /// Returns how many rows were stored.
     fn acknowledged(&mut self, acked: Acked<Sent>) -> usize {
         let Acked { tag: sent, result } = acked;
         match result {
             Ok(ack) => {
-                self.in_flight.remove(&sent.id);
+                for id in &sent.ends {
+                    self.in_flight.remove(id);
+                }
                 self.setup.signals.flow.acked(sent.stream, sent.making, ack.seq);
-                1
+                sent.rows
             }
             Err(error) => {
-                self.audit.note_refusal(self.pipeline.max_payload());
-                log::error!(
-                    "a row of table {} is refused by its stream: {error}; it stays in the change log",
-                    sent.table
-                );
+                let of_a_set = sent.rows > 1 || sent.part != Part::WHOLE;
+                self.refused(&sent.table, of_a_set, ("is refused by its stream", &error.to_string()));
                 0
             }
         }
@@ -304,12 +369,17 @@ impl Publisher {
 
     /// `replicate = false`: what is acknowledged is settled.
     fn settle_acknowledged(&mut self) {
-        let below =
-            self.in_flight.first().copied().or_else(|| self.pending.front().map(|change| change.event.id));
+        let waiting = self.outboxes.iter().filter_map(Outbox::lowest);
+        let below = self.in_flight.first().copied().into_iter().chain(waiting).min();
         let below = below.map_or_else(|| self.setup.log.cursor(), |lowest| lowest - 1);
         if let Err(error) = self.setup.log.settle_up_to(below) {
             log::debug!("settle the change log: {error}"); // With the next acknowledgement again.
         }
+    }
+
+    /// Whether all that was read was sent.
+    fn is_sent(&self) -> bool {
+        self.outboxes.iter().all(|outbox| outbox.lowest().is_none())
     }
 
     /// True when everything is to be published again.
@@ -327,7 +397,7 @@ impl Publisher {
         let behind = self.setup.config.replicate && self.setup.signals.flow.not_come_back() > 0;
         let verdict = self.audit.judge(Seen {
             published: counted.map(|(published, _)| published),
-            on_its_way: !self.pipeline.is_empty() || !self.pending.is_empty() || behind,
+            on_its_way: !self.pipeline.is_empty() || !self.is_sent() || behind,
             max_payload: self.pipeline.max_payload(),
         });
         match verdict {
@@ -353,7 +423,7 @@ impl Publisher {
                 return;
             }
             if self.pipeline.is_empty()
-                && self.pending.is_empty()
+                && self.is_sent()
                 && self.setup.log.unsettled().is_ok_and(|(_, waiting)| waiting == 0)
             {
                 return;

@@ -4,7 +4,8 @@ use super::Node;
 use super::scratch::about_copy;
 use crate::base::error::{Context, Error, Kind};
 use crate::base::limits;
-use crate::db::{self, Incoming};
+use crate::db::{self, Ends, Incoming};
+use crate::model::gate::{Arrival, Gate};
 use crate::model::positions::{Position, SeqMap};
 use crate::nats::{Message, StreamInfo};
 use crate::streams::{self, Item, Judgement, Reader, queue};
@@ -86,6 +87,7 @@ pub fn replay(node: Node<'_>, path: &Path, until: &Until) -> Result<u64, Error> 
             database: &mut database,
             until,
             last,
+            gate: Gate::default(),
             batch: vec![],
             count: 0,
         };
@@ -126,6 +128,8 @@ struct Replaying<'a> {
     database: &'a mut db::Applier,
     until: &'a Until,
     last: u64,
+    /// The parts of open change sets.
+    gate: Gate<Incoming>,
     /// Read, and not applied yet.
     batch: Vec<Incoming>,
     /// Messages applied.
@@ -189,6 +193,7 @@ impl Replaying<'_> {
     /// Begins to read after what is applied: the database tells.
     fn connect(&mut self) -> Result<(), Error> {
         self.batch.clear();
+        self.gate.clear();
         let position = self.database.position(self.number).map_err(about_copy)?;
         match self.reader.connect(position.as_ref())? {
             Some(judgement) => after(judgement).map(drop),
@@ -212,8 +217,22 @@ impl Replaying<'_> {
     fn collect(&mut self, item: Item) -> Result<bool, Error> {
         let treatment = self.until.treat(self.last, &item);
         if treatment != Treatment::End {
-            let Item { seq, origin, payload, .. } = item;
-            self.batch.push(Incoming { stream: self.number, seq, origin, payload });
+            let Item { seq, origin, payload, part, time_ms, .. } = item;
+            let (bytes, publisher) = (payload.len(), origin.map(|(origin, _)| origin));
+            let message = Incoming { stream: self.number, seq, origin, payload, ends: None };
+            self.batch.extend(self.gate.pass(Arrival {
+                message,
+                seq,
+                bytes,
+                time_ms,
+                origin: publisher,
+                part,
+            }));
+            // A set whose last part lies beyond the bound is left out.
+            let ends = Ends { read: self.gate.newest(), checkpoint: self.gate.checkpoint() };
+            if let Some(last) = self.batch.last_mut() {
+                last.ends = Some(ends);
+            }
         }
         if treatment != Treatment::Apply || self.batch.len() >= limits::APPLY_BATCH {
             self.apply()?;
@@ -234,10 +253,11 @@ impl Replaying<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::gate::Part;
     use crate::nats::StreamState;
 
     fn item(seq: u64, time_ms: i64, is_last: bool) -> Item {
-        Item { seq, origin: None, time_ms, is_last, payload: vec![] }
+        Item { seq, origin: None, part: Part::WHOLE, time_ms, is_last, payload: vec![] }
     }
 
     fn info(messages: u64, first_seq: u64, last_seq: u64) -> StreamInfo {

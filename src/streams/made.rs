@@ -1,6 +1,9 @@
 //! Making the change streams, as the Go program makes them (formats, section "Change streams and messages").
 
+use super::format::{description, format_of};
+use crate::base::error;
 use crate::config::Config;
+use crate::model::set::Format;
 use crate::nats::{Error, JetStream, StreamInfo};
 use serde_json::{Value, json};
 
@@ -24,9 +27,33 @@ pub fn ensure(js: &JetStream, config: &Config, shard: u64) -> Result<StreamInfo,
     Ok(info)
 }
 
-/// [`ensure`] for all shards.
-pub fn ensure_all(js: &JetStream, config: &Config) -> Result<(), Error> {
-    (1..=config.log.shards).try_for_each(|shard| ensure(js, config, shard).map(drop))
+/// [`ensure`] for all shards; returns the streams' forms.
+pub fn ensure_all(js: &JetStream, config: &Config) -> Result<Vec<Format>, error::Error> {
+    (1..=config.log.shards)
+        .map(|shard| {
+            let info = ensure(js, config, shard)?;
+            format_of(&info).map_err(|error| error.at(format!("stream {}", config.stream(shard))))
+        })
+        .collect()
+}
+
+/// Changes the form in which changes are published; returns the streams that had another.
+pub fn change_format(js: &JetStream, config: &Config, format: Format) -> Result<Vec<String>, error::Error> {
+    let mut changed = vec![];
+    for shard in 1..=config.log.shards {
+        let name = config.stream(shard);
+        let at = |error: error::Error| error.at(format!("stream {name}"));
+        let info = js.stream(&name).map_err(|error| at(error.into()))?;
+        let missing =
+            || at(error::Error::new(error::Kind::Missing, "there is no such stream yet: start a daemon"));
+        let info = info.ok_or_else(missing)?;
+        format_of(&info).map_err(at)?;
+        let changes = [("description", json!(description(format)))];
+        if js.change_stream(&info, &changes).map_err(|error| at(error.into()))? {
+            changed.push(name);
+        }
+    }
+    Ok(changed)
 }
 
 /// Warns of a stream beyond those of this node's shards. Other nodes use it, Go nodes perhaps, or have used it.
@@ -59,8 +86,9 @@ fn stream_config(config: &Config, shard: u64) -> Value {
         0 => (config.log.shards / 2 + 1).min(5),
         replicas => replicas,
     };
+    // A description that is empty is none: then the stream is made as the Go program makes it.
     json!({
-        "name": config.stream(shard), "subjects": [config.subject(shard)], "retention": "limits", "discard": "old",
+        "description": description(config.log.format.unwrap_or(Format::Sets)), "name": config.stream(shard), "subjects": [config.subject(shard)], "retention": "limits", "discard": "old",
         "max_msgs": config.log.max_entries, "max_bytes": -1, "max_age": 0, "max_msgs_per_subject": -1,
         "max_msg_size": -1, "max_consumers": -1, "storage": "file", "num_replicas": replicas,
         "duplicate_window": 120_000_000_000u64, "deny_delete": true, "allow_direct": true,

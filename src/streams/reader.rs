@@ -1,10 +1,12 @@
 //! Reading one change stream in order, from a position on, whatever happens to the broker: the follower reads so for ever,
 //! a replay up to a bound.
 
+use super::format::format_of;
 use super::judge::{Judgement, judge};
-use crate::base::limits;
-use crate::model::{origin::Origin, positions::Position};
-use crate::nats::{Consumer, Error, JetStream, Message, Pull, Step, StreamInfo};
+use crate::base::{error, limits};
+use crate::model::gate::{self, Part};
+use crate::model::{origin::Origin, positions::Position, set::Format};
+use crate::nats::{Consumer, JetStream, Message, Pull, Step, StreamInfo};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::time::Instant;
 
@@ -15,6 +17,8 @@ pub struct Item {
     pub seq: u64,
     /// The publisher and its change-log id, for messages of ours.
     pub origin: Option<(Origin, i64)>,
+    /// Where it stands in the change set of its publisher.
+    pub part: Part,
     /// When the server stored it, Unix milliseconds by its clock.
     pub time_ms: i64,
     /// Nothing more was in the stream when it was delivered.
@@ -34,17 +38,30 @@ pub struct Reader {
     deliver: Sender<Message>,
     consumer: Option<Consumer>,
     progress: Progress,
+    format: Format,
 }
 
 impl Reader {
     /// A reader that is not connected yet; the consumer's messages come into the queue of `deliver`.
     pub fn new(js: &JetStream, stream: String, deliver: Sender<Message>) -> Reader {
-        Reader { js: js.clone(), stream, deliver, consumer: None, progress: Progress::default() }
+        Reader {
+            js: js.clone(),
+            stream,
+            deliver,
+            consumer: None,
+            progress: Progress::default(),
+            format: Format::Rows,
+        }
     }
 
     /// The stream's name.
     pub fn stream(&self) -> &str {
         &self.stream
+    }
+
+    /// In which form changes are to be published in it, as it was when it was connected.
+    pub fn format(&self) -> Format {
+        self.format
     }
 
     /// Whether it reads, as far as it knows.
@@ -59,9 +76,10 @@ impl Reader {
 
     /// Begins to read after `position`, or at the first message without one; with a gap it does not. `None`: there is no such
     /// stream.
-    pub fn connect(&mut self, position: Option<&Position>) -> Result<Option<Judgement>, Error> {
+    pub fn connect(&mut self, position: Option<&Position>) -> Result<Option<Judgement>, error::Error> {
         self.consumer = None;
         let Some(info) = self.js.stream(&self.stream)? else { return Ok(None) };
+        self.format = format_of(&info)?;
         let judgement = judge(position, &info);
         let (Judgement::Continue(position) | Judgement::Changed(position, _)) = &judgement else {
             return Ok(Some(judgement));
@@ -110,8 +128,9 @@ impl Reader {
         }
         self.progress.read(item.seq, item.pending);
         let origin = item.message.headers.get("Nats-Msg-Id").and_then(Origin::parse_message_id);
+        let part = Part::of_header(item.message.headers.get(gate::HEADER));
         let (payload, is_last) = (item.message.payload, item.pending == 0);
-        Some(Item { seq: item.seq, origin, time_ms: item.time_ms, is_last, payload })
+        Some(Item { seq: item.seq, origin, part, time_ms: item.time_ms, is_last, payload })
     }
 
     /// A sequence was left out: that message was deleted, or the stream moved on past us, or somebody forged the delivery to

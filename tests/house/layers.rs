@@ -28,7 +28,10 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
         ],
     )],
     &[
-        ("model", &["event", "fold", "gotime", "origin", "positions", "shard", "value"]),
+        (
+            "model",
+            &["event", "fold", "gate", "gotime", "origin", "payload", "positions", "set", "shard", "value"],
+        ),
         (
             "nats",
             &[
@@ -130,10 +133,10 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
         ),
     ],
     &[("config", &["keys", "reader", "stores"])],
-    &[("streams", &["judge", "made", "reader"]), ("broker", &["blocks", "server", "settings"])],
+    &[("streams", &["format", "judge", "made", "reader"]), ("broker", &["blocks", "server", "settings"])],
     &[("operate", &["board", "health", "metrics", "responder", "signals"])],
     &[("cluster", &["founder", "lease", "presence", "proven", "shards", "wanted"])],
-    &[("replicator", &["audit", "follower", "pacing", "publisher", "waiting"])],
+    &[("replicator", &["audit", "follower", "outbox", "pacing", "publisher", "waiting"])],
     &[(
         "snapshot",
         &[
@@ -154,7 +157,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
         ],
     )],
     &[("daemon", &["claim", "open", "session", "state", "supervise"])],
-    &[("commands", &["aside", "cleanup", "shown", "snapshots"])],
+    &[("commands", &["aside", "cleanup", "format", "shown", "snapshots"])],
     &[("cli", &[])],
     &[("main", &[])],
 ];

@@ -8,9 +8,10 @@ use crate::db::apply::rows::Failure;
 use crate::db::apply::session::{Applied, Session};
 use crate::db::apply::subject::{Source, Subject};
 use crate::db::{error::Error, state, table::Table};
-use crate::model::event::{Codec, Event, Malformed};
+use crate::model::event::{Event, Malformed};
 use crate::model::fold::{self, Order, Reason};
 use crate::model::origin::Origin;
+use crate::model::payload::{Codec, Payload};
 use crate::model::positions::{Position, SeqMap};
 use crate::model::value::Value;
 use std::path::Path;
@@ -26,6 +27,25 @@ pub struct Incoming {
     pub origin: Option<(Origin, i64)>,
     /// The message's body.
     pub payload: Vec<u8>,
+    /// A change set ends with it. `None`: more of the set follows, and belongs into the same transaction.
+    pub ends: Option<Ends>,
+}
+
+/// Where a reader stands after a change set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ends {
+    /// Everything up to here was read.
+    pub read: u64,
+    /// After this sequence somebody must begin who knows nothing of sets whose last part has not come.
+    pub checkpoint: u64,
+}
+
+#[cfg(test)]
+impl Ends {
+    /// No set is open.
+    pub fn at(seq: u64) -> Ends {
+        Ends { read: seq, checkpoint: seq }
+    }
 }
 
 /// What one event came to, besides changes of the database.
@@ -41,13 +61,15 @@ pub struct Applier {
     pub(super) codec: Codec,
     /// Up to which number events that are set aside were tried again; `None`: all that can be were.
     pub(super) tried: Option<i64>,
+    /// The last transaction ended inside a change set.
+    in_pieces: bool,
 }
 
 impl Applier {
     /// Opens a database that has our tables (see [`crate::db::ensure_state`]). `streams` gives the streams their numbers.
     pub fn open(path: &Path, node: u64, streams: &[String]) -> Result<Applier, Error> {
         let codec = Codec::new(false).map_err(|error| Error::Other(error.to_string()))?;
-        Ok(Applier { session: Session::open(path, node, streams)?, codec, tried: None })
+        Ok(Applier { session: Session::open(path, node, streams)?, codec, tried: None, in_pieces: false })
     }
 
     /// The same, naming in warnings the tables that cannot be replicated. For a database without capture, which does that.
@@ -148,36 +170,46 @@ impl Applier {
         Ok(())
     }
 
-    /// Decodes events, as many as one transaction takes.
-    fn decode(&mut self, batch: &[Incoming]) -> Vec<Result<Event, Malformed>> {
-        let (mut decoded, mut bytes) = (Vec::with_capacity(batch.len()), 0);
+    /// Decodes messages, as many as one transaction takes.
+    fn decode(&mut self, batch: &[Incoming]) -> Vec<Result<Payload, Malformed>> {
+        let (mut decoded, mut bytes, mut ends) = (Vec::with_capacity(batch.len()), 0, true);
         for incoming in batch {
-            if bytes > limits::APPLY_BYTES {
+            if bytes > if ends { limits::APPLY_BYTES } else { limits::SET_BYTES } {
                 break;
             }
-            let event = self.codec.unpack(&incoming.payload);
-            bytes += event.as_ref().map_or(0, Event::size);
-            decoded.push(event);
+            let payload = self.codec.read(&incoming.payload);
+            bytes += payload.as_ref().map_or(0, Payload::size);
+            decoded.push(payload);
+            ends = incoming.ends.is_some();
         }
         decoded
     }
 
+    /// A transaction ends where a change set ends, unless it has become too long for the application that waits. Then the rest comes
+    /// in the next one, and who begins anew passes over what was folded.
     fn consume_all(
         &mut self,
         batch: &[Incoming],
-        decoded: Vec<Result<Event, Malformed>>,
+        decoded: Vec<Result<Payload, Malformed>>,
         begun: Instant,
     ) -> Result<(), Error> {
         let mut last: Vec<Option<u64>> = vec![];
-        for (incoming, event) in batch.iter().zip(decoded) {
-            if self.session.applied.events > 0 && begun.elapsed() > limits::APPLY_TIME {
+        let (mut ends, mut count) = (true, 0);
+        for (incoming, payload) in batch.iter().zip(decoded) {
+            let most = if ends { limits::APPLY_TIME } else { limits::SET_TIME };
+            if count > 0 && begun.elapsed() > most {
                 break;
             }
-            self.consume(incoming, event)?;
-            self.session.applied.events += 1;
-            last.resize(last.len().max(incoming.stream + 1), None);
-            last[incoming.stream] = Some(incoming.seq);
+            self.consume(incoming, payload)?;
+            count += 1;
+            ends = incoming.ends.is_some();
+            if let Some(Ends { checkpoint, .. }) = incoming.ends {
+                last.resize(last.len().max(incoming.stream + 1), None);
+                last[incoming.stream] = Some(checkpoint);
+            }
         }
+        self.session.applied.events = count;
+        self.tell_pieces(&batch[..count]);
         for (stream, seq) in last.iter().enumerate() {
             if let Some(seq) = seq {
                 self.session.set_seq(stream, *seq)?;
@@ -186,31 +218,87 @@ impl Applier {
         Ok(())
     }
 
-    fn consume(&mut self, incoming: &Incoming, event: Result<Event, Malformed>) -> Result<(), Error> {
-        let event = match event {
-            Ok(event) => event,
-            Err(why) => return self.set_aside(incoming, &no_event(&why)),
-        };
-        let source = self.session.source(incoming.stream, incoming.origin)?;
+    /// Says once that a set is applied in pieces.
+    fn tell_pieces(&mut self, applied: &[Incoming]) {
+        let Some(last) = applied.last() else { return };
+        if last.ends.is_none() && !self.in_pieces {
+            let stream = &self.session.streams[last.stream];
+            log::info!(
+                "{stream} sequence {}: a change set is too large to be applied at once: in pieces, of which readers here may see \
+                 some before the others",
+                last.seq
+            );
+        }
+        self.in_pieces = last.ends.is_none();
+    }
+
+    fn consume(&mut self, incoming: &Incoming, payload: Result<Payload, Malformed>) -> Result<(), Error> {
+        self.session.applied.changes +=
+            if let Ok(Payload::Set(events)) = &payload { events.len() } else { 1 };
+        match payload {
+            Err(why) => self.set_aside((incoming, 0), &no_event(&why), &incoming.payload),
+            Ok(Payload::Row(event)) => self.consume_row(incoming, &event),
+            Ok(Payload::Set(events)) => {
+                for mut event in events {
+                    let origin = incoming.origin.map(|(origin, _)| (origin, event.id));
+                    event.node = origin.map_or(0, |(origin, _)| origin.node);
+                    if let Some(cause) = self.consume_event(incoming, &event, origin)? {
+                        self.set_aside((incoming, event.id), &cause, &event.encode())?;
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn consume_row(&mut self, incoming: &Incoming, event: &Event) -> Result<(), Error> {
+        let is_nameless = incoming.origin.is_none();
+        if is_nameless && incoming.seq <= self.session.nameless(incoming.stream)? {
+            return Ok(());
+        }
+        if let Some(cause) = self.consume_event(incoming, event, incoming.origin)? {
+            self.set_aside((incoming, 0), &cause, &incoming.payload)?;
+        }
+        // It will be read again, and nothing else tells that it was applied.
+        if is_nameless && incoming.ends.is_none_or(|ends| ends.checkpoint < incoming.seq) {
+            self.session.set_nameless(incoming.stream, incoming.seq)?;
+        }
+        Ok(())
+    }
+
+    /// Why the event cannot be used, if it cannot.
+    fn consume_event(
+        &mut self,
+        incoming: &Incoming,
+        event: &Event,
+        origin: Option<(Origin, i64)>,
+    ) -> Result<Option<Cause>, Error> {
+        let source = self.session.source(incoming.stream, origin)?;
         let passed = source.order.is_some_and(Order::is_passed);
-        let outcome = self.fold(&event, source)?;
+        let outcome = self.fold(event, source)?;
         let folded = match &outcome {
             Outcome::Done { folded } => *folded,
             Outcome::Aside(_) => !passed,
         };
-        if let (Some((origin, id)), true) = (incoming.origin, folded) {
+        if let (Some((origin, id)), true) = (origin, folded) {
             self.session.raise_mark(incoming.stream, origin, id, incoming.seq);
         }
         match outcome {
-            Outcome::Aside(cause) if !passed => self.set_aside(incoming, &cause),
-            _ => Ok(()),
+            Outcome::Aside(cause) if !passed => Ok(Some(cause)),
+            _ => Ok(None),
         }
     }
 
-    fn set_aside(&mut self, incoming: &Incoming, cause: &Cause) -> Result<(), Error> {
+    /// `row`: a row of a set by its id, or 0 for a whole message.
+    fn set_aside(
+        &mut self,
+        (incoming, row): (&Incoming, i64),
+        cause: &Cause,
+        payload: &[u8],
+    ) -> Result<(), Error> {
         let session = &mut self.session;
-        let place = (session.streams[incoming.stream].as_str(), incoming.seq);
-        session.aside.put(&session.connection, place, cause, &incoming.payload)
+        let place = (session.streams[incoming.stream].as_str(), incoming.seq, row);
+        session.aside.put(&session.connection, place, cause, payload)
     }
 
     /// Folds an image that came out of no stream; returns why the database does not take it, if it does not.

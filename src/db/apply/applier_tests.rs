@@ -66,7 +66,13 @@ fn tombstone(id: i64, k: i64) -> Event {
 }
 
 fn incoming(seq: u64, event: &Event) -> Incoming {
-    Incoming { stream: 0, seq, origin: Some((OTHER, event.id)), payload: event.encode() }
+    Incoming {
+        stream: 0,
+        seq,
+        origin: Some((OTHER, event.id)),
+        payload: event.encode(),
+        ends: Some(Ends::at(seq)),
+    }
 }
 
 #[test]
@@ -201,7 +207,7 @@ fn a_failed_transaction_leaves_neither_rows_nor_memory() {
     let mut peer = Peer::new("failed", SCHEMA);
     peer.write("INSERT INTO t VALUES(1, 'a', 'mine')");
     let failed = peer.applier.in_transaction(|applier| {
-        applier.consume(&incoming(1, &image(1, 2, "b", "x")), Ok(image(1, 2, "b", "x")))?;
+        applier.consume(&incoming(1, &image(1, 2, "b", "x")), Ok(Payload::Row(image(1, 2, "b", "x"))))?;
         Err(Error::Other("on purpose".to_owned()))
     });
     assert!(failed.is_err());
@@ -372,4 +378,79 @@ fn the_widest_key_is_captured_and_applied() {
     }
     assert_eq!(peer.scratch.value("SELECT count(*) FROM t"), "1");
     assert_eq!(peer.scratch.value("SELECT count(*) FROM __harmonylite__set_aside"), "0");
+}
+
+/// A message with many rows; `ends` as its gate says.
+fn set(seq: u64, events: &[Event], ends: Option<Ends>) -> Incoming {
+    let mut codec = Codec::new(true).unwrap();
+    let highest = events.iter().map(|event| event.id).max().unwrap();
+    let payload = codec.pack_set(events).unwrap();
+    Incoming { stream: 0, seq, origin: Some((OTHER, highest)), payload, ends }
+}
+
+#[test]
+fn rows_of_a_set_have_ids_of_their_own_and_come_in_their_order() {
+    let mut peer = Peer::new("set", SCHEMA);
+    // The value moves from one row to the other.
+    let events = [image(1, 1, "a", "x"), tombstone(3, 1), image(4, 2, "a", "y"), image(6, 3, "c", "z")];
+    let applied = peer.apply(&[set(5, &events, Some(Ends::at(5)))]);
+    assert_eq!((applied.events, applied.rows), (1, 4));
+    assert_eq!(peer.rows(), "'2ay 3cz'");
+    // Cut in another way and sent again: what was folded is passed over, what follows is not.
+    let again = [image(4, 2, "a", "old"), image(6, 3, "c", "old"), image(7, 4, "d", "new")];
+    assert_eq!(peer.apply(&[set(6, &again, Some(Ends::at(6)))]).rows, 1);
+    assert_eq!(peer.rows(), "'2ay 3cz 4dnew'");
+}
+
+#[test]
+fn a_row_of_a_set_is_set_aside_alone() {
+    let mut peer = Peer::new("set-aside", SCHEMA);
+    let mut refused = image(2, 0, "b", "x");
+    refused.row[0].1 = Value::text("no number");
+    peer.apply(&[set(
+        1,
+        &[image(1, 1, "a", "x"), refused.clone(), image(3, 3, "c", "x")],
+        Some(Ends::at(1)),
+    )]);
+    assert_eq!(peer.rows(), "'1ax 3cx'");
+    let held = crate::db::list_aside(&peer.scratch.path).unwrap();
+    assert_eq!(held.len(), 1);
+    let kept = Codec::new(false).unwrap().unpack(&held[0].payload).unwrap();
+    assert_eq!(kept, Event { node: OTHER.node, ..refused }, "the row alone, with its publisher");
+}
+
+#[test]
+fn the_checkpoint_is_the_gates_and_what_was_folded_after_it_is_passed_over() {
+    let mut peer = Peer::new("set-checkpoint", SCHEMA);
+    let before = Some(Ends { read: 7, checkpoint: 4 });
+    let mut nameless = incoming(6, &image(1, 1, "a", "x"));
+    (nameless.origin, nameless.ends) = (None, None);
+    let named = Incoming { ends: before, ..incoming(7, &image(5, 2, "b", "x")) };
+    peer.apply(&[nameless, named]);
+    assert_eq!(peer.applier.position(0).unwrap().unwrap().seq, 4);
+    peer.write("UPDATE t SET v = 'later'; DELETE FROM __harmonylite__log");
+    // Read again from the checkpoint on, by another session.
+    peer.applier = open(&peer.scratch);
+    let mut nameless = incoming(6, &image(1, 1, "a", "x"));
+    nameless.origin = None;
+    let applied =
+        peer.apply(&[nameless, incoming(7, &image(5, 2, "b", "x")), incoming(8, &image(6, 3, "c", "x"))]);
+    assert_eq!((applied.events, applied.rows), (3, 1));
+    assert_eq!(peer.rows(), "'1alater 2blater 3cx'");
+    assert_eq!(peer.applier.position(0).unwrap().unwrap().seq, 8);
+}
+
+#[test]
+fn a_set_is_not_torn_by_the_time_or_the_bytes_of_a_transaction() {
+    let mut peer = Peer::new("set-whole", "CREATE TABLE t(k INTEGER PRIMARY KEY, u, v)");
+    let part = |n: i64, ends| {
+        let rows: Vec<Event> =
+            (1..=1_000).map(|k| image(n * 1_000 + k, n * 1_000 + k, "u", &"v".repeat(2_000))).collect();
+        set(n.unsigned_abs() + 1, &rows, ends)
+    };
+    // Each part is two megabytes.
+    let batch: Vec<Incoming> = (0..8).map(|n| part(n, (n == 7).then(|| Ends::at(8)))).collect();
+    assert_eq!(peer.apply(&batch).events, 8, "all parts in one transaction");
+    let batch: Vec<Incoming> = (8..16).map(|n| part(n, Some(Ends::at(n.unsigned_abs() + 1)))).collect();
+    assert!(peer.apply(&batch).events < 8, "sets of their own have no need of one");
 }

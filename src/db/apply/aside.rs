@@ -15,10 +15,20 @@ const PARKED: &str = "__harmonylite__parked";
 pub const TABLES: [&str; 2] = [TABLE, PARKED];
 
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS __harmonylite__set_aside(id INTEGER PRIMARY KEY, stream TEXT NOT NULL, \
-     seq INTEGER NOT NULL, tbl TEXT NOT NULL, key BLOB NOT NULL, state INTEGER NOT NULL, overtaken INTEGER NOT NULL, \
-     missing TEXT NOT NULL, why TEXT NOT NULL, since INTEGER NOT NULL, payload BLOB NOT NULL, UNIQUE(stream, seq)); \
+     seq INTEGER NOT NULL, row INTEGER NOT NULL DEFAULT 0, tbl TEXT NOT NULL, key BLOB NOT NULL, state INTEGER NOT NULL, \
+     overtaken INTEGER NOT NULL, missing TEXT NOT NULL, why TEXT NOT NULL, since INTEGER NOT NULL, payload BLOB NOT NULL, \
+     UNIQUE(stream, seq, row)); \
      CREATE INDEX IF NOT EXISTS __harmonylite__set_aside_key ON __harmonylite__set_aside(tbl, key, state); \
      CREATE INDEX IF NOT EXISTS __harmonylite__set_aside_state ON __harmonylite__set_aside(state);";
+/// Earlier versions had one event of a message.
+const TAKE_SINGLE: [&str; 2] = [
+    "ALTER TABLE __harmonylite__set_aside RENAME TO __harmonylite__set_aside_single; DROP INDEX __harmonylite__set_aside_key; \
+     DROP INDEX __harmonylite__set_aside_state",
+    "INSERT INTO __harmonylite__set_aside(id, stream, seq, tbl, key, state, overtaken, missing, why, since, payload) \
+     SELECT id, stream, seq, tbl, key, state, overtaken, missing, why, since, payload FROM __harmonylite__set_aside_single; \
+     DROP TABLE __harmonylite__set_aside_single",
+];
+const HAS_ROWS: &str = "SELECT 1 FROM pragma_table_info('__harmonylite__set_aside') WHERE name = 'row'";
 const TAKE_PARKED: &str = "INSERT OR IGNORE INTO __harmonylite__set_aside(stream, seq, tbl, key, state, overtaken, missing, why, since, \
      payload) SELECT stream, seq, tbl, x'', 0, 0, '[]', '', 0, payload FROM __harmonylite__parked ORDER BY stream, seq; \
      DROP TABLE __harmonylite__parked;";
@@ -33,7 +43,7 @@ macro_rules! bytes {
 const COLUMNS: &str =
     concat!("id, stream, seq, tbl, key, state, overtaken, missing, why, since, payload, ", bytes!());
 const PUT: &str = "INSERT OR REPLACE INTO __harmonylite__set_aside(id, stream, seq, tbl, key, state, overtaken, missing, why, since, \
-     payload) VALUES(?1, ?2, ?3, ?4, ?5, ?6, 0, ?7, ?8, ?9, ?10)";
+     payload, row) VALUES(?1, ?2, ?3, ?4, ?5, ?6, 0, ?7, ?8, ?9, ?10, ?11)";
 const AMEND: &str = "UPDATE __harmonylite__set_aside SET tbl = ?2, key = ?3, state = ?4, missing = ?5, why = ?6 WHERE id = ?1";
 const REMOVE: &str = "DELETE FROM __harmonylite__set_aside WHERE id = ?1";
 const WAITS: &str = "SELECT 1 FROM __harmonylite__set_aside WHERE tbl = ?1 AND key IN (?2, x'') AND state <> 1 AND id < ?3 LIMIT 1";
@@ -182,7 +192,15 @@ pub struct SetAside {
 }
 
 pub fn create(connection: &Connection) -> Result<(), Error> {
+    let [set_apart, take] = TAKE_SINGLE;
+    let single = ours::has_table(connection, TABLE)? && !connection.prepare(HAS_ROWS)?.exists([])?;
+    if single {
+        connection.execute_batch(set_apart)?;
+    }
     connection.execute_batch(CREATE)?;
+    if single {
+        connection.execute_batch(take)?;
+    }
     if ours::has_table(connection, PARKED)? {
         connection.execute_batch(TAKE_PARKED)?;
     }
@@ -393,7 +411,7 @@ impl Aside {
     pub fn put(
         &mut self,
         connection: &Connection,
-        place: (&str, u64),
+        place: (&str, u64, i64),
         cause: &Cause,
         payload: &[u8],
     ) -> Result<(), Error> {
@@ -418,7 +436,8 @@ impl Aside {
             kept.missing,
             cause.why,
             clock::unix_ms(),
-            payload
+            payload,
+            place.2
         ])?;
         self.size(kept.state).change(1, bytes);
         self.news = true;

@@ -39,7 +39,7 @@ fn what_is_set_aside_takes_bounded_room_in_the_file() {
                 refused: false,
                 why: "w".repeat(sizes.why),
             };
-            aside.put(&connection, ("s-1", seq), &cause, &vec![0; sizes.payload]).unwrap();
+            aside.put(&connection, ("s-1", seq, 0), &cause, &vec![0; sizes.payload]).unwrap();
         }
         let pragma = |name: &str| -> i64 {
             connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get(0)).unwrap()

@@ -1,7 +1,7 @@
 //! Events that the database cannot use, or not yet: only their rows are concerned, whatever they are.
 
 use super::*;
-use crate::db::apply::{Applied, Applier, Incoming};
+use crate::db::apply::{Applied, Applier, Ends, Incoming};
 use crate::db::capture::ChangeLog;
 use crate::db::restore::{Stamp, make_ready, make_snapshot};
 use crate::db::scratch::Scratch;
@@ -35,8 +35,13 @@ impl Peer {
 
     fn apply(&mut self, origin: Origin, event: &Event) -> Applied {
         self.seq += 1;
-        let incoming =
-            Incoming { stream: 0, seq: self.seq, origin: Some((origin, event.id)), payload: event.encode() };
+        let incoming = Incoming {
+            stream: 0,
+            seq: self.seq,
+            origin: Some((origin, event.id)),
+            payload: event.encode(),
+            ends: Some(Ends::at(self.seq)),
+        };
         let applied = self.applier.apply(&[incoming]).unwrap();
         assert_eq!(applied.events, 1);
         applied
@@ -204,7 +209,8 @@ fn names_that_no_migration_can_bring_do_not_wait() {
 #[test]
 fn bytes_that_are_no_event_are_kept() {
     let mut peer = Peer::new("garbage", "CREATE TABLE t(k INTEGER PRIMARY KEY, v)");
-    let garbage = Incoming { stream: 0, seq: 1, origin: None, payload: b"garbage".to_vec() };
+    let garbage =
+        Incoming { stream: 0, seq: 1, origin: None, payload: b"garbage".to_vec(), ends: Some(Ends::at(1)) };
     peer.applier.apply(&[garbage]).unwrap();
     let held = peer.held().remove(0);
     assert_eq!(
@@ -396,11 +402,11 @@ fn the_oldest_go_when_there_are_too_many_and_are_counted() {
         |refused| Cause { table: "t".into(), key: vec![1], missing: vec![], refused, why: "so".into() };
     let third = vec![0; usize::try_from(limits::ASIDE_BYTES / 3).unwrap() - 100];
     for seq in 1..=5 {
-        aside.put(&connection, ("s-1", seq), &cause(true), &third).unwrap();
+        aside.put(&connection, ("s-1", seq, 0), &cause(true), &third).unwrap();
     }
-    aside.put(&connection, ("s-1", 6), &cause(false), b"waits").unwrap();
+    aside.put(&connection, ("s-1", 6, 0), &cause(false), b"waits").unwrap();
     let too_large = vec![0; third.len() * 4];
-    aside.put(&connection, ("s-1", 7), &cause(true), &too_large).unwrap();
+    aside.put(&connection, ("s-1", 7, 0), &cause(true), &too_large).unwrap();
     let kept: Vec<i64> = list(&scratch.path).unwrap().iter().map(|held| held.seq).collect();
     assert_eq!(kept, [3, 4, 5, 6]);
     let shown = summary(&connection).unwrap();
@@ -423,7 +429,13 @@ fn origins_that_somebody_invents_are_forgotten_again() {
         .map(|n| {
             let origin = Origin { node: n, incarnation: 77 };
             let event = image("t", 1, &[("k", TWO), ("v", Value::Integer(n.cast_signed()))]);
-            Incoming { stream: 0, seq: 1 + n * 2_000, origin: Some((origin, 1)), payload: event.encode() }
+            Incoming {
+                stream: 0,
+                seq: 1 + n * 2_000,
+                origin: Some((origin, 1)),
+                payload: event.encode(),
+                ends: Some(Ends::at(1 + n * 2_000)),
+            }
         })
         .collect();
     let mut done = 0;

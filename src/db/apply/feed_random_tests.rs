@@ -1,7 +1,7 @@
 //! Random changes of other nodes and of the application over all kinds of full-text indexes: no statement of the application
 //! fails, and once the queue has run, each index is sound and finds what its table holds.
 
-use crate::db::apply::{Applier, Incoming};
+use crate::db::apply::{Applier, Ends, Incoming};
 use crate::db::scratch::Scratch;
 use crate::model::event::{Event, Kind};
 use crate::model::origin::Origin;
@@ -214,7 +214,7 @@ impl Run<'_> {
         let id = self.seq.cast_signed();
         let event = Event { node: 9, id, kind, table: "t".into(), row, schema_hash: None };
         let origin = Some((Origin { node: 9, incarnation: 1 }, id));
-        Incoming { stream: 0, seq: self.seq, origin, payload: event.encode() }
+        Incoming { stream: 0, seq: self.seq, origin, payload: event.encode(), ends: Some(Ends::at(self.seq)) }
     }
 
     fn app(&mut self, sql: &str) {

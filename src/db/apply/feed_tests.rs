@@ -1,7 +1,7 @@
 //! Full-text indexes under rows of other nodes: never written by us, and right after the application's next write.
 
 use super::*;
-use crate::db::apply::{Applier, Incoming};
+use crate::db::apply::{Applier, Ends, Incoming};
 use crate::db::restore::{Stamp, make_ready, make_snapshot};
 use crate::db::scratch::Scratch;
 use crate::model::event::{Event, Kind};
@@ -42,7 +42,13 @@ impl Peer {
         let id = i64::try_from(self.seq).unwrap();
         let event = Event { node: 9, id, kind, table: table.into(), row, schema_hash: None };
         let origin = Some((Origin { node: 9, incarnation: 1 }, id));
-        let incoming = Incoming { stream: 0, seq: self.seq, origin, payload: event.encode() };
+        let incoming = Incoming {
+            stream: 0,
+            seq: self.seq,
+            origin,
+            payload: event.encode(),
+            ends: Some(Ends::at(self.seq)),
+        };
         self.applier.apply(&[incoming]).unwrap();
     }
 

@@ -22,7 +22,7 @@ mod subject;
 mod touched;
 mod trigger;
 
-pub use applier::{Applier, Incoming};
+pub use applier::{Applier, Ends, Incoming};
 pub use feed::queued;
 pub use rows::is_there;
 pub use session::{Applied, ensure_state};

@@ -18,8 +18,10 @@ use std::time::Instant;
 /// What a transaction came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
-    /// Events consumed: all of the batch, or fewer when its time was up.
+    /// Messages consumed: all of the batch, or fewer when its time was up.
     pub events: usize,
+    /// Events in them.
+    pub changes: usize,
     /// Rows written or deleted.
     pub rows: usize,
     /// Log entries that were settled.
@@ -266,6 +268,15 @@ impl Session {
         self.origin = Some(self.origin()?);
         self.applied.new_incarnation = true;
         Ok(())
+    }
+
+    /// See [`state::nameless`].
+    pub fn nameless(&self, stream: usize) -> Result<u64, Error> {
+        state::nameless(&self.connection, &self.streams[stream])
+    }
+
+    pub fn set_nameless(&self, stream: usize, seq: u64) -> Result<(), Error> {
+        state::set_nameless(&self.connection, &self.streams[stream], seq)
     }
 
     /// Moves the checkpoint, inside a transaction.

@@ -7,6 +7,6 @@ mod takeover;
 mod triggers;
 mod watch;
 
-pub use changelog::{Change, ChangeLog};
+pub use changelog::ChangeLog;
 pub use install::{Capture, install_capture, remove_capture};
 pub use watch::watch;

@@ -244,7 +244,7 @@ impl Applier {
         // After the snapshot's own, which have replaced all that was set aside here.
         (1..).zip(refused).try_for_each(|(number, (cause, payload))| {
             let session = &mut self.session;
-            session.aside.put(&session.connection, ("snapshot", number), &cause, &payload)
+            session.aside.put(&session.connection, ("snapshot", number, 0), &cause, &payload)
         })
     }
 

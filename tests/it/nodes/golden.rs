@@ -1,7 +1,8 @@
 //! What was captured from the Go program: messages, files, a snapshot, a database in the middle of its work.
 
 use crate::support::*;
-use harmonylite::testing::event::{Codec, Event, Kind};
+use harmonylite::testing::event::{Event, Kind};
+use harmonylite::testing::payload::Codec;
 use harmonylite::testing::positions;
 use harmonylite::testing::value::Value;
 use serde_json::Value as Json;

@@ -13,3 +13,4 @@ mod real_data;
 mod replicate;
 mod sessions;
 mod shards;
+mod whole;

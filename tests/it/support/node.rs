@@ -48,7 +48,11 @@ impl Node {
         let text = std::fs::read_to_string(&self.config).unwrap();
         let before = format!("replication_log.max_entries = {MESSAGES}\n");
         assert!(text.contains(&before), "the configuration has another max_entries: {text}");
-        let now = text.replace(&before, &format!("replication_log.max_entries = {count}\n"));
+        // One message for each row, so that a test knows how far the streams reach.
+        let now = text.replace(
+            &before,
+            &format!("replication_log.max_entries = {count}\nreplication_log.format = \"rows\"\n"),
+        );
         std::fs::write(&self.config, now).unwrap();
     }
 

@@ -1,0 +1,166 @@
+//! Where change sets begin and end in a stream. A set that is larger than one message comes in numbered parts, with messages of
+//! others between them. It takes effect where its last part stands, all of it; a set whose last part never comes takes none, for
+//! its publisher publishes it again. What takes effect depends on the stream alone, so all nodes see the same; no clock of
+//! theirs counts.
+
+use crate::base::limits;
+use crate::model::origin::Origin;
+use std::collections::HashMap;
+
+/// The header of a part.
+pub const HEADER: &str = "Hl-Set";
+
+/// Where a message stands in the change set of its publisher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// From 1.
+    pub number: u64,
+    /// Another part follows.
+    pub more: bool,
+}
+
+impl Part {
+    /// A message that is a whole set. It needs no header.
+    pub const WHOLE: Part = Part { number: 1, more: false };
+
+    /// The header's value: `1+`, `2+`, `3`.
+    pub fn header(self) -> Option<String> {
+        (self != Part::WHOLE).then(|| format!("{}{}", self.number, if self.more { "+" } else { "" }))
+    }
+
+    /// Reads a header. What is none counts as a whole set, as the messages of those who know no sets do.
+    pub fn of_header(value: Option<&str>) -> Part {
+        let parse = |text: &str| {
+            let (digits, more) = text.strip_suffix('+').map_or((text, false), |digits| (digits, true));
+            let number = digits.parse().ok().filter(|number| *number > 0)?;
+            Some(Part { number, more })
+        };
+        value.and_then(parse).unwrap_or(Part::WHOLE)
+    }
+}
+
+/// A message as it comes out of its stream.
+#[derive(Debug)]
+pub struct Arrival<T> {
+    pub message: T,
+    pub seq: u64,
+    pub bytes: usize,
+    /// When the stream stored it, Unix milliseconds.
+    pub time_ms: i64,
+    /// Its publisher; `None`: one that knows no sets.
+    pub origin: Option<Origin>,
+    pub part: Part,
+}
+
+/// A set whose last part has not come.
+#[derive(Debug)]
+struct Open<T> {
+    /// Number of the next part.
+    next: u64,
+    /// Time of the last one.
+    heard: i64,
+    /// Sequence of the first one.
+    first: u64,
+    parts: Vec<T>,
+    bytes: usize,
+}
+
+/// The parts of open sets of one stream.
+#[derive(Debug)]
+pub struct Gate<T> {
+    open: HashMap<Origin, Open<T>>,
+    bytes: usize,
+    /// Sequence and time of the newest message.
+    newest: (u64, i64),
+}
+
+impl<T> Default for Gate<T> {
+    fn default() -> Gate<T> {
+        Gate { open: HashMap::new(), bytes: 0, newest: (0, i64::MIN) }
+    }
+}
+
+impl<T> Gate<T> {
+    /// Takes the next message of the stream; returns those that take effect now, in order.
+    pub fn pass(&mut self, arrival: Arrival<T>) -> Vec<T> {
+        self.newest = (arrival.seq, self.newest.1.max(arrival.time_ms));
+        let Some(origin) = arrival.origin else { return vec![arrival.message] };
+        match arrival.part {
+            Part::WHOLE => {
+                // A set that its publisher has given up.
+                self.close(origin);
+                vec![arrival.message]
+            }
+            Part { number: 1, .. } => {
+                self.close(origin);
+                self.open(origin, arrival);
+                vec![]
+            }
+            _ => self.go_on(origin, arrival),
+        }
+    }
+
+    fn open(&mut self, origin: Origin, arrival: Arrival<T>) {
+        // Only somebody who means harm opens so much and leaves it open.
+        while self.bytes.saturating_add(arrival.bytes) > limits::SETS_OPEN_BYTES {
+            let Some(oldest) = self.open.iter().min_by_key(|(_, open)| open.first).map(|(origin, _)| *origin)
+            else {
+                break;
+            };
+            self.close(oldest);
+        }
+        self.bytes += arrival.bytes;
+        let Arrival { message, seq, bytes, time_ms, .. } = arrival;
+        self.open.insert(origin, Open { next: 2, heard: time_ms, first: seq, parts: vec![message], bytes });
+    }
+
+    fn go_on(&mut self, origin: Origin, arrival: Arrival<T>) -> Vec<T> {
+        let Some(open) = self.open.get_mut(&origin) else { return vec![] };
+        let Part { number, more } = arrival.part;
+        if number < open.next {
+            return vec![]; // It came before.
+        }
+        let is_late = arrival.time_ms.saturating_sub(open.heard) > limits::SET_SILENCE_MS;
+        if number > open.next || is_late || open.bytes + arrival.bytes > limits::SETS_OPEN_BYTES {
+            self.close(origin);
+            return vec![];
+        }
+        open.parts.push(arrival.message);
+        if !more {
+            return self.close(origin);
+        }
+        (open.next, open.heard) = (number + 1, arrival.time_ms);
+        open.bytes += arrival.bytes;
+        self.bytes += arrival.bytes;
+        vec![]
+    }
+
+    fn close(&mut self, origin: Origin) -> Vec<T> {
+        let Some(open) = self.open.remove(&origin) else { return vec![] };
+        self.bytes -= open.bytes;
+        open.parts
+    }
+
+    /// Sequence of the newest message.
+    pub fn newest(&self) -> u64 {
+        self.newest.0
+    }
+
+    /// The sequence after which somebody must read who knows nothing of open sets. A set that was silent for too long takes no
+    /// effect any more, whatever comes.
+    pub fn checkpoint(&self) -> u64 {
+        let (seq, time_ms) = self.newest;
+        let lives = |open: &&Open<T>| time_ms.saturating_sub(open.heard) <= limits::SET_SILENCE_MS;
+        let first = self.open.values().filter(lives).map(|open| open.first).min();
+        first.map_or(seq, |first| first.saturating_sub(1).min(seq))
+    }
+
+    /// Forgets everything: the stream is read anew from the checkpoint.
+    pub fn clear(&mut self) {
+        *self = Gate::default();
+    }
+}
+
+#[cfg(test)]
+#[path = "gate_tests.rs"]
+mod tests;
