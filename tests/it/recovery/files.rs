@@ -96,7 +96,7 @@ const ROLLBACK_APPLICATION: &str = r#"
 import sqlite3, sys, time
 db = sqlite3.connect(sys.argv[1], timeout=10, isolation_level=None)
 assert db.execute("PRAGMA journal_mode=DELETE").fetchone()[0] == "delete"
-print("open", flush=True)
+open(sys.argv[2], "w").close()
 sys.stdin.readline()
 until, damaged = time.time() + 30, 0
 while time.time() < until:
@@ -139,10 +139,9 @@ fn rollback_journals() {
 
     one.stop();
     let mut command = Command::new(tool("python"));
-    command.args(["-c", ROLLBACK_APPLICATION]).arg(&one.database);
+    command.args(["-c", ROLLBACK_APPLICATION]).arg(&one.database).arg(one.dir.join("open"));
     let mut application = Process::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()));
-    wait_for("the application has switched", 10, || (!one.dir.join("app.db-wal").exists()).then_some(()));
-    pause(200);
+    wait_for("the application has switched", 20, || one.dir.join("open").exists().then_some(()));
     spoil(&one.database, 0, 4096);
     application.stdin().write_all(b"go\n").unwrap();
     pause(200);
