@@ -43,6 +43,12 @@ pub const SET_TIME: Duration = Duration::from_millis(800);
 pub const SET_BYTES: usize = 32 << 20;
 /// Bytes of values in one message of a change set; one larger row still passes alone.
 pub const PART_BYTES: usize = 512 << 10;
+/// Bytes that a message takes in its stream beside its payload: subject, headers, the record.
+pub const MESSAGE_OVERHEAD: usize = 100;
+/// Bytes published between two looks whether the streams reach back far enough.
+pub const REACH_LOOK: usize = 16 << 20;
+/// Messages read that have no effect, after which the position is written nevertheless.
+pub const UNUSED: u64 = 1_024;
 /// Messages read and not applied yet: their bytes; one larger message still passes alone.
 pub const WAITING_BYTES: usize = 4 << 20;
 /// Rows in one message of a change set.

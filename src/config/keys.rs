@@ -197,7 +197,10 @@ fn replication_log(reader: &mut Reader) -> ReplicationLog {
     ReplicationLog {
         format,
         shards: reader.integer("replication_log.shards", 1, 1, limits::SHARDS as u64),
-        max_entries: reader.integer("replication_log.max_entries", 1024, 1, i64::MAX.cast_unsigned()),
+        max_entries: match reader.integer("replication_log.max_entries", 0, 0, i64::MAX.cast_unsigned()) {
+            0 => None,
+            count => Some(count),
+        },
         replicas: reader.integer("replication_log.replicas", 1, 0, 5),
         compress: reader.boolean("replication_log.compress", true),
         update_existing: reader.boolean("replication_log.update_existing", false),

@@ -6,7 +6,7 @@ mod stores;
 
 use crate::base::{files, logger::Format, secret::Secret};
 use crate::db::JournalMode;
-use crate::model::{set, shard};
+use crate::model::{reach::Reach, set, shard};
 use crate::nats::is_loopback;
 use crate::storage::{Location, pack::Packing};
 use std::path::PathBuf;
@@ -79,8 +79,8 @@ impl Join {
 pub struct ReplicationLog {
     /// The number of streams.
     pub shards: u64,
-    /// Messages that each stream keeps.
-    pub max_entries: u64,
+    /// Messages that each stream keeps; `None`: as far as the database's size asks for.
+    pub max_entries: Option<u64>,
     /// Copies of each stream in a NATS cluster.
     pub replicas: u64,
     /// Compress events with zstd. The streams are named accordingly.
@@ -89,6 +89,13 @@ pub struct ReplicationLog {
     pub format: Option<set::Format>,
     /// Change the limits of existing streams to those of this configuration.
     pub update_existing: bool,
+}
+
+impl ReplicationLog {
+    /// How far a stream reaches back as long as nobody has looked at it.
+    pub fn reach(&self) -> Reach {
+        self.max_entries.map_or_else(|| Reach::least(0), Reach::of_messages)
+    }
 }
 
 /// `[snapshot]`.

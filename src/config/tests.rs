@@ -48,7 +48,7 @@ fn defaults() {
     assert!(warnings.is_empty());
     assert_eq!(config.seq_map_path, PathBuf::from("/data/seq-map.cbor"));
     assert!(config.publish && config.replicate && config.snapshot.enabled && config.log.compress);
-    assert_eq!((config.log.shards, config.log.max_entries, config.log.replicas), (1, 1024, 1));
+    assert_eq!((config.log.shards, config.log.max_entries, config.log.replicas), (1, None, 1));
     assert_eq!(config.snapshot.leader_ttl, Duration::from_secs(30));
     assert_eq!(config.snapshot.interval, Duration::ZERO);
     assert!(

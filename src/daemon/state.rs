@@ -41,7 +41,10 @@ impl Daemon<'_> {
             bucket: Bucket::new(&js, config.log.replicas),
             broker,
             board: Arc::default(),
-            signals: Arc::new(Signals::new(usize::try_from(config.log.shards).unwrap_or(1))),
+            signals: Arc::new(Signals::new(
+                usize::try_from(config.log.shards).unwrap_or(1),
+                config.log.reach(),
+            )),
             lease: Lease::default(),
             workers: Workers::default(),
             source,

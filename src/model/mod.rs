@@ -8,6 +8,7 @@ pub mod gotime;
 pub mod origin;
 pub mod payload;
 pub mod positions;
+pub mod reach;
 pub mod set;
 pub mod shard;
 pub mod value;

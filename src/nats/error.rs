@@ -12,6 +12,8 @@ pub enum Error {
     Conflict(String),
     /// A stream cannot be created because another stream has one of its subjects.
     Overlap(String),
+    /// The server has not so much room as a stream asks for.
+    NoRoom(String),
     /// Trying again will not help.
     Permanent(String),
     /// Something on this machine failed: a file, a thread, the disk that an object is read from or written to.
@@ -29,6 +31,7 @@ impl Error {
             Error::NotFound(why) => Error::NotFound(longer(why)),
             Error::Conflict(why) => Error::Conflict(longer(why)),
             Error::Overlap(why) => Error::Overlap(longer(why)),
+            Error::NoRoom(why) => Error::NoRoom(longer(why)),
             Error::Permanent(why) => Error::Permanent(longer(why)),
             Error::Local(why) => Error::Local(longer(why)),
             Error::Transient(why) => Error::Transient(longer(why)),
@@ -42,6 +45,7 @@ impl fmt::Display for Error {
             Error::NotFound(why)
             | Error::Conflict(why)
             | Error::Overlap(why)
+            | Error::NoRoom(why)
             | Error::Permanent(why)
             | Error::Local(why)
             | Error::Transient(why) => f.write_str(why),
@@ -58,7 +62,7 @@ impl From<Error> for base::Error {
             Error::Conflict(_) => base::Kind::Waiting,
             Error::Overlap(_) | Error::Permanent(_) => base::Kind::Refused,
             Error::Local(_) => base::Kind::Local,
-            Error::Transient(_) => base::Kind::Unreachable,
+            Error::NoRoom(_) | Error::Transient(_) => base::Kind::Unreachable,
         };
         base::Error::new(kind, error.to_string())
     }

@@ -24,9 +24,12 @@ pub struct StreamInfo {
 }
 
 /// What a stream holds.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
 pub struct StreamState {
     pub messages: u64,
+    /// As the server counts them, with subjects and headers.
+    #[serde(default)]
+    pub bytes: u64,
     /// Sequence of the first message. When the stream is empty: the next message's; 0 in a new stream.
     pub first_seq: u64,
     /// Sequence of the last message that the stream ever took; 0: none yet.
@@ -171,7 +174,10 @@ pub struct Ack {
 fn changed(config: &Value, changes: &[(&str, Value)]) -> Option<Value> {
     let mut wanted = config.clone();
     for (key, value) in changes {
-        wanted[*key] = value.clone();
+        // The server leaves out what is empty.
+        if *value != wanted[*key] && !(wanted[*key].is_null() && *value == "") {
+            wanted[*key] = value.clone();
+        }
     }
     (wanted != *config).then_some(wanted)
 }
@@ -212,6 +218,8 @@ fn parse<T: serde::de::DeserializeOwned>(message: &Message) -> Result<T, Error> 
 }
 
 // Numbers of nats-server's `server/errors.json` that mean something else than their HTTP code does, with their names there.
+/// `JSStorageResourcesExceededErr`
+const NO_STORAGE: u16 = 10_047;
 /// `JSStreamSubjectOverlapErr`
 const SUBJECTS_OVERLAP: u16 = 10_065;
 /// `JSStreamWrongLastSequenceErrF`
@@ -227,6 +235,7 @@ fn classify(error: &ApiError) -> Error {
     match (error.code, error.err_code) {
         (_, WRONG_LAST_SEQUENCE | WRONG_LAST_SEQUENCE_CONSTANT) => Error::Conflict(text),
         (_, SUBJECTS_OVERLAP) => Error::Overlap(text),
+        (_, NO_STORAGE) => Error::NoRoom(text),
         (_, LAST_SEQUENCE_NOT_READY) => Error::Transient(text),
         (404, _) => Error::NotFound(text),
         (400, _) => Error::Permanent(text),
@@ -335,7 +344,7 @@ mod tests {
     #[test]
     fn settings_change_alone_and_only_when_they_differ() {
         let config = json!({ "name": "S", "max_msgs": 5, "unknown": [1] });
-        assert_eq!(changed(&config, &[("max_msgs", json!(5))]), None);
+        assert_eq!(changed(&config, &[("max_msgs", json!(5)), ("description", json!(""))]), None);
         let wanted = changed(&config, &[("max_msgs", json!(5)), ("num_replicas", json!(3))]).unwrap();
         assert_eq!(wanted, json!({ "name": "S", "max_msgs": 5, "unknown": [1], "num_replicas": 3 }));
     }

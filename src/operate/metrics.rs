@@ -100,14 +100,15 @@ fn label(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::reach::Reach;
     use crate::operate::Whole;
 
     #[test]
     fn every_metric_has_a_help_a_type_and_a_value() {
-        let (board, signals) = (Board::default(), Signals::new(1));
+        let (board, signals) = (Board::default(), Signals::new(1, Reach::of_messages(1_024)));
         board.count_published(3);
         signals.set_whole(Whole::Yes);
-        signals.flow.applied(0, 42);
+        signals.flow.checkpoint(0, 42);
         let text = text(&crate::config::tests::with(""), true, &board, &signals);
         let values: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
         // What is set aside has no value for want of tables, and what was dropped two.
@@ -131,7 +132,8 @@ mod tests {
             tables: vec![OfTable { table, refused: true, events: 2 }],
             ..Default::default()
         });
-        let text = text(&crate::config::tests::with(""), true, &board, &Signals::new(1));
+        let text =
+            text(&crate::config::tests::with(""), true, &board, &Signals::new(1, Reach::of_messages(1_024)));
         assert!(text.contains(r#",table="a\"} 1\nb\\",state="refused"} 2"#), "{text}");
     }
 
@@ -139,7 +141,7 @@ mod tests {
     fn a_subsystem_stands_in_every_name() {
         let mut config = crate::config::tests::with("");
         config.prometheus.subsystem = "edge".into();
-        let text = text(&config, false, &Board::default(), &Signals::new(1));
+        let text = text(&config, false, &Board::default(), &Signals::new(1, Reach::of_messages(1_024)));
         assert!(
             text.lines()
                 .filter(|line| !line.starts_with('#'))

@@ -1,6 +1,7 @@
 //! What an operator sees of a running daemon, and the signals by which its workers steer each other.
 
 mod board;
+mod flow;
 pub mod health;
 pub mod metrics;
 mod responder;
@@ -11,7 +12,8 @@ use crate::nats::Connection;
 use std::sync::Arc;
 
 pub use board::{Board, Totals};
-pub use signals::{Making, Signals, Whole};
+pub use flow::Making;
+pub use signals::{Signals, Whole};
 
 /// What health and metrics are made of.
 #[derive(Clone)]

@@ -8,6 +8,7 @@ use crate::base::{limits, once::Once, stop::Stop};
 use crate::config::Config;
 use crate::db::{self, Ends, Incoming};
 use crate::model::positions::{self, Position, SeqMap};
+use crate::model::reach::Reach;
 use crate::model::set::Format;
 use crate::nats::{JetStream, Message};
 use crate::operate::{Board, Signals, Whole};
@@ -74,7 +75,8 @@ struct Followed {
     reader: Reader,
     /// Up to where it is read and applied; `None`: never followed.
     position: Option<Position>,
-    /// After this sequence it is read again when the reading is interrupted: parts of open change sets follow.
+    /// The database's own position: after it the stream is read again when the reading is interrupted. Parts of open change sets
+    /// follow.
     checkpoint: u64,
 }
 
@@ -108,7 +110,7 @@ impl Follower {
         setup.signals.set_whole(whole);
         let now = Instant::now();
         Ok(Follower {
-            waiting: Waiting::new(streams.len(), setup.config.log.max_entries, now),
+            waiting: Waiting::new(streams.len(), now),
             streams,
             queue,
             link: setup.js.connection().watch(),
@@ -213,23 +215,44 @@ impl Follower {
         let Some(item) = self.streams[at].reader.take(message, Instant::now()) else { return };
         self.warn_of_go_nodes(&item);
         let Item { seq, origin, payload, part, time_ms, .. } = item;
+        self.setup.signals.flow.came(at, seq, payload.len());
         let incoming = Incoming { stream: at, seq, origin, payload, ends: None };
         // Before the node has caught up, it waits for its own events as well as for others'.
         let urgent = !self.started || !self.setup.database.is_own(&incoming);
         if let Some(ends) = self.waiting.push(incoming, (part, time_ms), urgent, Instant::now()) {
-            self.has_come_to(at, ends);
+            self.has_read(at, ends.read);
+            self.pass_unused(at, ends.checkpoint);
             // Its parts come back before they are applied.
             self.wake_publisher();
         }
     }
 
-    fn has_come_to(&mut self, at: usize, ends: Ends) {
-        let stream = &mut self.streams[at];
-        if let Some(position) = &mut stream.position {
-            position.seq = ends.read;
+    fn has_read(&mut self, at: usize, read: u64) {
+        if let Some(position) = &mut self.streams[at].position {
+            position.seq = read;
         }
-        stream.checkpoint = ends.checkpoint;
-        self.setup.signals.flow.applied(at, ends.read);
+        self.setup.signals.flow.read(at, read);
+    }
+
+    fn has_applied(&mut self, at: usize, ends: Ends) {
+        self.has_read(at, ends.read);
+        self.streams[at].checkpoint = ends.checkpoint;
+        self.setup.signals.flow.checkpoint(at, ends.checkpoint);
+    }
+
+    /// Messages without any effect move the database's position only now and then.
+    fn pass_unused(&mut self, at: usize, checkpoint: u64) {
+        let stream = &self.streams[at];
+        if checkpoint.saturating_sub(stream.checkpoint) < limits::UNUSED {
+            return;
+        }
+        let Some(position) = &stream.position else { return };
+        let (read, position) = (position.seq, Position { seq: checkpoint, ..position.clone() });
+        match self.setup.database.set_position(at, &position) {
+            Ok(()) => self.has_applied(at, Ends { read, checkpoint }),
+            // With the next one again.
+            Err(error) => log::debug!("write the position: {error}"),
+        }
     }
 
     fn warn_of_go_nodes(&mut self, item: &Item) {
@@ -266,7 +289,7 @@ impl Follower {
             .filter_map(|incoming| Some((incoming.stream, incoming.ends?)))
             .collect();
         for (at, ends) in applied_up_to {
-            self.has_come_to(at, ends);
+            self.has_applied(at, ends);
         }
         self.setup.board.count_consumed(applied.changes, applied.rows);
         self.map_file.is_stale();
@@ -306,13 +329,15 @@ impl Follower {
             return;
         }
         self.looked_at_formats = now;
-        for (at, stream) in self.streams.iter().enumerate() {
-            let name = stream.reader.stream();
+        for at in 0..self.streams.len() {
+            let name = self.streams[at].reader.stream();
             let Ok(Some(info)) = self.setup.js.stream(name) else { continue };
             match streams::format_of(&info) {
                 Ok(format) => self.note_format(at, format),
                 Err(error) => self.said.warn(&format!("stream {name}: {error}")),
             }
+            // Somebody may have changed its limits, too.
+            self.note_reach(at, streams::reach_of(&info), streams::size_of(&info));
         }
     }
 
@@ -323,6 +348,11 @@ impl Follower {
             log::info!("stream {stream}: changes are published as {} from now on", format.name());
         }
         flow.set_format(at, format);
+    }
+
+    fn note_reach(&mut self, at: usize, reach: Reach, size: u64) {
+        self.setup.signals.flow.set_reach(at, reach, size);
+        self.waiting.keep_within(reach);
     }
 
     /// Whether a node that follows all its streams is whole.
@@ -416,8 +446,9 @@ impl Follower {
         if recorded.is_err() {
             reader.disconnect();
         }
-        let format = reader.format();
+        let (format, (reach, size)) = (reader.format(), reader.reach());
         self.note_format(at, format);
+        self.note_reach(at, reach, size);
         recorded.context("write the position").map(|()| true)
     }
 
@@ -509,7 +540,10 @@ impl Follower {
         }
         let flow = &self.setup.signals.flow;
         match sequences {
-            Sequences::GoOn => flow.applied(at, position.seq),
+            Sequences::GoOn => {
+                flow.read(at, position.seq);
+                flow.checkpoint(at, position.seq);
+            }
             Sequences::CountAnew => flow.begin_anew(at, position.seq),
         }
         followed.checkpoint = position.seq;

@@ -3,14 +3,15 @@
 use super::audit::{AUDIT_INTERVAL, Audit, Seen, Verdict};
 use super::outbox::{Bounds, Outbox};
 use crate::base::error::{Error, Kind};
-use crate::base::{limits, random::random_u32, stop::Stop};
+use crate::base::{limits, once::Once, random::random_u32, stop::Stop};
 use crate::config::Config;
 use crate::db::{self, Capture, ChangeLog};
 use crate::model::event::Event;
 use crate::model::gate::{self, Part};
 use crate::model::{origin::Origin, payload::Codec, set::Format, shard};
-use crate::nats::{Acked, Connection, Message, Pipeline};
+use crate::nats::{Acked, Connection, JetStream, Message, Pipeline};
 use crate::operate::{Board, Making, Signals};
+use crate::streams;
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -104,6 +105,9 @@ pub struct Publisher {
     process: u64,
     /// A stream has refused a set: until the log is read to its end, each row is a message and a set of its own.
     alone: bool,
+    /// Bytes that were sent since the last look how far the streams reach back.
+    since_look: usize,
+    said: Once,
 }
 
 /// What comes back with an acknowledgement.
@@ -113,6 +117,7 @@ struct Sent {
     /// nothing, for the set may still take no effect.
     ends: Vec<i64>,
     rows: usize,
+    bytes: usize,
     part: Part,
     stream: usize,
     making: Making,
@@ -140,6 +145,8 @@ impl Publisher {
             attempt: 0,
             process: u64::from(random_u32()) + 1,
             alone: false,
+            since_look: limits::REACH_LOOK,
+            said: Once::default(),
             setup,
         })
     }
@@ -258,6 +265,9 @@ impl Publisher {
                 if !self.pipeline.has_room() || !self.others_can_follow() {
                     return Ok(false);
                 }
+                if self.since_look >= limits::REACH_LOOK {
+                    self.look_at_reach();
+                }
                 let (rows, part) = self.outboxes[stream].next_message(bounds, self.complete);
                 self.send(stream, bounds.bytes > 0, &rows, part)?;
             }
@@ -275,7 +285,7 @@ impl Publisher {
             _ => 0,
         };
         // The first part must be in the stream when the last one comes, also for those who begin anew.
-        let parts = if self.alone { 1 } else { (self.setup.config.log.max_entries / 8).max(16) };
+        let parts = if self.alone { 1 } else { self.setup.signals.flow.reach(stream).parts() };
         Bounds { bytes, parts }
     }
 
@@ -289,7 +299,9 @@ impl Publisher {
         let making = self.setup.signals.flow.making(stream);
         self.in_flight.insert(first.id);
         let ends = self.outboxes[stream].sent(first.id, payload.len(), part);
-        let sent = Sent { ends, rows: rows.len(), part, stream, making, table: first.table.clone() };
+        let (bytes, table) = (payload.len(), first.table.clone());
+        let sent = Sent { ends, rows: rows.len(), bytes, part, stream, making, table };
+        self.since_look += bytes;
         let part = part.header();
         let mut headers = vec![("Nats-Msg-Id", id.as_str())];
         headers.extend(part.as_deref().map(|part| (gate::HEADER, part)));
@@ -315,14 +327,26 @@ impl Publisher {
         log::error!("a row of table {table} {what}: {why}; it stays in the change log");
     }
 
-    /// A stream keeps `max_entries` messages: what ran too far ahead of the nodes that read it would be lost to them. So each
-    /// node keeps its publishing within a sixteenth of that before its own follower, which stands for all: then at least one
-    /// node of a dozen always sees every message, and makes the snapshot that the others may need.
+    /// What ran too far ahead of the nodes that read it would be lost to them.
     fn others_can_follow(&self) -> bool {
-        let config = &self.setup.config;
-        let ahead = (config.log.max_entries / 16).max(16);
-        let in_flight = self.pipeline.in_flight() as u64;
-        !config.replicate || self.setup.signals.flow.not_come_back() + in_flight < ahead
+        !self.setup.config.replicate || self.setup.signals.flow.has_room(self.pipeline.in_flight())
+    }
+
+    /// Sees to it that the streams reach back far enough for what is in the database now.
+    fn look_at_reach(&mut self) {
+        self.since_look = 0;
+        let flow = &self.setup.signals.flow;
+        let js = JetStream::new(self.setup.connection.clone());
+        // What cannot be read now is looked at again.
+        let Ok(database) = self.setup.log.database_bytes() else { return };
+        for (at, shard) in (0..self.outboxes.len()).zip(1..) {
+            let reach = flow.reach(at);
+            match streams::widen(&js, &self.setup.config, (shard, reach), database) {
+                Ok(now) if now != reach => flow.widen(at, now),
+                Ok(_) => {}
+                Err(error) => self.said.warn(&error.to_string()),
+            }
+        }
     }
 
     /// Takes an acknowledgement and all that wait after it.
@@ -356,7 +380,7 @@ impl Publisher {
                 for id in &sent.ends {
                     self.in_flight.remove(id);
                 }
-                self.setup.signals.flow.acked(sent.stream, sent.making, ack.seq);
+                self.setup.signals.flow.acked(sent.stream, sent.making, ack.seq, sent.bytes);
                 sent.rows
             }
             Err(error) => {

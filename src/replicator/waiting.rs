@@ -7,6 +7,7 @@
 use crate::base::limits;
 use crate::db::{Ends, Incoming};
 use crate::model::gate::{Arrival, Gate, Part};
+use crate::model::reach::Reach;
 use std::collections::VecDeque;
 use std::collections::vec_deque::Drain;
 use std::time::{Duration, Instant};
@@ -23,8 +24,8 @@ pub struct Waiting {
     added: (Instant, Instant),
     /// Echoes among them.
     echoes: usize,
-    /// So many echoes are worth a transaction.
-    worth: usize,
+    /// So many echoes are worth a transaction, or so many bytes.
+    worth: (usize, usize),
     /// When events were applied last, if the application writes too.
     applied: Option<Instant>,
 }
@@ -36,14 +37,19 @@ struct Read {
 }
 
 impl Waiting {
-    /// Nothing waits. `max_entries`: messages that a stream keeps; while a short one is waited for, it would run away.
-    pub fn new(streams: usize, max_entries: u64, now: Instant) -> Waiting {
-        // The publisher keeps within a sixteenth of the stream before what came back.
-        let short = usize::try_from(max_entries / 20).unwrap_or(usize::MAX).max(4);
+    /// Nothing waits.
+    pub fn new(streams: usize, now: Instant) -> Waiting {
         let gates = (0..streams).map(|_| Gate::default()).collect();
-        let worth = limits::ECHO_BATCH.min(short);
+        let worth = (limits::ECHO_BATCH, limits::ECHO_BYTES);
         let events = VecDeque::new();
         Waiting { events, bytes: 0, gates, urgent: None, added: (now, now), echoes: 0, worth, applied: None }
+    }
+
+    /// A stream reaches back only so far: the publisher waits for what the echoes of more would bring.
+    pub fn keep_within(&mut self, reach: Reach) {
+        let (echoes, least) = (reach.echoes(), self.worth);
+        let bound = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
+        self.worth = (least.0.min(bound(echoes.messages)), least.1.min(bound(echoes.bytes)));
     }
 
     /// Adds an event that its stream stored at `time_ms`. `urgent`: somebody waits for it. Returns where its stream is read to, if
@@ -103,9 +109,7 @@ impl Waiting {
 
     /// Whether so many wait that they are worth a transaction, or the publisher waits for them.
     fn is_worth_it(&self) -> bool {
-        self.echoes >= self.worth
-            || self.events.len() >= limits::APPLY_BATCH
-            || self.bytes >= limits::ECHO_BYTES
+        self.echoes >= self.worth.0 || self.events.len() >= limits::APPLY_BATCH || self.bytes >= self.worth.1
     }
 
     /// Whether more may be read before they are applied.
@@ -171,9 +175,11 @@ mod tests {
         Incoming { stream, seq, origin: None, payload: vec![0; bytes], ends: None }
     }
 
-    fn waiting(max_entries: u64) -> (Waiting, Instant) {
+    fn waiting(messages: u64) -> (Waiting, Instant) {
         let start = Instant::now();
-        (Waiting::new(2, max_entries, start), start)
+        let mut waiting = Waiting::new(2, start);
+        waiting.keep_within(Reach::of_messages(messages));
+        (waiting, start)
     }
 
     #[test]

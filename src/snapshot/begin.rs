@@ -76,7 +76,7 @@ mod tests {
         let info = |first_seq, last_seq| StreamInfo {
             config: serde_json::Value::Null,
             created: "a".into(),
-            state: StreamState { messages: 0, first_seq, last_seq },
+            state: StreamState { first_seq, last_seq, ..StreamState::default() },
         };
         all.iter().map(|(name, first, last)| ((*name).to_owned(), info(*first, *last))).collect()
     }

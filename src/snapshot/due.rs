@@ -3,7 +3,8 @@
 
 use crate::base::{limits, retry::Backoff};
 use crate::cluster::wanted::Wanted;
-use crate::storage::{Label, Seal, Stored};
+use crate::model::reach::Reach;
+use crate::storage::{Seal, Stored};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -65,31 +66,36 @@ pub fn not_taken(stored: &Stored, has_key: bool) -> Option<Reason> {
     }
 }
 
-/// Up to which sequence this node has applied each stream.
-pub type Applied = Vec<(String, u64)>;
-
-fn stored_seq(stored: &Label, stream: &str) -> u64 {
-    stored.positions.get(stream).copied().unwrap_or(0)
+/// Where this node's database stands in a stream, beside the stored snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    pub stream: String,
+    /// Up to there it is applied: a snapshot that is made now has this position.
+    pub seq: u64,
+    /// The snapshot's position; 0: it knows no such stream.
+    pub stored: u64,
+    /// Bytes between the two.
+    pub bytes: u64,
+    pub reach: Reach,
 }
 
-/// The streams of which the stored snapshot holds more than this node, with the snapshot's position: either this node has
-/// not caught up with them, or they were created anew.
-pub fn doubtful<'a>(stored: &Label, applied: &'a Applied) -> Vec<(&'a str, u64)> {
-    let of = |(stream, seq): &'a (String, u64)| {
-        let stored = stored_seq(stored, stream);
-        (*seq < stored).then_some((stream.as_str(), stored))
-    };
-    applied.iter().filter_map(of).collect()
+impl Standing {
+    fn messages(&self) -> u64 {
+        self.seq.saturating_sub(self.stored)
+    }
+}
+
+/// The streams of which the stored snapshot holds more than this node: either this node has not caught up with them, or they were
+/// created anew.
+pub fn doubtful(standings: &[Standing]) -> impl Iterator<Item = &Standing> {
+    standings.iter().filter(|standing| standing.seq < standing.stored)
 }
 
 /// What the decision is made from, when there is a stored snapshot.
 pub struct Facts<'a> {
-    pub stored: &'a Label,
-    pub applied: &'a Applied,
+    pub standings: &'a [Standing],
     /// One of the streams ends before the snapshot's position.
     pub is_anew: bool,
-    /// Messages that each stream keeps.
-    pub max_entries: u64,
     /// Zero: none are made by time.
     pub interval: Duration,
     /// Time since the interval began.
@@ -98,14 +104,14 @@ pub struct Facts<'a> {
 
 /// Why a snapshot is due, if it is.
 pub fn reason(facts: &Facts<'_>) -> Option<Reason> {
-    let advance = |(stream, seq): &(String, u64)| seq.saturating_sub(stored_seq(facts.stored, stream));
-    let farthest = facts.applied.iter().map(advance).max().unwrap_or(0);
+    let has_advanced = facts.standings.iter().any(|standing| standing.messages() > 0);
+    let is_far = |standing: &Standing| standing.reach.is_half(standing.messages(), standing.bytes);
     if facts.is_anew {
         Some(Reason::StreamAnew)
-    } else if farthest >= (facts.max_entries / 2).max(1) {
+    } else if has_advanced && facts.standings.iter().any(is_far) {
         // Early enough that the streams still hold everything after this snapshot while the next one is made.
         Some(Reason::StreamAdvanced)
-    } else if !facts.interval.is_zero() && farthest > 0 && facts.elapsed >= facts.interval {
+    } else if !facts.interval.is_zero() && has_advanced && facts.elapsed >= facts.interval {
         Some(Reason::Interval)
     } else {
         None

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::model::positions::SeqMap;
+use crate::storage::Label;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -13,21 +14,26 @@ fn label(pairs: &[(&str, u64)]) -> Label {
     Label { positions: map(pairs), ..Label::default() }
 }
 
-fn applied(pairs: &[(&str, u64)]) -> Applied {
-    pairs.iter().map(|(name, seq)| ((*name).to_owned(), *seq)).collect()
+/// Where a database stands beside a stored snapshot at (a=100, b=10), with streams of 1,000 messages that take 10 bytes each.
+fn standings(at: &[(&str, u64)]) -> Vec<Standing> {
+    let stored = label(&[("a", 100), ("b", 10)]);
+    let standing = |(stream, seq): &(&str, u64)| {
+        let stored = stored.positions.get(*stream).copied().unwrap_or(0);
+        let (stream, bytes) = ((*stream).to_owned(), seq.saturating_sub(stored) * 10);
+        Standing { stream, seq: *seq, stored, bytes, reach: Reach::of_messages(1_000) }
+    };
+    at.iter().map(standing).collect()
 }
 
-/// A stored snapshot at (a=100, b=10), streams of 1,000 messages, an interval of an hour.
+/// The decision, with an interval of an hour.
 fn decide(at: &[(&str, u64)], change: impl FnOnce(&mut Facts<'_>)) -> Option<Reason> {
-    let (stored, applied) = (label(&[("a", 100), ("b", 10)]), applied(at));
-    let mut facts = Facts {
-        stored: &stored,
-        applied: &applied,
-        is_anew: false,
-        max_entries: 1_000,
-        interval: HOUR,
-        elapsed: Duration::ZERO,
-    };
+    decide_with(Reach::of_messages(1_000), at, change)
+}
+
+fn decide_with(reach: Reach, at: &[(&str, u64)], change: impl FnOnce(&mut Facts<'_>)) -> Option<Reason> {
+    let mut standings = standings(at);
+    standings.iter_mut().for_each(|standing| standing.reach = reach);
+    let mut facts = Facts { standings: &standings, is_anew: false, interval: HOUR, elapsed: Duration::ZERO };
     change(&mut facts);
     reason(&facts)
 }
@@ -64,9 +70,16 @@ fn a_stream_that_the_snapshot_does_not_know_counts_from_its_first_message() {
 
 #[test]
 fn a_stream_of_one_message_does_not_make_one_due_for_ever() {
-    let tiny = |facts: &mut Facts<'_>| facts.max_entries = 1;
-    assert_eq!(decide(&[("a", 100), ("b", 10)], tiny), None);
-    assert_eq!(decide(&[("a", 101), ("b", 10)], tiny), Some(Reason::StreamAdvanced));
+    let tiny = |at| decide_with(Reach::of_messages(1), at, |_| {});
+    assert_eq!(tiny(&[("a", 100), ("b", 10)]), None);
+    assert_eq!(tiny(&[("a", 101), ("b", 10)]), Some(Reason::StreamAdvanced));
+}
+
+#[test]
+fn half_of_the_bytes_makes_one_due_too_and_not_what_is_read_and_not_applied() {
+    let bytes = |at| decide_with(Reach { messages: u64::MAX, bytes: 2_000 }, at, |_| {});
+    assert_eq!(bytes(&[("a", 199), ("b", 10)]), None);
+    assert_eq!(bytes(&[("a", 200), ("b", 10)]), Some(Reason::StreamAdvanced));
 }
 
 #[test]
@@ -77,10 +90,10 @@ fn a_stream_that_was_created_anew_needs_another_snapshot() {
 
 #[test]
 fn only_streams_that_the_snapshot_holds_more_of_are_doubtful() {
-    let stored = label(&[("a", 100), ("b", 10)]);
-    assert!(doubtful(&stored, &applied(&[("a", 100), ("b", 12)])).is_empty());
-    assert_eq!(doubtful(&stored, &applied(&[("a", 99), ("b", 12)])), [("a", 100)]);
-    assert!(doubtful(&Label::default(), &applied(&[("a", 0)])).is_empty(), "a Go node's snapshot");
+    let names = |at| doubtful(&standings(at)).map(|standing| standing.stream.clone()).collect::<Vec<_>>();
+    assert!(names(&[("a", 100), ("b", 12)]).is_empty());
+    assert_eq!(names(&[("a", 99), ("b", 12)]), ["a"]);
+    assert!(names(&[("unknown", 0)]).is_empty(), "a Go node's snapshot");
 }
 
 #[test]

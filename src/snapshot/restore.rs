@@ -419,7 +419,7 @@ mod tests {
             config,
             bucket: Bucket::new(&JetStream::new(Connection::offline()), 1),
             open_store: Box::new(|| Err(Error::unreachable("no store"))),
-            signals: Arc::new(Signals::new(1)),
+            signals: Arc::new(Signals::new(1, crate::model::reach::Reach::of_messages(1_024))),
             stop,
         }
     }

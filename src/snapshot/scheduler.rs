@@ -1,6 +1,6 @@
 //! The thread that makes snapshots while this node is the leader, and now and then restores one on trial.
 
-use super::due::{self, Applied, Facts, Pauses, Proving, Reason, Requests};
+use super::due::{self, Facts, Pauses, Proving, Reason, Requests, Standing};
 use super::proof::prove;
 use super::save::{Saved, Terms, save};
 use super::search::holds_tables;
@@ -12,7 +12,7 @@ use crate::cluster::wanted::{self, Wanted};
 use crate::cluster::{Bucket, founder, proven};
 use crate::config::Config;
 use crate::operate::{Board, Signals};
-use crate::storage::{OpenStore, Store, Stored};
+use crate::storage::{Label, OpenStore, Store, Stored};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -143,30 +143,28 @@ impl Scheduler {
         if known.unfinished {
             return Ok(Some(Reason::Unfinished));
         }
-        let applied = self.applied();
+        let standings = self.standings(stored);
         let mut is_anew = false;
-        for (stream, seq) in due::doubtful(stored, &applied) {
-            is_anew |= self.ends_before(stream, seq)?;
+        for standing in due::doubtful(&standings) {
+            is_anew |= self.ends_before(&standing.stream, standing.stored)?;
         }
         let reason = due::reason(&Facts {
-            stored,
-            applied: &applied,
+            standings: &standings,
             is_anew,
-            max_entries: self.config.log.max_entries,
             interval: self.config.snapshot.interval,
             elapsed: known.interval_from.elapsed(),
         });
         if reason.is_some() { Ok(reason) } else { self.asked_for(known) }
     }
 
-    fn applied(&self) -> Applied {
+    fn standings(&self, stored: &Label) -> Vec<Standing> {
         let flow = &self.signals.flow;
-        self.config
-            .streams()
-            .into_iter()
-            .enumerate()
-            .map(|(at, stream)| (stream, flow.applied_seq(at)))
-            .collect()
+        let standing = |(at, stream): (usize, String)| {
+            let stored = stored.positions.get(&stream).copied().unwrap_or(0);
+            let (seq, reach, bytes) = (flow.applied_seq(at), flow.reach(at), flow.bytes_after(at, stored));
+            Standing { stream, seq, stored, bytes, reach }
+        };
+        self.config.streams().into_iter().enumerate().map(standing).collect()
     }
 
     fn ends_before(&self, stream: &str, seq: u64) -> Result<bool, Error> {
@@ -198,8 +196,10 @@ impl Scheduler {
     /// A request without positions in streams that are not ours, and without those beyond the end of a stream: no snapshot
     /// reaches them, so that one would be made after the other.
     fn without_the_impossible(&self, wanted: &Wanted) -> Result<Wanted, Error> {
-        let applied = self.applied();
-        let has_applied = |stream: &str| applied.iter().find(|(name, _)| name == stream).map(|(_, seq)| *seq);
+        let streams = self.config.streams();
+        let has_applied = |stream: &str| {
+            streams.iter().position(|name| name == stream).map(|at| self.signals.flow.applied_seq(at))
+        };
         let possible = wanted.retain(|stream, seq| match has_applied(stream) {
             None => Ok(false),
             Some(applied) if applied >= seq => Ok(true),

@@ -38,7 +38,9 @@ impl From<nats::Error> for Error {
             nats::Error::NotFound(_) => Error::NotFound,
             nats::Error::Permanent(why) | nats::Error::Overlap(why) => Error::Permanent(why),
             nats::Error::Local(why) => Error::Local(why),
-            nats::Error::Conflict(why) | nats::Error::Transient(why) => Error::Transient(why),
+            nats::Error::Conflict(why) | nats::Error::NoRoom(why) | nats::Error::Transient(why) => {
+                Error::Transient(why)
+            }
         }
     }
 }

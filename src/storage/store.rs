@@ -108,7 +108,7 @@ impl Store {
         if keep > 1
             && let Some(current) = current.as_ref().filter(|current| current.refused().is_none())
         {
-            match self.archive(current) {
+            match self.archive(current, label.time_ms) {
                 // A new snapshot is worth more than a kept one.
                 Err(Error::Permanent(why)) => {
                     log::warn!("{}: the last snapshot is not kept: {why}", self.describe());
@@ -158,12 +158,12 @@ impl Store {
         }
     }
 
-    /// Keeps the current snapshot under the name of its time.
-    fn archive(&self, current: &Stored) -> Result<(), Error> {
+    /// Keeps the current snapshot under the name of its time. `next_ms`: the time of the one that replaces it.
+    fn archive(&self, current: &Stored, next_ms: i64) -> Result<(), Error> {
         let mut name = dated_name(current.label.time_ms);
         // A label without a seal may tell a time that no name can hold.
         if current.label.time_ms <= 0 || !is_snapshot(&name) {
-            name = dated_name(clock::unix_ms());
+            name = self.name_before(next_ms)?;
         }
         self.run("copy", |tries| {
             // It is there already when the answer to an earlier try was lost, or the upload after it failed.
@@ -173,6 +173,21 @@ impl Store {
             }
             self.backend.copy(current, &name, tries)
         })
+    }
+
+    /// A free name for a snapshot of unknown age: a younger one's would push the next one, which is known to be good, out of those
+    /// that are kept.
+    fn name_before(&self, next_ms: i64) -> Result<String, Error> {
+        let next_ms = if next_ms > 0 { next_ms } else { clock::unix_ms() };
+        let names = (1..=16).map(|seconds| dated_name(next_ms.saturating_sub(seconds * 1_000)));
+        let mut last = dated_name(next_ms);
+        for name in names {
+            last = name;
+            if self.stat(&last)?.is_none() {
+                break;
+            }
+        }
+        Ok(last)
     }
 
     /// Removes the oldest snapshots, so that `keep` are left. Those that this node does not take are counted apart: whoever

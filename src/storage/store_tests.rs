@@ -113,6 +113,23 @@ fn older_generations_are_kept_and_the_oldest_go() {
     assert_eq!(names(&memory), [NAME]);
 }
 
+/// A Go node's snapshot, or one whose description was lost, has no time of its own.
+#[test]
+fn one_of_unknown_age_pushes_none_out_that_came_after_it() {
+    let memory = MemoryStore::new();
+    let (_source, store) = store(&memory);
+    let made: Vec<Made> = (1..=3).map(Made::at).collect();
+    for _ in 0..2 {
+        memory.objects.lock().unwrap().insert(NAME.to_owned(), (Label::default(), b"anything".to_vec()));
+        save(&store, &made[0], 9).unwrap();
+    }
+    assert_eq!(names(&memory).len(), 3, "nothing was written over: {:?}", names(&memory));
+    for one in &made[1..] {
+        save(&store, one, 2).unwrap();
+    }
+    assert_eq!(names(&memory), [dated(&made[1]), NAME.to_owned()]);
+}
+
 #[test]
 fn what_was_kept_already_is_not_copied_again() {
     let memory = MemoryStore::new();

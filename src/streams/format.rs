@@ -41,7 +41,7 @@ mod tests {
     use serde_json::json;
 
     fn described(description: &str) -> StreamInfo {
-        let state = StreamState { messages: 0, first_seq: 0, last_seq: 0 };
+        let state = StreamState::default();
         StreamInfo { config: json!({ "description": description }), created: "a".into(), state }
     }
 

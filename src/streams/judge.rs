@@ -47,7 +47,7 @@ mod tests {
     use serde_json::Value;
 
     fn info(created: &str, first_seq: u64, last_seq: u64) -> StreamInfo {
-        let state = StreamState { messages: 0, first_seq, last_seq };
+        let state = StreamState { first_seq, last_seq, ..StreamState::default() };
         StreamInfo { config: Value::Null, created: created.into(), state }
     }
 

@@ -7,5 +7,5 @@ mod reader;
 
 pub use format::format_of;
 pub use judge::{Judgement, judge};
-pub use made::{change_format, ensure, ensure_all, warn_of_more_shards};
+pub use made::{change_format, ensure, ensure_all, reach_of, size_of, warn_of_more_shards, widen};
 pub use reader::{Item, Reader, is_silent, queue};

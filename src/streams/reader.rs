@@ -3,9 +3,10 @@
 
 use super::format::format_of;
 use super::judge::{Judgement, judge};
+use super::made::{reach_of, size_of};
 use crate::base::{error, limits};
 use crate::model::gate::{self, Part};
-use crate::model::{origin::Origin, positions::Position, set::Format};
+use crate::model::{origin::Origin, positions::Position, reach::Reach, set::Format};
 use crate::nats::{Consumer, JetStream, Message, Pull, Step, StreamInfo};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::time::Instant;
@@ -39,6 +40,8 @@ pub struct Reader {
     consumer: Option<Consumer>,
     progress: Progress,
     format: Format,
+    reach: Reach,
+    size: u64,
 }
 
 impl Reader {
@@ -51,6 +54,8 @@ impl Reader {
             consumer: None,
             progress: Progress::default(),
             format: Format::Rows,
+            reach: Reach::of_messages(u64::MAX),
+            size: 0,
         }
     }
 
@@ -62,6 +67,11 @@ impl Reader {
     /// In which form changes are to be published in it, as it was when it was connected.
     pub fn format(&self) -> Format {
         self.format
+    }
+
+    /// How far the stream reached back, and the size of its messages in the middle, when it was connected.
+    pub fn reach(&self) -> (Reach, u64) {
+        (self.reach, self.size)
     }
 
     /// Whether it reads, as far as it knows.
@@ -80,6 +90,7 @@ impl Reader {
         self.consumer = None;
         let Some(info) = self.js.stream(&self.stream)? else { return Ok(None) };
         self.format = format_of(&info)?;
+        (self.reach, self.size) = (reach_of(&info), size_of(&info));
         let judgement = judge(position, &info);
         let (Judgement::Continue(position) | Judgement::Changed(position, _)) = &judgement else {
             return Ok(Some(judgement));
@@ -192,7 +203,7 @@ mod tests {
     use crate::nats::StreamState;
 
     fn info(messages: u64, first_seq: u64, last_seq: u64) -> StreamInfo {
-        let state = StreamState { messages, first_seq, last_seq };
+        let state = StreamState { messages, first_seq, last_seq, ..StreamState::default() };
         StreamInfo { config: serde_json::Value::Null, created: "a".into(), state }
     }
 

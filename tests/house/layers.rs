@@ -30,7 +30,19 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
     &[
         (
             "model",
-            &["event", "fold", "gate", "gotime", "origin", "payload", "positions", "set", "shard", "value"],
+            &[
+                "event",
+                "fold",
+                "gate",
+                "gotime",
+                "origin",
+                "payload",
+                "positions",
+                "reach",
+                "set",
+                "shard",
+                "value",
+            ],
         ),
         (
             "nats",
@@ -134,7 +146,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
     ],
     &[("config", &["keys", "reader", "stores"])],
     &[("streams", &["format", "judge", "made", "reader"]), ("broker", &["blocks", "server", "settings"])],
-    &[("operate", &["board", "health", "metrics", "responder", "signals"])],
+    &[("operate", &["board", "flow", "health", "metrics", "responder", "signals"])],
     &[("cluster", &["founder", "lease", "presence", "proven", "shards", "wanted"])],
     &[("replicator", &["audit", "follower", "outbox", "pacing", "publisher", "waiting"])],
     &[(

@@ -135,6 +135,13 @@ impl ChangeLog {
         self.cursor
     }
 
+    /// Bytes of the database, whether they stand in its file or in the WAL.
+    pub fn database_bytes(&self) -> Result<u64, Error> {
+        let sql = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size";
+        let bytes: i64 = self.connection.query_row(sql, [], |row| row.get(0))?;
+        Ok(bytes.unsigned_abs())
+    }
+
     /// The highest log id that there is now.
     pub fn highest(&self) -> Result<i64, Error> {
         log_table::highest(&self.connection)

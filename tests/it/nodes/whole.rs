@@ -98,6 +98,15 @@ fn write(database: &Path, n: usize, stop: &AtomicBool) -> i64 {
     id
 }
 
+/// Ends the threads of a test, also when it fails: it would wait for them for ever.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
 /// Transfers on two of three nodes while `trouble` is made; returns the number of looks.
 fn transfers(
     dir: &Dir,
@@ -121,6 +130,7 @@ fn transfers(
             let (database, stop) = (&databases[at], &stop);
             scope.spawn(move || write(database, n, stop))
         });
+        let ending = Ending(&stop);
         let until = Instant::now() + Duration::from_secs(seconds);
         for round in 0.. {
             if Instant::now() > until {
@@ -128,7 +138,7 @@ fn transfers(
             }
             trouble(nats, &mut nodes, round);
         }
-        stop.store(true, Relaxed);
+        drop(ending);
         println!("{:?} transfers", writers.map(|writer| writer.join().unwrap()));
         readers.into_iter().flat_map(|reader| reader.join().unwrap()).collect()
     });

@@ -247,6 +247,8 @@ fn held_still(application: &Application, node: &mut Node, running: bool) -> bool
     let wal = PathBuf::from(format!("{}-wal", node.database.display()));
     let empty = std::fs::metadata(wal).unwrap().len() == 0;
     if !empty && !running {
+        // It may have been stopped in the middle of a transaction.
+        application.signal("CONT");
         node.start_ready();
     }
     empty

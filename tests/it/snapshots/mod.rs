@@ -1,6 +1,7 @@
 //! Snapshots: made, found, restored, proven, by the leader and by a person's commands.
 
 mod commands;
+mod cost;
 mod nats_store;
 mod proof;
 mod publishers;

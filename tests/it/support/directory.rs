@@ -1,5 +1,6 @@
 //! Directories and small file systems that are gone with their test, and damage to files.
 
+use super::stuck;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,12 +16,14 @@ impl Dir {
         let path =
             std::env::temp_dir().join(format!("harmonylite-it-{}-{number}-{name}", std::process::id()));
         std::fs::create_dir_all(&path).unwrap();
+        stuck::begun(&path);
         Dir(path)
     }
 }
 
 impl Drop for Dir {
     fn drop(&mut self) {
+        stuck::ended(&self.0);
         if std::thread::panicking() {
             eprintln!("the test failed; its files are kept in {}", self.0.display());
         } else {

@@ -11,6 +11,7 @@ mod process;
 pub mod proxy;
 pub mod servers;
 pub mod stores;
+mod stuck;
 mod waiting;
 
 pub use broker::{Nats, connect_with, nats_binaries};

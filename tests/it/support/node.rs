@@ -7,9 +7,6 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// How many messages the streams keep unless a test says otherwise: more than any test writes.
-const MESSAGES: u64 = 1_000_000;
-
 /// A node: directory, configuration, database, process.
 pub struct Node {
     pub dir: PathBuf,
@@ -29,8 +26,7 @@ impl Node {
         let config = path.join("config.toml");
         let urls = if urls.is_empty() { String::new() } else { format!("{urls:?}") };
         let text = format!(
-            "db_path = {database:?}\nnode_id = {id}\nnats.urls = [{urls}]\nnats.bind_address = \"127.0.0.1:-1\"\n\
-             replication_log.max_entries = {MESSAGES}\n{extra}\n"
+            "db_path = {database:?}\nnode_id = {id}\nnats.urls = [{urls}]\nnats.bind_address = \"127.0.0.1:-1\"\n{extra}\n"
         );
         std::fs::write(&config, text).unwrap();
         Node { dir: path, config, database, variables: vec![], child: None }
@@ -46,13 +42,8 @@ impl Node {
     /// Changes how many messages the streams keep; for a node that has not been started.
     pub fn keep_messages(&self, count: u64) {
         let text = std::fs::read_to_string(&self.config).unwrap();
-        let before = format!("replication_log.max_entries = {MESSAGES}\n");
-        assert!(text.contains(&before), "the configuration has another max_entries: {text}");
-        // One message for each row, so that a test knows how far the streams reach.
-        let now = text.replace(
-            &before,
-            &format!("replication_log.max_entries = {count}\nreplication_log.format = \"rows\"\n"),
-        );
+        // Before the first section. One message for each row, so that a test knows how far the streams reach.
+        let now = format!("replication_log.max_entries = {count}\nreplication_log.format = \"rows\"\n{text}");
         std::fs::write(&self.config, now).unwrap();
     }
 

@@ -9,7 +9,7 @@ pub fn wait_for<T>(what: &str, seconds: u64, mut condition: impl FnMut() -> Opti
         if let Some(found) = condition() {
             return found;
         }
-        assert!(Instant::now() < until, "waited {seconds} s in vain: {what}");
+        assert!(Instant::now() < until, "waited {seconds} s in vain: {what}\n{}", super::stuck::doings());
         pause(5);
     }
 }
