@@ -67,6 +67,8 @@ pub const FORMAT_LOOK: Duration = Duration::from_secs(30);
 pub const ASIDE_COLUMNS: usize = 50;
 /// Time between two looks whether what is set aside can be tried again.
 pub const ASIDE_LOOK: Duration = Duration::from_secs(1);
+/// Keys of unpublished changes that are remembered in memory, about 100 bytes each; more are in a temporary table.
+pub const TOUCHED_NEAR: usize = 32_768;
 /// Origins whose highest folded id is remembered in one stream; beyond that those are forgotten that were heard of longest ago.
 pub const ORIGINS: usize = 4_096;
 /// Bytes of a name in an event: of a table, a column or a schema's hash. A table with a longer name is not replicated.

@@ -295,6 +295,35 @@ impl Columns {
 
 // ---- reading
 
+/// The heads of which nearly all data consists: numbers, strings and arrays of known length. `None`: another, or none.
+fn plain_head(bytes: &[u8]) -> Option<(Header, &[u8])> {
+    let (first, rest) = bytes.split_first()?;
+    let info = first & 31;
+    let (value, rest) = if info < 24 {
+        (u64::from(info), rest)
+    } else {
+        let length = match info {
+            24 => 1,
+            25 => 2,
+            26 => 4,
+            27 => 8,
+            _ => return None,
+        };
+        let (number, rest) = rest.split_at_checked(length)?;
+        (number.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)), rest)
+    };
+    let length = || usize::try_from(value).ok().map(Some);
+    let header = match first >> 5 {
+        0 => Header::Positive(value),
+        1 => Header::Negative(value),
+        2 => Header::Bytes(length()?),
+        3 => Header::Text(length()?),
+        4 => Header::Array(length()?),
+        _ => return None,
+    };
+    Some((header, rest))
+}
+
 pub(super) struct Cursor<'a> {
     rest: &'a [u8],
     /// Times so far. Each is written out as text, which takes a hundred times as long as reading a number.
@@ -331,6 +360,10 @@ impl<'a> Cursor<'a> {
     }
 
     fn pull(&mut self) -> Result<Header, Malformed> {
+        if let Some((header, rest)) = plain_head(self.rest) {
+            self.rest = rest;
+            return Ok(header);
+        }
         let mut decoder = Decoder::from(self.rest);
         let header = decoder.pull().map_err(|_| Malformed("truncated or invalid CBOR".into()))?;
         self.rest = &self.rest[decoder.offset()..];

@@ -231,3 +231,20 @@ fn one_column_in_two_spellings_is_no_event() {
         assert_eq!(why.to_string(), "column nAME comes in two spellings");
     }
 }
+
+/// Each first byte, with every length of what follows: the short way reads what the library reads, or leaves it to the library.
+#[test]
+fn plain_heads_are_read_as_the_library_reads_them() {
+    for first in 0..=255_u8 {
+        for tail in [vec![0; 8], vec![0xff; 8], (1..=8).collect(), vec![0x7f, 1], vec![]] {
+            for length in 0..=tail.len() {
+                let bytes = [&[first], &tail[..length]].concat();
+                let Some((header, rest)) = plain_head(&bytes) else { continue };
+                let mut decoder = Decoder::from(bytes.as_slice());
+                assert_eq!(decoder.pull().unwrap(), header, "{bytes:x?}");
+                assert_eq!(rest, &bytes[decoder.offset()..]);
+            }
+        }
+    }
+    assert!(plain_head(&[0x19, 1]).is_none() && plain_head(&[]).is_none() && plain_head(&[0xf6]).is_none());
+}

@@ -1,43 +1,19 @@
 //! The follower: from the streams into the database, in order, from its own checkpoint, whatever happens to the broker.
 
 use super::pacing::{MapFile, Tries, Yielding};
-use super::publisher::Handle;
+use super::setup::Setup;
 use super::waiting::Waiting;
 use crate::base::error::{Context, Error, Kind};
-use crate::base::{limits, once::Once, stop::Stop};
-use crate::config::Config;
+use crate::base::{limits, once::Once};
 use crate::db::{self, Ends, Incoming};
 use crate::model::positions::{self, Position, SeqMap};
 use crate::model::reach::Reach;
 use crate::model::set::Format;
-use crate::nats::{JetStream, Message};
-use crate::operate::{Board, Signals, Whole};
+use crate::nats::Message;
+use crate::operate::Whole;
 use crate::streams::{self, Item, Judgement, Reader};
 use crossbeam_channel::{Receiver, select};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// Brings the database to the state of a snapshot; the error says what is missing for that.
-pub type Recover = Box<dyn FnMut(&mut db::Applier) -> Result<(), Error> + Send>;
-
-/// What a follower works with.
-pub struct Setup {
-    pub config: Config,
-    /// The connection that applies, to an opened database.
-    pub database: db::Applier,
-    pub js: JetStream,
-    /// Positions of a sequence map, for streams that the database does not know.
-    pub taken_over: SeqMap,
-    /// The publisher's, if there is one.
-    pub publisher: Option<Handle>,
-    /// Gets over gaps in the streams; `None`: a person must.
-    pub recover: Option<Recover>,
-    /// Lets a database that never followed the streams join the cluster; `None`: it goes on as it is.
-    pub join: Option<Recover>,
-    pub board: Arc<Board>,
-    pub signals: Arc<Signals>,
-    pub stop: Stop,
-}
 
 /// The follower's thread.
 pub struct Follower {

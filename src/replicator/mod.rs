@@ -5,7 +5,9 @@ mod follower;
 mod outbox;
 mod pacing;
 mod publisher;
+mod setup;
 mod waiting;
 
-pub use follower::{Follower, Recover, Setup as FollowerSetup};
+pub use follower::Follower;
 pub use publisher::{Handle as PublisherHandle, Orders, Publisher, Setup as PublisherSetup, orders, report};
+pub use setup::{Recover, Setup as FollowerSetup};

@@ -148,7 +148,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
     &[("streams", &["format", "judge", "made", "reader"]), ("broker", &["blocks", "server", "settings"])],
     &[("operate", &["board", "flow", "health", "metrics", "responder", "signals"])],
     &[("cluster", &["founder", "lease", "presence", "proven", "shards", "wanted"])],
-    &[("replicator", &["audit", "follower", "outbox", "pacing", "publisher", "waiting"])],
+    &[("replicator", &["audit", "follower", "outbox", "pacing", "publisher", "setup", "waiting"])],
     &[(
         "snapshot",
         &[

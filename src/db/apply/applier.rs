@@ -14,6 +14,7 @@ use crate::model::origin::Origin;
 use crate::model::payload::{Codec, Payload};
 use crate::model::positions::{Position, SeqMap};
 use crate::model::value::Value;
+use std::collections::VecDeque;
 use std::path::Path;
 use std::time::Instant;
 
@@ -63,13 +64,16 @@ pub struct Applier {
     pub(super) tried: Option<i64>,
     /// The last transaction ended inside a change set.
     in_pieces: bool,
+    /// What was decoded and not consumed, by stream and sequence.
+    decoded: VecDeque<((usize, u64), Result<Payload, Malformed>)>,
 }
 
 impl Applier {
     /// Opens a database that has our tables (see [`crate::db::ensure_state`]). `streams` gives the streams their numbers.
     pub fn open(path: &Path, node: u64, streams: &[String]) -> Result<Applier, Error> {
         let codec = Codec::new(false).map_err(|error| Error::Other(error.to_string()))?;
-        Ok(Applier { session: Session::open(path, node, streams)?, codec, tried: None, in_pieces: false })
+        let session = Session::open(path, node, streams)?;
+        Ok(Applier { session, codec, tried: None, in_pieces: false, decoded: VecDeque::new() })
     }
 
     /// The same, naming in warnings the tables that cannot be replicated. For a database without capture, which does that.
@@ -91,11 +95,13 @@ impl Applier {
 
     /// Writes the position in a stream outside of a batch.
     pub fn set_position(&mut self, stream: usize, position: &Position) -> Result<(), Error> {
+        self.decoded.clear();
         self.session.set_position(stream, position)
     }
 
     /// The same in a stream that was made anew: nothing of it was folded.
     pub fn begin_stream(&mut self, stream: usize, position: &Position) -> Result<(), Error> {
+        self.decoded.clear();
         self.session.begin_stream(stream, position)
     }
 
@@ -114,12 +120,12 @@ impl Applier {
     pub fn apply(&mut self, batch: &[Incoming]) -> Result<Applied, Error> {
         // Before the transaction: the application must not wait for the decoding of anything.
         let again = self.decode_aside()?;
-        let decoded = self.decode(batch);
+        self.decode(batch);
         let after = self.tried;
         let applied = self.in_transaction(|applier| {
             let begun = Instant::now();
             applier.try_again(after, again, begun)?;
-            applier.consume_all(batch, decoded, begun)
+            applier.consume_all(batch, begun)
         });
         let applied = applied.inspect_err(|_| self.tried = after)?;
         self.session.checkpoint();
@@ -170,36 +176,36 @@ impl Applier {
         Ok(())
     }
 
-    /// Decodes messages, as many as one transaction takes.
-    fn decode(&mut self, batch: &[Incoming]) -> Vec<Result<Payload, Malformed>> {
-        let (mut decoded, mut bytes, mut ends) = (Vec::with_capacity(batch.len()), 0, true);
+    /// Decodes messages, as many as one transaction takes at most. What the last one has left is not decoded again.
+    fn decode(&mut self, batch: &[Incoming]) {
+        let (mut count, mut bytes, mut ends) = (0, 0, true);
         for incoming in batch {
             if bytes > if ends { limits::APPLY_BYTES } else { limits::SET_BYTES } {
                 break;
             }
-            let payload = self.codec.read(&incoming.payload);
-            bytes += payload.as_ref().map_or(0, Payload::size);
-            decoded.push(payload);
+            let place = (incoming.stream, incoming.seq);
+            if self.decoded.get(count).is_none_or(|(known, _)| *known != place) {
+                self.decoded.truncate(count);
+                self.decoded.push_back((place, self.codec.read(&incoming.payload)));
+            }
+            bytes += self.decoded[count].1.as_ref().map_or(0, Payload::size);
+            count += 1;
             ends = incoming.ends.is_some();
         }
-        decoded
+        self.decoded.truncate(count);
     }
 
     /// A transaction ends where a change set ends, unless it has become too long for the application that waits. Then the rest comes
     /// in the next one, and who begins anew passes over what was folded.
-    fn consume_all(
-        &mut self,
-        batch: &[Incoming],
-        decoded: Vec<Result<Payload, Malformed>>,
-        begun: Instant,
-    ) -> Result<(), Error> {
+    fn consume_all(&mut self, batch: &[Incoming], begun: Instant) -> Result<(), Error> {
         let mut last: Vec<Option<u64>> = vec![];
         let (mut ends, mut count) = (true, 0);
-        for (incoming, payload) in batch.iter().zip(decoded) {
+        for incoming in batch {
             let most = if ends { limits::APPLY_TIME } else { limits::SET_TIME };
             if count > 0 && begun.elapsed() > most {
                 break;
             }
+            let Some((_, payload)) = self.decoded.pop_front() else { break };
             self.consume(incoming, payload)?;
             count += 1;
             ends = incoming.ends.is_some();

@@ -27,7 +27,8 @@ pub fn carry_out(
         session.applied.touched += 1;
     }
     if plan.settle {
-        session.applied.settled += touched.settle(&session.connection, &subject.key, subject.log_id())?;
+        touched.settle(&session.connection, &subject.key, &gathered.unsettled)?;
+        session.applied.settled += gathered.unsettled.len();
     }
     Ok(())
 }

@@ -9,6 +9,8 @@ use crate::model::value::Value;
 pub struct Gathered {
     pub facts: Facts,
     pub colliding: Vec<Vec<Value>>,
+    /// The ids, not above the event's, under which the change log holds its key.
+    pub unsettled: Vec<i64>,
 }
 
 /// How to look for collisions.
@@ -25,10 +27,13 @@ pub fn gather(session: &Session, subject: &Subject<'_>, look: Look) -> Result<Ga
     let source = subject.source;
     let mut facts =
         Facts { order: source.order, own: source.own, tombstone: subject.is_tombstone(), ..Facts::default() };
+    let mut unsettled = vec![];
     if let Some(touched) = &session.touched {
-        let (connection, id) = (&session.connection, subject.log_id());
-        facts.touched = touched.holds(connection, &subject.key, i64::MAX)?;
-        facts.unsettled = facts.touched && source.own && touched.holds(connection, &subject.key, id)?;
+        let id = subject.log_id();
+        unsettled = touched.ids(&session.connection, &subject.key)?;
+        facts.touched = !unsettled.is_empty();
+        unsettled.retain(|logged| *logged <= id);
+        facts.unsettled = source.own && !unsettled.is_empty();
         // The log gives rising ids and keeps an entry until its event came back. So an event of ours comes from an entry,
         // unless an older copy of the database was put back, or a power cut took commits that had been published.
         facts.unlogged =
@@ -44,5 +49,5 @@ pub fn gather(session: &Session, subject: &Subject<'_>, look: Look) -> Result<Ga
             facts.collisions.push(session.is_touched(&subject.table.row_key(values))?);
         }
     }
-    Ok(Gathered { facts, colliding })
+    Ok(Gathered { facts, colliding, unsettled })
 }

@@ -137,7 +137,7 @@ impl Session {
     fn write_back(&mut self) -> Result<(), Error> {
         self.marks.write(&self.connection, &self.streams, self.origin)?;
         if let Some(touched) = &mut self.touched {
-            touched.drop_placeholder(&self.connection)?;
+            touched.write_back(&self.connection)?;
         }
         if self.feeds.finish(&self.connection)? {
             self.schema.version = schema::version(&self.connection)?;
@@ -203,7 +203,7 @@ impl Session {
     /// Whether the change log holds a key.
     pub fn is_touched(&self, key: &[u8]) -> Result<bool, Error> {
         match &self.touched {
-            Some(touched) => touched.holds(&self.connection, key, i64::MAX),
+            Some(touched) => Ok(!touched.ids(&self.connection, key)?.is_empty()),
             None => Ok(false),
         }
     }

@@ -1,20 +1,20 @@
-//! The touched rows: the keys that the change log holds, mirrored with an index into a temporary table of the applying
-//! connection. The log itself has no index, because the application would pay for it. A long mirror is on disk, not in memory,
-//! and it rolls back with the transaction.
+//! The touched rows: the keys that the change log holds, mirrored by the applying connection. The log itself has no index, because
+//! the application would pay for it. Beyond a number of keys, the mirror goes on in a temporary table: on disk, not in memory.
+//! When a transaction is rolled back, the mirror is made anew.
 
+use crate::base::limits;
 use crate::db::capture::log_table;
 use crate::db::{error::Error, schema::Schema, table::Table};
 use crate::model::value::Value;
 use rusqlite::{Connection, ToSql, params, params_from_iter};
+use std::collections::HashMap;
 
-const CREATE: &str = "CREATE TABLE IF NOT EXISTS temp.__harmonylite__touched(id INTEGER PRIMARY KEY, key BLOB NOT NULL); \
-     CREATE INDEX IF NOT EXISTS temp.__harmonylite__touched_key ON __harmonylite__touched(key); \
+const CREATE: &str = "CREATE TABLE IF NOT EXISTS temp.__harmonylite__touched(key BLOB, id INTEGER, PRIMARY KEY(key, id)) WITHOUT ROWID; \
      DELETE FROM temp.__harmonylite__touched;";
-const ADD: &str = "INSERT INTO temp.__harmonylite__touched(id, key) VALUES(?1, ?2)";
-const REMOVE: &str = "DELETE FROM temp.__harmonylite__touched WHERE id = ?1";
-const HOLDS: &str = "SELECT 1 FROM temp.__harmonylite__touched WHERE key = ?1 AND id <= ?2 LIMIT 1";
-const OF_KEY: &str = "SELECT id FROM temp.__harmonylite__touched WHERE key = ?1 AND id <= ?2";
-const UP_TO: &str = "SELECT id FROM temp.__harmonylite__touched WHERE id <= ?1";
+const ADD: &str = "INSERT INTO temp.__harmonylite__touched(key, id) VALUES(?1, ?2)";
+const REMOVE: &str = "DELETE FROM temp.__harmonylite__touched WHERE key = ?1 AND id = ?2";
+const OF_KEY: &str = "SELECT id FROM temp.__harmonylite__touched WHERE key = ?1";
+const UP_TO: &str = "SELECT key, id FROM temp.__harmonylite__touched WHERE id <= ?1";
 
 /// The change log as the applying connection sees it.
 #[derive(Debug)]
@@ -25,8 +25,12 @@ pub struct Touched {
     highest: i64,
     /// The newest entry when it was settled: it was only emptied, so that its id is not used again.
     placeholder: Option<i64>,
-    /// Number of entries mirrored.
-    count: usize,
+    /// Ids by key, of the entries that came first.
+    near: HashMap<Box<[u8]>, Vec<i64>>,
+    /// Number of entries in the temporary table.
+    far: usize,
+    /// Ranges of ids that are settled, and still in the log: [`Touched::write_back`] removes them.
+    settled: Vec<(i64, i64)>,
 }
 
 impl Touched {
@@ -35,7 +39,7 @@ impl Touched {
     pub fn new(connection: &Connection) -> Result<Touched, Error> {
         connection.execute_batch(CREATE)?;
         let entries = log_table::entries(log_table::width(connection)?);
-        Ok(Touched { entries, highest: 0, placeholder: None, count: 0 })
+        Ok(Touched { entries, highest: 0, placeholder: None, near: HashMap::new(), far: 0, settled: vec![] })
     }
 
     /// Mirrors what the application has logged since. To be called inside the transaction that uses the mirror: then the
@@ -43,7 +47,6 @@ impl Touched {
     pub fn catch_up(&mut self, connection: &Connection, schema: &Schema) -> Result<bool, Error> {
         let before = self.highest;
         let mut statement = connection.prepare_cached(&self.entries)?;
-        let mut insert = connection.prepare_cached(ADD)?;
         let mut rows = statement.query([self.highest, i64::MAX])?;
         while let Some(row) = rows.next()? {
             let (id, number): (i64, i64) = (row.get(0)?, row.get(1)?);
@@ -54,10 +57,19 @@ impl Touched {
             }
             let Some(table) = schema.by_number.get(&number) else { continue };
             let key: Vec<Value> = (0..table.key.len()).map(|at| row.get(at + 2)).collect::<Result<_, _>>()?;
-            insert.execute(params![id, table.row_key(&key)])?;
-            self.count += 1;
+            self.add(connection, table.row_key(&key), id)?;
         }
         Ok(self.highest > before)
+    }
+
+    fn add(&mut self, connection: &Connection, key: Vec<u8>, id: i64) -> Result<(), Error> {
+        if self.near.len() < limits::TOUCHED_NEAR || self.near.contains_key(&*key) {
+            self.near.entry(key.into_boxed_slice()).or_default().push(id);
+        } else {
+            connection.prepare_cached(ADD)?.execute(params![key, id])?;
+            self.far += 1;
+        }
+        Ok(())
     }
 
     /// The highest id that the log has held.
@@ -65,10 +77,17 @@ impl Touched {
         self.highest
     }
 
-    /// Whether the log holds a key with an id up to `limit`.
-    pub fn holds(&self, connection: &Connection, key: &[u8], limit: i64) -> Result<bool, Error> {
-        // Most of the time nothing is touched, and no query is needed to know.
-        Ok(self.count > 0 && connection.prepare_cached(HOLDS)?.exists(params![key, limit])?)
+    /// The ids under which the log holds a key.
+    pub fn ids(&self, connection: &Connection, key: &[u8]) -> Result<Vec<i64>, Error> {
+        let mut ids = self.near.get(key).cloned().unwrap_or_default();
+        // Most of the time no query is needed to know.
+        if self.far > 0 {
+            let mut statement = connection.prepare_cached(OF_KEY)?;
+            for id in statement.query_map([key], |row| row.get(0))? {
+                ids.push(id?);
+            }
+        }
+        Ok(ids)
     }
 
     /// Logs a key as touched.
@@ -83,44 +102,69 @@ impl Touched {
             .chain(values.into_iter().map(|value| value as &dyn ToSql));
         connection.prepare_cached(&table.sql.touch)?.execute(params_from_iter(parameters))?;
         self.highest = connection.last_insert_rowid();
-        connection.prepare_cached(ADD)?.execute(params![self.highest, key])?;
-        self.count += 1;
-        Ok(())
+        self.add(connection, key.to_vec(), self.highest)
     }
 
-    /// Settles the entries of a key up to `limit`; returns their number.
-    pub fn settle(&mut self, connection: &Connection, key: &[u8], limit: i64) -> Result<usize, Error> {
-        if self.count == 0 {
-            return Ok(0);
+    /// Settles entries of a key.
+    pub fn settle(&mut self, connection: &Connection, key: &[u8], ids: &[i64]) -> Result<(), Error> {
+        for id in ids {
+            if *id == self.highest {
+                log_table::empty(connection, *id)?;
+                self.drop_placeholder(connection)?;
+                self.placeholder = Some(*id);
+            } else {
+                self.note_settled(*id);
+            }
         }
-        let mut statement = connection.prepare_cached(OF_KEY)?;
-        let ids: Vec<i64> =
-            statement.query_map(params![key, limit], |row| row.get(0))?.collect::<Result<_, _>>()?;
-        self.remove(connection, &ids)
+        let mut left = ids.to_vec();
+        if let Some(near) = self.near.get_mut(key) {
+            left.retain(|id| !near.contains(id));
+            near.retain(|id| !ids.contains(id));
+            if near.is_empty() {
+                self.near.remove(key);
+            }
+        }
+        for id in left {
+            self.far -= connection.prepare_cached(REMOVE)?.execute(params![key, id])?;
+        }
+        Ok(())
     }
 
     /// Settles the entries of all keys up to `limit`; returns their number.
     pub fn settle_all(&mut self, connection: &Connection, limit: i64) -> Result<usize, Error> {
         let mut statement = connection.prepare_cached(UP_TO)?;
-        let ids: Vec<i64> = statement.query_map([limit], |row| row.get(0))?.collect::<Result<_, _>>()?;
-        self.remove(connection, &ids)
+        let entries = statement.query_map([limit], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let mut entries: Vec<(Vec<u8>, i64)> = entries.collect::<Result<_, _>>()?;
+        let near = self.near.iter().flat_map(|(key, ids)| ids.iter().map(|id| (key.to_vec(), *id)));
+        entries.extend(near.filter(|(_, id)| *id <= limit));
+        entries.sort_unstable_by_key(|(_, id)| *id);
+        for (key, id) in &entries {
+            self.settle(connection, key, &[*id])?;
+        }
+        Ok(entries.len())
     }
 
-    fn remove(&mut self, connection: &Connection, ids: &[i64]) -> Result<usize, Error> {
-        for id in ids {
-            let newest = *id == self.highest;
-            log_table::settle(connection, *id, newest)?;
-            if newest {
-                self.drop_placeholder(connection)?;
-                self.placeholder = Some(*id);
-            }
-            self.count -= connection.prepare_cached(REMOVE)?.execute([id])?;
+    /// Most come in the order of their ids: whole ranges are removed by one statement.
+    fn note_settled(&mut self, id: i64) {
+        match self.settled.last_mut() {
+            Some((_, last)) if *last + 1 == id => *last = id,
+            _ => self.settled.push((id, id)),
         }
-        Ok(ids.len())
+    }
+
+    /// Removes from the log what was settled. To be called before the transaction ends.
+    pub fn write_back(&mut self, connection: &Connection) -> Result<(), Error> {
+        if self.near.is_empty() {
+            self.near = HashMap::new();
+        }
+        for (first, last) in self.settled.drain(..) {
+            log_table::remove(connection, first, last)?;
+        }
+        self.drop_placeholder(connection)
     }
 
     /// Removes the placeholder if it is not the newest entry any more.
-    pub fn drop_placeholder(&mut self, connection: &Connection) -> Result<(), Error> {
+    fn drop_placeholder(&mut self, connection: &Connection) -> Result<(), Error> {
         if let Some(id) = self.placeholder.filter(|id| *id < self.highest) {
             log_table::remove_emptied(connection, id)?;
             self.placeholder = None;

@@ -8,8 +8,8 @@ use crate::db::{error::Error, open, state, table::Table};
 use crate::model::event::{Event, Kind};
 use crate::model::origin::Origin;
 use crate::model::value::Value;
-use rusqlite::{Connection, OptionalExtension, params_from_iter};
-use std::collections::{BTreeMap, HashMap};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, params_from_iter};
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -44,13 +44,16 @@ pub struct ChangeLog {
 
 /// Entries after the cursor.
 struct Entries {
-    /// Each key once, under its highest id.
-    keys: BTreeMap<i64, (Arc<Table>, Vec<Value>)>,
+    /// Each key once, under its highest id, in the order of these.
+    keys: Vec<(i64, Arc<Table>, Vec<Value>)>,
     /// The last id read.
     last: i64,
     /// As many entries were read as were asked for, so there may be more.
     full: bool,
 }
+
+/// No entry has this id.
+const OVERTAKEN: i64 = 0;
 
 impl ChangeLog {
     /// Opens the database and installs capture.
@@ -173,7 +176,9 @@ impl ChangeLog {
         let mut batch = Batch { changes: Vec::with_capacity(keys.len()), more: full };
         let mut bytes = 0;
         let mut cursor = last;
-        for (id, (table, key)) in keys {
+        // Rows of one table mostly follow each other.
+        let mut images: Option<(i64, CachedStatement<'_>)> = None;
+        for (id, table, key) in keys {
             if bytes > max_bytes {
                 // The rest is read next time. Entries between those that were passed here belong to keys whose highest
                 // entry is still to come.
@@ -181,12 +186,19 @@ impl ChangeLog {
                 break;
             }
             cursor = id;
-            let image = self.image(&table, &key)?;
+            let image = match &mut images {
+                Some((of, statement)) if *of == table.id => image(statement, &table, &key)?,
+                _ => {
+                    let statement = self.connection.prepare_cached(&table.sql.image)?;
+                    image(&mut images.insert((table.id, statement)).1, &table, &key)?
+                }
+            };
             let shard_hash = table.shard_hash(&key);
             let event = self.event(id, &table, key, image);
             bytes += event.row.iter().map(|(_, value)| value.size()).sum::<usize>();
             batch.changes.push(Change { event, shard_hash });
         }
+        drop(images);
         transaction.finish()?;
         self.cursor = if batch.more && cursor < last { cursor } else { last };
         Ok(batch)
@@ -195,8 +207,10 @@ impl ChangeLog {
     fn entries(&self, limit: u64) -> Result<Entries, Error> {
         let mut statement = self.connection.prepare_cached(&self.entries)?;
         let mut rows = statement.query([self.cursor, i64::try_from(limit).unwrap_or(i64::MAX)])?;
-        let mut highest: HashMap<Vec<u8>, i64> = HashMap::new();
-        let mut found = Entries { keys: BTreeMap::new(), last: self.cursor, full: false };
+        let mut found = Entries { keys: vec![], last: self.cursor, full: false };
+        // Where each key stands in `found`.
+        let mut places: HashMap<Vec<u8>, usize> = HashMap::new();
+        let mut overtaken = 0;
         let mut count = 0;
         while let Some(row) = rows.next()? {
             let (id, number): (i64, i64) = (row.get(0)?, row.get(1)?);
@@ -205,22 +219,17 @@ impl ChangeLog {
             let Some(table) = self.schema.by_number.get(&number) else { continue };
             let values: Vec<Value> =
                 (0..table.key.len()).map(|at| row.get(at + 2)).collect::<Result<_, _>>()?;
-            if let Some(earlier) = highest.insert(table.row_key(&values), id) {
-                found.keys.remove(&earlier);
+            if let Some(earlier) = places.insert(table.row_key(&values), found.keys.len()) {
+                found.keys[earlier].0 = OVERTAKEN;
+                overtaken += 1;
             }
-            found.keys.insert(id, (table.clone(), values));
+            found.keys.push((id, table.clone(), values));
+        }
+        if overtaken > 0 {
+            found.keys.retain(|(id, ..)| *id != OVERTAKEN);
         }
         found.full = count == limit;
         Ok(found)
-    }
-
-    /// The row's image; `None` when the row is gone.
-    fn image(&self, table: &Table, key: &[Value]) -> Result<Option<Vec<Value>>, Error> {
-        let mut statement = self.connection.prepare_cached(&table.sql.image)?;
-        let image = statement.query_row(params_from_iter(key), |row| {
-            (0..table.image.len()).map(|at| row.get(at)).collect::<Result<Vec<Value>, _>>()
-        });
-        Ok(image.optional()?)
     }
 
     fn event(&self, id: i64, table: &Table, key: Vec<Value>, image: Option<Vec<Value>>) -> Event {
@@ -236,6 +245,18 @@ impl ChangeLog {
     pub fn settle_up_to(&self, id: i64) -> Result<(), Error> {
         log_table::settle_up_to(&self.connection, id)
     }
+}
+
+/// The row's image; `None` when the row is gone.
+fn image(
+    statement: &mut CachedStatement<'_>,
+    table: &Table,
+    key: &[Value],
+) -> Result<Option<Vec<Value>>, Error> {
+    let image = statement.query_row(params_from_iter(key), |row| {
+        (0..table.image.len()).map(|at| row.get(at)).collect::<Result<Vec<Value>, _>>()
+    });
+    Ok(image.optional()?)
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ const CREATE: &str = "CREATE TABLE IF NOT EXISTS __harmonylite__log(id INTEGER P
 const DROP: &str = "DROP TABLE __harmonylite__log; DROP TABLE __harmonylite__table;";
 const WIDTH: &str = "SELECT count(*) - 2 FROM pragma_table_info('__harmonylite__log')";
 const EMPTY: &str = "UPDATE __harmonylite__log SET t = 0, k1 = NULL WHERE id = ?1";
-const REMOVE: &str = "DELETE FROM __harmonylite__log WHERE id = ?1";
+const REMOVE: &str = "DELETE FROM __harmonylite__log WHERE id BETWEEN ?1 AND ?2";
 const REMOVE_EMPTIED: &str = "DELETE FROM __harmonylite__log WHERE id = ?1 AND t = 0";
 const ANY_AFTER: &str = "SELECT 1 FROM __harmonylite__log WHERE id > ?1 LIMIT 1";
 const NEXT_AFTER: &str = "SELECT min(id) FROM __harmonylite__log WHERE id > ?1";
@@ -82,9 +82,15 @@ pub fn entries(width: usize) -> String {
     format!("SELECT id, t{} FROM {NAME} WHERE id > ?1 ORDER BY id LIMIT ?2", key_columns(width))
 }
 
-/// Settles one entry: removes it or, if it is the newest one, empties it.
-pub fn settle(connection: &Connection, id: i64, newest: bool) -> Result<(), Error> {
-    connection.prepare_cached(if newest { EMPTY } else { REMOVE })?.execute([id])?;
+/// Settles the newest entry, which stays.
+pub fn empty(connection: &Connection, id: i64) -> Result<(), Error> {
+    connection.prepare_cached(EMPTY)?.execute([id])?;
+    Ok(())
+}
+
+/// Settles entries other than the newest one.
+pub fn remove(connection: &Connection, first: i64, last: i64) -> Result<(), Error> {
+    connection.prepare_cached(REMOVE)?.execute([first, last])?;
     Ok(())
 }
 
@@ -116,13 +122,13 @@ pub fn count_unsettled(connection: &Connection, id: i64) -> Result<(i64, i64), E
     Ok(connection.prepare_cached(UNSETTLED)?.query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))?)
 }
 
-/// Id of the newest entry that is not settled; 0 without one.
 /// The highest id; 0: there is no entry.
 pub fn highest(connection: &Connection) -> Result<i64, Error> {
     let id = connection.query_row(HIGHEST, [], |row| row.get::<_, Option<i64>>(0))?;
     Ok(id.unwrap_or(0))
 }
 
+/// Id of the newest entry that is not settled; 0 without one.
 pub fn highest_unsettled(connection: &Connection) -> Result<i64, Error> {
     let highest: Option<i64> = connection.query_row(HIGHEST_UNSETTLED, [], |row| row.get(0))?;
     Ok(highest.unwrap_or(0))

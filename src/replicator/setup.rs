@@ -1,0 +1,33 @@
+//! What a follower works with.
+
+use super::publisher::Handle;
+use crate::base::error::Error;
+use crate::base::stop::Stop;
+use crate::config::Config;
+use crate::db;
+use crate::model::positions::SeqMap;
+use crate::nats::JetStream;
+use crate::operate::{Board, Signals};
+use std::sync::Arc;
+
+/// Brings the database to the state of a snapshot; the error says what is missing for that.
+pub type Recover = Box<dyn FnMut(&mut db::Applier) -> Result<(), Error> + Send>;
+
+/// What a follower works with.
+pub struct Setup {
+    pub config: Config,
+    /// The connection that applies, to an opened database.
+    pub database: db::Applier,
+    pub js: JetStream,
+    /// Positions of a sequence map, for streams that the database does not know.
+    pub taken_over: SeqMap,
+    /// The publisher's, if there is one.
+    pub publisher: Option<Handle>,
+    /// Gets over gaps in the streams; `None`: a person must.
+    pub recover: Option<Recover>,
+    /// Lets a database that never followed the streams join the cluster; `None`: it goes on as it is.
+    pub join: Option<Recover>,
+    pub board: Arc<Board>,
+    pub signals: Arc<Signals>,
+    pub stop: Stop,
+}
