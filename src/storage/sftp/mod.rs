@@ -2,6 +2,7 @@
 
 mod host_keys;
 mod opening;
+mod relay;
 mod rename;
 
 pub use host_keys::Trust;
@@ -12,12 +13,14 @@ use super::pour::{Moving, pour};
 use super::tree::{Entry, Files, Source, Tree};
 use crate::base::{self, limits, secret::Secret};
 use opening::Patience;
+use relay::Relay;
 use rename::Renamed;
 use ssh2::{
     ErrorCode, FileStat, HashType, KeyboardInteractivePrompt, MethodType, OpenFlags, OpenType, Prompt,
     Session,
 };
-use std::io::{self, BufReader, BufWriter, Write};
+use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Instant;
@@ -36,6 +39,8 @@ const LIST_ENDS: i32 = -16;
 const OURS: &str = "snapshot";
 /// Bytes of a file's name on common file systems, at most.
 const NAME_BYTES: usize = 255;
+/// Bytes around a file's name in a list, at most: it stands there twice, the second time in a line as `ls -l` shows it.
+const NAME_AROUND: usize = 256;
 /// Errors of libssh2 that mean an unusable key file: cannot be read, cannot be decrypted (source: libssh2.h).
 const KEY_UNUSABLE: [i32; 2] = [-16, -48];
 
@@ -106,6 +111,27 @@ pub struct Sftp {
 struct Connection {
     session: Session,
     sftp: ssh2::Sftp,
+    /// Dropped last: the library says farewell over it.
+    relay: Relay,
+}
+
+/// A stream of the library's that tells the relay of the bytes that were of use.
+struct Used<'a, S>(S, &'a Relay);
+
+impl<S: Read> Read for Used<'_, S> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer).inspect(|count| self.1.used(*count))
+    }
+}
+
+impl<S: Write> Write for Used<'_, S> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes).inspect(|count| self.1.sent(*count))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 impl From<ssh2::Error> for Error {
@@ -132,11 +158,15 @@ impl Sftp {
     fn connect(&self) -> Result<Connection, Error> {
         let stream = opening::connect(&self.options.host, self.options.port)?;
         opening::wait_for_banner(&stream, self.patience.banner)?;
-        opening::within(self.patience.whole, &stream, |stream| self.open(stream))
+        let (relay, end) =
+            Relay::start(&stream).map_err(|error| Error::Local(format!("SSH connection: {error}")))?;
+        let opened = opening::within(self.patience.whole, &stream, |_| self.open(end));
+        let (session, sftp) = opened.map_err(|error| relay.explain(error))?;
+        Ok(Connection { session, sftp, relay })
     }
 
     /// From the connection to the session: encryption, the server's key, the login.
-    fn open(&self, stream: opening::Stream) -> Result<Connection, Error> {
+    fn open(&self, stream: UnixStream) -> Result<(Session, ssh2::Sftp), Error> {
         let SftpOptions { host, port, user, trust, .. } = &self.options;
         let mut session = Session::new()?;
         session.set_timeout(u32::try_from(limits::TRANSFER_STALL.as_millis()).unwrap_or(u32::MAX));
@@ -154,7 +184,7 @@ impl Sftp {
             other => other,
         })?;
         let sftp = session.sftp().map_err(|error| Error::from(error).at("start SFTP"))?;
-        Ok(Connection { session, sftp })
+        Ok((session, sftp))
     }
 
     fn authenticate(&self, session: &Session) -> Result<(), Error> {
@@ -185,7 +215,8 @@ impl Sftp {
             Some(connection) => connection,
             None => self.connect()?,
         };
-        let result = step(&connection);
+        connection.relay.used(limits::SSH_ANSWER);
+        let result = step(&connection).map_err(|error| connection.relay.explain(error));
         if !matches!(result, Err(Error::Transient(_))) {
             *held = Some(connection);
         }
@@ -319,7 +350,10 @@ impl Tree for Sftp {
                 Err(error) => return Err(error),
             };
             gather(Instant::now() + limits::SFTP_LIST, || match dir.readdir() {
-                Ok(found) => Ok(Some(found)),
+                Ok(found) => {
+                    connection.relay.used(NAME_AROUND + 2 * found.0.as_os_str().len());
+                    Ok(Some(found))
+                }
                 Err(error) if error.code() == ErrorCode::Session(LIST_ENDS) => Ok(None),
                 Err(error) => Err(error.into()),
             })
@@ -339,18 +373,18 @@ impl Tree for Sftp {
             let flags = OpenFlags::WRITE | OpenFlags::CREATE | OpenFlags::TRUNCATE;
             let path = self.path(name);
             let file = connection.sftp.open_mode(&path, flags, 0o600, OpenType::File);
-            let mut file =
-                BufWriter::with_capacity(BURST, file.map_err(|error| Error::from(error).at(name))?);
+            let file = Used(file.map_err(|error| Error::from(error).at(name))?, &connection.relay);
+            let mut file = BufWriter::with_capacity(BURST, file);
             let mut source = BufReader::with_capacity(BURST, source.open()?);
             io::copy(&mut source, &mut file).map_err(|error| stream_error(&error))?;
             file.flush().map_err(|error| stream_error(&error))?;
-            sync(file.into_inner().map_err(|error| stream_error(error.error()))?)
+            sync(file.into_inner().map_err(|error| stream_error(error.error()))?.0)
         })
     }
 
     fn read(&self, name: &str, sink: &mut dyn Write) -> Result<(), Error> {
         self.with(|connection| {
-            let file = connection.sftp.open(self.path(name))?;
+            let file = Used(connection.sftp.open(self.path(name))?, &connection.relay);
             pour(&mut Moving::new(BufReader::with_capacity(BURST, file)), sink)
         })
     }
@@ -385,13 +419,14 @@ impl Tree for Sftp {
 
     fn copy(&self, from: &str, to: &str) -> Result<(), Error> {
         self.with(|connection| {
-            let source = connection.sftp.open(self.path(from))?;
+            let relay = &connection.relay;
+            let source = Used(connection.sftp.open(self.path(from))?, relay);
             let flags = OpenFlags::WRITE | OpenFlags::CREATE | OpenFlags::TRUNCATE;
             let target = connection.sftp.open_mode(self.path(to), flags, 0o600, OpenType::File)?;
-            let mut target = BufWriter::with_capacity(BURST, target);
+            let mut target = BufWriter::with_capacity(BURST, Used(target, relay));
             let copied = io::copy(&mut Moving::new(BufReader::with_capacity(BURST, source)), &mut target);
             copied.and_then(|_| target.flush()).map_err(|error| stream_error(&error))?;
-            sync(target.into_inner().map_err(|error| stream_error(error.error()))?)
+            sync(target.into_inner().map_err(|error| stream_error(error.error()))?.0)
         })
     }
 

@@ -2,6 +2,7 @@
 
 mod contract;
 mod hostile;
+mod hostile_sftp;
 mod killed;
 mod mended;
 pub mod refused;
