@@ -126,6 +126,8 @@ pub const SEQMAP_INTERVAL: Duration = Duration::from_secs(1);
 /// Time for the workers of a session to end after the first signal; our own nats-server may take four more seconds, and all
 /// must end within ten.
 pub const DRAIN: Duration = Duration::from_secs(5);
+/// After this time from the first signal the process ends, whatever it waits for.
+pub const STOP: Duration = Duration::from_millis(9_300);
 /// First pause between two tries; the following ones double up to `RETRY_MAX`.
 pub const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// Longest pause between tries.

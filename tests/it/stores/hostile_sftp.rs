@@ -13,13 +13,6 @@ const UNASKED: &str = "the server sent more than 8 MiB that nobody had asked for
 /// KiB.
 const MEMORY: u64 = 200 << 10;
 
-/// The peak of a process's memory in KiB; 0 when it has ended.
-fn peak(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
-    line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok()).unwrap_or(0)
-}
-
 /// Runs a command beside the daemon. It fails in time, with one line that says `why`; with nothing: it succeeds.
 fn told(node: &Node, arguments: &[&str], why: &str) {
     let path = node.dir.join("printed");
@@ -29,7 +22,7 @@ fn told(node: &Node, arguments: &[&str], why: &str) {
     let mut process = Process::start(command.stdout(out.try_clone().unwrap()).stderr(out));
     let mut most = 0;
     let ended = wait_for("the command ends", 25, || {
-        most = most.max(peak(process.id()));
+        most = most.max(process.peak_memory());
         process.ended()
     });
     let text = String::from_utf8(std::fs::read(path).unwrap()).unwrap();
