@@ -78,8 +78,11 @@ fn whoever_names_an_authority_never_logs_in_without_tls() {
 fn a_daemon_with_an_authority_or_a_certificate_never_logs_in_without_tls() {
     let dir = Dir::new("stripped-daemon");
     let Certificate { cert, key, ca } = Authority::new(&dir).certificate("client", "DNS:client");
-    let settings =
-        [format!("ca_file = {ca:?}"), format!("cert_file = {cert:?}\nkey_file = {key:?}"), String::new()];
+    let settings = [
+        format!("nats.ca_file = {ca:?}"),
+        format!("nats.cert_file = {cert:?}\nnats.key_file = {key:?}"),
+        String::new(),
+    ];
     let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY)";
     for (id, setting) in (1..).zip(settings) {
         let heard: Arc<Mutex<Vec<u8>>> = Arc::default();
@@ -92,7 +95,7 @@ fn a_daemon_with_an_authority_or_a_certificate_never_logs_in_without_tls() {
             })
         };
         let scheme = if setting.is_empty() { "tls://" } else { "nats://" };
-        let config = format!("[nats]\nuser_name = \"app\"\nuser_password = {PASSWORD:?}\n{setting}\n");
+        let config = format!("nats.user_name = \"app\"\nnats.user_password = {PASSWORD:?}\n{setting}\n");
         let mut node = Node::with_schema(&dir, id, &url.replace("nats://", scheme), &config, schema);
         node.start();
         wait_for("several tries", 20, || (tries.load(Relaxed) >= 4).then_some(()));
@@ -217,8 +220,10 @@ fn a_server_that_is_announced_before_tls_never_gets_a_login() {
 #[test]
 fn a_daemon_does_not_go_to_a_server_that_is_announced_before_tls() {
     let way = announced();
-    let config =
-        format!("[nats]\nuser_name = \"app\"\nuser_password = {PASSWORD:?}\nca_file = {:?}\n", way.honest.ca);
+    let config = format!(
+        "nats.user_name = \"app\"\nnats.user_password = {PASSWORD:?}\nnats.ca_file = {:?}\n",
+        way.honest.ca
+    );
     let mut node =
         Node::with_schema(&way.dir, 1, &way.url, &config, "CREATE TABLE t(id INTEGER PRIMARY KEY)");
     node.start_ready();

@@ -3,7 +3,6 @@
 use super::hostile::{SCHEMA, SUBJECT, assert_quick_until_applied, event_of, text};
 use crate::support::*;
 use nats::jetstream::PublishOptions;
-use std::time::{Duration, Instant};
 
 /// A message with a value of this many bytes for a table.
 fn large(table: &str, id: u8, bytes: usize) -> Vec<u8> {
@@ -69,35 +68,4 @@ fn floods_of_a_hostile_publisher_take_bounded_room() {
         assert_eq!(node.command(&["-set-aside", "drop", "all"]).status.code(), Some(0));
     }
     wait_for("health", 10, || (health(port).1["status"] == "healthy").then_some(()));
-}
-
-/// A database of very many tables, each with a unique value: the first start installs thousands of triggers, and the application
-/// writes all the while.
-#[test]
-fn the_first_start_on_very_many_tables_keeps_no_application_waiting() {
-    let dir = Dir::new("many-tables");
-    let nats = Nats::start(&dir);
-    let tables: String =
-        (0..1_000).map(|n| format!("CREATE TABLE t{n}(id INTEGER PRIMARY KEY, v UNIQUE, w);")).collect();
-    let mut node = Node::with_schema(
-        &dir,
-        1,
-        &nats.url(),
-        "snapshot.enabled = false",
-        &format!("BEGIN; CREATE TABLE own(k TEXT PRIMARY KEY, v); {tables} COMMIT"),
-    );
-    let app = node.open();
-    node.start();
-    let (begun, mut slowest, mut count) = (Instant::now(), Duration::ZERO, 0);
-    while node.count("caught up with") == 0 {
-        count += 1;
-        let each = Instant::now();
-        app.execute("INSERT INTO own VALUES(?1, 1)", [count]).unwrap();
-        slowest = slowest.max(each.elapsed());
-        assert!(begun.elapsed() < Duration::from_secs(25), "{}", node.log());
-        pause(5);
-    }
-    assert!(slowest < Duration::from_secs(1), "a write took {slowest:?}");
-    assert_eq!(node.count("capturing 1001 tables"), 1, "{}", node.log());
-    node.assert_alive();
 }

@@ -153,10 +153,15 @@ fn a_store_without_answers_keeps_no_row_and_no_signal_waiting() {
     let nats = Nats::start(&dir);
     let (port, asked) = lying(Lie::Hang);
     let config = webdav_config(&format!("http://127.0.0.1:{port}"), "/d");
-    let make = |id: u64| Node::with_schema(&dir, id, &nats.url(), &config, SCHEMA);
-    let mut one = make(1);
+    // It is in line before its store goes silent.
+    let without = "snapshot.enabled = false";
+    let mut one = Node::with_schema(&dir, 1, &nats.url(), without, SCHEMA);
     one.start_ready();
-    let mut two = Node::with_schema(&dir, 2, &nats.url(), "snapshot.enabled = false", SCHEMA);
+    assert_eq!(one.stop(), 0);
+    let text = std::fs::read_to_string(&one.config).unwrap();
+    std::fs::write(&one.config, text.replace(without, &config)).unwrap();
+    one.start_ready();
+    let mut two = Node::with_schema(&dir, 2, &nats.url(), without, SCHEMA);
     two.start_ready();
     let mut three = Node::new(&dir, 3, &nats.url(), &config);
     let before = asked.load(SeqCst);
