@@ -30,6 +30,10 @@ def file_attributes(size):
     return asyncssh.SFTPAttrs(type=1, size=size, permissions=0o100644, uid=0, gid=0, atime=0, mtime=0)
 
 
+SNAPSHOT = asyncssh.SFTPName(b"snapshot-20260101T000000Z.db", b"-", file_attributes(1))
+OTHER = asyncssh.SFTPName(b"other", b"-", file_attributes(1))
+
+
 class Server(asyncssh.SSHServer):
     def connection_made(self, conn):
         self.conn = conn
@@ -67,17 +71,14 @@ class Files(asyncssh.SFTPServer):
         return file_attributes(sizes[now]) if now in sizes else found
 
     async def scandir(self, path):
-        now, number = mode(), 0
+        now = mode()
         if now == "odd-names":
             for name in ODD_NAMES:
                 yield asyncssh.SFTPName(name, attrs=file_attributes(HUGE))
-        if now == "many-snapshots":
-            for second in range(50_000):
-                yield asyncssh.SFTPName(b"snapshot-20260101T%06dZ.db" % second, attrs=file_attributes(1))
-        while now == "endless-list":
-            number += 1
-            name = b"snapshot-2026%04dT%06dZ.db" % (number // 1_000_000, number % 1_000_000)
-            yield asyncssh.SFTPName(name, attrs=file_attributes(1))
+        left = {"many-snapshots": 5_000, "endless-list": float("inf")}.get(now, 0)
+        while left > 0:
+            left -= 1
+            yield SNAPSHOT if now == "many-snapshots" else OTHER
         async for name in super().scandir(path):
             yield name
 
