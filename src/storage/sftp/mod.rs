@@ -27,6 +27,8 @@ use std::time::Instant;
 
 /// Bytes handed to the library at once. It sends them as several requests, without waiting for an answer in between.
 const BURST: usize = 256 << 10;
+/// Milliseconds for each call on a connection that has failed.
+const FAREWELL_MS: u32 = 500;
 /// Status codes of SFTP (source: draft-ietf-secsh-filexfer-02, 7).
 const NO_SUCH_FILE: i32 = 2;
 const PERMISSION_DENIED: i32 = 3;
@@ -115,18 +117,30 @@ struct Connection {
     relay: Relay,
 }
 
+impl Connection {
+    /// The connection is broken: closing a file and saying farewell may take this long, each, and no more. While a part of a
+    /// message is still to be sent, the library waits without looking whether anybody is there.
+    fn give_up(&self) {
+        self.session.set_timeout(FAREWELL_MS);
+    }
+}
+
 /// A stream of the library's that tells the relay of the bytes that were of use.
-struct Used<'a, S>(S, &'a Relay);
+struct Used<'a, S>(S, &'a Connection);
 
 impl<S: Read> Read for Used<'_, S> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buffer).inspect(|count| self.1.used(*count))
+        let count = self.0.read(buffer).inspect_err(|_| self.1.give_up())?;
+        self.1.relay.used(count);
+        Ok(count)
     }
 }
 
 impl<S: Write> Write for Used<'_, S> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes).inspect(|count| self.1.sent(*count))
+        let count = self.0.write(bytes).inspect_err(|_| self.1.give_up())?;
+        self.1.relay.sent(count);
+        Ok(count)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -217,7 +231,9 @@ impl Sftp {
         };
         connection.relay.used(limits::SSH_ANSWER);
         let result = step(&connection).map_err(|error| connection.relay.explain(error));
-        if !matches!(result, Err(Error::Transient(_))) {
+        if matches!(result, Err(Error::Transient(_))) {
+            connection.give_up();
+        } else {
             *held = Some(connection);
         }
         result
@@ -373,7 +389,7 @@ impl Tree for Sftp {
             let flags = OpenFlags::WRITE | OpenFlags::CREATE | OpenFlags::TRUNCATE;
             let path = self.path(name);
             let file = connection.sftp.open_mode(&path, flags, 0o600, OpenType::File);
-            let file = Used(file.map_err(|error| Error::from(error).at(name))?, &connection.relay);
+            let file = Used(file.map_err(|error| Error::from(error).at(name))?, connection);
             let mut file = BufWriter::with_capacity(BURST, file);
             let mut source = BufReader::with_capacity(BURST, source.open()?);
             io::copy(&mut source, &mut file).map_err(|error| stream_error(&error))?;
@@ -384,7 +400,7 @@ impl Tree for Sftp {
 
     fn read(&self, name: &str, sink: &mut dyn Write) -> Result<(), Error> {
         self.with(|connection| {
-            let file = Used(connection.sftp.open(self.path(name))?, &connection.relay);
+            let file = Used(connection.sftp.open(self.path(name))?, connection);
             pour(&mut Moving::new(BufReader::with_capacity(BURST, file)), sink)
         })
     }
@@ -419,11 +435,10 @@ impl Tree for Sftp {
 
     fn copy(&self, from: &str, to: &str) -> Result<(), Error> {
         self.with(|connection| {
-            let relay = &connection.relay;
-            let source = Used(connection.sftp.open(self.path(from))?, relay);
+            let source = Used(connection.sftp.open(self.path(from))?, connection);
             let flags = OpenFlags::WRITE | OpenFlags::CREATE | OpenFlags::TRUNCATE;
             let target = connection.sftp.open_mode(self.path(to), flags, 0o600, OpenType::File)?;
-            let mut target = BufWriter::with_capacity(BURST, Used(target, relay));
+            let mut target = BufWriter::with_capacity(BURST, Used(target, connection));
             let copied = io::copy(&mut Moving::new(BufReader::with_capacity(BURST, source)), &mut target);
             copied.and_then(|_| target.flush()).map_err(|error| stream_error(&error))?;
             sync(target.into_inner().map_err(|error| stream_error(error.error()))?.0)
