@@ -185,7 +185,8 @@ fn configuration(flags: &Flags) -> Result<(Config, Vec<String>), Vec<Error>> {
 
 fn execute(flags: &Flags, config: &Config) -> Result<(), Error> {
     let (source, stop) = stop::pair();
-    signals(source)?;
+    // A daemon that was asked to stop has done what it should, however it ends.
+    signals(source, i32::from(flags.command != Command::Daemon))?;
     let (show, name) = (flags.show, flags.name.as_str());
     match flags.command {
         Command::Cleanup => commands::cleanup(config, show),
@@ -213,8 +214,9 @@ fn needed<T>(value: Option<T>, why: &str) -> Result<T, Error> {
     value.ok_or_else(|| Error::usage(why))
 }
 
-/// The first SIGTERM or SIGINT stops everything in order, the second ends the process at once.
-fn signals(source: stop::StopSource) -> Result<(), Error> {
+/// The first SIGTERM or SIGINT stops everything in order, the second ends the process at once. `code` is the exit code of a
+/// process that was asked to stop and did not end in time.
+fn signals(source: stop::StopSource, code: i32) -> Result<(), Error> {
     use signal_hook::consts::{SIGINT, SIGTERM};
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])
         .map_err(|error| Error::local(format!("signals: {error}")))?;
@@ -226,18 +228,32 @@ fn signals(source: stop::StopSource) -> Result<(), Error> {
                 Some(source) => {
                     log::info!("signal {signal}: stopping; a second one stops at once");
                     source.stop();
+                    stop_in_time(code)?;
                 }
-                None => stop_at_once(),
+                None => stop_at_once("second signal", 1),
             }
         }
         Ok(())
     })
 }
 
-#[allow(clippy::disallowed_methods, reason = "the second signal asks for exactly this")]
-fn stop_at_once() -> ! {
-    log::warn!("second signal: stopping at once");
-    std::process::exit(1)
+/// A store whose server does not answer is waited for in a call that nothing interrupts. What such a call works on may be
+/// left at any moment, as after a kill.
+fn stop_in_time(code: i32) -> Result<(), Error> {
+    Workers::default().spawn("stop-guard", move || {
+        let (_source, never) = stop::pair();
+        never.wait(limits::STOP);
+        stop_at_once("something still waits for an answer", code)
+    })
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a second signal, or a call that does not end, asks for exactly this"
+)]
+fn stop_at_once(why: &str, code: i32) -> ! {
+    log::warn!("{why}: stopping at once");
+    std::process::exit(code)
 }
 
 /// Long flags with one dash, as Go programs take them, become those with two.

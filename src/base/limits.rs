@@ -134,6 +134,8 @@ pub const SEQMAP_INTERVAL: Duration = Duration::from_secs(1);
 /// Time for the workers of a session to end after the first signal; our own nats-server may take four more seconds, and all
 /// must end within ten.
 pub const DRAIN: Duration = Duration::from_secs(5);
+/// After this time from the first signal the process ends, whatever it waits for.
+pub const STOP: Duration = Duration::from_millis(9_300);
 /// First pause between two tries; the following ones double up to `RETRY_MAX`.
 pub const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// Longest pause between tries.
@@ -162,14 +164,18 @@ pub const STORE_TRIES: u32 = 5;
 pub const SFTP_LIST: Duration = Duration::from_secs(120);
 /// Files in an SFTP server's directory, ours and those of others.
 pub const SFTP_NAMES: usize = 100_000;
-/// Snapshots that are looked at in an S3 bucket: more than are ever kept.
-pub const S3_SNAPSHOTS: usize = 4_000;
+/// Snapshots that are looked at in an S3 bucket or in a directory: more than are ever kept.
+pub const SNAPSHOTS: usize = 4_000;
 /// Pages of one list that are asked of an S3 server: a hundred thousand snapshots.
 pub const S3_PAGES: usize = 100;
 /// Time for an SSH server to say that it is one.
 pub const SSH_BANNER: Duration = Duration::from_secs(5);
 /// Time from a connection to an SSH server to an SFTP session, the login included.
 pub const SSH_OPENING: Duration = Duration::from_secs(30);
+/// Bytes that an SSH server may send on a connection beyond those that were of use.
+pub const SSH_UNASKED: u64 = 8 << 20;
+/// Bytes of an SSH server's answer to one short request.
+pub const SSH_ANSWER: usize = 8 << 10;
 /// Part of an S3 upload, at least.
 pub const S3_PART: u64 = 16 << 20;
 /// How long `-save-snapshot` and the scheduler wait until the changes inside a snapshot are published.

@@ -290,7 +290,7 @@ impl Remote<'_> {
     /// The URLs for the server's configuration, with `login` unless the URL has one. `dns://name:port` stands for all
     /// addresses of the name.
     fn urls(&self, login: &str) -> Result<Vec<String>, Error> {
-        let login = if self.login.is_empty() { login } else { self.login };
+        let login = if self.login.is_empty() { login.to_owned() } else { encoded(self.login) };
         let Remote { scheme, address, .. } = self;
         if *scheme != "dns" {
             return Ok(vec![format!("{scheme}://{login}{address}")]);
@@ -300,6 +300,22 @@ impl Remote<'_> {
             .map_err(|error| Error::new(Kind::Unreachable, format!("dns://{address}: {error}")))?;
         Ok(addresses.map(|address| format!("nats://{login}{address}")).collect())
     }
+}
+
+/// A login of a URL in which characters that no URL has are written as the server reads them: it would refuse the URL, and
+/// show it with its password.
+fn encoded(login: &str) -> String {
+    let is_odd = |c: char| c.is_whitespace() || c.is_control() || "\"'\\<>^`{|}".contains(c);
+    let mut out = String::with_capacity(login.len());
+    for c in login.chars() {
+        if is_odd(c) {
+            let mut bytes = [0; 4];
+            c.encode_utf8(&mut bytes).bytes().for_each(|byte| out.push_str(&format!("%{byte:02X}")));
+        } else {
+            out.push(c);
+        }
+    }
+    out
 }
 
 /// The list of the servers that ours joins as a leaf; `nats://host:port?hub=true` becomes an entry with `hub: true`.

@@ -13,11 +13,11 @@ pub use snapshots::{list, restore, restore_at, save, verify};
 
 use serde_json::Value;
 
-/// JSON that a terminal can be shown: names and values come from whoever publishes, and JSON leaves some characters as they are
-/// which a terminal obeys. Line breaks stay.
-fn escaped(json: &str) -> String {
-    let mut out = String::with_capacity(json.len());
-    for c in json.chars() {
+/// A text or JSON that a terminal can be shown: names and values come from whoever publishes or stores, and JSON leaves some
+/// characters as they are which a terminal obeys. Line breaks stay.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
         if c.is_control() && c != '\n' {
             out.push_str(&format!("\\u{:04x}", u32::from(c)));
         } else {
@@ -41,7 +41,7 @@ impl Show {
         match self {
             Show { json: true, .. } => println!("{}", escaped(&value().to_string())),
             Show { quiet: true, .. } => {}
-            _ => println!("{}", text()),
+            _ => println!("{}", escaped(&text())),
         }
     }
 }

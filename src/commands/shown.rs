@@ -61,7 +61,8 @@ pub fn columns(rows: &[Vec<String>]) -> String {
     let line = |row: &Vec<String>| {
         let cells: Vec<String> =
             row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        cells.join("  ").trim_end().to_owned()
+        // A line break in what somebody stored must not look like a row.
+        cells.join("  ").trim_end().replace('\n', "\\n")
     };
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
@@ -105,6 +106,12 @@ mod tests {
         let sizes: Vec<String> =
             [0, 999, 1_000, 1_550_000, 999_999_999, 5_000_000_000_000].map(size).to_vec();
         assert_eq!(sizes, ["0 B", "999 B", "1.0 kB", "1.6 MB", "1.0 GB", "5.0 TB"]);
+    }
+
+    #[test]
+    fn a_line_break_in_a_cell_makes_no_row() {
+        let cells = ["a\nb", "c"].map(str::to_owned).to_vec();
+        assert_eq!(columns(&[cells.clone(), cells]), "a\\nb  c\na\\nb  c");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The commands about snapshots: made now, listed, verified, restored.
 
-use super::Show;
 use super::shown::{age, describe, table};
+use super::{Show, escaped};
 use crate::base::error::{Error, Kind};
 use crate::base::{clock, limits, stop::Stop};
 use crate::broker::{Broker, open_store};
@@ -179,7 +179,7 @@ pub fn verify(config: &Config, stop: &Stop, show: Show, name: &str) -> Result<()
                 value["ok"] = false.into();
                 value["problem"] = why.to_string().into();
                 if show.json {
-                    println!("{value}");
+                    println!("{}", escaped(&value.to_string()));
                 }
                 return Err(Error::new(Kind::Unusable, format!("{name}: not good: {why}")));
             }

@@ -329,9 +329,16 @@ impl<T: Tree> Backend for Files<T> {
     }
 
     fn list(&self) -> Result<Vec<Stored>, Error> {
-        let entries = self.tree.list()?;
-        let snapshots = entries.into_iter().filter(|entry| is_snapshot(&entry.name));
-        snapshots.map(|entry| self.stored(&entry.name, entry.name.clone(), entry.size)).collect()
+        let mut snapshots = self.tree.list()?;
+        snapshots.retain(|entry| is_snapshot(&entry.name));
+        // Each description is a request of its own.
+        if snapshots.len() > limits::SNAPSHOTS {
+            return Err(Error::Permanent(format!(
+                "the directory holds more than {} snapshots",
+                limits::SNAPSHOTS
+            )));
+        }
+        snapshots.into_iter().map(|entry| self.stored(&entry.name, entry.name.clone(), entry.size)).collect()
     }
 
     fn put(&self, upload: &Upload<'_>) -> Result<(), Error> {

@@ -136,6 +136,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
                 "sftp",
                 "sftp/host_keys",
                 "sftp/opening",
+                "sftp/relay",
                 "sftp/rename",
                 "store",
                 "tree",

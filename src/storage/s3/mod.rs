@@ -242,8 +242,8 @@ fn is_probe(name: &str) -> bool {
 fn snapshots(rows: Vec<Vec<String>>, prefix: &str) -> Result<Vec<String>, Error> {
     let names = rows.into_iter().filter_map(|row| row[0].strip_prefix(prefix).map(str::to_owned));
     let names: Vec<String> = names.filter(|name| is_snapshot(name)).collect();
-    if names.len() > limits::S3_SNAPSHOTS {
-        let text = format!("the server lists more than {} snapshots", limits::S3_SNAPSHOTS);
+    if names.len() > limits::SNAPSHOTS {
+        let text = format!("the server lists more than {} snapshots", limits::SNAPSHOTS);
         return Err(Error::Permanent(text));
     }
     Ok(names)
@@ -457,11 +457,8 @@ mod tests {
             let snapshots = vec![vec!["p/snapshot-20261124T131500Z.db".to_owned()]; count];
             snapshots.into_iter().chain([vec!["p/snapshot-probe-1".to_owned()], vec!["other".to_owned()]])
         };
-        assert_eq!(
-            snapshots(rows(limits::S3_SNAPSHOTS).collect(), "p/").unwrap().len(),
-            limits::S3_SNAPSHOTS
-        );
-        let error = snapshots(rows(limits::S3_SNAPSHOTS + 1).collect(), "p/").unwrap_err();
+        assert_eq!(snapshots(rows(limits::SNAPSHOTS).collect(), "p/").unwrap().len(), limits::SNAPSHOTS);
+        let error = snapshots(rows(limits::SNAPSHOTS + 1).collect(), "p/").unwrap_err();
         assert_eq!(error.to_string(), "the server lists more than 4000 snapshots");
     }
 }

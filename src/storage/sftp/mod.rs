@@ -2,6 +2,7 @@
 
 mod host_keys;
 mod opening;
+mod relay;
 mod rename;
 
 pub use host_keys::Trust;
@@ -12,18 +13,22 @@ use super::pour::{Moving, pour};
 use super::tree::{Entry, Files, Source, Tree};
 use crate::base::{self, limits, secret::Secret};
 use opening::Patience;
+use relay::Relay;
 use rename::Renamed;
 use ssh2::{
     ErrorCode, FileStat, HashType, KeyboardInteractivePrompt, MethodType, OpenFlags, OpenType, Prompt,
     Session,
 };
-use std::io::{self, BufReader, BufWriter, Write};
+use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Instant;
 
 /// Bytes handed to the library at once. It sends them as several requests, without waiting for an answer in between.
 const BURST: usize = 256 << 10;
+/// Milliseconds for each call on a connection that has failed.
+const FAREWELL_MS: u32 = 500;
 /// Status codes of SFTP (source: draft-ietf-secsh-filexfer-02, 7).
 const NO_SUCH_FILE: i32 = 2;
 const PERMISSION_DENIED: i32 = 3;
@@ -36,6 +41,8 @@ const LIST_ENDS: i32 = -16;
 const OURS: &str = "snapshot";
 /// Bytes of a file's name on common file systems, at most.
 const NAME_BYTES: usize = 255;
+/// Bytes around a file's name in a list, at most: it stands there twice, the second time in a line as `ls -l` shows it.
+const NAME_AROUND: usize = 256;
 /// Errors of libssh2 that mean an unusable key file: cannot be read, cannot be decrypted (source: libssh2.h).
 const KEY_UNUSABLE: [i32; 2] = [-16, -48];
 
@@ -106,6 +113,39 @@ pub struct Sftp {
 struct Connection {
     session: Session,
     sftp: ssh2::Sftp,
+    /// Dropped last: the library says farewell over it.
+    relay: Relay,
+}
+
+impl Connection {
+    /// The connection is broken: closing a file and saying farewell may take this long, each, and no more. While a part of a
+    /// message is still to be sent, the library waits without looking whether anybody is there.
+    fn give_up(&self) {
+        self.session.set_timeout(FAREWELL_MS);
+    }
+}
+
+/// A stream of the library's that tells the relay of the bytes that were of use.
+struct Used<'a, S>(S, &'a Connection);
+
+impl<S: Read> Read for Used<'_, S> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.0.read(buffer).inspect_err(|_| self.1.give_up())?;
+        self.1.relay.used(count);
+        Ok(count)
+    }
+}
+
+impl<S: Write> Write for Used<'_, S> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.0.write(bytes).inspect_err(|_| self.1.give_up())?;
+        self.1.relay.sent(count);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 impl From<ssh2::Error> for Error {
@@ -132,11 +172,15 @@ impl Sftp {
     fn connect(&self) -> Result<Connection, Error> {
         let stream = opening::connect(&self.options.host, self.options.port)?;
         opening::wait_for_banner(&stream, self.patience.banner)?;
-        opening::within(self.patience.whole, &stream, |stream| self.open(stream))
+        let (relay, end) =
+            Relay::start(&stream).map_err(|error| Error::Local(format!("SSH connection: {error}")))?;
+        let opened = opening::within(self.patience.whole, &stream, |_| self.open(end));
+        let (session, sftp) = opened.map_err(|error| relay.explain(error))?;
+        Ok(Connection { session, sftp, relay })
     }
 
     /// From the connection to the session: encryption, the server's key, the login.
-    fn open(&self, stream: opening::Stream) -> Result<Connection, Error> {
+    fn open(&self, stream: UnixStream) -> Result<(Session, ssh2::Sftp), Error> {
         let SftpOptions { host, port, user, trust, .. } = &self.options;
         let mut session = Session::new()?;
         session.set_timeout(u32::try_from(limits::TRANSFER_STALL.as_millis()).unwrap_or(u32::MAX));
@@ -154,7 +198,7 @@ impl Sftp {
             other => other,
         })?;
         let sftp = session.sftp().map_err(|error| Error::from(error).at("start SFTP"))?;
-        Ok(Connection { session, sftp })
+        Ok((session, sftp))
     }
 
     fn authenticate(&self, session: &Session) -> Result<(), Error> {
@@ -185,8 +229,11 @@ impl Sftp {
             Some(connection) => connection,
             None => self.connect()?,
         };
-        let result = step(&connection);
-        if !matches!(result, Err(Error::Transient(_))) {
+        connection.relay.used(limits::SSH_ANSWER);
+        let result = step(&connection).map_err(|error| connection.relay.explain(error));
+        if matches!(result, Err(Error::Transient(_))) {
+            connection.give_up();
+        } else {
             *held = Some(connection);
         }
         result
@@ -319,7 +366,10 @@ impl Tree for Sftp {
                 Err(error) => return Err(error),
             };
             gather(Instant::now() + limits::SFTP_LIST, || match dir.readdir() {
-                Ok(found) => Ok(Some(found)),
+                Ok(found) => {
+                    connection.relay.used(NAME_AROUND + 2 * found.0.as_os_str().len());
+                    Ok(Some(found))
+                }
                 Err(error) if error.code() == ErrorCode::Session(LIST_ENDS) => Ok(None),
                 Err(error) => Err(error.into()),
             })
@@ -339,18 +389,18 @@ impl Tree for Sftp {
             let flags = OpenFlags::WRITE | OpenFlags::CREATE | OpenFlags::TRUNCATE;
             let path = self.path(name);
             let file = connection.sftp.open_mode(&path, flags, 0o600, OpenType::File);
-            let mut file =
-                BufWriter::with_capacity(BURST, file.map_err(|error| Error::from(error).at(name))?);
+            let file = Used(file.map_err(|error| Error::from(error).at(name))?, connection);
+            let mut file = BufWriter::with_capacity(BURST, file);
             let mut source = BufReader::with_capacity(BURST, source.open()?);
             io::copy(&mut source, &mut file).map_err(|error| stream_error(&error))?;
             file.flush().map_err(|error| stream_error(&error))?;
-            sync(file.into_inner().map_err(|error| stream_error(error.error()))?)
+            sync(file.into_inner().map_err(|error| stream_error(error.error()))?.0)
         })
     }
 
     fn read(&self, name: &str, sink: &mut dyn Write) -> Result<(), Error> {
         self.with(|connection| {
-            let file = connection.sftp.open(self.path(name))?;
+            let file = Used(connection.sftp.open(self.path(name))?, connection);
             pour(&mut Moving::new(BufReader::with_capacity(BURST, file)), sink)
         })
     }
@@ -385,13 +435,13 @@ impl Tree for Sftp {
 
     fn copy(&self, from: &str, to: &str) -> Result<(), Error> {
         self.with(|connection| {
-            let source = connection.sftp.open(self.path(from))?;
+            let source = Used(connection.sftp.open(self.path(from))?, connection);
             let flags = OpenFlags::WRITE | OpenFlags::CREATE | OpenFlags::TRUNCATE;
             let target = connection.sftp.open_mode(self.path(to), flags, 0o600, OpenType::File)?;
-            let mut target = BufWriter::with_capacity(BURST, target);
+            let mut target = BufWriter::with_capacity(BURST, Used(target, connection));
             let copied = io::copy(&mut Moving::new(BufReader::with_capacity(BURST, source)), &mut target);
             copied.and_then(|_| target.flush()).map_err(|error| stream_error(&error))?;
-            sync(target.into_inner().map_err(|error| stream_error(error.error()))?)
+            sync(target.into_inner().map_err(|error| stream_error(error.error()))?.0)
         })
     }
 

@@ -2,7 +2,7 @@
 
 mod client;
 mod forged;
-mod hostile;
+pub mod hostile;
 mod malformed;
 mod own_server;
 mod strangers;

@@ -73,6 +73,39 @@ fn whoever_names_an_authority_never_logs_in_without_tls() {
     assert!(!is_secret_in(&heard));
 }
 
+/// The same for a daemon, for each setting that says that there is TLS.
+#[test]
+fn a_daemon_with_an_authority_or_a_certificate_never_logs_in_without_tls() {
+    let dir = Dir::new("stripped-daemon");
+    let Certificate { cert, key, ca } = Authority::new(&dir).certificate("client", "DNS:client");
+    let settings = [
+        format!("nats.ca_file = {ca:?}"),
+        format!("nats.cert_file = {cert:?}\nnats.key_file = {key:?}"),
+        String::new(),
+    ];
+    let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY)";
+    for (id, setting) in (1..).zip(settings) {
+        let heard: Arc<Mutex<Vec<u8>>> = Arc::default();
+        let tries = Arc::new(AtomicUsize::new(0));
+        let url = {
+            let (heard, tries) = (heard.clone(), tries.clone());
+            server(move |_, stream| {
+                tries.fetch_add(1, Relaxed);
+                greet_without_tls(stream, &heard);
+            })
+        };
+        let scheme = if setting.is_empty() { "tls://" } else { "nats://" };
+        let config = format!("nats.user_name = \"app\"\nnats.user_password = {PASSWORD:?}\n{setting}\n");
+        let mut node = Node::with_schema(&dir, id, &url.replace("nats://", scheme), &config, schema);
+        node.start();
+        wait_for("several tries", 20, || (tries.load(Relaxed) >= 4).then_some(()));
+        assert!(!is_secret_in(&heard), "{setting}: logged in without TLS");
+        assert_eq!(node.count("the server has no TLS"), 1, "{}", node.log());
+        assert_eq!(node.count("in the clear") + node.count(PASSWORD), 0, "{}", node.log());
+        assert_eq!(node.stop(), 0);
+    }
+}
+
 #[test]
 fn where_there_was_tls_once_the_login_never_goes_without_it() {
     let dir = Dir::new("once-tls");
@@ -112,8 +145,20 @@ fn where_there_was_tls_once_the_login_never_goes_without_it() {
     assert_eq!(node.stop(), 0);
 }
 
-#[test]
-fn a_server_that_is_announced_before_tls_never_gets_a_login() {
+/// A broker with TLS, and somebody on the way to it who adds a server of his to the greeting, and cuts when he is told to.
+struct Announced {
+    dir: Dir,
+    honest: Certificate,
+    url: String,
+    cut: Arc<AtomicBool>,
+    tries: Arc<AtomicUsize>,
+    passed: Arc<Mutex<Vec<TcpStream>>>,
+    /// What his own server has logged.
+    his: Dir,
+    _servers: [Nats; 2],
+}
+
+fn announced() -> Announced {
     let dir = Dir::new("announced");
     let authority = Authority::new(&dir);
     let honest = authority.certificate("honest", "IP:127.0.0.1");
@@ -148,16 +193,50 @@ fn a_server_that_is_announced_before_tls_never_gets_a_login() {
             pass_on(stream, server.into_inner());
         })
     };
-    let connection = discovering(&url.replace("nats://", "tls://"), auth(Some(&honest)));
+    let url = url.replace("nats://", "tls://");
+    Announced { dir, honest, url, cut, tries, passed, his, _servers: [nats, evil] }
+}
+
+impl Announced {
+    fn cut(&self) {
+        self.cut.store(true, Relaxed);
+        self.passed.lock().unwrap().iter().for_each(|stream| drop(stream.shutdown(Shutdown::Both)));
+    }
+}
+
+#[test]
+fn a_server_that_is_announced_before_tls_never_gets_a_login() {
+    let way = announced();
+    let connection = discovering(&way.url, auth(Some(&way.honest)));
     connection.wait_up(Duration::from_secs(10)).unwrap();
-    cut.store(true, Relaxed);
-    passed.lock().unwrap().iter().for_each(|stream| drop(stream.shutdown(Shutdown::Both)));
+    way.cut();
     wait_for("several tries", 30, || {
         assert!(connection.epoch() == 1, "logged in at the server that somebody on the way announced");
-        (tries.load(Relaxed) >= 5).then_some(())
+        (way.tries.load(Relaxed) >= 5).then_some(())
     });
     assert_eq!(connection.epoch(), 1);
-    drop(evil);
+}
+
+#[test]
+fn a_daemon_does_not_go_to_a_server_that_is_announced_before_tls() {
+    let way = announced();
+    let config = format!(
+        "nats.user_name = \"app\"\nnats.user_password = {PASSWORD:?}\nnats.ca_file = {:?}\n",
+        way.honest.ca
+    );
+    let mut node =
+        Node::with_schema(&way.dir, 1, &way.url, &config, "CREATE TABLE t(id INTEGER PRIMARY KEY)");
+    node.start_ready();
+    // The harness looked whether his server listens, too.
+    let visits =
+        || std::fs::read_to_string(way.his.0.join("broker/log")).unwrap().matches("handshake").count();
+    let before = visits();
+    way.cut();
+    wait_for("several tries", 30, || (way.tries.load(Relaxed) >= 5).then_some(()));
+    assert_eq!((node.count("connected to NATS at"), visits()), (1, before), "{}", node.log());
+    way.cut.store(false, Relaxed);
+    wait_for("the node is back", 30, || (node.count("connected to NATS at") == 2).then_some(()));
+    assert_eq!(node.stop(), 0);
 }
 
 /// A server of a cluster of two.

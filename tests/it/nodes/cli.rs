@@ -140,3 +140,91 @@ fn exit_codes_of_what_does_not_go_away_by_waiting() {
     assert_eq!(output.status.code(), Some(2), "the configuration forbids snapshots: {}", printed(&output));
     assert!(printed(&output).contains("snapshot.enabled = false"), "{}", printed(&output));
 }
+
+/// A secret in the wrong place, or with characters that end a part of a URL: the message shows no piece of it.
+#[test]
+fn a_wrong_configuration_shows_no_secret() {
+    let dir = Dir::new("shown-secrets");
+    let database = dir.0.join("app.db");
+    let run = |text: &str| {
+        let path = dir.0.join("config.toml");
+        std::fs::write(&path, format!("db_path = {database:?}\nnode_id = 1\n{text}\n")).unwrap();
+        let mut command = Command::new(PROGRAM);
+        // An address that nobody has: with a right configuration the command ends as well.
+        printed(&command.args(["-list-snapshots", "-config"]).arg(&path).output().unwrap())
+    };
+    let mut texts: Vec<String> = ["/", "#", "?", ",", "@", ":", " ", "%", "\\\\"]
+        .iter()
+        .flat_map(|odd| {
+            let url = |scheme: &str| format!("{scheme}app:hun{odd}ter2@broker.invalid:99999");
+            [
+                format!("nats.urls = [\"{}\"]", url("nats://")),
+                format!("nats.urls = [\"{}\"]", url("")),
+                format!("nats.urls = \"{}\"", url("nats://")),
+                format!("nats = \"{}\"", url("nats://")),
+                format!("nats.leaf_servers = [\"{}\"]", url("nats://")),
+                format!("[snapshot]\nstore = \"sftp\"\nsftp = \"{}/d\"", url("sftp://")),
+                format!("[snapshot]\nstore = \"sftp\"\n[snapshot.sftp]\nurl = \"{}/d\"", url("sftp://")),
+                format!("[snapshot]\nstore = \"file\"\nfile.path = \"{}\"", url("sftp://")),
+                format!("[snapshot]\nstore = \"webdav\"\n[snapshot.webdav]\nurl = \"{}/d\"", url("https://")),
+                format!(
+                    "[snapshot]\nstore = \"s3\"\n[snapshot.s3]\nendpoint = \"{}\"\nbucket = \"b\"",
+                    url("https://")
+                ),
+            ]
+        })
+        .collect();
+    for key in [
+        "nats.user_password",
+        "nats.token",
+        "snapshot.s3.secret",
+        "snapshot.key_file",
+        "snapshot.sftp.key_passphrase",
+    ] {
+        texts.push(format!("{key} = [\"hunter2\"]"));
+        texts.push(format!("{key} = \"hunter2"));
+        texts.push(format!("{key} = \"hunter2\"\nsnapshot.store = \"nowhere\""));
+    }
+    for text in texts {
+        let told = run(&text);
+        assert!(!told.is_empty() && !told.contains("hun") && !told.contains("ter2"), "{text}\n-> {told}");
+    }
+}
+
+/// What travels in the clear is said once at the start, and with TLS, on this machine or with a key it is not.
+#[test]
+fn what_travels_in_the_clear_is_said_once() {
+    let dir = Dir::new("clear");
+    let nats = "nats.urls = [\"nats://app:hunter2@broker.invalid:4222\"]";
+    let s3 = "[snapshot]\nstore = \"s3\"\n[snapshot.s3]\nendpoint = \"s3.invalid:9000\"\nbucket = \"b\"\naccess_key = \"k\"\nsecret = \"hunter2\"";
+    let webdav = "[snapshot]\nstore = \"webdav\"\n[snapshot.webdav]\nurl = \"http://dav.invalid/d?dir=/d&login=app&secret=hunter2\"";
+    let tls = nats.replace("nats://", "tls://");
+    for (id, config, expected) in [
+        (1, nats.to_owned(), vec!["nats.urls: password or token, and all rows, go in the clear"]),
+        (2, nats.replace("app:hunter2@", ""), vec!["nats.urls: all rows go in the clear"]),
+        (3, tls.clone(), vec![]),
+        (4, nats.replace("broker.invalid", "127.0.0.1"), vec![]),
+        (5, format!("{tls}\n{s3}"), vec!["snapshot.s3.endpoint: without TLS snapshots travel in the clear"]),
+        (6, format!("{tls}\n{s3}\nuse_ssl = true"), vec![]),
+        (
+            7,
+            format!("{tls}\n{webdav}"),
+            vec!["snapshot.webdav.url: over http snapshots travel in the clear, and the password"],
+        ),
+        (8, format!("{tls}\n{}", webdav.replace("http://", "https://")), vec![]),
+    ] {
+        let mut node = Node::with_schema(&dir, id, "", "", "CREATE TABLE t(id INTEGER PRIMARY KEY)");
+        let text = std::fs::read_to_string(&node.config).unwrap().replace("nats.urls = []\n", "");
+        std::fs::write(&node.config, text + &config).unwrap();
+        node.start();
+        wait_for("it tries to connect", 10, || {
+            (node.count("invalid:4222") + node.count("127.0.0.1:4222") > 0).then_some(())
+        });
+        assert_eq!(node.stop(), 0);
+        for line in &expected {
+            assert_eq!(node.count(line), 1, "{config}: {}", node.log());
+        }
+        assert_eq!(node.count("in the clear"), expected.len(), "{config}: {}", node.log());
+        assert_eq!(node.count("hunter2"), 0, "{}", node.log());
+    }
+}

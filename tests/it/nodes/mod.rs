@@ -3,6 +3,7 @@
 mod cli;
 mod crash;
 mod floods;
+mod forged;
 mod fulltext;
 mod golden;
 mod hostile;

@@ -217,3 +217,73 @@ fn a_second_daemon_is_refused_under_any_name_of_the_file() {
     one.sql("INSERT INTO own VALUES('still', 1)");
     wait_for("it is published", 10, || (one.unsettled() == 0).then_some(()));
 }
+
+/// What an earlier version, or another program, would use under these names.
+const PREDICTABLE: [&str; 12] = [
+    "aside",
+    "download",
+    "download-plain",
+    "proof",
+    "proof-live",
+    "proof-plain",
+    "snapshot",
+    "snapshot-journal",
+    "snapshot-wal",
+    "snapshot-packed",
+    "snapshot-stored",
+    "verify",
+];
+
+/// Another user has put files and links with every name that could be guessed into the shared directory: nothing is written
+/// into them, nothing of his is removed, and what his links lead to stays as it was.
+#[test]
+fn nothing_that_others_put_into_a_shared_directory_is_used() {
+    if !is_root() {
+        return skip("only root can make files of others");
+    }
+    let dir = Dir::new("private-shared");
+    let nats = Nats::start(&dir);
+    let (temp, victim) = (dir.0.join("temp"), dir.0.join("victim"));
+    std::fs::create_dir(&temp).unwrap();
+    set_mode(&temp, 0o1777);
+    std::fs::write(&victim, b"victim").unwrap();
+    let mut his = vec![];
+    for (at, name) in PREDICTABLE.iter().enumerate() {
+        let path = temp.join(format!("app.db.harmonylite-{name}"));
+        if at % 3 == 2 {
+            std::os::unix::fs::symlink(&victim, &path).unwrap();
+        } else {
+            std::fs::write(&path, b"his").unwrap();
+            set_mode(&path, 0o666);
+        }
+        std::os::unix::fs::lchown(&path, Some(65_534), Some(65_534)).unwrap();
+        his.push(path);
+    }
+    let directory = temp.join("app.db.harmonylite-snapshot-00112233445566ff");
+    std::fs::create_dir(&directory).unwrap();
+    std::os::unix::fs::symlink(&victim, directory.join("lock")).unwrap();
+    std::os::unix::fs::chown(&directory, Some(65_534), None).unwrap();
+    let config = format!(
+        "[snapshot]\nleader_ttl = 1000\nverify_interval = 1000\ncompression = \"zstd\"\ntemp_dir = {temp:?}\n"
+    );
+    let mut one = Node::with_schema(&dir, 1, &nats.url(), &config, SCHEMA);
+    one.sql("INSERT INTO own VALUES('secret', 'rows')");
+    // The state that is written beside the database: a link with the name of the unfinished file.
+    let unfinished = one.dir.join("seq-map.cbor.tmp");
+    std::os::unix::fs::symlink(&victim, &unfinished).unwrap();
+    one.start_ready();
+    wait_for("a proven restore", 20, || (one.count("proved that a restore works") > 0).then_some(()));
+    let mut two = Node::new(&dir, 2, &nats.url(), &config);
+    two.start_ready();
+    wait_equal(&mut [&mut one, &mut two], 20);
+    assert!(one.command(&["-verify-snapshot"]).status.success());
+    assert_eq!((two.stop(), one.stop()), (0, 0));
+    assert!(one.dir.join("seq-map.cbor").exists(), "the sequence map was written");
+    assert!(unfinished.is_symlink() && directory.join("lock").is_symlink());
+    assert_eq!(std::fs::read(&victim).unwrap(), b"victim");
+    for path in his {
+        let meta = std::fs::symlink_metadata(&path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+        assert_eq!(meta.uid(), 65_534, "{path:?}");
+        assert!(meta.is_symlink() || std::fs::read(&path).unwrap() == b"his", "{path:?} was written");
+    }
+}

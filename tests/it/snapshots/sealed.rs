@@ -146,3 +146,68 @@ fn seals_in_nats_and_s3() {
         }
     }
 }
+
+/// The key file of a daemon that others can read.
+#[test]
+fn a_key_file_that_others_can_read_is_warned_about_once() {
+    let dir = Dir::new("sealed-open-key");
+    let nats = Nats::start(&dir);
+    let key = key_file(&dir);
+    let (_, plain) = file_store(&dir);
+    let config = format!("{plain}key_file = {key:?}\n");
+    let mut node = Node::with_schema(&dir, 1, &nats.url(), &config, SCHEMA);
+    for (mode, warnings) in [(0o600, 0), (0o644, 1), (0o620, 2)] {
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).unwrap();
+        node.start_ready();
+        wait_for("a snapshot", 20, || (node.count("stored snapshot") > 0).then_some(()));
+        assert_eq!(node.stop(), 0);
+        assert_eq!(
+            node.count("others than its owner may read or write this file"),
+            warnings,
+            "{}",
+            node.log()
+        );
+        assert_eq!(node.count("5a5a"), 0, "{}", node.log());
+    }
+}
+
+/// Numbers beyond all bounds in a description that the store gives back, with the check that fits to them.
+#[test]
+fn absurd_descriptions_harm_nothing() {
+    let dir = Dir::new("absurd");
+    let nats = Nats::start(&dir);
+    let (root, config) = file_store(&dir);
+    let mut one = Node::with_schema(&dir, 1, &nats.url(), &config, SCHEMA);
+    one.start_ready();
+    written(&mut one, "INSERT INTO t VALUES(1, 'x')");
+    assert!(one.command(&["-save-snapshot", "-quiet"]).status.success());
+    let path = root.join("snapshot.db.json");
+    let good: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let keys: Vec<String> = good["snapshots"][0].as_object().unwrap().keys().cloned().collect();
+    for absurd in
+        ["18446744073709551615", "-9223372036854775808", "99999-12-31T23:59:59.999Z", "\u{1b}[2J\r\n"]
+    {
+        for key in &keys {
+            let mut lie = good.clone();
+            lie["snapshots"][0][key] = absurd.into();
+            let check = harmonylite::testing::digest::hex_sha256(lie["snapshots"].to_string().as_bytes());
+            lie["check"] = check.into();
+            std::fs::write(&path, lie.to_string()).unwrap();
+            for command in ["-list-snapshots", "-verify-snapshot"] {
+                let output = one.command(&[command]);
+                let told = printed(&output);
+                assert!(matches!(output.status.code(), Some(0 | 1 | 75)), "{key} = {absurd:?}: {told}");
+                assert!(!told.contains(['\u{1b}', '\r']), "{key} = {absurd:?}: {told:?}");
+            }
+        }
+    }
+    // A node that has only that, and a leader that begins with it.
+    let mut two = Node::new(&dir, 2, &nats.url(), &config);
+    two.start();
+    assert_eq!(one.stop(), 0);
+    one.start_ready();
+    written(&mut one, "INSERT INTO t VALUES(2, 'y')");
+    assert!(one.command(&["-save-snapshot", "-quiet"]).status.success());
+    wait_for("the other one is whole", 20, || (two.count("caught up with") > 0).then_some(()));
+    wait_equal(&mut [&mut one, &mut two], 20);
+}

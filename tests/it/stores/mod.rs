@@ -2,6 +2,8 @@
 
 mod contract;
 mod hostile;
+mod hostile_http;
+mod hostile_sftp;
 mod killed;
 mod mended;
 pub mod refused;

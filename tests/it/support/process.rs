@@ -33,6 +33,13 @@ impl Process {
         self.0.as_mut().unwrap().try_wait().unwrap()
     }
 
+    /// The peak of its resident memory in KiB; 0 when it has ended.
+    pub fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap_or_default();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+        line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok()).unwrap_or(0)
+    }
+
     /// Waits until the process ends by itself.
     pub fn output(mut self) -> Output {
         self.0.take().unwrap().wait_with_output().unwrap()

@@ -9,7 +9,7 @@ mod sftp;
 mod webdav;
 
 pub use s3::{ceph, moto, moto_with};
-pub use sftp::{Ssh, asyncssh, fingerprint, openssh, proftpd};
+pub use sftp::{HostileSftp, Ssh, asyncssh, fingerprint, hostile_sftp, openssh, proftpd};
 pub use webdav::{apache, lighttpd, nginx, wsgidav};
 
 pub const USER: &str = "app";

@@ -94,6 +94,38 @@ pub fn asyncssh(dir: &Dir) -> Ssh {
     Ssh { server, user: USER.into(), key: PathBuf::new(), root, fingerprints: vec![] }
 }
 
+/// A server that does to its clients what a test says.
+pub struct HostileSftp {
+    pub ssh: Ssh,
+    mode: PathBuf,
+}
+
+impl HostileSftp {
+    /// From the next request on; the modes stand in its program.
+    pub fn does(&self, mode: &str) {
+        std::fs::write(&self.mode, mode).unwrap();
+    }
+}
+
+/// asyncssh's server, honest at first.
+pub fn hostile_sftp(dir: &Dir) -> HostileSftp {
+    let base = directory(dir, "hostile-sftp");
+    let root = directory(dir, "hostile-sftp/data");
+    let (key, mode) = (base.join("host_ed25519"), base.join("mode"));
+    ssh_key(&key, "ed25519", "");
+    std::fs::write(&mode, "honest").unwrap();
+    let port = free_port();
+    let mut command = Command::new(tool("python"));
+    command.args(["-c", include_str!("hostile_sftp.py"), &port.to_string()]);
+    let child = spawn(command.arg(&key).arg(&root).arg(&mode).args([USER, PASSWORD]), &base);
+    listening(port, 20);
+    let server = Server { port, children: vec![child] };
+    HostileSftp {
+        ssh: Ssh { server, user: USER.into(), key: PathBuf::new(), root, fingerprints: vec![] },
+        mode,
+    }
+}
+
 /// ProFTPD's mod_sftp: password. Needs root to become its user.
 pub fn proftpd(dir: &Dir) -> Ssh {
     let base = directory(dir, "proftpd");
