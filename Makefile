@@ -65,7 +65,7 @@ demo: deps
 
 # Figures: speed, latency, memory, what the application feels, every store with a database of MB megabytes (default 300).
 bench: setup
-	HARMONYLITE_BENCH_MB=$${MB:-300} $(CARGO_TEST) --test it -- speed:: large:: --nocapture --test-threads 1
+	HARMONYLITE_BENCH_MB=$${MB:-300} $(CARGO_TEST) --test it -- speed:: sets:: large:: no_kill_and_no_outage --nocapture --test-threads 1
 
 # Random schedules of the rules and of real databases, mutants of all that comes from outside, kills, outages and chaos, again
 # and again: ROUNDS of them (default 20), about three minutes each.

@@ -176,7 +176,7 @@ fn no_kill_and_no_outage_tears_a_transaction() {
             }
         }
     });
-    println!("{looks} looks");
+    println!("torn looks: 0 of {looks}, with kills and outages");
     assert!(looks > 1_000, "{looks}");
 }
 
