@@ -12,6 +12,8 @@ pub const PUBLISH_WINDOW: usize = 512;
 pub const PUBLISH_WINDOW_BYTES: usize = 2 << 20;
 /// After this long without an acknowledgement, all unacknowledged messages are sent again.
 pub const PUBLISH_RESEND: Duration = Duration::from_secs(2);
+/// The same after repetitions have brought no acknowledgement: the line may be thin.
+pub const PUBLISH_RESEND_MAX: Duration = Duration::from_secs(64);
 /// Messages asked of a stream at once. The subscription's queue has room for twice as many, so the socket's reader never waits.
 pub const PULL_BATCH: usize = 1024;
 /// Bytes asked of a stream at once, raised to the server's largest message.
@@ -144,6 +146,8 @@ pub const RETRY_MAX: Duration = Duration::from_secs(10);
 pub const OBJECT_CHUNK: usize = 128 << 10;
 /// Object chunks in flight.
 pub const OBJECT_WINDOW: usize = 4;
+/// A chunk that is acknowledged within this time leaves room for another one on the line.
+pub const OBJECT_ACK_FAST: Duration = Duration::from_millis(500);
 /// Bytes of a disk that a download of unknown size leaves free, at least; a tenth of what is free, if that is more.
 pub const RESERVE: u64 = 64_000_000;
 /// From this many bytes on, a copy is announced in the log: it may take a while.

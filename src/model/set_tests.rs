@@ -40,6 +40,31 @@ fn random_rows(random: &mut Mutator) -> Vec<Event> {
         .collect()
 }
 
+/// The format, byte for byte: what stands in streams must be readable by every later version.
+#[test]
+fn worked_example() {
+    let kept = |id: i64, title: &str, year: Value| {
+        row(
+            "Books",
+            id,
+            Kind::Insert,
+            &[("id", Value::Integer(id * 10)), ("title", Value::text(title)), ("y", year)],
+        )
+    };
+    let events = [
+        kept(5, "Emma", Value::Integer(1815)),
+        kept(6, "Faust", Value::Null),
+        row("Books", 9, Kind::Delete, &[("id", Value::Integer(-1))]),
+        kept(10, "", Value::Blob(vec![1, 2])),
+    ];
+    let hex = "83 01 480123456789abcdef 82 \
+        85 65426f6f6b73 00 83 626964 657469746c65 6179 83 05 01 04 89 1832 183c 1864 64456d6d61 654661757374 60 190717 f6 420102 \
+        85 65426f6f6b73 01 81 626964 81 09 81 20";
+    let bytes = data_encoding::HEXLOWER.decode(hex.replace([' ', '\n'], "").as_bytes()).unwrap();
+    assert_eq!(encode(&events), bytes);
+    assert_eq!(decode(&bytes).unwrap(), events);
+}
+
 #[test]
 fn what_is_encoded_is_decoded_in_the_order_of_the_ids() {
     let seed = crate::base::random::random_u64();

@@ -203,6 +203,11 @@ pub(super) fn ack(message: &Message) -> Result<Ack, Error> {
     Ok(ack)
 }
 
+/// Whether a message is the acknowledgement of one that was stored.
+pub(super) fn is_stored(message: &Message) -> bool {
+    ack(message).is_ok()
+}
+
 /// Reads an API answer: its `error` first.
 fn parse<T: serde::de::DeserializeOwned>(message: &Message) -> Result<T, Error> {
     #[derive(Deserialize)]

@@ -3,7 +3,7 @@
 
 use super::consume::{Consumer, Pull, Step};
 use super::error::Error;
-use super::jetstream::JetStream;
+use super::jetstream::{JetStream, is_stored};
 use super::nuid;
 use super::publish::Pipeline;
 use crate::base::digest::{self, Hashing};
@@ -233,7 +233,8 @@ impl Objects {
 
     fn put_chunks(&self, nuid: &str, source: &mut dyn Read) -> Result<Chunks, Error> {
         let subject = self.chunk_subject(nuid);
-        let mut pipeline: Pipeline<u64> = Pipeline::new(self.js.connection(), limits::OBJECT_WINDOW);
+        let mut pipeline: Pipeline<Sent> = Pipeline::new(self.js.connection(), limits::OBJECT_WINDOW);
+        let mut line = Line::default();
         let mut hashing = Hashing::new(std::io::sink());
         let mut order = Order::default();
         let mut count = 0u64;
@@ -245,12 +246,13 @@ impl Objects {
             }
             let chunk = &chunk[..length];
             hashing.write_all(chunk).map_err(|error| local("digest", &error))?;
-            while !pipeline.has_room() {
-                one_ack(&mut pipeline, &mut order)?;
+            while pipeline.in_flight() >= line.takes {
+                line.took(one_ack(&mut pipeline, &mut order)?);
             }
             // The server drops a repetition of an id that it knows.
             let id = format!("{nuid}-{count}");
-            pipeline.send(&subject, &[("Nats-Msg-Id", id.as_str())], chunk, count)?;
+            let sent = Sent { number: count, at: Instant::now() };
+            pipeline.send(&subject, &[("Nats-Msg-Id", id.as_str())], chunk, sent)?;
             count += 1;
         }
         while !pipeline.is_empty() {
@@ -385,13 +387,47 @@ impl Chunks {
     }
 }
 
-/// Waits for the acknowledgement of one more chunk.
-fn one_ack(pipeline: &mut Pipeline<u64>, order: &mut Order) -> Result<(), Error> {
-    let until = Instant::now() + limits::TRANSFER_STALL;
+/// A chunk on its way.
+struct Sent {
+    number: u64,
+    at: Instant,
+}
+
+/// How many chunks the line takes at once: what waits before it keeps a leader's heartbeats waiting, too.
+struct Line {
+    takes: usize,
+}
+
+impl Default for Line {
+    fn default() -> Line {
+        Line { takes: 1 }
+    }
+}
+
+impl Line {
+    /// A chunk was acknowledged after this time.
+    fn took(&mut self, time: Duration) {
+        if time < limits::OBJECT_ACK_FAST {
+            self.takes = (self.takes + 1).min(limits::OBJECT_WINDOW);
+        } else if time > limits::OBJECT_ACK_FAST * 2 {
+            self.takes = (self.takes / 2).max(1);
+        }
+    }
+}
+
+/// Waits for the acknowledgement of one more chunk; returns how long that chunk took.
+fn one_ack(pipeline: &mut Pipeline<Sent>, order: &mut Order) -> Result<Duration, Error> {
+    let mut until = Instant::now() + limits::TRANSFER_STALL;
     loop {
         let message = pipeline.acks().recv_timeout(Duration::from_millis(250)).ok();
+        // A repetition's, too: on a thin line they come before the next one's.
+        if message.as_ref().is_some_and(is_stored) {
+            until = Instant::now() + limits::TRANSFER_STALL;
+        }
         if let Some(acked) = message.as_ref().and_then(|message| pipeline.on_ack(message)) {
-            return order.stored(acked.tag, acked.result?.seq);
+            let Sent { number, at } = acked.tag;
+            order.stored(number, acked.result?.seq)?;
+            return Ok(at.elapsed());
         }
         let now = Instant::now();
         if message.is_none() && now > until {
@@ -565,6 +601,19 @@ mod tests {
             self.0.drain(..count);
             Ok(count)
         }
+    }
+
+    #[test]
+    fn a_thin_line_takes_one_chunk_at_a_time_and_a_fast_one_all() {
+        let mut line = Line::default();
+        let seconds = Duration::from_secs;
+        assert_eq!(line.takes, 1);
+        (0..9).for_each(|_| line.took(Duration::from_millis(20)));
+        assert_eq!(line.takes, limits::OBJECT_WINDOW);
+        line.took(Duration::from_millis(800));
+        assert_eq!(line.takes, limits::OBJECT_WINDOW, "neither fast nor slow");
+        (0..9).for_each(|_| line.took(seconds(4)));
+        assert_eq!(line.takes, 1);
     }
 
     #[test]

@@ -133,6 +133,11 @@ struct Window<T> {
     sent_on: Option<u64>,
     /// Since when nothing was acknowledged; `None`: since the next look.
     silent_since: Option<Instant>,
+    /// A silence of this length means that something was lost. On a thin line the first acknowledgement takes long: it doubles
+    /// with each repetition, until messages are acknowledged that were sent once.
+    patience: Duration,
+    /// Messages below this number were sent more than once.
+    repeated: u64,
     rejection: Rejection,
 }
 
@@ -158,6 +163,8 @@ impl<T> Window<T> {
             bytes: 0,
             sent_on: None,
             silent_since: None,
+            patience: limits::PUBLISH_RESEND,
+            repeated: 0,
             rejection: Rejection::None,
         }
     }
@@ -187,6 +194,8 @@ impl<T> Window<T> {
 
     /// Notes what became of a message; `None` when it is no news, or will be tried again.
     fn end(&mut self, number: u64, result: Result<Ack, Error>) -> Option<Acked<T>> {
+        // A repetition's tells that the server lives, too.
+        self.silent_since = None;
         let at = usize::try_from(number.checked_sub(self.first)?).ok()?;
         let pending = self.unacked.get_mut(at)?;
         if let Err(Error::Transient(why)) = &result {
@@ -197,7 +206,9 @@ impl<T> Window<T> {
             return None;
         }
         let tag = pending.tag.take()?;
-        self.silent_since = None;
+        if number >= self.repeated {
+            self.patience = (self.patience / 2).max(limits::PUBLISH_RESEND);
+        }
         while self.unacked.front().is_some_and(|pending| pending.tag.is_none()) {
             if let Some(done) = self.unacked.pop_front() {
                 self.bytes -= done.frame.len();
@@ -227,11 +238,15 @@ impl<T> Window<T> {
             self.rejection = Rejection::RepeatAt(now + AFTER_REJECTION);
         }
         let silent_since = *self.silent_since.get_or_insert(now);
-        let silent = now.duration_since(silent_since) > limits::PUBLISH_RESEND;
+        let silent = now.duration_since(silent_since) > self.patience;
         let rejected = matches!(self.rejection, Rejection::RepeatAt(at) if at <= now);
         if epoch.is_none() || (self.sent_on == epoch && !silent && !rejected) {
             return false;
         }
+        if silent && self.sent_on == epoch {
+            self.patience = (self.patience * 2).min(limits::PUBLISH_RESEND_MAX);
+        }
+        self.repeated = self.next_number();
         self.rejection = Rejection::None;
         self.silent_since = Some(now);
         self.sent_on = epoch;
@@ -334,9 +349,44 @@ mod tests {
         assert!(!window.must_repeat(begin, EPOCH));
         assert!(!window.must_repeat(begin + limits::PUBLISH_RESEND, EPOCH));
         assert!(window.must_repeat(begin + limits::PUBLISH_RESEND + MS, EPOCH));
-        // And that begins the wait anew.
-        assert!(!window.must_repeat(begin + limits::PUBLISH_RESEND * 2, EPOCH));
-        assert!(window.must_repeat(begin + limits::PUBLISH_RESEND * 2 + MS * 2, EPOCH));
+        // And that begins the wait anew, twice as long.
+        assert!(!window.must_repeat(begin + limits::PUBLISH_RESEND * 3 + MS, EPOCH));
+        assert!(window.must_repeat(begin + limits::PUBLISH_RESEND * 3 + MS * 2, EPOCH));
+    }
+
+    /// On a line where a message takes 9 seconds, it is sent three times, and the later ones once.
+    #[test]
+    fn a_thin_line_is_waited_for() {
+        let mut window = sent(1);
+        let (begin, mut now) = (Instant::now(), Instant::now());
+        let repetitions = |window: &mut Window<u64>, now: &mut Instant, seconds: u32| {
+            let until = *now + Duration::from_secs(u64::from(seconds));
+            let mut count = 0;
+            while *now < until {
+                *now += MS * 100;
+                count += u32::from(window.must_repeat(*now, EPOCH));
+            }
+            count
+        };
+        assert_eq!(repetitions(&mut window, &mut now, 9), 2);
+        window.end(0, stored(1));
+        for number in 1..5 {
+            assert!(window.may_send_on(1));
+            window.push(vec![b'x'], number);
+            // The repetitions' acknowledgements come late.
+            window.end(0, stored(1));
+            let repeated = repetitions(&mut window, &mut now, 9);
+            assert!(repeated <= 1, "{repeated} of message {number}");
+            window.end(number, stored(number + 1));
+        }
+        assert!(now - begin < Duration::from_secs(60));
+        // A line that has become fast is trusted again.
+        for number in 5..15 {
+            assert!(window.may_send_on(1));
+            window.push(vec![b'x'], number);
+            window.end(number, stored(number + 1));
+        }
+        assert_eq!(window.patience, limits::PUBLISH_RESEND);
     }
 
     #[test]

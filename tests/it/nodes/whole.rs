@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-const ACCOUNTS: i64 = 3_000;
+const ACCOUNTS: i64 = 20_000;
 const SUM: i64 = ACCOUNTS * 100;
 
 /// Two ledgers, each for a writer of its own: money moves between accounts, and each transfer is booked with the number of its
@@ -83,7 +83,7 @@ fn transfer(app: &mut Connection, n: usize, id: i64, size: i64) {
 }
 
 /// Sizes of transactions: mostly small ones, now and then one that takes many messages.
-const SIZES: [i64; 8] = [2, 10, 3, 500, 2, 40, 3_000, 7];
+const SIZES: [i64; 12] = [2, 10, 3, 500, 2, 40, 3_000, 7, 20_000, 2, 100, 5];
 
 fn write(database: &Path, n: usize, stop: &AtomicBool) -> i64 {
     let mut app = open(database);

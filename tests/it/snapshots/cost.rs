@@ -1,5 +1,6 @@
 //! What snapshots cost beside the changes, and how far the streams reach back, when nobody has said anything about either.
 
+use crate::support::proxy::Slow;
 use crate::support::*;
 use harmonylite::testing::nats::{Auth, JetStream};
 use std::time::Duration;
@@ -87,4 +88,24 @@ fn a_server_without_room_for_it_gets_a_shorter_stream() {
     node.start_ready();
     assert_eq!(node.count("no room for 64 MiB"), 1, "{}", node.log());
     assert_eq!(stream(&small).3, 32 * MIB);
+}
+
+/// A line of 40 kB/s: a chunk of the snapshot takes three seconds, and what waits before it more.
+#[test]
+fn a_thin_uplink_brings_a_snapshot_once() {
+    let dir = Dir::new("cost-thin");
+    let nats = Nats::start(&dir);
+    let thin = Slow::before(nats.port, 40_000);
+    let url = format!("nats://127.0.0.1:{}", thin.port());
+    let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
+    let mut node = Node::with_schema(&dir, 1, &url, "snapshot.leader_ttl = 12000\n", schema);
+    node.sql("WITH RECURSIVE i(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM i WHERE i < 60) INSERT INTO t SELECT i, randomblob(10000) FROM i");
+    node.start();
+    wait_for("a snapshot", 100, || (node.count("(there was none)") == 1).then_some(()));
+    assert_eq!(node.count("this node is the leader"), 1, "{}", node.log());
+    assert_eq!(node.count("WARN"), 0, "{}", node.log());
+    let store = JetStream::new(connect_with(&nats.url(), Auth::default()));
+    store.connection().wait_up(Duration::from_secs(10)).unwrap();
+    let bucket = store.stream("OBJ_harmonylite-changes-snapshot-store").unwrap().unwrap();
+    assert!(bucket.state.bytes < 800_000, "{} bytes were kept of 600,000", bucket.state.bytes);
 }
