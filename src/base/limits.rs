@@ -90,6 +90,11 @@ pub const YIELD_FROM: Duration = Duration::from_millis(5);
 pub const YIELD_MAX: Duration = Duration::from_millis(100);
 /// Wait for a reply of the JetStream API.
 pub const API_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a transaction goes on that makes triggers for tables. After each, the application's connections read the schema anew, so
+/// a few of this length let it write sooner than many short ones.
+pub const INSTALL_TIME: Duration = Duration::from_millis(200);
+/// Attempts to make triggers without the lock until the schema is known, while the application changes it again and again.
+pub const INSTALL_TRIES: u32 = 3;
 /// Connecting to one NATS server, TLS and greeting included.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// After this long without a byte from the server, we send a PING.

@@ -207,9 +207,9 @@ fn try_open(config: &Config) -> Result<Option<Database>, db::Error> {
         None
     };
     let streams: Vec<String> = (1..=config.log.shards).map(|number| config.stream(number)).collect();
-    let applier = match (config.replicate, config.publish) {
-        (true, true) => Some(db::Applier::open(path, config.node_id, &streams)?),
-        (true, false) => Some(db::Applier::open_telling(path, config.node_id, &streams)?),
+    let applier = match (config.replicate, &capture) {
+        (true, Some(log)) => Some(db::Applier::open_beside(path, config.node_id, &streams, log)?),
+        (true, None) => Some(db::Applier::open_telling(path, config.node_id, &streams)?),
         (false, _) => None,
     };
     let unknown = match &applier {

@@ -12,6 +12,7 @@ mod open;
 mod ours;
 mod restore;
 mod schema;
+mod schema_rows;
 mod sql;
 mod state;
 mod table;

@@ -81,7 +81,7 @@ impl Touched {
     ) -> Result<(), Error> {
         let parameters = std::iter::once(&table.id as &dyn ToSql)
             .chain(values.into_iter().map(|value| value as &dyn ToSql));
-        connection.prepare_cached(&table.sql.touch)?.execute(params_from_iter(parameters))?;
+        connection.prepare_cached(&table.sql().touch)?.execute(params_from_iter(parameters))?;
         self.highest = connection.last_insert_rowid();
         connection.prepare_cached(ADD)?.execute(params![self.highest, key])?;
         self.count += 1;
