@@ -63,9 +63,6 @@ pub fn list(
     table: &str,
     made: &[(String, Option<String>)],
 ) -> Result<Vec<UniqueIndex>, Error> {
-    if made.is_empty() {
-        return Ok(vec![]);
-    }
     let mut statement = connection
         .prepare_cached("SELECT name, origin FROM pragma_index_list(?1) WHERE \"unique\"")?;
     let found: Vec<(String, String)> =

@@ -61,7 +61,11 @@ pub fn check_file(path: &Path) -> Result<(), Error> {
 
 /// Makes sure that the database is in WAL mode, as `mode` says.
 pub fn prepare(path: &Path, mode: JournalMode) -> Result<(), Error> {
-    let connection = open(path)?;
+    switch(&open(path)?, path, mode)
+}
+
+/// The same on a connection that is open.
+pub fn switch(connection: &Connection, path: &Path, mode: JournalMode) -> Result<(), Error> {
     let current: String = connection.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
     if current.eq_ignore_ascii_case("wal") {
         return Ok(());

@@ -60,7 +60,7 @@ impl Peer {
     }
 
     fn open(path: &std::path::Path, id: u64) -> (ChangeLog, Applier) {
-        ensure_state(path).unwrap();
+        crate::db::apply::ensure_state(path).unwrap();
         (ChangeLog::open(path, id).unwrap().0, Applier::open(path, id, &["s-1".to_owned()]).unwrap())
     }
 

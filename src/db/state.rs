@@ -2,11 +2,10 @@
 //! is written in the transaction that applies events, and travels inside snapshots. All SQL on it stands here.
 
 use crate::base::limits;
-use crate::db::{error::Error, open, ours};
+use crate::db::{error::Error, ours};
 use crate::model::origin::{Origin, parse_incarnation};
 use crate::model::positions::{Position, SeqMap};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
-use std::path::Path;
 
 pub const TABLE: &str = "__harmonylite__state";
 
@@ -106,16 +105,15 @@ pub fn origin(connection: &Connection, node: u64) -> Result<Origin, Error> {
     Ok(Origin { node, incarnation: incarnation.ok_or_else(missing)? })
 }
 
-/// Gives the database at `path` a new incarnation if one of its positions is before the one that it had `reached`: it is an
+/// Gives the database a new incarnation if one of its positions is before the one that it had `reached`: it is an
 /// older copy then, whose log gives ids again that others have folded. Returns whether it is.
-pub fn new_incarnation_of_older_copy(path: &Path, reached: &SeqMap) -> Result<bool, Error> {
-    let mut connection = open::open(path)?;
+pub fn new_incarnation_of_older_copy(connection: &mut Connection, reached: &SeqMap) -> Result<bool, Error> {
     let is_older = |connection: &Connection| -> Result<bool, Error> {
         let is_before =
             |(stream, seq): (&String, &u64)| reached.get(stream).is_some_and(|reached| reached > seq);
         Ok(positions(connection)?.iter().any(is_before))
     };
-    if !is_older(&connection)? {
+    if !is_older(connection)? {
         return Ok(false);
     }
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;

@@ -88,6 +88,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
                 "indexes",
                 "look",
                 "open",
+                "opening",
                 "ours",
                 "restore",
                 "restore/check",

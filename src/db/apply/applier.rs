@@ -66,7 +66,7 @@ pub struct Applier {
 }
 
 impl Applier {
-    /// Opens a database that has our tables (see [`crate::db::ensure_state`]). `streams` gives the streams their numbers.
+    /// Opens a database that has our tables (see [`crate::db::Opening`]). `streams` gives the streams their numbers.
     pub fn open(path: &Path, node: u64, streams: &[String]) -> Result<Applier, Error> {
         let codec = Codec::new(false).map_err(|error| Error::Other(error.to_string()))?;
         Ok(Applier { session: Session::open(path, node, streams)?, codec, tried: None, in_pieces: false })

@@ -36,12 +36,17 @@ pub struct Applied {
     pub new_incarnation: bool,
 }
 
-/// Makes sure that the database has the tables and the incarnation that every node needs, capturing or not.
+/// The same for the database at `path`.
+#[cfg(test)]
 pub fn ensure_state(path: &Path) -> Result<(), Error> {
-    let mut connection = open::open(path)?;
-    if ours::has_table(&connection, state::TABLE)?
-        && state::has_incarnation(&connection)?
-        && aside::is_up_to_date(&connection)?
+    ensure_state_of(&mut open::open(path)?)
+}
+
+/// Makes sure that the database has the tables and the incarnation that every node needs, capturing or not.
+pub fn ensure_state_of(connection: &mut Connection) -> Result<(), Error> {
+    if ours::has_table(connection, state::TABLE)?
+        && state::has_incarnation(connection)?
+        && aside::is_up_to_date(connection)?
     {
         return Ok(());
     }
@@ -86,7 +91,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// Opens a database that has our tables (see [`ensure_state`]).
+    /// Opens a database that has our tables (see [`ensure_state_of`]).
     pub fn open(path: &Path, node: u64, streams: &[String]) -> Result<Session, Error> {
         let mut connection = open::open(path)?;
         open::insist(&mut connection)?;
@@ -347,8 +352,15 @@ impl Session {
 fn drop_temporary_triggers(connection: &Connection) -> Result<(), Error> {
     let mut list = connection.prepare("SELECT name FROM temp.sqlite_schema WHERE type = 'trigger'")?;
     let names: Vec<String> = list.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
-    for name in names {
-        connection.execute_batch(&format!("DROP TRIGGER temp.{}", quote(&name)))?;
+    if names.is_empty() {
+        return Ok(());
     }
+    for name in names {
+        connection.execute_batch(&format!("DROP TRIGGER IF EXISTS temp.{}", quote(&name)))?;
+    }
+    // If the schema was read since, SQLite does not know those whose table is gone, and would find them if it came again.
+    connection.execute_batch(
+        "PRAGMA writable_schema=ON; DELETE FROM temp.sqlite_schema WHERE type = 'trigger'; PRAGMA writable_schema=OFF",
+    )?;
     Ok(())
 }

@@ -55,8 +55,13 @@ struct Entries {
 
 impl ChangeLog {
     /// Opens the database and installs capture.
+    #[cfg(test)]
     pub fn open(path: &Path, node: u64) -> Result<(ChangeLog, Capture), Error> {
-        let mut connection = open::open(path)?;
+        ChangeLog::open_on(open::open(path)?, node)
+    }
+
+    /// Installs capture in an opened database.
+    pub fn open_on(mut connection: Connection, node: u64) -> Result<(ChangeLog, Capture), Error> {
         let known = Known::default();
         let (schema, done) = install::install_after(&mut connection, &known)?;
         schema.tell_refused(&Schema::default());

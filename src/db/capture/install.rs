@@ -83,9 +83,8 @@ pub fn install_capture(path: &Path) -> Result<(), Error> {
 }
 
 /// Removes the triggers and the change log, for a node that does not publish. A warning names what was not published yet.
-pub fn remove_capture(path: &Path) -> Result<(), Error> {
-    let mut connection = open::open(path)?;
-    if !log_table::exists(&connection)? {
+pub fn remove_capture(connection: &mut Connection) -> Result<(), Error> {
+    if !log_table::exists(connection)? {
         return Ok(());
     }
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
