@@ -63,8 +63,8 @@ pub fn list(
     table: &str,
     made: &[(String, Option<String>)],
 ) -> Result<Vec<UniqueIndex>, Error> {
-    let mut statement = connection
-        .prepare_cached("SELECT name, origin FROM pragma_index_list(?1) WHERE \"unique\"")?;
+    let mut statement =
+        connection.prepare_cached("SELECT name, origin FROM pragma_index_list(?1) WHERE \"unique\"")?;
     let found: Vec<(String, String)> =
         statement.query_map([table], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
     let mut indexes = vec![];
@@ -305,7 +305,8 @@ mod tests {
                  CREATE UNIQUE INDEX i ON t(c COLLATE NOCASE, a || b) WHERE c IS NOT NULL; CREATE INDEX plain ON t(c)",
             )
             .unwrap();
-        let mut made = connection.prepare("SELECT name, sql FROM sqlite_schema WHERE type = 'index'").unwrap();
+        let mut made =
+            connection.prepare("SELECT name, sql FROM sqlite_schema WHERE type = 'index'").unwrap();
         let made = made.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
         let found = list(&connection, "t", &made.collect::<Result<Vec<_>, _>>().unwrap()).unwrap();
         assert_eq!(found.len(), 3);

@@ -53,7 +53,7 @@ impl Peer {
         // The disk is not what is tested here.
         app.execute_batch("PRAGMA synchronous=OFF").unwrap();
         app.execute_batch(SCHEMA).unwrap();
-        prepare(&path, JournalMode::Switch).unwrap();
+        crate::db::open::prepare(&path, JournalMode::Switch).unwrap();
         let (log, applier) = Peer::open(&path, id);
         let (gate, ready, outbox) = (Gate::default(), vec![], vec![]);
         Peer { id, path, app, log, applier, at: 0, gate, ready, outbox, catch_up: 0 }

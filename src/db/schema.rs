@@ -293,13 +293,13 @@ fn read_table(
         let why = format!("its name or that of a column is longer than {} bytes", limits::EVENT_NAME);
         return Ok(Found::LeftOut(why));
     }
-    let (of_key, unique): (Vec<_>, Vec<_>) =
-        match made.indexes.is_empty() && !without_rowid {
-            true => vec![],
-            // The key of a table WITHOUT ROWID is an index without a statement.
-            false => indexes::list(connection, name, &made.indexes)?,
-        }
-        .into_iter().partition(|index| index.of_primary_key);
+    let (of_key, unique): (Vec<_>, Vec<_>) = match made.indexes.is_empty() && !without_rowid {
+        true => vec![],
+        // The key of a table WITHOUT ROWID is an index without a statement.
+        false => indexes::list(connection, name, &made.indexes)?,
+    }
+    .into_iter()
+    .partition(|index| index.of_primary_key);
     let key_index = of_key.first();
     if columns.iter().filter(|column| column.key_position > 0).count() > limits::KEY_COLUMNS {
         let why = format!("its primary key has more than {} columns", limits::KEY_COLUMNS);

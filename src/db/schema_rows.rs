@@ -8,7 +8,8 @@
 use crate::db::{error::Error, schema};
 use rusqlite::{Connection, params};
 
-const ADD: &str = "INSERT INTO main.sqlite_schema(type, name, tbl_name, rootpage, sql) VALUES('trigger', ?1, ?2, 0, ?3)";
+const ADD: &str =
+    "INSERT INTO main.sqlite_schema(type, name, tbl_name, rootpage, sql) VALUES('trigger', ?1, ?2, 0, ?3)";
 const REMOVE: &str = "DELETE FROM main.sqlite_schema WHERE rowid = ?1 AND type = 'trigger'";
 
 /// Lets SQLite read the schema, if the one in memory is not up to date: better now than under the lock.
@@ -54,7 +55,8 @@ mod tests {
             } else {
                 connection.execute_batch(sql).unwrap();
             }
-            let row = "SELECT type || name || tbl_name || rootpage || sql FROM sqlite_schema WHERE name = 'x'";
+            let row =
+                "SELECT type || name || tbl_name || rootpage || sql FROM sqlite_schema WHERE name = 'x'";
             let row: String = connection.query_row(row, [], |row| row.get(0)).unwrap();
             (connection, row)
         };

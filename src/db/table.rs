@@ -491,7 +491,8 @@ mod tests {
             execute(&connection, &t.sql().insert, &row(2));
             let with_key: Vec<Value> = row(3).into_iter().chain([Value::Null]).collect();
             assert_eq!(execute(&connection, &t.sql().update, &with_key), 1);
-            let first: Value = connection.query_row(&t.sql().image, [&Value::Null], |row| row.get(1)).unwrap();
+            let first: Value =
+                connection.query_row(&t.sql().image, [&Value::Null], |row| row.get(1)).unwrap();
             assert_eq!((first, count(&connection, "rowid IN (-1, 1)")), (Value::Integer(-3), 1), "{names}");
         }
     }
@@ -511,7 +512,14 @@ mod tests {
     #[test]
     fn any_name_is_quoted() {
         let (connection, t) = table(r#"CREATE TABLE "select "" x"("a b" PRIMARY KEY, "group", "ü'" UNIQUE)"#);
-        for sql in [&t.sql().upsert, &t.sql().insert, &t.sql().update, &t.sql().delete, &t.sql().exists, &t.sql().image] {
+        for sql in [
+            &t.sql().upsert,
+            &t.sql().insert,
+            &t.sql().update,
+            &t.sql().delete,
+            &t.sql().exists,
+            &t.sql().image,
+        ] {
             assert!(connection.prepare(sql).is_ok(), "{sql}");
         }
         let Collisions::Select(lookups) = &t.sql().collisions else { panic!() };

@@ -265,8 +265,7 @@ fn examine(connection: &mut Connection, schema: &Schema, triggers: &[Trigger]) -
         return with_triggers(connection, schema, triggers);
     }
     connection.execute_batch("SAVEPOINT examine")?;
-    let examined =
-        feed::disarm_all(connection).and_then(|()| with_triggers(connection, schema, triggers));
+    let examined = feed::disarm_all(connection).and_then(|()| with_triggers(connection, schema, triggers));
     let taken_back = savepoint::take_back(connection, "examine");
     let examined = examined?;
     taken_back?;

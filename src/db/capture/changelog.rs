@@ -78,12 +78,7 @@ impl ChangeLog {
         Ok(Some(ChangeLog::new(connection, node, Arc::new(schema), Known::default())?))
     }
 
-    fn new(
-        connection: Connection,
-        node: u64,
-        schema: Arc<Schema>,
-        known: Known,
-    ) -> Result<ChangeLog, Error> {
+    fn new(connection: Connection, node: u64, schema: Arc<Schema>, known: Known) -> Result<ChangeLog, Error> {
         let entries = log_table::entries(log_table::width(&connection)?);
         Ok(ChangeLog { connection, node, schema, known, entries, cursor: 0 })
     }

@@ -70,6 +70,7 @@ fn carry_out(connection: &mut Connection, plan: &mut Plan, done: &mut Capture) -
         let slice = plan.slice(&transaction, Room::USUAL)?;
         transaction.commit()?;
         done.add(slice);
+        log::debug!("triggers were made for {} ms under the lock", begun.elapsed().as_millis());
         if !plan.finished {
             std::thread::park_timeout(begun.elapsed().min(limits::YIELD_MAX));
         }

@@ -14,8 +14,7 @@ pub const NAME: &str = "__harmonylite__log";
 /// The table that numbers the tables.
 pub const NUMBERS: &str = "__harmonylite__table";
 
-const CREATE_NUMBERS: &str =
-    "CREATE TABLE IF NOT EXISTS __harmonylite__table(id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE)";
+const CREATE_NUMBERS: &str = "CREATE TABLE IF NOT EXISTS __harmonylite__table(id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE)";
 const SET_STATEMENT: &str =
     "UPDATE main.sqlite_schema SET sql = ?1 WHERE type = 'table' AND name = '__harmonylite__log'";
 const DROP: &str = "DROP TABLE __harmonylite__log; DROP TABLE __harmonylite__table;";

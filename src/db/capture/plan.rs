@@ -62,7 +62,8 @@ impl Plan {
     pub fn make(connection: &Connection, before: &Schema) -> Result<Plan, Error> {
         let mut schema = Schema::read_after(connection, before, |_, _| Ok(()))?;
         let first = !log_table::exists(connection)?;
-        let unfinished = !first && state::exists(connection)? && state::meta(connection, INSTALLING)?.is_some();
+        let unfinished =
+            !first && state::exists(connection)? && state::meta(connection, INSTALLING)?.is_some();
         let (numbers, width) = match first {
             true => (HashMap::new(), schema.key_width()),
             false => (log_table::numbers(connection)?, log_table::width(connection)?),
@@ -112,33 +113,25 @@ impl Plan {
             self.schema.version = schema::version(connection)?;
             return Ok(done);
         }
-        let initial = self.first || self.unfinished;
-        if !std::mem::replace(&mut self.begun, true) {
-            self.begin(connection)?;
-        }
-        let mut rows = vec![];
-        let mut count = 0;
-        while count < room.tables && begun.elapsed() < room.time {
-            let Some(name) = self.tables.pop() else { break };
-            count += 1;
-            let captured = self.capture(connection, &name, &mut rows)?;
-            if !captured && !(initial && self.is_initial(&name)) {
-                let logged = log_all_rows(connection, &self.table(&name)?)?;
-                done.new_tables.push((name.to_string(), logged));
+        schema_rows::write(connection, || {
+            if !std::mem::replace(&mut self.begun, true) {
+                self.begin(connection)?;
             }
-        }
-        self.finished = self.tables.is_empty();
+            let mut count = 0;
+            while count < room.tables && begun.elapsed() < room.time {
+                let Some(name) = self.tables.pop() else { break };
+                count += 1;
+                let rows = self.capture(connection, &name)?;
+                done.new_tables.extend(rows.map(|rows| (name.to_string(), rows)));
+            }
+            self.finished = self.tables.is_empty();
+            self.mark(connection)
+        })?;
         if self.finished && self.takes_over {
             // Last: until now its triggers have captured what ours did not.
             self.schema.number(&self.numbers);
             done.taken_over = takeover::take_over(connection, &self.schema)?;
         }
-        self.mark(connection)?;
-        let stray = std::mem::take(&mut self.stray);
-        schema_rows::write(connection, || {
-            stray.iter().try_for_each(|row| schema_rows::remove(connection, *row))?;
-            rows.iter().try_for_each(|row| row.write(connection))
-        })?;
         self.schema.version = schema::version(connection)?;
         Ok(done)
     }
@@ -153,6 +146,9 @@ impl Plan {
             for name in self.schema.tables.keys() {
                 self.numbers.insert(name.to_string(), log_table::add_number(connection, name)?);
             }
+        }
+        for row in std::mem::take(&mut self.stray) {
+            schema_rows::remove(connection, row)?;
         }
         for (id, before, now) in std::mem::take(&mut self.renamed) {
             log::info!("table {before} is now called {now}");
@@ -181,8 +177,9 @@ impl Plan {
         Ok(table)
     }
 
-    /// Makes the triggers of a table, or says which rows they are to be made of. Returns whether it was captured before.
-    fn capture(&mut self, connection: &Connection, name: &str, rows: &mut Vec<Row>) -> Result<bool, Error> {
+    /// Makes the triggers of a table. If it was not there before, its rows are logged; returns their number then.
+    fn capture(&mut self, connection: &Connection, name: &str) -> Result<Option<usize>, Error> {
+        let is_initial = (self.first || self.unfinished) && self.is_initial(name);
         if !self.numbers.contains_key(name) {
             self.numbers.insert(name.to_owned(), log_table::add_number(connection, name)?);
         }
@@ -193,15 +190,17 @@ impl Plan {
             if old.is_some_and(|old| old.print == triggers::print(&sql)) {
                 continue;
             }
-            if triggers::is_plain(&table) {
-                let (table, old) = (table.name.clone(), old.map(|old| old.rowid));
-                rows.push(Row { old, table, trigger, sql });
-            } else {
+            if !triggers::is_plain(&table) {
                 connection.execute_batch(&format!("DROP TRIGGER IF EXISTS {}; {sql}", quote(&trigger)))?;
+                continue;
             }
+            if let Some(old) = old {
+                schema_rows::remove(connection, old.rowid)?;
+            }
+            schema_rows::add(connection, &table.name, &trigger, &sql)?;
         }
         triggers::check(connection, &table)?;
-        Ok(captured)
+        Ok(if captured || is_initial { None } else { Some(log_all_rows(connection, &table)?) })
     }
 
     /// Says in the database whether the first installation goes on.
@@ -224,24 +223,6 @@ impl Plan {
     pub fn into_schema(mut self) -> Schema {
         self.schema.number(&self.numbers);
         self.schema
-    }
-}
-
-/// A trigger that is to be written as a row of the schema.
-struct Row {
-    /// The row of the one that it replaces.
-    old: Option<i64>,
-    table: Arc<str>,
-    trigger: String,
-    sql: String,
-}
-
-impl Row {
-    fn write(&self, connection: &Connection) -> Result<(), Error> {
-        if let Some(old) = self.old {
-            schema_rows::remove(connection, old)?;
-        }
-        schema_rows::add(connection, &self.table, &self.trigger, &self.sql)
     }
 }
 
@@ -289,3 +270,7 @@ fn log_all_rows(connection: &Connection, table: &Table) -> Result<usize, Error> 
     let log = log_table::insert(table.key.len());
     Ok(connection.execute(&format!("{log} SELECT {}{keys} FROM {}", table.id, quote(&table.name)), [])?)
 }
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

@@ -46,7 +46,8 @@ pub fn present(connection: &Connection) -> Result<BTreeMap<String, Present>, Err
 
 /// Whether nothing goes into the triggers of a table but names, in quotes: no text of an index.
 pub fn is_plain(table: &Table) -> bool {
-    let plain = |index: &UniqueIndex| index.condition.is_none() && index.columns.iter().all(|c| c.name.is_some());
+    let plain =
+        |index: &UniqueIndex| index.condition.is_none() && index.columns.iter().all(|c| c.name.is_some());
     table.unique.iter().all(plain)
 }
 

@@ -84,7 +84,8 @@ fn thousands_of_tables_do_not_hold_up_the_application() {
     assert!(felt.table < Duration::from_millis(1_000), "{:?}", felt.table);
     assert!(felt.resident < 100 << 10, "{} KiB", felt.resident);
     wait_for("all is settled", 30, || (one.unsettled() == 0).then_some(()));
-    let triggers = "SELECT count(*) FROM sqlite_schema WHERE type = 'trigger' AND name GLOB '__harmonylite__[0-9]*'";
+    let triggers =
+        "SELECT count(*) FROM sqlite_schema WHERE type = 'trigger' AND name GLOB '__harmonylite__[0-9]*'";
     assert_eq!(value(&one, triggers), format!("Integer({})", 2_002 * 3 + 1_001 * 2));
     assert_eq!(value(&one, "PRAGMA integrity_check"), "Text(\"ok\")");
 }
@@ -101,10 +102,14 @@ fn a_first_start_that_is_killed_goes_on_at_the_next() {
         one.kill9();
     }
     one.start_ready();
-    let triggers = "SELECT count(*) FROM sqlite_schema WHERE type = 'trigger' AND name GLOB '__harmonylite__[0-9]*'";
+    let triggers =
+        "SELECT count(*) FROM sqlite_schema WHERE type = 'trigger' AND name GLOB '__harmonylite__[0-9]*'";
     assert_eq!(value(&one, triggers), format!("Integer({})", 1_001 * 3 + 500 * 2));
     assert_eq!(value(&one, "SELECT count(*) FROM __harmonylite__log"), "Integer(0)", "no row was logged");
-    assert_eq!(value(&one, "SELECT count(*) FROM __harmonylite__state WHERE name = 'installing'"), "Integer(0)");
+    assert_eq!(
+        value(&one, "SELECT count(*) FROM __harmonylite__state WHERE name = 'installing'"),
+        "Integer(0)"
+    );
     one.sql("INSERT INTO \"table 7\"(name) VALUES('new')");
     wait_for("it is published", 10, || (one.unsettled() == 0).then_some(()));
     assert_eq!(value(&one, "SELECT max(id) FROM __harmonylite__log"), "Integer(1)");
