@@ -2,6 +2,7 @@
 
 use crate::base::limits;
 use crate::db::indexes::{self, UniqueIndex};
+pub use crate::db::schema_rows::version;
 use crate::db::table::{Column, KeyColumn, Keyed, ROWID, Table};
 use crate::db::{capture::log_table, error::Error, ours, schema_rows, writable};
 use crate::model::value::Collation;
@@ -39,11 +40,6 @@ impl Default for Schema {
             hash: "".into(),
         }
     }
-}
-
-/// `PRAGMA schema_version`, which changes with every CREATE, ALTER and DROP.
-pub fn version(connection: &Connection) -> Result<i64, Error> {
-    Ok(connection.prepare_cached("PRAGMA schema_version")?.query_row([], |row| row.get(0))?)
 }
 
 /// The schema as it was read last, for all connections to one database: the next one takes it, or reads only what has changed.

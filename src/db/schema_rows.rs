@@ -5,12 +5,17 @@
 //! Only texts go in that this program made whole and that need no look at the table's indexes: SQLite reads them later, and one that it
 //! did not understand would close the database to everybody.
 
-use crate::db::{error::Error, schema};
+use crate::db::error::Error;
 use rusqlite::{Connection, params};
 
 const ADD: &str =
     "INSERT INTO main.sqlite_schema(type, name, tbl_name, rootpage, sql) VALUES('trigger', ?1, ?2, 0, ?3)";
 const REMOVE: &str = "DELETE FROM main.sqlite_schema WHERE rowid = ?1 AND type = 'trigger'";
+
+/// `PRAGMA schema_version`, which changes with every CREATE, ALTER and DROP.
+pub fn version(connection: &Connection) -> Result<i64, Error> {
+    Ok(connection.prepare_cached("PRAGMA schema_version")?.query_row([], |row| row.get(0))?)
+}
 
 /// Lets SQLite read the schema, if the one in memory is not up to date: better now than under the lock.
 pub fn warm(connection: &Connection) -> Result<(), Error> {
@@ -24,7 +29,7 @@ pub fn write(connection: &Connection, write: impl FnOnce() -> Result<(), Error>)
     let written = write();
     connection.execute_batch("PRAGMA writable_schema=OFF")?;
     written?;
-    let next = schema::version(connection)?.wrapping_add(1);
+    let next = version(connection)?.wrapping_add(1);
     Ok(connection.execute_batch(&format!("PRAGMA schema_version={next}"))?)
 }
 

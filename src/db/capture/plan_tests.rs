@@ -1,3 +1,5 @@
+//! First installations that are killed, and plans that touch only what has changed.
+
 use super::*;
 use crate::db::capture::install::install;
 use crate::db::scratch::Scratch;
