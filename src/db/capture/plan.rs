@@ -36,7 +36,7 @@ pub struct Plan {
     unfinished: bool,
     /// The number of key columns of the log.
     width: usize,
-    renamed: Vec<(i64, String, String)>,
+    renamed: Vec<Renamed>,
     gone: Vec<(String, i64)>,
     present: BTreeMap<String, Present>,
     /// Rows of triggers that no table needs.
@@ -49,6 +49,9 @@ pub struct Plan {
     begun: bool,
     pub finished: bool,
 }
+
+/// A table's number, the name that it had, and the one that it has.
+type Renamed = (i64, String, String);
 
 /// What a slice did that people are told.
 #[derive(Default)]
@@ -230,7 +233,7 @@ impl Plan {
 fn follow_renames(
     mut numbers: HashMap<String, i64>,
     present: &BTreeMap<String, Present>,
-) -> (HashMap<String, i64>, Vec<(i64, String, String)>) {
+) -> (HashMap<String, i64>, Vec<Renamed>) {
     let mut renamed = vec![];
     let known: Vec<(String, i64)> = numbers.iter().map(|(name, id)| (name.clone(), *id)).collect();
     for (name, id) in known {
