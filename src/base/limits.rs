@@ -93,6 +93,8 @@ pub const API_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a transaction goes on that makes triggers for tables. After each, the application's connections read the schema anew, so
 /// a few of this length let it write sooner than many short ones.
 pub const INSTALL_TIME: Duration = Duration::from_millis(400);
+/// The longest pause before them.
+pub const INSTALL_PAUSE: Duration = Duration::from_secs(3);
 /// Attempts to make triggers without the lock until the schema is known, while the application changes it again and again.
 pub const INSTALL_TRIES: u32 = 3;
 /// Connecting to one NATS server, TLS and greeting included.

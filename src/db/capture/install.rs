@@ -39,6 +39,7 @@ pub fn install_after(connection: &mut Connection, known: &Known) -> Result<(Arc<
     let mut done = Capture::default();
     for attempt in 0.. {
         let locked = attempt >= limits::INSTALL_TRIES;
+        let begun = Instant::now();
         schema_rows::warm(connection)?;
         let behavior = if locked { TransactionBehavior::Immediate } else { TransactionBehavior::Deferred };
         let transaction = connection.transaction_with_behavior(behavior)?;
@@ -48,6 +49,11 @@ pub fn install_after(connection: &mut Connection, known: &Known) -> Result<(Arc<
             done.add(plan.slice(&transaction, Room::USUAL)?);
         }
         transaction.commit()?;
+        if !plan.finished {
+            // The application reads the changed schema, too, which takes it as long; if it changed again meanwhile, its write would
+            // wait until it has read it twice.
+            std::thread::park_timeout(begun.elapsed().min(limits::INSTALL_PAUSE));
+        }
         if carry_out(connection, &mut plan, &mut done)? {
             let schema = Arc::new(plan.into_schema());
             known.put(schema.clone());
