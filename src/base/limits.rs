@@ -100,6 +100,13 @@ pub const YIELD_FROM: Duration = Duration::from_millis(5);
 pub const YIELD_MAX: Duration = Duration::from_millis(100);
 /// Wait for a reply of the JetStream API.
 pub const API_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a transaction goes on that makes triggers for tables. After each, the application's connections read the schema anew, so
+/// a few of this length let it write sooner than many short ones.
+pub const INSTALL_TIME: Duration = Duration::from_millis(400);
+/// The longest pause before them.
+pub const INSTALL_PAUSE: Duration = Duration::from_secs(3);
+/// Attempts to make triggers without the lock until the schema is known, while the application changes it again and again.
+pub const INSTALL_TRIES: u32 = 3;
 /// Connecting to one NATS server, TLS and greeting included.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// After this long without a byte from the server, we send a PING.
@@ -119,8 +126,9 @@ pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 pub const BUSY_STEP: Duration = Duration::from_micros(400);
 /// Page cache of each of our connections, in KiB.
 pub const PAGE_CACHE_KIB: i64 = 512;
-/// Statements kept prepared by a connection.
-pub const STATEMENTS: usize = 64;
+/// Statements kept prepared by a connection, of some kilobytes each: an application that writes a hundred tables in turn must not make
+/// each one be prepared anew.
+pub const STATEMENTS: usize = 512;
 /// From this size of the WAL file on, we checkpoint what we wrote ourselves.
 pub const WAL_CHECKPOINT_BYTES: u64 = 4 << 20;
 /// Pause between two looks of the watcher without a file event, unless `polling_interval` says otherwise.

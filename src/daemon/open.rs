@@ -172,16 +172,13 @@ fn open_database(config: &Config, signals: &Signals, stop: &Stop) -> Result<Open
 /// `None`: the application has made no table in it yet.
 fn try_open(config: &Config) -> Result<Option<Database>, db::Error> {
     let path = &config.db_path;
-    if !db::holds_tables(path)? {
+    let mut opening = db::Opening::open(path)?;
+    if !opening.holds_tables()? {
         return Ok(None);
     }
-    db::prepare(path, config.journal_mode)?;
-    db::ensure_state(path)?;
-    if !config.publish {
-        db::remove_capture(path)?;
-    }
+    opening.prepare(config.journal_mode)?;
     if let positions::Found::Map(reached) = positions::read(&config.seq_map_path)
-        && db::new_incarnation_of_older_copy(path, &reached)?
+        && opening.new_incarnation_of_older_copy(&reached)?
     {
         log::warn!(
             "{}: lacks what {} says it had: it is an older copy, or lost its last commits. What it had published comes back from \
@@ -193,7 +190,7 @@ fn try_open(config: &Config) -> Result<Option<Database>, db::Error> {
         let _ = std::fs::remove_file(&config.seq_map_path);
     }
     let capture = if config.publish {
-        let (log, done) = ChangeLog::open(path, config.node_id)?;
+        let (log, done) = opening.with_capture(config.node_id)?;
         replicator::report(&done);
         let names = log.table_names();
         log::info!(
@@ -204,12 +201,13 @@ fn try_open(config: &Config) -> Result<Option<Database>, db::Error> {
         );
         Some(log)
     } else {
+        opening.without_capture()?;
         None
     };
     let streams: Vec<String> = (1..=config.log.shards).map(|number| config.stream(number)).collect();
-    let applier = match (config.replicate, config.publish) {
-        (true, true) => Some(db::Applier::open(path, config.node_id, &streams)?),
-        (true, false) => Some(db::Applier::open_telling(path, config.node_id, &streams)?),
+    let applier = match (config.replicate, &capture) {
+        (true, Some(log)) => Some(db::Applier::open_beside(path, config.node_id, &streams, log)?),
+        (true, None) => Some(db::Applier::open_telling(path, config.node_id, &streams)?),
         (false, _) => None,
     };
     let unknown = match &applier {

@@ -57,18 +57,20 @@ impl UniqueIndex {
     }
 }
 
-/// All UNIQUE indexes of a table, including that of the primary key.
-pub fn list(connection: &Connection, table: &str) -> Result<Vec<UniqueIndex>, Error> {
-    let mut statement = connection.prepare_cached(
-        "SELECT l.name, l.origin, s.sql FROM pragma_index_list(?1) AS l \
-         LEFT JOIN sqlite_schema AS s ON s.type = 'index' AND s.name = l.name WHERE l.\"unique\"",
-    )?;
-    let found: Vec<(String, String, Option<String>)> = statement
-        .query_map([table], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
-        .collect::<Result<_, _>>()?;
+/// All UNIQUE indexes of a table, including that of the primary key. `made`: names and statements of its indexes.
+pub fn list(
+    connection: &Connection,
+    table: &str,
+    made: &[(String, Option<String>)],
+) -> Result<Vec<UniqueIndex>, Error> {
+    let mut statement =
+        connection.prepare_cached("SELECT name, origin FROM pragma_index_list(?1) WHERE \"unique\"")?;
+    let found: Vec<(String, String)> =
+        statement.query_map([table], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
     let mut indexes = vec![];
-    for (name, origin, sql) in found {
-        let (expressions, condition) = sql.as_deref().map(parts).unwrap_or_default();
+    for (name, origin) in found {
+        let sql = made.iter().find(|(known, _)| *known == name).and_then(|(_, sql)| sql.as_deref());
+        let (expressions, condition) = sql.map(parts).unwrap_or_default();
         let mut columns = connection
             .prepare_cached("SELECT name, coll FROM pragma_index_xinfo(?1) WHERE key ORDER BY seqno")?;
         let columns = columns
@@ -303,7 +305,10 @@ mod tests {
                  CREATE UNIQUE INDEX i ON t(c COLLATE NOCASE, a || b) WHERE c IS NOT NULL; CREATE INDEX plain ON t(c)",
             )
             .unwrap();
-        let found = list(&connection, "t").unwrap();
+        let mut made =
+            connection.prepare("SELECT name, sql FROM sqlite_schema WHERE type = 'index'").unwrap();
+        let made = made.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        let found = list(&connection, "t", &made.collect::<Result<Vec<_>, _>>().unwrap()).unwrap();
         assert_eq!(found.len(), 3);
         let of_key = found.iter().find(|index| index.of_primary_key).unwrap();
         assert_eq!(of_key.collation_of("a"), Some("RTRIM"));

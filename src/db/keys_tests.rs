@@ -121,7 +121,7 @@ fn compare_all_pairs(sql: &str) -> usize {
     let table = Schema::read(&connection).unwrap().tables["t"].clone();
     let mut insert = connection.prepare("INSERT INTO t(k) VALUES(?1)").unwrap();
     let mut read = connection.prepare("SELECT k FROM t").unwrap();
-    let mut exists = connection.prepare(&table.sql.exists).unwrap();
+    let mut exists = connection.prepare(&table.sql().exists).unwrap();
     let mut clear = connection.prepare("DELETE FROM t").unwrap();
     // As they are stored: an affinity may have changed them.
     let mut stored: Vec<Value> = vec![];

@@ -9,9 +9,11 @@ mod error;
 mod indexes;
 mod look;
 mod open;
+mod opening;
 mod ours;
 mod restore;
 mod schema;
+mod schema_rows;
 mod sql;
 mod state;
 mod table;
@@ -20,18 +22,18 @@ mod writable;
 pub use apply::aside::{
     Held, OfTable, SetAside, State as AsideState, Which, discard, list as list_aside, try_again,
 };
-pub use apply::{Applier, Ends, Incoming, ensure_state, queued};
-pub use capture::{Capture, ChangeLog, install_capture, remove_capture, watch};
+pub use apply::{Applier, Ends, Incoming, queued};
+pub use capture::{Capture, ChangeLog, install_capture, watch};
 pub use error::Error;
 pub use look::{Mark, Seen, holds_tables, is_known, look, mark};
-pub use open::{JournalMode, prepare, sqlite_version};
+pub use open::{JournalMode, sqlite_version};
+pub use opening::Opening;
 pub use ours::cleanup;
 pub use restore::{
     Extra, Filled, Inside, LastLook, Look, Made, Salvage, Salvaged, Stamp, compare, copy_database,
     fill_database, find_damage, holds_unsettled, inspect_snapshot, make_ready, make_snapshot, positions_of,
     replace_database, schema_hash, schema_mismatch, schema_of_nothing, set_positions, strip_snapshot,
 };
-pub use state::new_incarnation_of_older_copy;
 
 #[cfg(test)]
 #[path = "schedules_tests.rs"]

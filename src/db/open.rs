@@ -17,19 +17,26 @@ pub enum JournalMode {
     Refuse,
 }
 
-/// A connection of ours to a database that exists. Triggers are off on it: neither our own nor the application's fire for what
-/// we write.
-pub fn open(path: &Path) -> Result<Connection, Error> {
+/// A connection of ours to a database that exists, for what needs no schema. SQLite reads that at the first statement that names a
+/// table, and at some PRAGMAs; of a database with thousands of tables, it takes a second and dozens of megabytes.
+pub fn open_without_schema(path: &Path) -> Result<Connection, Error> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(limits::BUSY_TIMEOUT)?;
+    connection.execute_batch("PRAGMA wal_autocheckpoint=0; PRAGMA mmap_size=0")?;
+    Ok(connection)
+}
+
+/// A connection of ours to a database that exists. Triggers are off on it: neither our own nor the application's fire for what
+/// we write.
+pub fn open(path: &Path) -> Result<Connection, Error> {
+    let connection = open_without_schema(path)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false)?;
     connection.set_prepared_statement_cache_capacity(limits::STATEMENTS);
     connection.execute_batch(&format!(
-        "PRAGMA synchronous=NORMAL; PRAGMA wal_autocheckpoint=0; PRAGMA cache_size=-{0}; PRAGMA temp.cache_size=-{0}; \
-         PRAGMA ignore_check_constraints=ON; PRAGMA recursive_triggers=OFF; PRAGMA temp_store=FILE; \
-         PRAGMA mmap_size=0;",
+        "PRAGMA synchronous=NORMAL; PRAGMA cache_size=-{0}; PRAGMA temp.cache_size=-{0}; \
+         PRAGMA ignore_check_constraints=ON; PRAGMA recursive_triggers=OFF; PRAGMA temp_store=FILE;",
         limits::PAGE_CACHE_KIB
     ))?;
     Ok(connection)
@@ -54,7 +61,11 @@ pub fn check_file(path: &Path) -> Result<(), Error> {
 
 /// Makes sure that the database is in WAL mode, as `mode` says.
 pub fn prepare(path: &Path, mode: JournalMode) -> Result<(), Error> {
-    let connection = open(path)?;
+    switch(&open(path)?, path, mode)
+}
+
+/// The same on a connection that is open.
+pub fn switch(connection: &Connection, path: &Path, mode: JournalMode) -> Result<(), Error> {
     let current: String = connection.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
     if current.eq_ignore_ascii_case("wal") {
         return Ok(());

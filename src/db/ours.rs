@@ -3,7 +3,7 @@
 use crate::base::limits;
 use crate::db::{
     error::Error,
-    open,
+    open, schema_rows,
     sql::{literal, quote},
 };
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
@@ -43,25 +43,51 @@ pub fn is_go_programs(name: &str) -> bool {
     name.contains("_change_log") || name.ends_with("__schema_version")
 }
 
-/// Drops the triggers and tables that have our prefix and whose names satisfy `which`. Returns the names.
-pub fn drop_prefixed(connection: &Connection, which: impl Fn(&str) -> bool) -> Result<Vec<String>, Error> {
+/// Names of the tables that the Go program has made.
+pub fn tables_of_go_program(connection: &Connection) -> Result<Vec<String>, Error> {
+    let found = prefixed(connection, OF_GO_PROGRAM)?.into_iter();
+    Ok(found.filter(|(kind, _, _)| kind == "table").map(|(_, name, _)| name).collect())
+}
+
+/// Whether the database has anything that the Go program has made.
+pub fn any_of_go_program(connection: &Connection) -> Result<bool, Error> {
+    Ok(!prefixed(connection, OF_GO_PROGRAM)?.is_empty())
+}
+
+/// Type, name and row of the tables, views and triggers with our prefix.
+fn prefixed(connection: &Connection, which: &str) -> Result<Vec<(String, String, i64)>, Error> {
     let prefix = limits::PREFIX;
     // Views and triggers before tables, which would take their triggers with them, as views do.
     let sql = format!(
-        "SELECT type, name FROM main.sqlite_schema WHERE type IN ('trigger', 'table', 'view') \
-         AND substr(name, 1, {}) = {} ORDER BY type DESC",
+        "SELECT type, name, rowid FROM main.sqlite_schema WHERE type IN ('trigger', 'table', 'view') \
+         AND substr(name, 1, {}) = {} AND {which} ORDER BY type DESC",
         prefix.len(),
         literal(prefix)
     );
     let mut statement = connection.prepare(&sql)?;
-    let found: Vec<(String, String)> =
-        statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
-    let mut removed = vec![];
-    for (kind, name) in found.into_iter().filter(|(_, name)| which(name)) {
-        connection.execute_batch(&format!("DROP {kind} IF EXISTS {}", quote(&name)))?;
-        removed.push(name);
+    let found = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    Ok(found.collect::<Result<_, _>>()?)
+}
+
+/// The same as [`is_go_programs`], in SQL.
+const OF_GO_PROGRAM: &str = "(instr(name, '_change_log') > 0 OR name GLOB '*__schema_version')";
+
+/// Drops the triggers and tables that have our prefix and whose names satisfy `which`. Returns the names.
+pub fn drop_prefixed(connection: &Connection, which: impl Fn(&str) -> bool) -> Result<Vec<String>, Error> {
+    let found = prefixed(connection, "true")?.into_iter().filter(|(_, name, _)| which(name));
+    let (triggers, others): (Vec<_>, Vec<_>) = found.partition(|(kind, _, _)| kind == "trigger");
+    if !triggers.is_empty() {
+        // One DROP TRIGGER for each of thousands of tables' would take minutes.
+        let own = if connection.is_autocommit() { Some(connection.unchecked_transaction()?) } else { None };
+        schema_rows::write(connection, || {
+            triggers.iter().try_for_each(|(_, _, rowid)| schema_rows::remove(connection, *rowid))
+        })?;
+        own.map_or(Ok(()), rusqlite::Transaction::commit)?;
     }
-    Ok(removed)
+    for (kind, name, _) in &others {
+        connection.execute_batch(&format!("DROP {kind} IF EXISTS {}", quote(name)))?;
+    }
+    Ok(triggers.into_iter().chain(others).map(|(_, name, _)| name).collect())
 }
 
 /// Removes everything that this program or the Go program has put into the database at `path`. Returns the names.

@@ -53,14 +53,14 @@ impl Peer {
         // The disk is not what is tested here.
         app.execute_batch("PRAGMA synchronous=OFF").unwrap();
         app.execute_batch(SCHEMA).unwrap();
-        prepare(&path, JournalMode::Switch).unwrap();
+        crate::db::open::prepare(&path, JournalMode::Switch).unwrap();
         let (log, applier) = Peer::open(&path, id);
         let (gate, ready, outbox) = (Gate::default(), vec![], vec![]);
         Peer { id, path, app, log, applier, at: 0, gate, ready, outbox, catch_up: 0 }
     }
 
     fn open(path: &std::path::Path, id: u64) -> (ChangeLog, Applier) {
-        ensure_state(path).unwrap();
+        crate::db::apply::ensure_state(path).unwrap();
         (ChangeLog::open(path, id).unwrap().0, Applier::open(path, id, &["s-1".to_owned()]).unwrap())
     }
 

@@ -2,13 +2,15 @@
 
 use crate::base::limits;
 use crate::db::indexes::{self, UniqueIndex};
+pub use crate::db::schema_rows::version;
 use crate::db::table::{Column, KeyColumn, Keyed, ROWID, Table};
-use crate::db::{capture::log_table, error::Error, ours, writable};
+use crate::db::{capture::log_table, error::Error, ours, schema_rows, writable};
 use crate::model::value::Collation;
 use rusqlite::Connection;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write as _;
-use std::sync::Arc;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex, PoisonError};
 
 #[derive(Clone, Debug)]
 pub struct Schema {
@@ -40,14 +42,90 @@ impl Default for Schema {
     }
 }
 
-/// `PRAGMA schema_version`, which changes with every CREATE, ALTER and DROP.
-pub fn version(connection: &Connection) -> Result<i64, Error> {
-    Ok(connection.prepare_cached("PRAGMA schema_version")?.query_row([], |row| row.get(0))?)
+/// The schema as it was read last, for all connections to one database: the next one takes it, or reads only what has changed.
+#[derive(Clone, Default)]
+pub struct Known(Arc<Mutex<Arc<Schema>>>);
+
+impl Known {
+    /// The schema with the numbers that capture has given to the tables, as the connection sees it now.
+    pub fn read(&self, connection: &Connection) -> Result<Arc<Schema>, Error> {
+        schema_rows::warm(connection)?;
+        // Others wait, for they need the same.
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.version != version(connection)? || last.tables.is_empty() {
+            *last = Arc::new(Schema::read_after(connection, &last, numbered)?);
+        }
+        Ok(last.clone())
+    }
+
+    /// What was read last, however old it is.
+    pub fn last(&self) -> Arc<Schema> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn put(&self, schema: Arc<Schema>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = schema;
+    }
+}
+
+fn numbered(connection: &Connection, schema: &mut Schema) -> Result<(), Error> {
+    if ours::has_table(connection, log_table::NUMBERS)? {
+        schema.number(&log_table::numbers(connection)?);
+    }
+    Ok(())
+}
+
+/// The statements that make a table and its indexes.
+#[derive(Default)]
+struct Statements {
+    table: String,
+    indexes: Vec<(String, Option<String>)>,
+}
+
+impl Statements {
+    /// All tables' statements, by the tables' names. One pass: a query for each table would read all of the schema each time.
+    fn of_all(connection: &Connection) -> Result<HashMap<String, Statements>, Error> {
+        let sql = "SELECT tbl_name, name, sql, type = 'table' FROM main.sqlite_schema WHERE type IN ('table', 'index') ORDER BY rowid";
+        let mut statement = connection.prepare(sql)?;
+        let mut rows = statement.query([])?;
+        let mut all: HashMap<String, Statements> = HashMap::new();
+        while let Some(row) = rows.next()? {
+            let found = all.entry(row.get(0)?).or_default();
+            if row.get(3)? {
+                found.table = row.get::<_, Option<String>>(2)?.unwrap_or_default();
+            } else {
+                found.indexes.push((row.get(1)?, row.get(2)?));
+            }
+        }
+        Ok(all)
+    }
+
+    /// As long as it is the same, so is what was read of the table.
+    fn print(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (&self.table, &self.indexes).hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+/// Names and types, each once in memory: thousands of tables share a few dozen.
+#[derive(Default)]
+struct Words(HashSet<Arc<str>>);
+
+impl Words {
+    fn get(&mut self, word: &str) -> Arc<str> {
+        if let Some(known) = self.0.get(word) {
+            return known.clone();
+        }
+        let word: Arc<str> = word.into();
+        self.0.insert(word.clone());
+        word
+    }
 }
 
 /// What replication makes of a table.
 enum Found {
-    Replicated(Arc<Table>),
+    Replicated(Table),
     /// The table is not replicated, and why.
     LeftOut(String),
 }
@@ -55,8 +133,33 @@ enum Found {
 impl Schema {
     /// Reads the schema.
     pub fn read(connection: &Connection) -> Result<Schema, Error> {
+        Schema::read_after(connection, &Schema::default(), |_, _| Ok(()))
+    }
+
+    /// Reads the schema, of the tables only those that are not as in the schema `before`, and `more` in the same transaction.
+    pub fn read_after(
+        connection: &Connection,
+        before: &Schema,
+        more: impl FnOnce(&Connection, &mut Schema) -> Result<(), Error>,
+    ) -> Result<Schema, Error> {
+        // Of what the caller's transaction sees, or of one moment.
+        let transaction = match connection.is_autocommit() {
+            true => Some(connection.unchecked_transaction()?),
+            false => None,
+        };
+        let mut schema = Schema::read_tables(connection, before)?;
+        more(connection, &mut schema)?;
+        if let Some(transaction) = transaction {
+            transaction.commit()?;
+        }
+        Ok(schema)
+    }
+
+    fn read_tables(connection: &Connection, before: &Schema) -> Result<Schema, Error> {
         let _bare = writable::Bare::new(connection)?;
         let mut schema = Schema { version: version(connection)?, ..Schema::default() };
+        let statements = Statements::of_all(connection)?;
+        let (nothing, mut words, mut same) = (Statements::default(), Words::default(), 0);
         let mut list = connection.prepare(
             "SELECT name, type, wr FROM pragma_table_list \
              WHERE schema = 'main' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'",
@@ -70,8 +173,17 @@ impl Schema {
                 schema.others.insert(name);
                 continue;
             }
-            match read_table(connection, &name, without_rowid)? {
-                Found::Replicated(table) => {
+            let made = statements.get(&name).unwrap_or(&nothing);
+            let print = made.print();
+            if let Some(known) = before.tables.get(name.as_str()).filter(|known| known.print == print) {
+                schema.tables.insert(known.name.clone(), known.clone());
+                same += 1;
+                continue;
+            }
+            match read_table(connection, (&name, made), without_rowid, &mut words)? {
+                Found::Replicated(mut table) => {
+                    table.print = print;
+                    let table = Arc::new(table);
                     schema.tables.insert(table.name.clone(), table);
                 }
                 Found::LeftOut(why) => {
@@ -80,20 +192,17 @@ impl Schema {
                 }
             }
         }
-        schema.hash = schema.compute_hash().into();
+        schema.hash = if same == schema.tables.len() && same == before.tables.len() && same > 0 {
+            before.hash.clone()
+        } else {
+            schema.compute_hash().into()
+        };
         Ok(schema)
     }
 
     /// Reads the schema with the numbers that capture has given to the tables.
     pub fn read_numbered(connection: &Connection) -> Result<Schema, Error> {
-        let mut schema = Schema::read(connection)?;
-        let known = if ours::has_table(connection, log_table::NUMBERS)? {
-            log_table::numbers(connection)?
-        } else {
-            HashMap::new()
-        };
-        schema.number(&known);
-        Ok(schema)
+        Schema::read_after(connection, &Schema::default(), numbered)
     }
 
     /// Gives the tables their numbers; those that `known` does not name have none.
@@ -101,7 +210,9 @@ impl Schema {
         self.by_number.clear();
         for table in self.tables.values_mut() {
             let id = known.get(&*table.name).copied().unwrap_or(0);
-            Arc::make_mut(table).id = id;
+            if table.id != id {
+                Arc::make_mut(table).id = id;
+            }
             self.by_number.insert(id, table.clone());
         }
         self.by_number.remove(&0);
@@ -166,15 +277,25 @@ impl Schema {
     }
 }
 
-fn read_table(connection: &Connection, name: &str, without_rowid: bool) -> Result<Found, Error> {
-    let columns = read_columns(connection, name)?;
+fn read_table(
+    connection: &Connection,
+    (name, made): (&str, &Statements),
+    without_rowid: bool,
+    words: &mut Words,
+) -> Result<Found, Error> {
+    let columns = read_columns(connection, name, words)?;
     let names = columns.iter().map(|column| &*column.name).chain([name]);
     if names.map(str::len).max() > Some(limits::EVENT_NAME) {
         let why = format!("its name or that of a column is longer than {} bytes", limits::EVENT_NAME);
         return Ok(Found::LeftOut(why));
     }
-    let (of_key, unique): (Vec<_>, Vec<_>) =
-        indexes::list(connection, name)?.into_iter().partition(|index| index.of_primary_key);
+    let (of_key, unique): (Vec<_>, Vec<_>) = match made.indexes.is_empty() && !without_rowid {
+        true => vec![],
+        // The key of a table WITHOUT ROWID is an index without a statement.
+        false => indexes::list(connection, name, &made.indexes)?,
+    }
+    .into_iter()
+    .partition(|index| index.of_primary_key);
     let key_index = of_key.first();
     if columns.iter().filter(|column| column.key_position > 0).count() > limits::KEY_COLUMNS {
         let why = format!("its primary key has more than {} columns", limits::KEY_COLUMNS);
@@ -218,28 +339,22 @@ fn read_table(connection: &Connection, name: &str, without_rowid: bool) -> Resul
             limits::EVENT_COLUMNS
         )));
     }
-    if has_conflict_clauses(connection, name)? {
+    if !indexes::conflict_clauses(&made.table).is_empty() {
         table = table.with_conflict_clauses();
     }
     Ok(match writable::obstacle(connection, &table)? {
         Some(why) => Found::LeftOut(why),
-        None => Found::Replicated(Arc::new(table)),
+        None => Found::Replicated(table),
     })
 }
 
-fn has_conflict_clauses(connection: &Connection, table: &str) -> Result<bool, Error> {
-    let sql = "SELECT sql FROM main.sqlite_schema WHERE type = 'table' AND name = ?1";
-    let sql: String = connection.prepare_cached(sql)?.query_row([table], |row| row.get(0))?;
-    Ok(!indexes::conflict_clauses(&sql).is_empty())
-}
-
-fn read_columns(connection: &Connection, table: &str) -> Result<Vec<Column>, Error> {
+fn read_columns(connection: &Connection, table: &str, words: &mut Words) -> Result<Vec<Column>, Error> {
     let mut statement = connection
         .prepare_cached("SELECT name, type, \"notnull\", pk, hidden FROM pragma_table_xinfo(?1)")?;
     let columns = statement.query_map([table], |row| {
         Ok(Column {
-            name: row.get(0)?,
-            declared_type: row.get(1)?,
+            name: words.get(row.get_ref(0)?.as_str()?),
+            declared_type: words.get(row.get_ref(1)?.as_str()?),
             not_null: row.get(2)?,
             key_position: usize::from(row.get::<_, u16>(3)?),
             // 2 and 3 are virtual and stored generated columns, 1 a hidden column of a virtual table.

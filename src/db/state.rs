@@ -2,11 +2,10 @@
 //! is written in the transaction that applies events, and travels inside snapshots. All SQL on it stands here.
 
 use crate::base::limits;
-use crate::db::{error::Error, open, ours};
+use crate::db::{error::Error, ours};
 use crate::model::origin::{Origin, parse_incarnation};
 use crate::model::positions::{Position, SeqMap};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
-use std::path::Path;
 
 pub const TABLE: &str = "__harmonylite__state";
 
@@ -37,6 +36,7 @@ const FORGET_OLDEST: &str = "DELETE FROM __harmonylite__state WHERE kind = 'fold
      AND substr(f.name, 1, length(?1) + 1) = ?1 || ' ' AND f.name <> ?2 ORDER BY coalesce(h.value, 0) DESC LIMIT -1 OFFSET ?3)";
 const FORGET_UNHEARD: &str = "DELETE FROM __harmonylite__state WHERE kind = 'heard' AND name NOT IN \
      (SELECT name FROM __harmonylite__state WHERE kind = 'folded')";
+const REMOVE_META: &str = "DELETE FROM __harmonylite__state WHERE kind = 'meta' AND name = ?1";
 const FORGET_META: &str = "DELETE FROM __harmonylite__state WHERE kind = 'meta'";
 
 pub fn create(connection: &Connection) -> Result<(), Error> {
@@ -67,6 +67,11 @@ pub fn meta(connection: &Connection, name: &str) -> Result<Option<String>, Error
 
 pub fn set_meta(connection: &Connection, name: &str, value: &str) -> Result<(), Error> {
     set(connection, "meta", name, value)
+}
+
+pub fn remove_meta(connection: &Connection, name: &str) -> Result<(), Error> {
+    connection.execute(REMOVE_META, [name])?;
+    Ok(())
 }
 
 /// A number about what is set aside; 0 when it was never written.
@@ -100,14 +105,19 @@ pub fn origin(connection: &Connection, node: u64) -> Result<Origin, Error> {
     Ok(Origin { node, incarnation: incarnation.ok_or_else(missing)? })
 }
 
-/// Gives the database at `path` a new incarnation if one of its positions is before the one that it had `reached`: it is an
+/// Gives the database a new incarnation if one of its positions is before the one that it had `reached`: it is an
 /// older copy then, whose log gives ids again that others have folded. Returns whether it is.
-pub fn new_incarnation_of_older_copy(path: &Path, reached: &SeqMap) -> Result<bool, Error> {
-    let mut connection = open::open(path)?;
+pub fn new_incarnation_of_older_copy(connection: &mut Connection, reached: &SeqMap) -> Result<bool, Error> {
+    let is_older = |connection: &Connection| -> Result<bool, Error> {
+        let is_before =
+            |(stream, seq): (&String, &u64)| reached.get(stream).is_some_and(|reached| reached > seq);
+        Ok(positions(connection)?.iter().any(is_before))
+    };
+    if !is_older(connection)? {
+        return Ok(false);
+    }
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let positions = positions(&transaction)?;
-    let is_before = |(stream, seq): (&String, &u64)| reached.get(stream).is_some_and(|reached| reached > seq);
-    let older = positions.iter().any(is_before);
+    let older = is_older(&transaction)?;
     if older {
         new_incarnation(&transaction)?;
     }

@@ -1,11 +1,11 @@
 //! One replicated table: its columns, its key, its UNIQUE indexes, and the SQL texts that reading and writing its rows takes.
-//! The texts are built once for each table and schema, so that a row costs none.
+//! The texts are built once for each table, so that a row costs none.
 
 use crate::base::limits;
 use crate::db::{capture::log_table, indexes::UniqueIndex, sql::quote};
 use crate::model::shard;
 use crate::model::value::{Collation, Value, row_key, whole_number};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// The pseudo column under which the key of a table without a primary key travels.
 pub const ROWID: &str = "rowid";
@@ -14,7 +14,7 @@ pub const ROWID: &str = "rowid";
 pub struct Column {
     pub name: Arc<str>,
     /// Verbatim from the table's definition; empty when there is none.
-    pub declared_type: String,
+    pub declared_type: Arc<str>,
     /// Computed by SQLite, so it is never written and never published.
     pub generated: bool,
     /// Part of the schema hash.
@@ -26,7 +26,7 @@ pub struct Column {
 #[derive(Clone, Debug)]
 pub struct KeyColumn {
     pub name: Arc<str>,
-    pub declared_type: String,
+    pub declared_type: Arc<str>,
     /// That of the index that makes the key unique. The column's own can be another one.
     pub collation: Collation,
 }
@@ -55,6 +55,8 @@ pub enum Keyed {
 pub struct Table {
     /// The table's number in the change log; 0 until capture has given it one.
     pub id: i64,
+    /// Hash of the statements that made it.
+    pub print: u64,
     pub name: Arc<str>,
     /// All columns, generated ones too.
     pub columns: Vec<Column>,
@@ -69,7 +71,7 @@ pub struct Table {
     /// Constraints have an ON CONFLICT of their own. What we write must say OR ABORT then: a row that they make SQLite leave out
     /// would count as written. Elsewhere it must not, for it holds for all that triggers do, too.
     has_conflict_clauses: bool,
-    pub sql: Statements,
+    sql: OnceLock<Box<Statements>>,
 }
 
 /// SQL texts of one table. "Image" as parameters means the values of [`Table::image`], "key" those of [`Table::key`].
@@ -132,13 +134,14 @@ impl Table {
         if keyed == Keyed::Rowid {
             key.push(KeyColumn {
                 name: ROWID.into(),
-                declared_type: String::new(),
+                declared_type: "".into(),
                 collation: Collation::Binary,
             });
             image.insert(0, ROWID.into());
         }
-        let mut table = Table {
+        Table {
             id: 0,
+            print: 0,
             name: name.into(),
             columns,
             key,
@@ -146,16 +149,19 @@ impl Table {
             unique,
             image,
             has_conflict_clauses: false,
-            sql: Statements::default(),
-        };
-        table.sql = Statements::of(&table);
-        table
+            sql: OnceLock::new(),
+        }
+    }
+
+    /// The SQL texts, made when they are needed first: most of thousands of tables are not written for days.
+    pub fn sql(&self) -> &Statements {
+        self.sql.get_or_init(|| Box::new(Statements::of(self)))
     }
 
     /// The same table if its statement has constraints with an ON CONFLICT of their own.
     pub fn with_conflict_clauses(mut self) -> Table {
         self.has_conflict_clauses = true;
-        self.sql = Statements::of(&self);
+        self.sql = OnceLock::new();
         self
     }
 
@@ -166,7 +172,7 @@ impl Table {
             self.stored().map(|column| format!("{0} = {0}", quote(&column.name))).collect();
         let place = self.place();
         [
-            self.sql.insert.clone(),
+            self.insert(&self.image.iter().map(AsRef::as_ref).collect::<Vec<_>>()),
             format!("UPDATE {place} SET {}", set.join(", ")),
             format!("DELETE FROM {place}"),
         ]
@@ -199,7 +205,7 @@ impl Table {
             .iter()
             .zip(key.iter().zip(&one_class))
             .map(|(column, (value, integer))| {
-                (&*column.name, column.declared_type.as_str(), integer.as_ref().unwrap_or(value))
+                (&*column.name, &*column.declared_type, integer.as_ref().unwrap_or(value))
             })
             .collect();
         shard::hash(&self.name, &columns)
@@ -407,17 +413,17 @@ mod tests {
     fn an_upsert_writes_and_overwrites_everything_but_the_key() {
         let (connection, t) = table("CREATE TABLE t(k INTEGER PRIMARY KEY, a, b)");
         let row = |a: &str| [Value::Integer(1), Value::text(a), Value::Null];
-        assert_eq!(execute(&connection, &t.sql.upsert, &row("x")), 1);
-        assert_eq!(execute(&connection, &t.sql.upsert, &row("y")), 1);
+        assert_eq!(execute(&connection, &t.sql().upsert, &row("x")), 1);
+        assert_eq!(execute(&connection, &t.sql().upsert, &row("y")), 1);
         assert_eq!(count(&connection, "k = 1 AND a = 'y' AND b IS NULL"), 1);
-        assert!(!t.sql.upsert.contains("\"k\" = excluded"), "{}", t.sql.upsert);
+        assert!(!t.sql().upsert.contains("\"k\" = excluded"), "{}", t.sql().upsert);
     }
 
     #[test]
     fn a_key_that_compares_without_case_is_written_too() {
         let (connection, t) = table("CREATE TABLE t(k TEXT COLLATE NOCASE PRIMARY KEY, a)");
-        execute(&connection, &t.sql.upsert, &[Value::text("x"), Value::Integer(1)]);
-        execute(&connection, &t.sql.upsert, &[Value::text("X"), Value::Integer(2)]);
+        execute(&connection, &t.sql().upsert, &[Value::text("x"), Value::Integer(1)]);
+        execute(&connection, &t.sql().upsert, &[Value::text("X"), Value::Integer(2)]);
         assert_eq!(count(&connection, "k = 'X' COLLATE BINARY AND a = 2"), 1);
         assert_eq!(count(&connection, "true"), 1);
     }
@@ -425,8 +431,8 @@ mod tests {
     #[test]
     fn a_key_without_a_type_is_written_in_the_storage_class_of_the_event() {
         let (connection, t) = table("CREATE TABLE t(k PRIMARY KEY, a)");
-        execute(&connection, &t.sql.upsert, &[Value::Integer(1), Value::Integer(1)]);
-        execute(&connection, &t.sql.upsert, &[Value::Real(1.0), Value::Integer(2)]);
+        execute(&connection, &t.sql().upsert, &[Value::Integer(1), Value::Integer(1)]);
+        execute(&connection, &t.sql().upsert, &[Value::Real(1.0), Value::Integer(2)]);
         assert_eq!(count(&connection, "typeof(k) = 'real' AND a = 2"), 1);
         // Both are events of one row, so they need one order.
         assert_eq!(t.shard_hash(&[Value::Integer(1)]), t.shard_hash(&[Value::Real(1.0)]));
@@ -441,10 +447,10 @@ mod tests {
             ("CREATE TABLE t(k TEXT, a, PRIMARY KEY(k COLLATE RTRIM)) WITHOUT ROWID", "x ", 1),
         ] {
             let (connection, t) = table(sql);
-            execute(&connection, &t.sql.upsert, &[Value::text("x"), Value::Integer(1)]);
-            execute(&connection, &t.sql.upsert, &[Value::text(spelling), Value::Integer(2)]);
+            execute(&connection, &t.sql().upsert, &[Value::text("x"), Value::Integer(1)]);
+            execute(&connection, &t.sql().upsert, &[Value::text(spelling), Value::Integer(2)]);
             assert_eq!(count(&connection, "true"), 2 - found, "{sql}");
-            execute(&connection, &t.sql.delete, &[Value::text("x")]);
+            execute(&connection, &t.sql().delete, &[Value::text("x")]);
             assert_eq!(count(&connection, "true"), 1 - found, "{sql}");
         }
     }
@@ -453,12 +459,12 @@ mod tests {
     fn a_table_of_keys_alone_is_written_once() {
         let (connection, t) = table("CREATE TABLE t(a, b, PRIMARY KEY(b, a)) WITHOUT ROWID");
         for _ in 0..2 {
-            execute(&connection, &t.sql.upsert, &[Value::Integer(1), Value::Integer(2)]);
+            execute(&connection, &t.sql().upsert, &[Value::Integer(1), Value::Integer(2)]);
         }
         assert_eq!(count(&connection, "a = 1 AND b = 2"), 1);
         // Key values come in the order of the key.
-        assert_eq!(execute(&connection, &t.sql.delete, &[Value::Integer(1), Value::Integer(2)]), 0);
-        assert_eq!(execute(&connection, &t.sql.delete, &[Value::Integer(2), Value::Integer(1)]), 1);
+        assert_eq!(execute(&connection, &t.sql().delete, &[Value::Integer(1), Value::Integer(2)]), 0);
+        assert_eq!(execute(&connection, &t.sql().delete, &[Value::Integer(2), Value::Integer(1)]), 1);
     }
 
     #[test]
@@ -466,13 +472,13 @@ mod tests {
         let (connection, t) = table("CREATE TABLE t(k TEXT PRIMARY KEY, a)");
         let row = |a: i64| [Value::Null, Value::Integer(a)];
         let with_key = |a: i64| [Value::Null, Value::Integer(a), Value::Null];
-        assert_eq!(execute(&connection, &t.sql.update, &with_key(1)), 0);
-        execute(&connection, &t.sql.insert, &row(1));
-        execute(&connection, &t.sql.insert, &row(2));
-        assert_eq!(execute(&connection, &t.sql.update, &with_key(3)), 1);
+        assert_eq!(execute(&connection, &t.sql().update, &with_key(1)), 0);
+        execute(&connection, &t.sql().insert, &row(1));
+        execute(&connection, &t.sql().insert, &row(2));
+        assert_eq!(execute(&connection, &t.sql().update, &with_key(3)), 1);
         assert_eq!((count(&connection, "a = 1"), count(&connection, "a = 3")), (1, 1));
         let a: i64 =
-            connection.query_row(&t.sql.image, params_from_iter([&Value::Null]), |row| row.get(1)).unwrap();
+            connection.query_row(&t.sql().image, params_from_iter([&Value::Null]), |row| row.get(1)).unwrap();
         assert_eq!(a, 3);
     }
 
@@ -481,11 +487,12 @@ mod tests {
         for names in ["rowid, b, c", "ROWID, _rowid_, c", "oid, b, RowId"] {
             let (connection, t) = table(&format!("CREATE TABLE t(k TEXT PRIMARY KEY, {names})"));
             let row = |a: i64| [Value::Null, Value::Integer(-a), Value::Integer(a), Value::Integer(a)];
-            execute(&connection, &t.sql.insert, &row(1));
-            execute(&connection, &t.sql.insert, &row(2));
+            execute(&connection, &t.sql().insert, &row(1));
+            execute(&connection, &t.sql().insert, &row(2));
             let with_key: Vec<Value> = row(3).into_iter().chain([Value::Null]).collect();
-            assert_eq!(execute(&connection, &t.sql.update, &with_key), 1);
-            let first: Value = connection.query_row(&t.sql.image, [&Value::Null], |row| row.get(1)).unwrap();
+            assert_eq!(execute(&connection, &t.sql().update, &with_key), 1);
+            let first: Value =
+                connection.query_row(&t.sql().image, [&Value::Null], |row| row.get(1)).unwrap();
             assert_eq!((first, count(&connection, "rowid IN (-1, 1)")), (Value::Integer(-3), 1), "{names}");
         }
     }
@@ -495,26 +502,33 @@ mod tests {
         let (connection, t) = table("CREATE TABLE t(a, b AS (a + 1))");
         assert_eq!(t.keyed, Keyed::Rowid);
         assert_eq!(t.image, [ROWID.into(), Arc::from("a")]);
-        execute(&connection, &t.sql.upsert, &[Value::Integer(7), Value::Integer(1)]);
-        execute(&connection, &t.sql.upsert, &[Value::Integer(7), Value::Integer(2)]);
+        execute(&connection, &t.sql().upsert, &[Value::Integer(7), Value::Integer(1)]);
+        execute(&connection, &t.sql().upsert, &[Value::Integer(7), Value::Integer(2)]);
         assert_eq!(count(&connection, "rowid = 7 AND a = 2 AND b = 3"), 1);
-        assert!(connection.prepare(&t.sql.exists).unwrap().exists([7]).unwrap());
-        assert_eq!(execute(&connection, &t.sql.delete, &[Value::Integer(7)]), 1);
+        assert!(connection.prepare(&t.sql().exists).unwrap().exists([7]).unwrap());
+        assert_eq!(execute(&connection, &t.sql().delete, &[Value::Integer(7)]), 1);
     }
 
     #[test]
     fn any_name_is_quoted() {
         let (connection, t) = table(r#"CREATE TABLE "select "" x"("a b" PRIMARY KEY, "group", "ü'" UNIQUE)"#);
-        for sql in [&t.sql.upsert, &t.sql.insert, &t.sql.update, &t.sql.delete, &t.sql.exists, &t.sql.image] {
+        for sql in [
+            &t.sql().upsert,
+            &t.sql().insert,
+            &t.sql().update,
+            &t.sql().delete,
+            &t.sql().exists,
+            &t.sql().image,
+        ] {
             assert!(connection.prepare(sql).is_ok(), "{sql}");
         }
-        let Collisions::Select(lookups) = &t.sql.collisions else { panic!() };
+        let Collisions::Select(lookups) = &t.sql().collisions else { panic!() };
         assert!(connection.prepare(&lookups[0].sql).is_ok(), "{}", lookups[0].sql);
     }
 
     #[test]
     fn plain_indexes_are_looked_up_and_others_probed() {
-        let looked_up = |sql: &str| matches!(table(sql).1.sql.collisions, Collisions::Select(_));
+        let looked_up = |sql: &str| matches!(table(sql).1.sql().collisions, Collisions::Select(_));
         assert!(looked_up("CREATE TABLE t(k PRIMARY KEY, a)"));
         assert!(looked_up("CREATE TABLE t(k PRIMARY KEY, a UNIQUE, b TEXT COLLATE NOCASE, UNIQUE(b, a))"));
         assert!(!looked_up("CREATE TABLE t(k PRIMARY KEY, a); CREATE UNIQUE INDEX i ON t(lower(a))"));
@@ -529,7 +543,7 @@ mod tests {
     fn a_lookup_uses_its_index() {
         let (connection, t) =
             table("CREATE TABLE t(k PRIMARY KEY, a, b, c); CREATE UNIQUE INDEX i ON t(b, a COLLATE NOCASE)");
-        let Collisions::Select(lookups) = &t.sql.collisions else { panic!() };
+        let Collisions::Select(lookups) = &t.sql().collisions else { panic!() };
         assert_eq!(lookups[0].places, [2, 1]);
         let plan: String = connection
             .query_row(&format!("EXPLAIN QUERY PLAN {}", lookups[0].sql), [1, 2], |row| row.get(3))

@@ -4,6 +4,7 @@
 //! Why not a ready one: no maintained synchronous client exists, and the old one (crate `nats`) reports rejected publishes as
 //! done and goes silent after an outage. It serves the tests as the independent peer.
 
+mod chunks;
 mod connection;
 mod consume;
 mod dial;

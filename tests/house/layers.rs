@@ -47,6 +47,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
         (
             "nats",
             &[
+                "chunks",
                 "connection",
                 "consume",
                 "dial",
@@ -92,6 +93,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
                 "capture/changelog",
                 "capture/install",
                 "capture/log_table",
+                "capture/plan",
                 "capture/takeover",
                 "capture/triggers",
                 "capture/watch",
@@ -99,6 +101,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
                 "indexes",
                 "look",
                 "open",
+                "opening",
                 "ours",
                 "restore",
                 "restore/check",
@@ -110,6 +113,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
                 "restore/replace",
                 "restore/snapshot",
                 "schema",
+                "schema_rows",
                 "sql",
                 "state",
                 "table",

@@ -7,7 +7,7 @@ use crate::db::apply::facts::{Gathered, Look, gather};
 use crate::db::apply::rows::Failure;
 use crate::db::apply::session::{Applied, Session};
 use crate::db::apply::subject::{Source, Subject};
-use crate::db::{error::Error, state, table::Table};
+use crate::db::{capture::ChangeLog, error::Error, state, table::Table};
 use crate::model::event::{Event, Malformed};
 use crate::model::fold::{self, Order, Reason};
 use crate::model::origin::Origin;
@@ -69,11 +69,23 @@ pub struct Applier {
 }
 
 impl Applier {
-    /// Opens a database that has our tables (see [`crate::db::ensure_state`]). `streams` gives the streams their numbers.
+    /// Opens a database that has our tables (see [`crate::db::Opening`]). `streams` gives the streams their numbers.
     pub fn open(path: &Path, node: u64, streams: &[String]) -> Result<Applier, Error> {
         let codec = Codec::new(false).map_err(|error| Error::Other(error.to_string()))?;
         let session = Session::open(path, node, streams)?;
         Ok(Applier { session, codec, tried: None, in_pieces: false, decoded: VecDeque::new() })
+    }
+
+    /// The same for a database whose schema another connection reads, too.
+    pub fn open_beside(
+        path: &Path,
+        node: u64,
+        streams: &[String],
+        log: &ChangeLog,
+    ) -> Result<Applier, Error> {
+        let mut applier = Applier::open(path, node, streams)?;
+        applier.session.known = log.known();
+        Ok(applier)
     }
 
     /// The same, naming in warnings the tables that cannot be replicated. For a database without capture, which does that.

@@ -207,6 +207,16 @@ pub fn create(connection: &Connection) -> Result<(), Error> {
     shorten_keys(connection)
 }
 
+/// Whether [`create`] has nothing to do.
+pub fn is_up_to_date(connection: &Connection) -> Result<bool, Error> {
+    let index = "SELECT 1 FROM main.sqlite_schema WHERE name = '__harmonylite__set_aside_state'";
+    Ok(ours::has_table(connection, TABLE)?
+        && connection.prepare(HAS_ROWS)?.exists([])?
+        && connection.prepare(index)?.exists([])?
+        && !ours::has_table(connection, PARKED)?
+        && !connection.prepare(LONG_KEY)?.exists(params![0, KEY_BYTES as i64])?)
+}
+
 /// Keys are only compared for equality, so a long one is kept as its digest: a value of many megabytes may be a few kilobytes on
 /// its way. A digest in hex is never taken for a key, which begins with the table's number.
 fn known_by(key: &[u8]) -> Cow<'_, [u8]> {

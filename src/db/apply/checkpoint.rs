@@ -3,7 +3,8 @@
 
 use crate::base::limits;
 use crate::db::{error::Error, open};
-use rusqlite::Connection;
+use rusqlite::wal::CheckpointMode;
+use rusqlite::{Connection, MAIN_DB};
 use std::path::{Path, PathBuf};
 
 /// Number of events since the last checkpoint from which another one is made.
@@ -19,7 +20,7 @@ pub struct Checkpointer {
 impl Checkpointer {
     /// Opens a connection for checkpoints.
     pub fn open(path: &Path) -> Result<Checkpointer, Error> {
-        Ok(Checkpointer { connection: open::open(path)?, path: path.to_path_buf(), events: 0 })
+        Ok(Checkpointer { connection: open::open_without_schema(path)?, path: path.to_path_buf(), events: 0 })
     }
 
     /// To be called after each batch, with the connection that wrote it and the batch's number of events.
@@ -31,7 +32,7 @@ impl Checkpointer {
         self.events = 0;
         // Whatever fails here is tried again with a later batch.
         if writer.execute_batch("BEGIN IMMEDIATE").is_ok() {
-            let _ = self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+            let _ = self.connection.wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::PASSIVE);
             let _ = writer.execute_batch("COMMIT");
         }
     }

@@ -5,13 +5,13 @@
 //! temporary trigger that notes what the REPLACE deletes. That needs `recursive_triggers` on the connection.
 
 use crate::db::apply::{mirrored::Mirrored, rows::Failure, savepoint, subject::Subject};
-use crate::db::table::{Collisions, Lookup};
+use crate::db::table::{Collisions, Lookup, Table};
 use crate::db::{error::Error, schema::Schema, sql::quote};
 use crate::model::value::Value;
 use rusqlite::{Connection, Statement, params_from_iter};
 use std::collections::HashSet;
 
-/// Makes the temporary tables and triggers of the probe, anew for a changed schema.
+/// Makes the temporary tables of the probe, anew for a changed schema.
 pub fn prepare(connection: &Connection, schema: &Schema) -> Result<(), Error> {
     let mut sql = format!(
         "CREATE TABLE IF NOT EXISTS temp.__harmonylite__probe(armed INTEGER); \
@@ -26,19 +26,23 @@ pub fn prepare(connection: &Connection, schema: &Schema) -> Result<(), Error> {
     for name in old.query_map([], |row| row.get::<_, String>(0))? {
         sql += &format!("DROP TRIGGER temp.{}; ", quote(&name?));
     }
-    for (at, table) in schema.tables.values().filter(|table| !table.unique.is_empty()).enumerate() {
-        let old: Vec<String> =
-            table.key.iter().map(|column| format!("OLD.{}", quote(&column.name))).collect();
-        sql += &format!(
-            "CREATE TEMP TRIGGER __harmonylite__probe_{at} AFTER DELETE ON main.{} \
-             WHEN (SELECT armed FROM __harmonylite__probe) BEGIN \
-             INSERT INTO __harmonylite__collision({}) VALUES({}); END; ",
-            quote(&table.name),
-            key_names(table.key.len()),
-            old.join(", ")
-        );
-    }
     connection.execute_batch(&sql)?;
+    Ok(())
+}
+
+/// Makes the temporary trigger for a table, when the first of its rows is probed: most of thousands of tables never are.
+fn note_deleted(connection: &Connection, table: &Table) -> Result<(), Error> {
+    let old: Vec<String> = table.key.iter().map(|column| format!("OLD.{}", quote(&column.name))).collect();
+    let sql = format!(
+        "CREATE TEMP TRIGGER IF NOT EXISTS {} AFTER DELETE ON main.{} \
+         WHEN (SELECT armed FROM __harmonylite__probe) BEGIN \
+         INSERT INTO __harmonylite__collision({}) VALUES({}); END",
+        quote(&format!("__harmonylite__probe_{}", table.name)),
+        quote(&table.name),
+        key_names(table.key.len()),
+        old.join(", ")
+    );
+    connection.execute(&sql, [])?;
     Ok(())
 }
 
@@ -52,7 +56,7 @@ pub fn find(
     mirrored: &Mirrored,
     subject: &Subject<'_>,
 ) -> Result<Vec<Vec<Value>>, Failure> {
-    let Collisions::Select(lookups) = &subject.table.sql.collisions else {
+    let Collisions::Select(lookups) = &subject.table.sql().collisions else {
         return probe(connection, mirrored, subject);
     };
     let mut found = vec![];
@@ -87,6 +91,7 @@ pub fn probe(
     mirrored: &Mirrored,
     subject: &Subject<'_>,
 ) -> Result<Vec<Vec<Value>>, Failure> {
+    note_deleted(connection, &subject.table)?;
     connection.execute_batch("SAVEPOINT probe; UPDATE temp.__harmonylite__probe SET armed = 1;")?;
     // As the row will be written: without the copies of triggers if one of them fails.
     let replaced = mirrored.guard(connection, &subject.table.name, || Ok(replace(connection, subject)?));
@@ -106,7 +111,7 @@ fn replace(connection: &Connection, subject: &Subject<'_>) -> rusqlite::Result<u
     let (table, row) = (&subject.table, &subject.event.row);
     if subject.is_whole {
         let values = row.iter().map(|(_, value)| value);
-        return connection.prepare_cached(&table.sql.replace)?.execute(params_from_iter(values));
+        return connection.prepare_cached(&table.sql().replace)?.execute(params_from_iter(values));
     }
     let known = |name: &str| table.image.iter().find(|column| column.eq_ignore_ascii_case(name));
     let (columns, values): (Vec<&str>, Vec<&Value>) =

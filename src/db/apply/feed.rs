@@ -43,6 +43,11 @@ pub fn disarm_all(connection: &Connection) -> Result<(), Error> {
     drop_objects(connection, &objects(connection, MAIN_OBJECTS)?)
 }
 
+/// Whether there are such views or triggers.
+pub fn any_armed(connection: &Connection) -> Result<bool, Error> {
+    Ok(!objects(connection, MAIN_OBJECTS)?.is_empty())
+}
+
 /// Names of the queues that hold something, with the number of their entries.
 pub fn pending(connection: &Connection) -> Result<Vec<(String, i64)>, Error> {
     let mut found = vec![];

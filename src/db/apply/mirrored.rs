@@ -132,9 +132,7 @@ impl Mirrored {
         let mut triggers = vec![];
         for (name, written, sql) in rows {
             // The statement may write the table's name in another case than the table's own statement.
-            let Some(table) = schema.tables.keys().find(|table| table.eq_ignore_ascii_case(&written)) else {
-                continue;
-            };
+            let Some(table) = schema.find(&written).map(|table| &table.name) else { continue };
             match Trigger::parse(&name, table, &sql) {
                 Some(trigger) => triggers.push(trigger),
                 None => self.say_once(&format!("trigger {name} cannot run for replicated rows: {sql}")),
@@ -262,18 +260,28 @@ fn rolling_back(connection: &Connection) -> Result<HashSet<String>, Error> {
 /// Finds out what each trigger does, by letting SQLite compile statements that fire them. The hooks that run the queues are
 /// taken away meanwhile: what they name may be gone.
 fn examine(connection: &mut Connection, schema: &Schema, triggers: &[Trigger]) -> Result<Examined, Error> {
+    if !feed::any_armed(connection)? {
+        // To take back a savepoint, SQLite reads all of the schema again.
+        return with_triggers(connection, schema, triggers);
+    }
     connection.execute_batch("SAVEPOINT examine")?;
-    let examined = feed::disarm_all(connection).and_then(|()| {
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, true)?;
-        let examined = compile(connection, schema, triggers);
-        connection.authorizer(None::<fn(AuthContext<'_>) -> Authorization>)?;
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
-        examined
-    });
+    let examined = feed::disarm_all(connection).and_then(|()| with_triggers(connection, schema, triggers));
     let taken_back = savepoint::take_back(connection, "examine");
     let examined = examined?;
     taken_back?;
     Ok(examined)
+}
+
+fn with_triggers(
+    connection: &mut Connection,
+    schema: &Schema,
+    triggers: &[Trigger],
+) -> Result<Examined, Error> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, true)?;
+    let examined = compile(connection, schema, triggers);
+    connection.authorizer(None::<fn(AuthContext<'_>) -> Authorization>)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
+    examined
 }
 
 fn compile(connection: &mut Connection, schema: &Schema, triggers: &[Trigger]) -> Result<Examined, Error> {

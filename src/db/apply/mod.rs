@@ -25,4 +25,6 @@ mod trigger;
 pub use applier::{Applier, Ends, Incoming};
 pub use feed::queued;
 pub use rows::is_there;
-pub use session::{Applied, ensure_state};
+#[cfg(test)]
+pub use session::ensure_state;
+pub use session::{Applied, ensure_state_of};

@@ -49,7 +49,7 @@ pub fn write(connection: &Connection, subject: &Subject<'_>) -> Result<usize, Fa
         return write_in_two(connection, subject);
     }
     if subject.is_whole {
-        return run(connection, &subject.table.sql.upsert, image(subject));
+        return run(connection, &subject.table.sql().upsert, image(subject));
     }
     let (columns, values) = known(subject)?;
     run(connection, &subject.table.upsert(&columns), values)
@@ -66,8 +66,8 @@ pub fn write_in_two(connection: &Connection, subject: &Subject<'_>) -> Result<us
     }
     let key = || subject.key_values.iter().copied();
     if subject.is_whole {
-        return match run(connection, &table.sql.update, image(subject).chain(key()))? {
-            0 => run(connection, &table.sql.insert, image(subject)),
+        return match run(connection, &table.sql().update, image(subject).chain(key()))? {
+            0 => run(connection, &table.sql().insert, image(subject)),
             updated => Ok(updated),
         };
     }
@@ -131,10 +131,10 @@ pub fn delete<'a>(
     table: &Table,
     key: impl IntoIterator<Item = &'a Value>,
 ) -> Result<usize, Failure> {
-    run(connection, &table.sql.delete, key)
+    run(connection, &table.sql().delete, key)
 }
 
 /// Whether there is a row with this key.
 pub fn is_there(connection: &Connection, table: &Table, key: &[Value]) -> Result<bool, Error> {
-    Ok(connection.prepare_cached(&table.sql.exists)?.exists(params_from_iter(key))?)
+    Ok(connection.prepare_cached(&table.sql().exists)?.exists(params_from_iter(key))?)
 }

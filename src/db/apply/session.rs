@@ -1,18 +1,20 @@
 //! The writing session: the one connection that writes into the database while it is replicated, and everything in memory
 //! that stands for contents of the database and must be rolled back with them.
 
+use crate::base::limits;
 use crate::db::apply::aside::{self, Aside};
 use crate::db::apply::{checkpoint::Checkpointer, collisions, feed::Feeds, marks::Marks};
 use crate::db::apply::{mirrored::Mirrored, renewal::Renewal, savepoint, subject::Source, touched::Touched};
 use crate::db::capture::log_table;
-use crate::db::schema::{self, Schema};
-use crate::db::{error::Error, open, sql::quote, state, table::Table};
+use crate::db::schema::{self, Known, Schema};
+use crate::db::{error::Error, open, ours, sql::quote, state, table::Table};
 use crate::model::fold::Order;
 use crate::model::origin::Origin;
 use crate::model::positions::{Position, SeqMap};
 use crate::model::value::Value;
 use rusqlite::{Connection, TransactionBehavior};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// What a transaction came to.
@@ -34,9 +36,20 @@ pub struct Applied {
     pub new_incarnation: bool,
 }
 
-/// Makes sure that the database has the tables and the incarnation that every node needs, capturing or not.
+/// The same for the database at `path`.
+#[cfg(test)]
 pub fn ensure_state(path: &Path) -> Result<(), Error> {
-    let mut connection = open::open(path)?;
+    ensure_state_of(&mut open::open(path)?)
+}
+
+/// Makes sure that the database has the tables and the incarnation that every node needs, capturing or not.
+pub fn ensure_state_of(connection: &mut Connection) -> Result<(), Error> {
+    if ours::has_table(connection, state::TABLE)?
+        && state::has_incarnation(connection)?
+        && aside::is_up_to_date(connection)?
+    {
+        return Ok(());
+    }
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     state::create(&transaction)?;
     aside::create(&transaction)?;
@@ -52,7 +65,11 @@ pub struct Session {
     node: u64,
     /// Names of the streams under their numbers.
     pub streams: Vec<String>,
-    pub schema: Schema,
+    pub schema: Arc<Schema>,
+    /// `PRAGMA schema_version` for which all is made: the schema, and what is temporary on the connection.
+    version: i64,
+    /// The schema as any connection has read it last.
+    pub known: Known,
     /// The mirror of the change log; `None` without capture.
     pub touched: Option<Touched>,
     /// `None` until the first transaction.
@@ -74,7 +91,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// Opens a database that has our tables (see [`ensure_state`]).
+    /// Opens a database that has our tables (see [`ensure_state_of`]).
     pub fn open(path: &Path, node: u64, streams: &[String]) -> Result<Session, Error> {
         let mut connection = open::open(path)?;
         open::insist(&mut connection)?;
@@ -86,7 +103,9 @@ impl Session {
         Ok(Session {
             node,
             streams: streams.to_vec(),
-            schema: Schema::default(),
+            schema: Arc::default(),
+            version: -1,
+            known: Known::default(),
             touched: None,
             origin: None,
             marks: Marks::default(),
@@ -102,9 +121,22 @@ impl Session {
         })
     }
 
-    /// Begins a write transaction.
+    /// Begins a write transaction. A schema that the application has changed is read before: it would wait for that.
     pub fn begin(&mut self) -> Result<(), Error> {
-        self.connection.execute_batch("BEGIN IMMEDIATE")?;
+        for _ in 0..limits::INSTALL_TRIES {
+            if schema::version(&self.connection)? != self.version {
+                self.known.read(&self.connection)?;
+            }
+            self.connection.execute_batch("BEGIN IMMEDIATE")?;
+            let version = schema::version(&self.connection)?;
+            if version == self.version || version == self.known.last().version {
+                break;
+            }
+            self.connection.execute_batch("ROLLBACK")?;
+        }
+        if self.connection.is_autocommit() {
+            self.connection.execute_batch("BEGIN IMMEDIATE")?;
+        }
         self.applied = Applied::default();
         self.begun = Instant::now();
         Ok(())
@@ -140,7 +172,7 @@ impl Session {
             touched.write_back(&self.connection)?;
         }
         if self.feeds.finish(&self.connection)? {
-            self.schema.version = schema::version(&self.connection)?;
+            self.version = schema::version(&self.connection)?;
         }
         Ok(())
     }
@@ -150,7 +182,7 @@ impl Session {
             self.connection.execute_batch("ROLLBACK")?;
         }
         // The schema may have been read inside and is rolled back, and so are the temporary tables: all is made anew.
-        self.schema.version = -1;
+        self.version = -1;
         self.touched = None;
         self.forget_cached_state()
     }
@@ -169,7 +201,7 @@ impl Session {
     /// Takes notice of what the application has done since the last transaction: of its writes, and of changes of the schema.
     /// Returns whether the schema changed.
     pub fn catch_up(&mut self) -> Result<bool, Error> {
-        let changed = schema::version(&self.connection)? != self.schema.version;
+        let changed = self.is_schema_changed()?;
         if changed {
             self.read_schema()?;
         }
@@ -183,7 +215,12 @@ impl Session {
     fn read_schema(&mut self) -> Result<(), Error> {
         // Those that were made for the schema as it was may not fit it any more, and SQLite compiles them with every statement.
         drop_temporary_triggers(&self.connection)?;
-        let schema = Schema::read_numbered(&self.connection)?;
+        let known = self.known.last();
+        let schema = match known.version == schema::version(&self.connection)? {
+            true => known,
+            // The application changes it all the time.
+            false => Arc::new(Schema::read_numbered(&self.connection)?),
+        };
         if self.tells_refused {
             schema.tell_refused(&self.schema);
         }
@@ -196,7 +233,7 @@ impl Session {
         collisions::prepare(&self.connection, &self.schema)?;
         let fed = self.mirrored.refresh(&mut self.connection, &self.schema)?;
         self.feeds.refresh(&self.connection, fed)?;
-        self.schema.version = schema::version(&self.connection)?;
+        self.version = schema::version(&self.connection)?;
         Ok(())
     }
 
@@ -229,7 +266,7 @@ impl Session {
 
     /// Whether the application has changed the schema since the last transaction.
     pub fn is_schema_changed(&self) -> Result<bool, Error> {
-        Ok(schema::version(&self.connection)? != self.schema.version)
+        Ok(schema::version(&self.connection)? != self.version)
     }
 
     /// Whether this database publishes under a name.
@@ -315,8 +352,15 @@ impl Session {
 fn drop_temporary_triggers(connection: &Connection) -> Result<(), Error> {
     let mut list = connection.prepare("SELECT name FROM temp.sqlite_schema WHERE type = 'trigger'")?;
     let names: Vec<String> = list.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
-    for name in names {
-        connection.execute_batch(&format!("DROP TRIGGER temp.{}", quote(&name)))?;
+    if names.is_empty() {
+        return Ok(());
     }
+    for name in names {
+        connection.execute_batch(&format!("DROP TRIGGER IF EXISTS temp.{}", quote(&name)))?;
+    }
+    // If the schema was read since, SQLite does not know those whose table is gone, and would find them if it came again.
+    connection.execute_batch(
+        "PRAGMA writable_schema=ON; DELETE FROM temp.sqlite_schema WHERE type = 'trigger'; PRAGMA writable_schema=OFF",
+    )?;
     Ok(())
 }

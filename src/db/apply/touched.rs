@@ -100,7 +100,7 @@ impl Touched {
     ) -> Result<(), Error> {
         let parameters = std::iter::once(&table.id as &dyn ToSql)
             .chain(values.into_iter().map(|value| value as &dyn ToSql));
-        connection.prepare_cached(&table.sql.touch)?.execute(params_from_iter(parameters))?;
+        connection.prepare_cached(&table.sql().touch)?.execute(params_from_iter(parameters))?;
         self.highest = connection.last_insert_rowid();
         self.add(connection, key.to_vec(), self.highest)
     }

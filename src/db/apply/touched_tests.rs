@@ -6,7 +6,7 @@ use crate::db::state;
 use rusqlite::config::DbConfig;
 
 /// A captured table `t`, in memory.
-fn captured() -> (Connection, Schema) {
+fn captured() -> (Connection, std::sync::Arc<Schema>) {
     let mut connection = Connection::open_in_memory().unwrap();
     state::create(&connection).unwrap();
     connection.execute_batch("CREATE TABLE t(k TEXT COLLATE NOCASE PRIMARY KEY, v)").unwrap();

@@ -3,7 +3,7 @@
 use crate::base::limits;
 use crate::db::capture::install::{self, Capture};
 use crate::db::capture::log_table;
-use crate::db::schema::{self, Schema};
+use crate::db::schema::{self, Known, Schema};
 use crate::db::{error::Error, open, state, table::Table};
 use crate::model::event::{Event, Kind};
 use crate::model::origin::Origin;
@@ -35,7 +35,8 @@ pub struct Batch {
 pub struct ChangeLog {
     connection: Connection,
     node: u64,
-    schema: Schema,
+    schema: Arc<Schema>,
+    known: Known,
     /// The query for the next entries; its text depends on the width of the log.
     entries: String,
     /// The highest log id that was read.
@@ -57,11 +58,17 @@ const OVERTAKEN: i64 = 0;
 
 impl ChangeLog {
     /// Opens the database and installs capture.
+    #[cfg(test)]
     pub fn open(path: &Path, node: u64) -> Result<(ChangeLog, Capture), Error> {
-        let mut connection = open::open(path)?;
-        let (schema, done) = install::install(&mut connection)?;
+        ChangeLog::open_on(open::open(path)?, node)
+    }
+
+    /// Installs capture in an opened database.
+    pub fn open_on(mut connection: Connection, node: u64) -> Result<(ChangeLog, Capture), Error> {
+        let known = Known::default();
+        let (schema, done) = install::install_after(&mut connection, &known)?;
         schema.tell_refused(&Schema::default());
-        Ok((ChangeLog::new(connection, node, schema)?, done))
+        Ok((ChangeLog::new(connection, node, schema, known)?, done))
     }
 
     /// Opens the log of a damaged database as far as it can be read, and changes nothing. `None` without a log.
@@ -71,12 +78,17 @@ impl ChangeLog {
             return Ok(None);
         }
         let schema = Schema::read_numbered(&connection)?;
-        Ok(Some(ChangeLog::new(connection, node, schema)?))
+        Ok(Some(ChangeLog::new(connection, node, Arc::new(schema), Known::default())?))
     }
 
-    fn new(connection: Connection, node: u64, schema: Schema) -> Result<ChangeLog, Error> {
+    fn new(connection: Connection, node: u64, schema: Arc<Schema>, known: Known) -> Result<ChangeLog, Error> {
         let entries = log_table::entries(log_table::width(&connection)?);
-        Ok(ChangeLog { connection, node, schema, entries, cursor: 0 })
+        Ok(ChangeLog { connection, node, schema, known, entries, cursor: 0 })
+    }
+
+    /// The schema as this connection or another one has read it last, for others to the same database.
+    pub fn known(&self) -> Known {
+        self.known.clone()
     }
 
     /// Leaves out the next entry. False when it cannot be told which that is.
@@ -111,7 +123,7 @@ impl ChangeLog {
         if before == self.schema.version {
             return Ok(None);
         }
-        let installed = install::install(&mut self.connection);
+        let installed = install::install_after(&mut self.connection, &self.known);
         let (schema, done) = installed.map_err(|error| self.unless_schema_changed(error, before))?;
         self.entries = log_table::entries(log_table::width(&self.connection)?);
         schema.tell_refused(&self.schema);
@@ -189,7 +201,7 @@ impl ChangeLog {
             let image = match &mut images {
                 Some((of, statement)) if *of == table.id => image(statement, &table, &key)?,
                 _ => {
-                    let statement = self.connection.prepare_cached(&table.sql.image)?;
+                    let statement = self.connection.prepare_cached(&table.sql().image)?;
                     image(&mut images.insert((table.id, statement)).1, &table, &key)?
                 }
             };

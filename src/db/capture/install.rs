@@ -1,11 +1,14 @@
 //! Capture installed in a database, kept in step with the application's schema, and removed.
 
-use crate::db::capture::{log_table, takeover, triggers};
-use crate::db::schema::{self, Schema};
-use crate::db::{error::Error, open, sql::quote, state, table::Table};
+use crate::base::limits;
+use crate::db::capture::plan::{Plan, Room, Slice};
+use crate::db::capture::{log_table, triggers};
+use crate::db::schema::{self, Known, Schema};
+use crate::db::{error::Error, open, schema_rows};
 use rusqlite::{Connection, TransactionBehavior};
-use std::collections::{HashMap, HashSet};
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
 
 /// What an installation did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,94 +21,67 @@ pub struct Capture {
     pub new_tables: Vec<(String, usize)>,
 }
 
-/// Installs capture, or brings it in step with the schema. All is one transaction, so no write of the application falls
-/// between the old triggers and the new ones.
-pub fn install(connection: &mut Connection) -> Result<(Schema, Capture), Error> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let mut schema = Schema::read(&transaction)?;
-    let mut done = Capture { first: !log_table::exists(&transaction)?, ..Capture::default() };
-    log_table::create(&transaction)?;
-    if done.first {
-        // Ids begin anew, so others must know them under another incarnation.
-        state::new_incarnation(&transaction)?;
+impl Capture {
+    fn add(&mut self, slice: Slice) {
+        self.taken_over += slice.taken_over;
+        self.new_tables.extend(slice.new_tables);
     }
-    follow_renames(&transaction)?;
-    forget_dropped(&transaction, &schema)?;
-    schema.number(&number_all(&transaction, &schema)?);
-    log_table::widen(&transaction, schema.key_width())?;
-    install_triggers(&transaction, &schema, &mut done)?;
-    done.taken_over = takeover::take_over(&transaction, &schema)?;
-    schema.version = schema::version(&transaction)?;
-    transaction.commit()?;
-    Ok((schema, done))
 }
 
-fn install_triggers(connection: &Connection, schema: &Schema, done: &mut Capture) -> Result<(), Error> {
-    let existing = triggers::present(connection)?;
-    let mut wanted_names = HashSet::new();
-    for table in schema.tables.values() {
-        let captured = existing.contains_key(&triggers::name(table.id, "insert"));
-        for (name, sql) in triggers::wanted(table) {
-            if existing.get(&name) != Some(&sql) {
-                connection.execute_batch(&format!("DROP TRIGGER IF EXISTS {}; {sql}", quote(&name)))?;
-            }
-            wanted_names.insert(name);
-        }
-        triggers::check(connection, table)?;
-        if !captured && !done.first {
-            let rows = log_all_rows(connection, table)?;
-            done.new_tables.push((table.name.to_string(), rows));
-        }
-    }
-    for name in existing.keys().filter(|name| !wanted_names.contains(*name)) {
-        connection.execute_batch(&format!("DROP TRIGGER {}", quote(name)))?;
-    }
-    Ok(())
+/// Installs capture, or brings it in step with the schema.
+pub fn install(connection: &mut Connection) -> Result<(Arc<Schema>, Capture), Error> {
+    install_after(connection, &Known::default())
 }
 
-/// The numbers of all tables; those that had none get one.
-fn number_all(connection: &Connection, schema: &Schema) -> Result<HashMap<String, i64>, Error> {
-    let mut numbers = log_table::numbers(connection)?;
-    for name in schema.tables.keys() {
-        if !numbers.contains_key(&**name) {
-            numbers.insert(name.to_string(), log_table::add_number(connection, name)?);
+/// The same, of a schema that may be known already. What is to be done is found out without a lock, so an application waits only for
+/// what has changed. While it goes on changing its schema, the lock is taken first in the end.
+pub fn install_after(connection: &mut Connection, known: &Known) -> Result<(Arc<Schema>, Capture), Error> {
+    let mut done = Capture::default();
+    for attempt in 0.. {
+        let locked = attempt >= limits::INSTALL_TRIES;
+        let begun = Instant::now();
+        schema_rows::warm(connection)?;
+        let behavior = if locked { TransactionBehavior::Immediate } else { TransactionBehavior::Deferred };
+        let transaction = connection.transaction_with_behavior(behavior)?;
+        let mut plan = Plan::make(&transaction, &known.last())?;
+        done.first |= plan.first;
+        if locked && !plan.finished {
+            done.add(plan.slice(&transaction, Room::USUAL)?);
+        }
+        transaction.commit()?;
+        if !plan.finished {
+            // The application reads the changed schema, too, which takes it as long; if it changed again meanwhile, its write would
+            // wait until it has read it twice.
+            std::thread::park_timeout(begun.elapsed().min(limits::INSTALL_PAUSE));
+        }
+        if carry_out(connection, &mut plan, &mut done)? {
+            let schema = Arc::new(plan.into_schema());
+            known.put(schema.clone());
+            return Ok((schema, done));
         }
     }
-    Ok(numbers)
+    Err(Error::SchemaChanged)
 }
 
-/// A renamed table keeps its triggers, whose names hold the table's number. So they tell the new name.
-fn follow_renames(connection: &Connection) -> Result<(), Error> {
-    for (name, id) in log_table::numbers(connection)? {
-        let sql = "SELECT tbl_name FROM main.sqlite_schema WHERE type = 'trigger' AND name = ?1";
-        let mut statement = connection.prepare_cached(sql)?;
-        let mut rows = statement.query([triggers::name(id, "insert")])?;
-        let Some(row) = rows.next()? else { continue };
-        let now: String = row.get(0)?;
-        if now != name {
-            log::info!("table {name} is now called {now}");
-            log_table::rename(connection, id, &now)?;
+/// Carries out what is left of a plan. False: the application has changed the schema meanwhile, so another plan is needed.
+fn carry_out(connection: &mut Connection, plan: &mut Plan, done: &mut Capture) -> Result<bool, Error> {
+    while !plan.finished {
+        // It takes as long as it takes the application, which must read the new schema, too, before it can write.
+        schema_rows::warm(connection)?;
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let begun = Instant::now();
+        if schema::version(&transaction)? != plan.schema.version {
+            return Ok(false);
+        }
+        let slice = plan.slice(&transaction, Room::USUAL)?;
+        transaction.commit()?;
+        done.add(slice);
+        log::debug!("triggers were made for {} ms under the lock", begun.elapsed().as_millis());
+        if !plan.finished {
+            std::thread::park_timeout(begun.elapsed().min(limits::YIELD_MAX));
         }
     }
-    Ok(())
-}
-
-fn forget_dropped(connection: &Connection, schema: &Schema) -> Result<(), Error> {
-    for (name, id) in log_table::numbers(connection)? {
-        if !schema.tables.contains_key(name.as_str()) {
-            let entries = log_table::forget(connection, id)?;
-            let what = if schema.refused.contains_key(&name) { "not replicated any more" } else { "gone" };
-            log::info!("table {name} is {what}; {entries} unpublished changes of it are not published");
-        }
-    }
-    Ok(())
-}
-
-/// Logs the rows that a table held before it had triggers; returns their number.
-fn log_all_rows(connection: &Connection, table: &Table) -> Result<usize, Error> {
-    let keys: String = table.key.iter().map(|column| format!(", {}", quote(&column.name))).collect();
-    let log = log_table::insert(table.key.len());
-    Ok(connection.execute(&format!("{log} SELECT {}{keys} FROM {}", table.id, quote(&table.name)), [])?)
+    Ok(true)
 }
 
 /// Installs capture in a file that is about to become the database: an application may write as soon as it has its name.
@@ -114,8 +90,10 @@ pub fn install_capture(path: &Path) -> Result<(), Error> {
 }
 
 /// Removes the triggers and the change log, for a node that does not publish. A warning names what was not published yet.
-pub fn remove_capture(path: &Path) -> Result<(), Error> {
-    let mut connection = open::open(path)?;
+pub fn remove_capture(connection: &mut Connection) -> Result<(), Error> {
+    if !log_table::exists(connection)? {
+        return Ok(());
+    }
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     if log_table::exists(&transaction)? {
         let (unpublished, _) = log_table::count_unsettled(&transaction, i64::MAX)?;
@@ -124,10 +102,11 @@ pub fn remove_capture(path: &Path) -> Result<(), Error> {
                 "publish = false: {unpublished} changes that were captured before are not published any more"
             );
         }
-        for name in triggers::present(&transaction)?.keys() {
-            transaction.execute_batch(&format!("DROP TRIGGER {}", quote(name)))?;
-        }
+        let present = triggers::present(&transaction)?;
         log_table::drop_tables(&transaction)?;
+        schema_rows::write(&transaction, || {
+            present.values().try_for_each(|trigger| schema_rows::remove(&transaction, trigger.rowid))
+        })?;
     }
     transaction.commit()?;
     Ok(())
@@ -136,6 +115,7 @@ pub fn remove_capture(path: &Path) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::db::state;
 
     fn database(sql: &str) -> Connection {
         let connection = Connection::open_in_memory().unwrap();
@@ -183,12 +163,12 @@ mod tests {
     fn a_column_that_becomes_unique_changes_the_triggers() {
         let mut connection = database("CREATE TABLE t(a, b)");
         install(&mut connection).unwrap();
-        assert_eq!(triggers::present(&connection).unwrap().len(), 4);
+        assert_eq!(triggers::present(&connection).unwrap().len(), 3);
         connection.execute_batch("CREATE UNIQUE INDEX i ON t(b)").unwrap();
         install(&mut connection).unwrap();
-        assert_eq!(triggers::present(&connection).unwrap().len(), 6);
+        assert_eq!(triggers::present(&connection).unwrap().len(), 5);
         connection.execute_batch("DROP INDEX i").unwrap();
         install(&mut connection).unwrap();
-        assert_eq!(triggers::present(&connection).unwrap().len(), 4);
+        assert_eq!(triggers::present(&connection).unwrap().len(), 3);
     }
 }

@@ -14,8 +14,9 @@ pub const NAME: &str = "__harmonylite__log";
 /// The table that numbers the tables.
 pub const NUMBERS: &str = "__harmonylite__table";
 
-const CREATE: &str = "CREATE TABLE IF NOT EXISTS __harmonylite__log(id INTEGER PRIMARY KEY, t, k1); \
-     CREATE TABLE IF NOT EXISTS __harmonylite__table(id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE);";
+const CREATE_NUMBERS: &str = "CREATE TABLE IF NOT EXISTS __harmonylite__table(id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE)";
+const SET_STATEMENT: &str =
+    "UPDATE main.sqlite_schema SET sql = ?1 WHERE type = 'table' AND name = '__harmonylite__log'";
 const DROP: &str = "DROP TABLE __harmonylite__log; DROP TABLE __harmonylite__table;";
 const WIDTH: &str = "SELECT count(*) - 2 FROM pragma_table_info('__harmonylite__log')";
 const EMPTY: &str = "UPDATE __harmonylite__log SET t = 0, k1 = NULL WHERE id = ?1";
@@ -44,9 +45,14 @@ pub fn exists(connection: &Connection) -> Result<bool, Error> {
     ours::has_table(connection, NAME)
 }
 
-/// Creates both tables where they are missing.
-pub fn create(connection: &Connection) -> Result<(), Error> {
-    Ok(connection.execute_batch(CREATE)?)
+/// Creates both tables, the log with `width` key columns.
+pub fn create(connection: &Connection, width: usize) -> Result<(), Error> {
+    Ok(connection.execute_batch(&format!("{}; {CREATE_NUMBERS}", statement(width)))?)
+}
+
+/// The statement that makes the log.
+fn statement(width: usize) -> String {
+    format!("CREATE TABLE {NAME}(id INTEGER PRIMARY KEY, t{})", key_columns(width))
 }
 
 /// Drops both tables.
@@ -60,11 +66,10 @@ pub fn width(connection: &Connection) -> Result<usize, Error> {
     Ok(usize::try_from(width).unwrap_or(0))
 }
 
-/// Adds key columns up to `wanted`.
+/// Adds key columns up to `wanted`; inside of [`crate::db::schema_rows::write`]. ALTER TABLE would read all of the schema under the lock,
+/// and changes nothing but the statement either: entries that lack a column have NULL there.
 pub fn widen(connection: &Connection, wanted: usize) -> Result<(), Error> {
-    for number in width(connection)? + 1..=wanted {
-        connection.execute_batch(&format!("ALTER TABLE {NAME} ADD COLUMN k{number}"))?;
-    }
+    connection.execute(SET_STATEMENT, [statement(wanted)])?;
     Ok(())
 }
 
@@ -173,7 +178,7 @@ mod tests {
 
     fn with_entries(tables: &[i64]) -> Connection {
         let connection = Connection::open_in_memory().unwrap();
-        create(&connection).unwrap();
+        create(&connection, 1).unwrap();
         for table in tables {
             connection.execute(&format!("{} VALUES(?1, 'k')", insert(1)), [table]).unwrap();
         }
@@ -227,9 +232,12 @@ mod tests {
     #[test]
     fn the_log_grows_wider_and_never_narrower() {
         let connection = with_entries(&[]);
-        widen(&connection, 3).unwrap();
-        widen(&connection, 2).unwrap();
+        connection.execute(&format!("{} VALUES(1, 'k')", insert(1)), []).unwrap();
+        crate::db::schema_rows::write(&connection, || widen(&connection, 3)).unwrap();
         assert_eq!(width(&connection).unwrap(), 3);
+        let third: Option<i64> =
+            connection.query_row("SELECT k3 FROM __harmonylite__log", [], |row| row.get(0)).unwrap();
+        assert_eq!(third, None);
         assert!(connection.prepare(&entries(3)).is_ok());
         assert!(connection.prepare(&entries(4)).is_err());
     }

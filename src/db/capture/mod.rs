@@ -3,6 +3,7 @@
 mod changelog;
 pub mod install;
 pub mod log_table;
+mod plan;
 mod takeover;
 mod triggers;
 mod watch;

@@ -9,11 +9,9 @@ use rusqlite::Connection;
 /// Takes over; returns the number of changes that were not published.
 pub fn take_over(connection: &Connection, schema: &Schema) -> Result<usize, Error> {
     let mut pending = 0;
-    for table in schema.tables.values() {
-        let theirs = format!("{}{}_change_log", limits::PREFIX, table.name);
-        if !ours::has_table(connection, &theirs)? {
-            continue;
-        }
+    for theirs in ours::tables_of_go_program(connection)? {
+        let name = theirs.strip_prefix(limits::PREFIX).and_then(|rest| rest.strip_suffix("_change_log"));
+        let Some(table) = name.and_then(|name| schema.tables.get(name)) else { continue };
         let values: String =
             table.key.iter().map(|column| format!(", {}", quote(&format!("val_{}", column.name)))).collect();
         // Only the key counts: what is published is the state that the row has then.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 /// Calls `wake` after each commit, whichever connection made it, until stop.
 pub fn watch(path: &Path, poll_interval: Duration, stop: &Stop, mut wake: impl FnMut()) -> Result<(), Error> {
-    let connection = open::open(path)?;
+    let connection = open::open_without_schema(path)?;
     let events = Events::new(path);
     if let Err(errno) = &events {
         log::warn!(

@@ -1,5 +1,6 @@
 //! Figures: speed, memory, what the application feels. `make bench` runs them; in CI the bars with room to spare.
 
+use crate::nodes::tables::{feel, schema};
 use crate::support::*;
 use rusqlite::params;
 use std::time::{Duration, Instant};
@@ -98,4 +99,20 @@ fn replication_speed_latency_and_rest() {
     println!("at rest: {used:.2} % of one core, {} KiB resident (after the load)", one.memory().0);
     assert!(used < 2.0);
     wait_equal(&mut [&mut one, &mut two], 30);
+}
+
+#[test]
+fn many_tables() {
+    let dir = Dir::new("many-tables");
+    let nats = Nats::start(&dir);
+    let mut node = Node::with_schema(&dir, 1, &nats.url(), "snapshot.enabled = false", &schema(5_000));
+    let felt = feel(&mut node);
+    println!(
+        "many tables (5,000): longest wait of a write {} ms at the first start, {} ms at a restart, {} ms when a table came; {} MiB resident",
+        felt.first.as_millis(),
+        felt.restart.as_millis(),
+        felt.table.as_millis(),
+        felt.resident >> 10
+    );
+    assert!(felt.first.as_secs() < 10 && felt.restart.as_secs() < 3 && felt.table.as_secs() < 10);
 }

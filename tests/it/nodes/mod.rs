@@ -14,4 +14,5 @@ mod real_data;
 mod replicate;
 mod sessions;
 mod shards;
+pub mod tables;
 mod whole;

@@ -1,0 +1,279 @@
+//! What an installation of capture has to do, found out without a lock, and done in slices: each is one transaction that is short
+//! however many tables there are.
+
+use crate::base::limits;
+use crate::db::capture::triggers::{self, Present};
+use crate::db::capture::{log_table, takeover};
+use crate::db::schema::{self, Schema};
+use crate::db::{error::Error, ours, schema_rows, sql::quote, state, table::Table};
+use rusqlite::Connection;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Name of the text that a database has while its first installation goes on: the tables that have numbers and no triggers yet were
+/// there before it, so their rows are not logged.
+const INSTALLING: &str = "installing";
+
+/// How much one transaction does.
+#[derive(Clone, Copy)]
+pub struct Room {
+    pub time: Duration,
+    pub tables: usize,
+}
+
+impl Room {
+    pub const USUAL: Room = Room { time: limits::INSTALL_TIME, tables: usize::MAX };
+}
+
+pub struct Plan {
+    /// The schema as it was when the plan was made, with the numbers that were given before.
+    pub schema: Schema,
+    numbers: HashMap<String, i64>,
+    /// There is no change log yet.
+    pub first: bool,
+    /// The first installation goes on, and the database says so.
+    unfinished: bool,
+    /// The number of key columns of the log.
+    width: usize,
+    renamed: Vec<Renamed>,
+    gone: Vec<(String, i64)>,
+    present: BTreeMap<String, Present>,
+    /// Rows of triggers that no table needs.
+    stray: Vec<i64>,
+    /// Tables whose triggers are to be made, the next one last.
+    tables: Vec<Arc<str>>,
+    /// There is something of the Go program.
+    takes_over: bool,
+    /// All but the tables is done.
+    begun: bool,
+    pub finished: bool,
+}
+
+/// A table's number, the name that it had, and the one that it has.
+type Renamed = (i64, String, String);
+
+/// What a slice did that people are told.
+#[derive(Default)]
+pub struct Slice {
+    pub taken_over: usize,
+    pub new_tables: Vec<(String, usize)>,
+}
+
+impl Plan {
+    /// Finds out what there is to do. In a transaction; `before` is a schema that was read earlier.
+    pub fn make(connection: &Connection, before: &Schema) -> Result<Plan, Error> {
+        let mut schema = Schema::read_after(connection, before, |_, _| Ok(()))?;
+        let first = !log_table::exists(connection)?;
+        let unfinished =
+            !first && state::exists(connection)? && state::meta(connection, INSTALLING)?.is_some();
+        let (numbers, width) = match first {
+            true => (HashMap::new(), schema.key_width()),
+            false => (log_table::numbers(connection)?, log_table::width(connection)?),
+        };
+        let present = triggers::present(connection)?;
+        let (numbers, renamed) = follow_renames(numbers, &present);
+        let gone = numbers.iter().filter(|(name, _)| !schema.tables.contains_key(name.as_str()));
+        let gone = gone.map(|(name, id)| (name.clone(), *id)).collect();
+        schema.number(&numbers);
+        let (tables, stray) = compare(&schema, &present);
+        let takes_over = ours::any_of_go_program(connection)?;
+        let (begun, finished) = (false, false);
+        let mut plan = Plan {
+            schema,
+            numbers,
+            first,
+            unfinished,
+            width,
+            renamed,
+            gone,
+            present,
+            stray,
+            tables,
+            takes_over,
+            begun,
+            finished,
+        };
+        plan.finished = !first
+            && !unfinished
+            && !takes_over
+            && plan.tables.is_empty()
+            && plan.stray.is_empty()
+            && plan.renamed.is_empty()
+            && plan.gone.is_empty()
+            && width >= plan.schema.key_width();
+        Ok(plan)
+    }
+
+    /// Does the next part, inside of a write transaction that sees the schema as the plan knows it.
+    pub fn slice(&mut self, connection: &Connection, room: Room) -> Result<Slice, Error> {
+        let begun = Instant::now();
+        let mut done = Slice::default();
+        if self.width < self.schema.key_width() {
+            // Alone: what comes next needs the columns, and the schema is read without the lock.
+            self.width = self.schema.key_width();
+            schema_rows::write(connection, || log_table::widen(connection, self.width))?;
+            self.schema.version = schema::version(connection)?;
+            return Ok(done);
+        }
+        schema_rows::write(connection, || {
+            if !std::mem::replace(&mut self.begun, true) {
+                self.begin(connection)?;
+            }
+            let mut count = 0;
+            while count < room.tables && begun.elapsed() < room.time {
+                let Some(name) = self.tables.pop() else { break };
+                count += 1;
+                let rows = self.capture(connection, &name)?;
+                done.new_tables.extend(rows.map(|rows| (name.to_string(), rows)));
+            }
+            self.finished = self.tables.is_empty();
+            self.mark(connection)
+        })?;
+        if self.finished && self.takes_over {
+            // Last: until now its triggers have captured what ours did not.
+            self.schema.number(&self.numbers);
+            done.taken_over = takeover::take_over(connection, &self.schema)?;
+        }
+        self.schema.version = schema::version(connection)?;
+        Ok(done)
+    }
+
+    /// The part that is not of single tables.
+    fn begin(&mut self, connection: &Connection) -> Result<(), Error> {
+        if self.first {
+            log_table::create(connection, self.width)?;
+            // Ids begin anew, so others must know them under another incarnation.
+            state::new_incarnation(connection)?;
+            // Which tables were there before is said once, also to the process that goes on if this one is killed.
+            for name in self.schema.tables.keys() {
+                self.numbers.insert(name.to_string(), log_table::add_number(connection, name)?);
+            }
+        }
+        for row in std::mem::take(&mut self.stray) {
+            schema_rows::remove(connection, row)?;
+        }
+        for (id, before, now) in std::mem::take(&mut self.renamed) {
+            log::info!("table {before} is now called {now}");
+            log_table::rename(connection, id, &now)?;
+        }
+        for (name, id) in std::mem::take(&mut self.gone) {
+            let entries = log_table::forget(connection, id)?;
+            self.numbers.remove(&name);
+            let what =
+                if self.schema.refused.contains_key(&name) { "not replicated any more" } else { "gone" };
+            log::info!("table {name} is {what}; {entries} unpublished changes of it are not published");
+        }
+        Ok(())
+    }
+
+    /// Whether a table was there before the first installation.
+    fn is_initial(&self, name: &str) -> bool {
+        self.first || self.schema.tables.get(name).is_some_and(|table| table.id != 0)
+    }
+
+    /// The table with its number, which it gets now if it has none.
+    fn table(&self, name: &str) -> Result<Table, Error> {
+        let missing = || Error::Other(format!("table {name} has no number"));
+        let mut table = self.schema.tables.get(name).map(|table| (**table).clone()).ok_or_else(missing)?;
+        table.id = *self.numbers.get(name).ok_or_else(missing)?;
+        Ok(table)
+    }
+
+    /// Makes the triggers of a table. If it was not there before, its rows are logged; returns their number then.
+    fn capture(&mut self, connection: &Connection, name: &str) -> Result<Option<usize>, Error> {
+        let is_initial = (self.first || self.unfinished) && self.is_initial(name);
+        if !self.numbers.contains_key(name) {
+            self.numbers.insert(name.to_owned(), log_table::add_number(connection, name)?);
+        }
+        let table = self.table(name)?;
+        let captured = self.present.contains_key(&triggers::name(table.id, "insert"));
+        for (trigger, sql) in triggers::wanted(&table) {
+            let old = self.present.get(&trigger);
+            if old.is_some_and(|old| old.print == triggers::print(&sql)) {
+                continue;
+            }
+            if !triggers::is_plain(&table) {
+                connection.execute_batch(&format!("DROP TRIGGER IF EXISTS {}; {sql}", quote(&trigger)))?;
+                continue;
+            }
+            if let Some(old) = old {
+                schema_rows::remove(connection, old.rowid)?;
+            }
+            schema_rows::add(connection, &table.name, &trigger, &sql)?;
+        }
+        triggers::check(connection, &table)?;
+        Ok(if captured || is_initial { None } else { Some(log_all_rows(connection, &table)?) })
+    }
+
+    /// Says in the database whether the first installation goes on.
+    fn mark(&mut self, connection: &Connection) -> Result<(), Error> {
+        let unfinished = (self.first || self.unfinished) && !self.finished;
+        if unfinished && self.first {
+            state::set_meta(connection, INSTALLING, "1")?;
+        } else if self.unfinished && !unfinished {
+            state::remove_meta(connection, INSTALLING)?;
+        }
+        if unfinished {
+            // The next slice finds the numbers where another process would.
+            self.schema.number(&self.numbers);
+        }
+        (self.first, self.unfinished) = (false, unfinished);
+        Ok(())
+    }
+
+    /// The schema, when all is done.
+    pub fn into_schema(mut self) -> Schema {
+        self.schema.number(&self.numbers);
+        self.schema
+    }
+}
+
+/// A renamed table keeps its triggers, whose names hold the table's number. So they tell the new name.
+fn follow_renames(
+    mut numbers: HashMap<String, i64>,
+    present: &BTreeMap<String, Present>,
+) -> (HashMap<String, i64>, Vec<Renamed>) {
+    let mut renamed = vec![];
+    let known: Vec<(String, i64)> = numbers.iter().map(|(name, id)| (name.clone(), *id)).collect();
+    for (name, id) in known {
+        let Some(now) = present.get(&triggers::name(id, "insert")).map(|trigger| &trigger.table) else {
+            continue;
+        };
+        if *now != name && numbers.get(&name) == Some(&id) {
+            numbers.remove(&name);
+            numbers.insert(now.clone(), id);
+            renamed.push((id, name, now.clone()));
+        }
+    }
+    (numbers, renamed)
+}
+
+/// Tables that lack a trigger or a number, and rows of triggers that no table needs.
+fn compare(schema: &Schema, present: &BTreeMap<String, Present>) -> (Vec<Arc<str>>, Vec<i64>) {
+    let mut wanted = HashSet::new();
+    let mut tables = vec![];
+    for (name, table) in &schema.tables {
+        let mut complete = table.id != 0;
+        for (trigger, sql) in triggers::wanted(table) {
+            complete &= present.get(&trigger).is_some_and(|old| old.print == triggers::print(&sql));
+            wanted.insert(trigger);
+        }
+        if !complete {
+            tables.push(name.clone());
+        }
+    }
+    let stray = present.iter().filter(|(name, _)| !wanted.contains(*name)).map(|(_, trigger)| trigger.rowid);
+    (tables, stray.collect())
+}
+
+/// Logs the rows that a table held before it had triggers; returns their number.
+fn log_all_rows(connection: &Connection, table: &Table) -> Result<usize, Error> {
+    let keys: String = table.key.iter().map(|column| format!(", {}", quote(&column.name))).collect();
+    let log = log_table::insert(table.key.len());
+    Ok(connection.execute(&format!("{log} SELECT {}{keys} FROM {}", table.id, quote(&table.name)), [])?)
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;
