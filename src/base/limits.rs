@@ -81,7 +81,7 @@ pub const APPLY_BYTES: usize = 8 << 20;
 pub const APPLY_BATCH: usize = 512;
 /// How long echoes alone wait at most before they are applied: settling the change log is not urgent, and each transaction of ours
 /// makes the application's writers wait.
-pub const ECHO_WAIT: Duration = Duration::from_millis(1_500);
+pub const ECHO_WAIT: Duration = Duration::from_secs(10);
 /// They wait no longer when the application has been quiet for this time.
 pub const ECHO_QUIET: Duration = Duration::from_millis(300);
 /// Time between two transactions that apply events of others, while these come so fast.
