@@ -208,7 +208,7 @@ mod tests {
             waiting.push(event(0, 2, 10), (Part::WHOLE, 0), false, now);
             now += limits::ECHO_QUIET / 2;
         }
-        assert_eq!(now - start, limits::ECHO_WAIT);
+        assert!((limits::ECHO_WAIT..limits::ECHO_WAIT + limits::ECHO_QUIET).contains(&(now - start)));
     }
 
     #[test]
