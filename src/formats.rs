@@ -18,8 +18,8 @@
 //!
 //! The subject is the same with and without compression, so one cluster cannot have both (the server refuses the second
 //! stream: subjects overlap). The stream's configuration: limits retention, file storage, discard old, `max_msgs` =
-//! `max_entries` (and `max_bytes` -1; without `max_entries` both follow the database's size), deny delete, allow direct, duplicate window 120 s, replicas as configured (0: half of the shards and one,
-//! five at most).
+//! `max_entries` (and `max_bytes` -1; without `max_entries` both follow the database's size), deny delete, allow direct, duplicate
+//! window 120 s, replicas as configured (0: half of the shards and one, five at most).
 //!
 //! A message is one row change: one zstd frame around CBOR if the stream is a compressed one, else CBOR. Definite lengths,
 //! shortest heads, keys in this order:

@@ -22,8 +22,8 @@ impl Reach {
         Reach { messages, bytes: u64::MAX }
     }
 
-    /// The least for a database of so many bytes, when nobody has set any: what an application can change in one transaction is
-    /// in the database before or after it. Half of it is as much as a snapshot, so that snapshots that are made because
+    /// The least for a database of so many bytes, when nobody has set any: a transaction that writes or deletes every row takes as
+    /// much as is in the database before or after it. Half of it is as much as a snapshot, so that snapshots that are made because
     /// a stream has advanced by half send no more than the changes themselves.
     pub fn least(database: u64) -> Reach {
         Reach { messages: MESSAGES.max(database / ROW), bytes: BYTES.max(database.saturating_mul(2)) }

@@ -38,6 +38,15 @@ fn stream_bytes(js: &JetStream) -> u64 {
     js.stream("harmonylite-changes-c-1").unwrap().unwrap().state.bytes
 }
 
+/// Two nodes that have caught up.
+fn pair(dir: &Dir, nats: &Nats) -> [Node; 2] {
+    [1, 2].map(|id| {
+        let mut node = Node::with_schema(dir, id, &nats.url(), "snapshot.enabled = false\n", SCHEMA);
+        node.start_ready();
+        node
+    })
+}
+
 /// What rows cost, from the first commit until all of them are on the other node and settled here.
 struct Cost {
     rows_per_second: f64,
@@ -50,10 +59,7 @@ fn cost(count: i64, per: i64, broker: &str) -> Cost {
     let dir = Dir::new("cost-of-rows");
     let extra = format!("jetstream {{ store_dir: \"{}/js\", {broker} }}", dir.0.display());
     let nats = Nats::with(&dir, &nats_binaries()[0], &extra);
-    let node = |id| Node::with_schema(&dir, id, &nats.url(), "snapshot.enabled = false\n", SCHEMA);
-    let (mut one, mut two) = (node(1), node(2));
-    one.start_ready();
-    two.start_ready();
+    let [one, two] = pair(&dir, &nats);
     let connection = connect_with(&nats.url(), Auth::default());
     connection.wait_up(Duration::from_secs(10)).unwrap();
     let js = JetStream::new(connection);
@@ -99,10 +105,7 @@ fn what_a_row_costs() {
 fn catching_up_with_a_backlog() {
     let dir = Dir::new("backlog");
     let nats = Nats::start(&dir);
-    let node = |id| Node::with_schema(&dir, id, &nats.url(), "snapshot.enabled = false\n", SCHEMA);
-    let (mut one, mut two) = (node(1), node(2));
-    one.start_ready();
-    two.start_ready();
+    let [one, mut two] = pair(&dir, &nats);
     two.stop();
     let count = rows(50_000, 1_000_000);
     insert(&mut one.open(), 1, count, 1_000);
@@ -121,10 +124,7 @@ fn catching_up_with_a_backlog() {
 fn in_the_applications_way() {
     let dir = Dir::new("way");
     let nats = Nats::start(&dir);
-    let node = |id| Node::with_schema(&dir, id, &nats.url(), "snapshot.enabled = false\n", SCHEMA);
-    let (mut one, mut two) = (node(1), node(2));
-    one.start_ready();
-    two.start_ready();
+    let [one, two] = pair(&dir, &nats);
     let app = one.open();
     let version = || app.query_row("PRAGMA data_version", [], |row| row.get::<_, i64>(0)).unwrap();
     let (mut seen, mut ours, begun) = (version(), 0, Instant::now());
