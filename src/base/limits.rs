@@ -105,6 +105,8 @@ pub const API_TIMEOUT: Duration = Duration::from_secs(5);
 pub const INSTALL_TIME: Duration = Duration::from_millis(400);
 /// The longest pause before them.
 pub const INSTALL_PAUSE: Duration = Duration::from_secs(3);
+/// In a database of more tables each table gets fewer triggers.
+pub const MANY_TABLES: usize = 1_000;
 /// Attempts to make triggers without the lock until the schema is known, while the application changes it again and again.
 pub const INSTALL_TRIES: u32 = 3;
 /// Connecting to one NATS server, TLS and greeting included.

@@ -349,8 +349,9 @@ fn read_table(
 }
 
 fn read_columns(connection: &Connection, table: &str, words: &mut Words) -> Result<Vec<Column>, Error> {
-    let mut statement = connection
-        .prepare_cached("SELECT name, type, \"notnull\", pk, hidden FROM pragma_table_xinfo(?1)")?;
+    let mut statement = connection.prepare_cached(
+        "SELECT name, type, \"notnull\", pk, hidden, dflt_value FROM pragma_table_xinfo(?1)",
+    )?;
     let columns = statement.query_map([table], |row| {
         Ok(Column {
             name: words.get(row.get_ref(0)?.as_str()?),
@@ -359,6 +360,12 @@ fn read_columns(connection: &Connection, table: &str, words: &mut Words) -> Resu
             key_position: usize::from(row.get::<_, u16>(3)?),
             // 2 and 3 are virtual and stored generated columns, 1 a hidden column of a virtual table.
             generated: row.get::<_, i64>(4)? >= 2,
+            default_if_null: match row.get::<_, Option<String>>(5)? {
+                Some(default) if row.get(2)? && indexes::functions_called(&default).is_empty() => {
+                    Some(default.into())
+                }
+                _ => None,
+            },
         })
     })?;
     Ok(columns.collect::<Result<_, _>>()?)

@@ -19,6 +19,8 @@ pub struct Column {
     pub generated: bool,
     /// Part of the schema hash.
     pub not_null: bool,
+    /// What REPLACE writes for NULL in a column that must not be NULL: its default, if that calls no function.
+    pub default_if_null: Option<Box<str>>,
     /// Position in the primary key, counted from 1; 0 for a column that is not in it.
     pub key_position: usize,
 }

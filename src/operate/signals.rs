@@ -2,6 +2,7 @@
 
 use super::flow::Flow;
 use crate::model::reach::Reach;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Whether this node's database holds all that it should: whatever the streams and the snapshots brought.
@@ -31,13 +32,19 @@ pub struct Signals {
     whole: Mutex<Whole>,
     /// How far publishing and following have come.
     pub flow: Flow,
+    /// The change log holds entries for which nothing is published, so that no echo settles them.
+    unwritten: AtomicBool,
 }
 
 impl Signals {
     /// For a node of `streams` streams, which reach back so far as long as nobody has looked, and whose database is not open yet.
     pub fn new(streams: usize, reach: Reach) -> Signals {
         let whole = Whole::Waiting("the database is not open".to_owned());
-        Signals { whole: Mutex::new(whole), flow: Flow::new(streams, reach) }
+        Signals {
+            whole: Mutex::new(whole),
+            flow: Flow::new(streams, reach),
+            unwritten: AtomicBool::new(false),
+        }
     }
 
     /// Whether the node is whole.
@@ -48,6 +55,16 @@ impl Signals {
     /// Whether the node is whole: a node that misses changes must not make snapshots.
     pub fn is_whole(&self) -> bool {
         *lock(&self.whole) == Whole::Yes
+    }
+
+    /// Says that the change log holds entries of rows that nobody has written.
+    pub fn note_unwritten(&self) {
+        self.unwritten.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether that was said since the last call.
+    pub fn take_unwritten(&self) -> bool {
+        self.unwritten.swap(false, Ordering::Relaxed)
     }
 
     /// Says whether it is.

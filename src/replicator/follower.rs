@@ -37,6 +37,7 @@ pub struct Follower {
     /// An event without our message id was seen.
     go_nodes_seen: bool,
     looked_aside: Instant,
+    looked_unwritten: Instant,
     looked_at_formats: Instant,
     /// Waiting events that were dropped for want of room: rows that this database lacks.
     lost: u64,
@@ -100,6 +101,7 @@ impl Follower {
             owes_rewind: false,
             go_nodes_seen: false,
             looked_aside: now,
+            looked_unwritten: now,
             looked_at_formats: now,
             lost: 0,
             looked_beyond: false,
@@ -130,6 +132,7 @@ impl Follower {
                 self.apply()?;
             }
             self.look_aside();
+            self.settle_unwritten();
             self.look_at_formats();
             self.start_publisher_when_caught_up();
             self.pay_rewind();
@@ -295,6 +298,22 @@ impl Follower {
             Ok(None) => {}
             // Applying meets the same, and says it.
             Err(error) => log::debug!("what is set aside: {error}"),
+        }
+    }
+
+    /// Log entries of rows that were not written, after all, are settled with the next batch, and without one now and then.
+    fn settle_unwritten(&mut self) {
+        let now = Instant::now();
+        if now.saturating_duration_since(self.looked_unwritten) < limits::ECHO_WAIT {
+            return;
+        }
+        self.looked_unwritten = now;
+        if !self.setup.signals.take_unwritten() {
+            return;
+        }
+        if let Err(error) = self.setup.database.settle_unwritten() {
+            log::debug!("settle entries of rows that were not written: {error}");
+            self.setup.signals.note_unwritten();
         }
     }
 

@@ -246,6 +246,9 @@ impl Publisher {
             match self.setup.log.read(self.setup.config.scan_max_changes) {
                 Ok(batch) => {
                     (self.more, self.complete) = (batch.more, !batch.more);
+                    if batch.passed {
+                        self.setup.signals.note_unwritten();
+                    }
                     for change in batch.changes {
                         let number = shard::number(change.shard_hash, self.setup.config.log.shards);
                         let stream = usize::try_from(number - 1).unwrap_or(0);

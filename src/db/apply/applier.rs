@@ -169,6 +169,11 @@ impl Applier {
         })
     }
 
+    /// Settles the log entries of rows that were in the way of others and are still there.
+    pub fn settle_unwritten(&mut self) -> Result<(), Error> {
+        self.in_transaction(|_| Ok(())).map(drop)
+    }
+
     /// Runs `body` in one write transaction, with the schema and the change log as the application has left them. If it
     /// fails, memory goes back with the database.
     pub(in crate::db) fn in_transaction(

@@ -3,11 +3,13 @@
 //! When a transaction is rolled back, the mirror is made anew.
 
 use crate::base::limits;
-use crate::db::capture::log_table;
+use crate::db::apply::rows;
+use crate::db::capture::log_table::{self, Touch};
 use crate::db::{error::Error, schema::Schema, table::Table};
 use crate::model::value::Value;
 use rusqlite::{Connection, ToSql, params, params_from_iter};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS temp.__harmonylite__touched(key BLOB, id INTEGER, PRIMARY KEY(key, id)) WITHOUT ROWID; \
      DELETE FROM temp.__harmonylite__touched;";
@@ -48,6 +50,7 @@ impl Touched {
         let before = self.highest;
         let mut statement = connection.prepare_cached(&self.entries)?;
         let mut rows = statement.query([self.highest, i64::MAX])?;
+        let mut in_the_way: Vec<(Arc<Table>, Vec<Value>, i64)> = vec![];
         while let Some(row) = rows.next()? {
             let (id, number): (i64, i64) = (row.get(0)?, row.get(1)?);
             self.highest = id;
@@ -55,11 +58,37 @@ impl Touched {
                 self.placeholder = Some(id);
                 continue;
             }
+            let (number, touch) = Touch::of(number);
             let Some(table) = schema.by_number.get(&number) else { continue };
             let key: Vec<Value> = (0..table.key.len()).map(|at| row.get(at + 2)).collect::<Result<_, _>>()?;
             self.add(connection, table.row_key(&key), id)?;
+            if touch.is_unsure(&key) {
+                in_the_way.push((table.clone(), key, id));
+            }
+        }
+        drop(rows);
+        drop(statement);
+        // The last one first: what is left says that the row was written.
+        for (table, key, id) in in_the_way.into_iter().rev() {
+            self.settle_unwritten(connection, (&table, &key), id)?;
         }
         Ok(self.highest > before)
+    }
+
+    /// Settles an entry that says [`Touch::InTheWay`] if its row is still there and no later entry says that it was written: it was
+    /// there all the time, so nothing has been published for the entry, and nothing will be.
+    fn settle_unwritten(
+        &mut self,
+        connection: &Connection,
+        (table, key): (&Table, &[Value]),
+        id: i64,
+    ) -> Result<(), Error> {
+        let row_key = table.row_key(key);
+        let is_last = self.ids(connection, &row_key)?.iter().all(|known| *known <= id);
+        if is_last && rows::is_there(connection, table, key)? {
+            self.settle(connection, &row_key, &[id])?;
+        }
+        Ok(())
     }
 
     fn add(&mut self, connection: &Connection, key: Vec<u8>, id: i64) -> Result<(), Error> {

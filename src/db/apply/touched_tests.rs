@@ -20,8 +20,52 @@ fn key(schema: &Schema, text: &str) -> Vec<u8> {
 }
 
 fn log(connection: &Connection) -> Vec<(i64, i64)> {
-    let mut statement = connection.prepare("SELECT id, t FROM __harmonylite__log ORDER BY id").unwrap();
+    let mut statement =
+        connection.prepare("SELECT id, t % (1 << 24) FROM __harmonylite__log ORDER BY id").unwrap();
     statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap().map(Result::unwrap).collect()
+}
+
+/// Entries of rows that were in the way of a row that was not written, or was.
+#[test]
+fn a_row_that_was_only_in_the_way_is_not_touched() {
+    let (c, _) = captured();
+    c.execute_batch("CREATE UNIQUE INDEX u ON t(v); INSERT INTO t VALUES('a', 1), ('b', 2), ('c', 3)")
+        .unwrap();
+    c.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false).unwrap();
+    let mut c = c;
+    let (schema, _) = crate::db::capture::install::install(&mut c).unwrap();
+    c.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, true).unwrap();
+    let mut touched = Touched::new(&c).unwrap();
+    touched.catch_up(&c, &schema).unwrap();
+    touched.settle_all(&c, 9).unwrap();
+    touched.write_back(&c).unwrap();
+    let held = |touched: &Touched, name: &str| !touched.ids(&c, &key(&schema, name)).unwrap().is_empty();
+
+    c.execute_batch("INSERT OR IGNORE INTO t VALUES('x', 1)").unwrap();
+    assert_eq!(log(&c).len(), 2, "and the placeholder");
+    touched.catch_up(&c, &schema).unwrap();
+    assert!(!held(&touched, "a"));
+    touched.write_back(&c).unwrap();
+    assert_eq!(log(&c), [(4, 0)]);
+
+    c.execute_batch("REPLACE INTO t VALUES('y', 2)").unwrap();
+    touched.catch_up(&c, &schema).unwrap();
+    assert!(held(&touched, "b") && held(&touched, "y"));
+    // A mirror that is made anew when the row is there again sees that it was written.
+    c.execute_batch("INSERT INTO t VALUES('b', 7)").unwrap();
+    let mut touched = Touched::new(&c).unwrap();
+    touched.catch_up(&c, &schema).unwrap();
+    assert_eq!(touched.ids(&c, &key(&schema, "b")).unwrap().len(), 2);
+
+    // In the way twice.
+    c.execute_batch("INSERT OR IGNORE INTO t VALUES('p', 3), ('q', 3)").unwrap();
+    touched.catch_up(&c, &schema).unwrap();
+    assert!(!held(&touched, "c"));
+
+    // Written before, and in the way then: what was written stays.
+    c.execute_batch("UPDATE t SET v = 4 WHERE k = 'c'; INSERT OR IGNORE INTO t VALUES('z', 4)").unwrap();
+    touched.catch_up(&c, &schema).unwrap();
+    assert_eq!(touched.ids(&c, &key(&schema, "c")).unwrap().len(), 1);
 }
 
 /// Whether the log holds a key with an id up to `limit`.

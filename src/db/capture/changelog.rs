@@ -2,7 +2,7 @@
 
 use crate::base::limits;
 use crate::db::capture::install::{self, Capture};
-use crate::db::capture::log_table;
+use crate::db::capture::log_table::{self, Touch};
 use crate::db::schema::{self, Known, Schema};
 use crate::db::{error::Error, open, state, table::Table};
 use crate::model::event::{Event, Kind};
@@ -29,6 +29,8 @@ pub struct Batch {
     pub changes: Vec<Change>,
     /// The log may hold more.
     pub more: bool,
+    /// There are entries of rows that nobody has written, after all. Nothing is published for them.
+    pub passed: bool,
 }
 
 /// The change log, read from a cursor on.
@@ -43,10 +45,20 @@ pub struct ChangeLog {
     cursor: i64,
 }
 
+/// A key that the log holds.
+struct Logged {
+    /// Its highest id.
+    id: i64,
+    table: Arc<Table>,
+    key: Vec<Value>,
+    /// All its entries say [`Touch::InTheWay`].
+    in_the_way: bool,
+}
+
 /// Entries after the cursor.
 struct Entries {
-    /// Each key once, under its highest id, in the order of these.
-    keys: Vec<(i64, Arc<Table>, Vec<Value>)>,
+    /// Each key once, in the order of the ids.
+    keys: Vec<Logged>,
     /// The last id read.
     last: i64,
     /// As many entries were read as were asked for, so there may be more.
@@ -185,12 +197,12 @@ impl ChangeLog {
             return Err(Error::SchemaChanged);
         }
         let Entries { keys, last, full } = self.entries(limit)?;
-        let mut batch = Batch { changes: Vec::with_capacity(keys.len()), more: full };
+        let mut batch = Batch { changes: Vec::with_capacity(keys.len()), more: full, passed: false };
         let mut bytes = 0;
         let mut cursor = last;
         // Rows of one table mostly follow each other.
         let mut images: Option<(i64, CachedStatement<'_>)> = None;
-        for (id, table, key) in keys {
+        for Logged { id, table, key, in_the_way } in keys {
             if bytes > max_bytes {
                 // The rest is read next time. Entries between those that were passed here belong to keys whose highest
                 // entry is still to come.
@@ -205,6 +217,10 @@ impl ChangeLog {
                     image(&mut images.insert((table.id, statement)).1, &table, &key)?
                 }
             };
+            if in_the_way && image.is_some() {
+                batch.passed = true;
+                continue;
+            }
             let shard_hash = table.shard_hash(&key);
             let event = self.event(id, &table, key, image);
             bytes += event.row.iter().map(|(_, value)| value.size()).sum::<usize>();
@@ -228,17 +244,19 @@ impl ChangeLog {
             let (id, number): (i64, i64) = (row.get(0)?, row.get(1)?);
             found.last = id;
             count += 1;
+            let (number, touch) = Touch::of(number);
             let Some(table) = self.schema.by_number.get(&number) else { continue };
-            let values: Vec<Value> =
-                (0..table.key.len()).map(|at| row.get(at + 2)).collect::<Result<_, _>>()?;
-            if let Some(earlier) = places.insert(table.row_key(&values), found.keys.len()) {
-                found.keys[earlier].0 = OVERTAKEN;
+            let key: Vec<Value> = (0..table.key.len()).map(|at| row.get(at + 2)).collect::<Result<_, _>>()?;
+            let mut in_the_way = touch.is_unsure(&key);
+            if let Some(earlier) = places.insert(table.row_key(&key), found.keys.len()) {
+                found.keys[earlier].id = OVERTAKEN;
+                in_the_way &= found.keys[earlier].in_the_way;
                 overtaken += 1;
             }
-            found.keys.push((id, table.clone(), values));
+            found.keys.push(Logged { id, table: table.clone(), key, in_the_way });
         }
         if overtaken > 0 {
-            found.keys.retain(|(id, ..)| *id != OVERTAKEN);
+            found.keys.retain(|logged| logged.id != OVERTAKEN);
         }
         found.full = count == limit;
         Ok(found)
@@ -390,3 +408,7 @@ mod tests {
         assert!(!log.skip());
     }
 }
+
+#[cfg(test)]
+#[path = "statements_tests.rs"]
+mod statements;

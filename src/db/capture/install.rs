@@ -163,12 +163,12 @@ mod tests {
     fn a_column_that_becomes_unique_changes_the_triggers() {
         let mut connection = database("CREATE TABLE t(a, b)");
         install(&mut connection).unwrap();
-        assert_eq!(triggers::present(&connection).unwrap().len(), 3);
+        assert_eq!(triggers::present(&connection).unwrap().len(), 4);
         connection.execute_batch("CREATE UNIQUE INDEX i ON t(b)").unwrap();
         install(&mut connection).unwrap();
-        assert_eq!(triggers::present(&connection).unwrap().len(), 5);
+        assert_eq!(triggers::present(&connection).unwrap().len(), 6);
         connection.execute_batch("DROP INDEX i").unwrap();
         install(&mut connection).unwrap();
-        assert_eq!(triggers::present(&connection).unwrap().len(), 3);
+        assert_eq!(triggers::present(&connection).unwrap().len(), 4);
     }
 }

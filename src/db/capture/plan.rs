@@ -2,7 +2,8 @@
 //! however many tables there are.
 
 use crate::base::limits;
-use crate::db::capture::triggers::{self, Present};
+use crate::db::capture::log_table::Touch;
+use crate::db::capture::triggers::{self, Form, Present};
 use crate::db::capture::{log_table, takeover};
 use crate::db::schema::{self, Schema};
 use crate::db::{error::Error, ours, schema_rows, sql::quote, state, table::Table};
@@ -45,6 +46,8 @@ pub struct Plan {
     tables: Vec<Arc<str>>,
     /// There is something of the Go program.
     takes_over: bool,
+    /// The triggers that tables get.
+    form: Form,
     /// All but the tables is done.
     begun: bool,
     pub finished: bool,
@@ -79,6 +82,7 @@ impl Plan {
         let (tables, stray) = compare(&schema, &present);
         let takes_over = ours::any_of_go_program(connection)?;
         let (begun, finished) = (false, false);
+        let form = Form::for_tables(schema.tables.len());
         let mut plan = Plan {
             schema,
             numbers,
@@ -91,6 +95,7 @@ impl Plan {
             stray,
             tables,
             takes_over,
+            form,
             begun,
             finished,
         };
@@ -188,7 +193,7 @@ impl Plan {
         }
         let table = self.table(name)?;
         let captured = self.present.contains_key(&triggers::name(table.id, "insert"));
-        for (trigger, sql) in triggers::wanted(&table) {
+        for (trigger, sql) in triggers::wanted(&table, self.form) {
             let old = self.present.get(&trigger);
             if old.is_some_and(|old| old.print == triggers::print(&sql)) {
                 continue;
@@ -251,19 +256,23 @@ fn follow_renames(
 
 /// Tables that lack a trigger or a number, and rows of triggers that no table needs.
 fn compare(schema: &Schema, present: &BTreeMap<String, Present>) -> (Vec<Arc<str>>, Vec<i64>) {
-    let mut wanted = HashSet::new();
+    let form = Form::for_tables(schema.tables.len());
+    let mut kept = HashSet::new();
     let mut tables = vec![];
+    let is_there = |(trigger, sql): &(String, String)| {
+        present.get(trigger).is_some_and(|old| old.print == triggers::print(sql))
+    };
     for (name, table) in &schema.tables {
-        let mut complete = table.id != 0;
-        for (trigger, sql) in triggers::wanted(table) {
-            complete &= present.get(&trigger).is_some_and(|old| old.print == triggers::print(&sql));
-            wanted.insert(trigger);
-        }
-        if !complete {
+        // A database that has grown keeps what it has.
+        let forms = [form, form.other()].into_iter().map(|form| triggers::wanted(table, form));
+        let complete = forms.take_while(|_| table.id != 0).find(|wanted| wanted.iter().all(is_there));
+        let wanted = complete.unwrap_or_else(|| {
             tables.push(name.clone());
-        }
+            triggers::wanted(table, form)
+        });
+        kept.extend(wanted.into_iter().map(|(trigger, _)| trigger));
     }
-    let stray = present.iter().filter(|(name, _)| !wanted.contains(*name)).map(|(_, trigger)| trigger.rowid);
+    let stray = present.iter().filter(|(name, _)| !kept.contains(*name)).map(|(_, trigger)| trigger.rowid);
     (tables, stray.collect())
 }
 
@@ -271,7 +280,8 @@ fn compare(schema: &Schema, present: &BTreeMap<String, Present>) -> (Vec<Arc<str
 fn log_all_rows(connection: &Connection, table: &Table) -> Result<usize, Error> {
     let keys: String = table.key.iter().map(|column| format!(", {}", quote(&column.name))).collect();
     let log = log_table::insert(table.key.len());
-    Ok(connection.execute(&format!("{log} SELECT {}{keys} FROM {}", table.id, quote(&table.name)), [])?)
+    let number = Touch::Changed.number(table.id);
+    Ok(connection.execute(&format!("{log} SELECT {number}{keys} FROM {}", quote(&table.name)), [])?)
 }
 
 #[cfg(test)]

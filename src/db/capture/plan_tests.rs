@@ -25,7 +25,14 @@ fn planned(connection: &Connection) -> Plan {
 fn triggers_of(scratch: &Scratch, table: &str) -> String {
     let number = format!("(SELECT id FROM __harmonylite__table WHERE name = '{table}')");
     let mut sql = "sql".to_owned();
-    for (before, after) in [("__harmonylite__", "_"), ("VALUES(", ","), ("SELECT ", ",")] {
+    let inserted = format!("((1 << 24) + {number})");
+    for (before, number, after) in [
+        ("__harmonylite__", &number, "_"),
+        ("VALUES(", &number, ","),
+        ("VALUES(", &inserted, ","),
+        ("SELECT ", &number, ","),
+        ("SELECT -", &number, ","),
+    ] {
         sql = format!("replace({sql}, '{before}' || {number} || '{after}', '{before}N{after}')");
     }
     scratch.value(&format!(
@@ -41,7 +48,7 @@ fn incarnation(scratch: &Scratch) -> String {
 fn logged(scratch: &Scratch) -> String {
     scratch.value(
         "SELECT group_concat(name || k1, ' ') FROM (SELECT n.name, k1 FROM __harmonylite__log l \
-         JOIN __harmonylite__table n ON n.id = l.t ORDER BY l.id)",
+         JOIN __harmonylite__table n ON n.id = abs(l.t) % (1 << 24) ORDER BY l.id)",
     )
 }
 

@@ -2,8 +2,14 @@
 //! application hardly feels them.
 
 use crate::base::limits;
-use crate::db::capture::log_table;
-use crate::db::{error::Error, indexes::UniqueIndex, ours, sql::quote, table::Table};
+use crate::db::capture::log_table::{self, Touch};
+use crate::db::{
+    error::Error,
+    indexes::UniqueIndex,
+    ours,
+    sql::quote,
+    table::{Keyed, Table},
+};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use std::collections::BTreeMap;
@@ -51,36 +57,66 @@ pub fn is_plain(table: &Table) -> bool {
     table.unique.iter().all(plain)
 }
 
+/// How many triggers a table gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// One more, so that updates of other columns than the key's cost less.
+    Fast,
+    /// SQLite's time to read a schema grows with the square of the number of triggers: for a database of very many tables.
+    Few,
+}
+
+impl Form {
+    /// The form that the triggers of a new table get in a database of so many.
+    pub fn for_tables(count: usize) -> Form {
+        if count > limits::MANY_TABLES { Form::Few } else { Form::Fast }
+    }
+
+    pub fn other(self) -> Form {
+        match self {
+            Form::Fast => Form::Few,
+            Form::Few => Form::Fast,
+        }
+    }
+}
+
 /// Names and statements of the triggers that a table needs.
-pub fn wanted(table: &Table) -> Vec<(String, String)> {
+pub fn wanted(table: &Table, form: Form) -> Vec<(String, String)> {
     let on = quote(&table.name);
     let values = |row: &str| -> String {
         table.key.iter().map(|column| format!(", {row}.{}", quote(&column.name))).collect()
     };
-    let id = table.id;
     let log = log_table::insert(table.key.len());
-    let append = |row: &str| format!("BEGIN {log} VALUES({id}{}); END", values(row));
+    let append =
+        |touch: Touch, row: &str| format!("{log} VALUES({}{});", touch.number(table.id), values(row));
+    let (new, old) = (append(Touch::Changed, "NEW"), append(Touch::Changed, "OLD"));
     let same = table.same_key("OLD", "NEW");
-    // Few triggers: SQLite's time to read a schema grows with the square of their number.
-    let update = format!(
-        "BEGIN {log} VALUES({id}{}); {log} SELECT {id}{} WHERE NOT ({same}); END",
-        values("NEW"),
-        values("OLD")
-    );
     let mut found = vec![
-        ("insert".to_owned(), format!("AFTER INSERT ON {on} {}", append("NEW"))),
-        ("update".to_owned(), format!("AFTER UPDATE ON {on} {update}")),
-        ("delete".to_owned(), format!("AFTER DELETE ON {on} {}", append("OLD"))),
+        ("insert".to_owned(), format!("AFTER INSERT ON {on} BEGIN {} END", append(Touch::Inserted, "NEW"))),
+        ("delete".to_owned(), format!("AFTER DELETE ON {on} BEGIN {old} END")),
     ];
-    // A statement with REPLACE deletes the rows that collide in a UNIQUE index without firing delete triggers.
-    let columns: Vec<&str> = table.columns.iter().map(|column| &*column.name).collect();
+    match form {
+        Form::Fast => {
+            let of = of(table, table.key.iter().map(|column| &*column.name));
+            found.push(("update".to_owned(), format!("AFTER UPDATE ON {on} BEGIN {new} END")));
+            let rekey = format!("AFTER UPDATE{of} ON {on} WHEN NOT ({same}) BEGIN {old} END");
+            found.push(("rekey".to_owned(), rekey));
+        }
+        Form::Few => {
+            let rekey = format!("{log} SELECT {}{} WHERE NOT ({same});", table.id, values("OLD"));
+            found.push(("update".to_owned(), format!("AFTER UPDATE ON {on} BEGIN {new} {rekey} END")));
+        }
+    }
+    // A statement with REPLACE deletes the rows that collide in a UNIQUE index without firing delete triggers. Whether it will is not
+    // known before: with IGNORE it writes nothing.
+    let in_the_way = Touch::InTheWay.number(table.id);
     for (at, index) in table.unique.iter().enumerate() {
-        let collide = index.collides_with_new(&columns);
-        let body = format!("{log} SELECT {id}{} FROM {on} AS o WHERE {collide}", values("o"));
+        let collide = index.collides_with_new(table);
+        let body = format!("{log} SELECT {in_the_way}{} FROM {on} AS o WHERE {collide}", values("o"));
         // An update of other columns collides with nothing.
-        let plain: Option<Vec<String>> = index.columns.iter().map(|c| c.name.as_deref().map(quote)).collect();
+        let plain: Option<Vec<&str>> = index.columns.iter().map(|column| column.name.as_deref()).collect();
         let of = match (plain, &index.condition) {
-            (Some(names), None) => format!(" OF {}", names.join(", ")),
+            (Some(names), None) => of(table, names.into_iter()),
             _ => String::new(),
         };
         let other = table.same_key("o", "OLD");
@@ -91,11 +127,25 @@ pub fn wanted(table: &Table) -> Vec<(String, String)> {
         ));
     }
     let statement = |(what, rest): (String, String)| {
-        let name = name(id, &what);
+        let name = name(table.id, &what);
         let sql = format!("CREATE TRIGGER {} {rest}", quote(&name));
         (name, sql)
     };
     found.into_iter().map(statement).collect()
+}
+
+/// The part of an UPDATE trigger that names columns, so that it fires for them alone; empty where they change under another name,
+/// too: a generated column with others, the rowid under its names.
+fn of<'a>(table: &Table, names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<&str> = names.collect();
+    let is_stored = |name: &&str| table.stored().any(|column| *column.name == **name);
+    if !names.iter().all(is_stored) {
+        return String::new();
+    }
+    let aliases = ["rowid", "oid", "_rowid_"];
+    let is_alias = table.keyed == Keyed::RowidAlias && names.iter().any(|name| *name == &*table.key[0].name);
+    let all = names.into_iter().chain(aliases.into_iter().filter(|_| is_alias));
+    format!(" OF {}", all.map(quote).collect::<Vec<_>>().join(", "))
 }
 
 /// Lets SQLite compile the triggers of a table where texts of UNIQUE indexes went into them: a text that
@@ -112,7 +162,9 @@ pub fn check(connection: &Connection, table: &Table) -> Result<(), Error> {
         "table {}: a REPLACE that deletes rows by a UNIQUE index is not captured: {error}",
         table.name
     );
-    for (trigger, _) in wanted(table).into_iter().filter(|(trigger, _)| trigger.contains("_before_")) {
+    for (trigger, _) in
+        wanted(table, Form::Fast).into_iter().filter(|(trigger, _)| trigger.contains("_before_"))
+    {
         connection.execute_batch(&format!("DROP TRIGGER IF EXISTS {}", quote(&trigger)))?;
     }
     Ok(())
@@ -197,7 +249,7 @@ mod tests {
             "CREATE TABLE t(k INTEGER PRIMARY KEY, a UNIQUE, b DEFAULT (abs(1))); PRAGMA writable_schema=ON; \
              UPDATE sqlite_schema SET sql = replace(sql, 'abs', 'mine'); PRAGMA writable_schema=RESET",
         );
-        assert_eq!(present(&app).unwrap().len(), 5);
+        assert_eq!(present(&app).unwrap().len(), 6);
         assert_eq!(
             logged(&app, "INSERT INTO t VALUES(1, 'x', 1); REPLACE INTO t VALUES(2, 'x', 1)"),
             ["1", "1", "2"]
@@ -215,16 +267,16 @@ mod tests {
         let connection =
             captured("CREATE TABLE t(k INTEGER PRIMARY KEY, a); CREATE UNIQUE INDEX i ON t(lower(a))");
         let mut table = (*Schema::read_numbered(&connection).unwrap().tables["t"]).clone();
-        assert_eq!(present(&connection).unwrap().len(), 5);
+        assert_eq!(present(&connection).unwrap().len(), 6);
         // As if the text had been taken apart wrongly.
         table.unique[0].columns[0].expression = "lower(nonsense".to_owned();
-        let (name, _) = wanted(&table).pop().unwrap();
+        let (name, _) = wanted(&table, Form::Fast).pop().unwrap();
         let broken = format!(
             "DROP TRIGGER {0}; CREATE TRIGGER {0} BEFORE UPDATE ON t BEGIN SELECT lower(nonsense); END",
             quote(&name)
         );
         connection.execute_batch(&broken).unwrap();
         check(&connection, &table).unwrap();
-        assert_eq!(present(&connection).unwrap().len(), 3);
+        assert_eq!(present(&connection).unwrap().len(), 4);
     }
 }
