@@ -4,10 +4,10 @@ use crate::base::error::{Error, Kind};
 use crate::base::logger::{self, Output};
 use crate::base::worker::{self, Workers};
 use crate::base::{files, limits, stop};
-use crate::commands::{self, Show, Verb};
+use crate::commands::{self, AsideVerb, ConflictFilter, ConflictVerb, Show};
 use crate::config::{self, Config};
 use crate::daemon;
-use crate::db::{self, Which};
+use crate::db::{self, WhichConflicts};
 use crate::model::set::Format;
 use crate::snapshot;
 use crate::storage;
@@ -32,6 +32,9 @@ Usage: harmonylite -config FILE [flags]       (flags take one dash or two)
                         the database as it was at a time (2026-11-24T15:00:00Z) or position (1234; stream=1234,...),
                         from a kept snapshot and the streams
   -set-aside [VERB]     what the database could not use or not yet: list, show ID, retry ID (or all), drop ID (or all)
+  -conflicts [VERB]     writes of other nodes that lost to ours: list, show ID, drop ID (or TABLE, or all)
+  -table T, -since WHEN with -conflicts: of one table, not older than a time
+  -conflict-restore ID  write a lost write again; TABLE instead of ID: all of a table
   -stream-format F      from now on all nodes publish change sets (sets) or single rows, as Go nodes do (rows)
   -json                 with these: one JSON document instead of text
   -quiet                with these: nothing when all is well
@@ -57,6 +60,8 @@ enum Command {
     RestoreSnapshot,
     RestoreAt,
     SetAside,
+    Conflicts,
+    ConflictRestore,
     StreamFormat,
     Cleanup,
     Version,
@@ -75,7 +80,12 @@ struct Flags {
     /// The snapshot or the moment that is meant.
     name: String,
     /// What `-set-aside` is to do.
-    verb: Verb,
+    verb: AsideVerb,
+    /// What `-conflicts` is to do, and with which.
+    conflict_verb: ConflictVerb,
+    filter: ConflictFilter,
+    /// What `-conflict-restore` brings back.
+    lost: Option<WhichConflicts>,
     format: Format,
     /// `-to`.
     to: Option<PathBuf>,
@@ -191,6 +201,11 @@ fn execute(flags: &Flags, config: &Config) -> Result<(), Error> {
     match flags.command {
         Command::Cleanup => commands::cleanup(config, show),
         Command::SetAside => commands::set_aside(config, show, flags.verb),
+        Command::Conflicts => commands::conflicts(config, show, &flags.conflict_verb, &flags.filter),
+        Command::ConflictRestore => {
+            let which = needed(flags.lost.as_ref(), "-conflict-restore needs ID or TABLE")?;
+            commands::restore_conflicts(config, show, which)
+        }
         Command::StreamFormat => commands::stream_format(config, &stop, flags.format, show),
         Command::SaveSnapshot => commands::save(config, &stop, show),
         Command::ListSnapshots => commands::list(config, &stop, show),
@@ -296,7 +311,18 @@ fn parse(arguments: Vec<OsString>) -> Result<Flags, String> {
             }
             Arg::Long("set-aside") => {
                 command = Some(Command::SetAside);
-                flags.verb = verb(&mut parser)?;
+                flags.verb = verb(&mut parser, "set-aside", AsideVerb::parse, AsideVerb::ACCEPTED)?;
+            }
+            Arg::Long("conflicts") => {
+                command = Some(Command::Conflicts);
+                flags.conflict_verb =
+                    verb(&mut parser, "conflicts", ConflictVerb::parse, ConflictVerb::ACCEPTED)?;
+            }
+            Arg::Long("table") => flags.filter.table = Some(text(&mut parser, "table")?),
+            Arg::Long("since") => flags.filter.since_ms = Some(since(&mut parser)?),
+            Arg::Long("conflict-restore") => {
+                command = Some(Command::ConflictRestore);
+                flags.lost = Some(commands::which_conflicts(&text(&mut parser, "conflict-restore")?));
             }
             Arg::Long("stream-format") => {
                 command = Some(Command::StreamFormat);
@@ -317,7 +343,7 @@ fn parse(arguments: Vec<OsString>) -> Result<Flags, String> {
             let first = matches!(flags.command, Command::Daemon) || flags.command == command;
             if !first && !matches!(command, Command::Help | Command::Version) {
                 return Err("only one of -save-snapshot, -list-snapshots, -verify-snapshot, -restore-snapshot, -restore-at, \
-                     -set-aside, -stream-format and -cleanup can be done at a time"
+                     -set-aside, -conflicts, -conflict-restore, -stream-format and -cleanup can be done at a time"
                     .to_owned());
             }
             flags.command = command;
@@ -325,6 +351,11 @@ fn parse(arguments: Vec<OsString>) -> Result<Flags, String> {
     }
     if flags.to.is_some() != matches!(flags.command, Command::RestoreSnapshot | Command::RestoreAt) {
         return Err("-restore-snapshot NAME or -restore-at WHEN, and -to FILE belong together".to_owned());
+    }
+    if flags.filter != ConflictFilter::default()
+        && (flags.command != Command::Conflicts || flags.conflict_verb != ConflictVerb::List)
+    {
+        return Err("-table and -since are for -conflicts list".to_owned());
     }
     if flags.command == Command::Daemon && flags.show != Show::default() {
         return Err("-json and -quiet are for commands, such as -save-snapshot".to_owned());
@@ -373,26 +404,27 @@ fn format(text: &str) -> Result<Format, String> {
     }
 }
 
-/// The verb that follows `-set-aside`, and its number.
-fn verb(parser: &mut Parser) -> Result<Verb, String> {
-    const ACCEPTED: &str = "accepted is list, show ID, retry ID, retry all, drop ID or drop all";
-    let Some(word) = optional_word(parser) else { return Ok(Verb::List) };
+/// The verb that follows a flag, and what follows the verb.
+fn verb<T: Default>(
+    parser: &mut Parser,
+    flag: &str,
+    parse: impl Fn(&str, Option<&str>) -> Option<T>,
+    accepted: &str,
+) -> Result<T, String> {
+    let Some(word) = optional_word(parser) else { return Ok(T::default()) };
     let word = word.to_string_lossy().into_owned();
-    if word == "list" {
-        return Ok(Verb::List);
-    }
-    let number = optional_word(parser).map(|number| number.to_string_lossy().into_owned());
-    let id = number.as_deref().and_then(|number| number.parse().ok());
-    let which = if number.as_deref() == Some("all") { Some(Which::All) } else { id.map(Which::One) };
-    let verb = match (word.as_str(), id, which) {
-        ("show", Some(id), _) => Some(Verb::Show(id)),
-        ("retry", _, Some(which)) => Some(Verb::Retry(which)),
-        ("drop", _, Some(which)) => Some(Verb::Drop(which)),
-        _ => None,
-    };
-    verb.ok_or_else(|| {
-        format!("-set-aside {}: {ACCEPTED}", number.map_or(word.clone(), |number| format!("{word} {number}")))
+    let object = if word == "list" { None } else { optional_word(parser) };
+    let object = object.map(|object| object.to_string_lossy().into_owned());
+    parse(&word, object.as_deref()).ok_or_else(|| {
+        format!("-{flag} {}: {accepted}", object.map_or(word.clone(), |object| format!("{word} {object}")))
     })
+}
+
+/// The time that follows `-since`, Unix milliseconds.
+fn since(parser: &mut Parser) -> Result<i64, String> {
+    let text = text(parser, "since")?;
+    crate::base::clock::parse(&text)
+        .ok_or_else(|| format!("-since {text}: accepted is a time such as 2026-11-24T15:00:00Z"))
 }
 
 /// The name that follows a flag, unless another flag follows; then the current snapshot's name.
@@ -476,7 +508,7 @@ mod tests {
             (&["-node-id", "x"], "-node-id x: accepted is a number"),
             (
                 &["-cleanup", "-save-snapshot"],
-                "only one of -save-snapshot, -list-snapshots, -verify-snapshot, -restore-snapshot, -restore-at, -set-aside, -stream-format and -cleanup can be done at a time",
+                "only one of -save-snapshot, -list-snapshots, -verify-snapshot, -restore-snapshot, -restore-at, -set-aside, -conflicts, -conflict-restore, -stream-format and -cleanup can be done at a time",
             ),
             (&["-to", "x"], "-restore-snapshot NAME or -restore-at WHEN, and -to FILE belong together"),
             (

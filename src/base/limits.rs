@@ -65,6 +65,10 @@ pub const ASIDE_EVENTS: i64 = 100_000;
 pub const ASIDE_BYTES: i64 = 32 << 20;
 /// Time between two looks whether somebody has changed a stream's form.
 pub const FORMAT_LOOK: Duration = Duration::from_secs(30);
+/// Lost writes of others that are kept; beyond that the oldest ones go.
+pub const CONFLICTS: i64 = 10_000;
+/// Bytes of them.
+pub const CONFLICT_BYTES: i64 = 16 << 20;
 /// Missing columns that are kept of an event: compressed, thousands of long names are a few kilobytes.
 pub const ASIDE_COLUMNS: usize = 50;
 /// Time between two looks whether what is set aside can be tried again.

@@ -1,6 +1,6 @@
 //! `-set-aside`: what the database could not use, or not yet.
 
-use super::shown::{age, columns};
+use super::shown::{age, columns, printable, value_json};
 use super::{Show, escaped};
 use crate::base::error::{Context, Error, Kind};
 use crate::base::{clock, files};
@@ -8,7 +8,6 @@ use crate::config::Config;
 use crate::db::{self, Held, Which};
 use crate::model::event::Event;
 use crate::model::payload::Codec;
-use crate::model::value::Value;
 use serde_json::json;
 use std::time::{Duration, Instant};
 
@@ -24,6 +23,23 @@ pub enum Verb {
     Retry(Which),
     /// Drop events for good.
     Drop(Which),
+}
+
+impl Verb {
+    pub const ACCEPTED: &'static str = "accepted is list, show ID, retry ID, retry all, drop ID or drop all";
+
+    /// Reads the words after the flag.
+    pub fn parse(word: &str, number: Option<&str>) -> Option<Verb> {
+        let id = number.and_then(|number| number.parse().ok());
+        let which = if number == Some("all") { Some(Which::All) } else { id.map(Which::One) };
+        match (word, id, which) {
+            ("list", None, None) if number.is_none() => Some(Verb::List),
+            ("show", Some(id), _) => Some(Verb::Show(id)),
+            ("retry", _, Some(which)) => Some(Verb::Retry(which)),
+            ("drop", _, Some(which)) => Some(Verb::Drop(which)),
+            _ => None,
+        }
+    }
 }
 
 /// How long a running daemon has to try events again before the command ends without knowing what came of it.
@@ -137,19 +153,6 @@ fn describe(held: &Held) -> serde_json::Value {
     })
 }
 
-/// Bytes that are no text become `{"hex": "..."}`.
-fn value_json(value: &Value) -> serde_json::Value {
-    let hex = |bytes: &[u8]| json!({ "hex": data_encoding::HEXLOWER.encode(bytes) });
-    match value {
-        Value::Null => serde_json::Value::Null,
-        Value::Integer(number) => json!(number),
-        Value::Real(real) if real.is_finite() => json!(real),
-        Value::Real(real) => json!(real.to_string()),
-        Value::Text(bytes) => std::str::from_utf8(bytes).map_or_else(|_| hex(bytes), |text| json!(text)),
-        Value::Blob(bytes) => hex(bytes),
-    }
-}
-
 fn table(held: &[Held]) -> String {
     if held.is_empty() {
         return "nothing is set aside".to_owned();
@@ -170,14 +173,6 @@ fn table(held: &[Held]) -> String {
         ]
     }));
     columns(&rows)
-}
-
-/// Names come from whoever publishes: a terminal must not obey them.
-fn printable(text: &str) -> String {
-    text.chars()
-        .take(200)
-        .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
-        .collect()
 }
 
 fn whole(held: &Held) -> String {

@@ -2,12 +2,17 @@
 
 mod aside;
 mod cleanup;
+mod conflicts;
 mod format;
 mod shown;
 mod snapshots;
 
-pub use aside::{Verb, set_aside};
+pub use aside::{Verb as AsideVerb, set_aside};
 pub use cleanup::cleanup;
+pub use conflicts::{
+    Filter as ConflictFilter, Verb as ConflictVerb, conflicts, parse_which as which_conflicts,
+    restore as restore_conflicts,
+};
 pub use format::stream_format;
 pub use snapshots::{list, restore, restore_at, save, verify};
 

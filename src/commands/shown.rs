@@ -1,6 +1,7 @@
 //! Snapshots as people and programs read them: a table, JSON, ages and sizes.
 
 use crate::base::clock;
+use crate::model::value as model;
 use crate::snapshot::show_positions;
 use crate::storage::{Label, Store, Stored};
 use serde_json::{Value, json};
@@ -52,6 +53,29 @@ pub fn table(store: &Store, found: &[Stored], proven: impl Fn(&Stored) -> Option
     }));
     let refused = found.iter().filter_map(|stored| Some(format!("{}: {}", stored.name, stored.refused()?)));
     std::iter::once(columns(&rows)).chain(refused).collect::<Vec<_>>().join("\n")
+}
+
+/// Bytes that are no text become `{"hex": "..."}`.
+pub fn value_json(value: &model::Value) -> Value {
+    let hex = |bytes: &[u8]| json!({ "hex": data_encoding::HEXLOWER.encode(bytes) });
+    match value {
+        model::Value::Null => Value::Null,
+        model::Value::Integer(number) => json!(number),
+        model::Value::Real(real) if real.is_finite() => json!(real),
+        model::Value::Real(real) => json!(real.to_string()),
+        model::Value::Text(bytes) => {
+            std::str::from_utf8(bytes).map_or_else(|_| hex(bytes), |text| json!(text))
+        }
+        model::Value::Blob(bytes) => hex(bytes),
+    }
+}
+
+/// Names come from whoever publishes: a terminal must not obey them.
+pub fn printable(text: &str) -> String {
+    text.chars()
+        .take(200)
+        .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
+        .collect()
 }
 
 /// Texts in columns as wide as their widest text.

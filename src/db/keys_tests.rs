@@ -255,6 +255,7 @@ impl Node {
                     stream: 0,
                     seq: at as u64 + 1,
                     origin: stream[at].0,
+                    time_ms: 0,
                     payload: stream[at].1.clone(),
                     ends: Some(Ends::at(at as u64 + 1)),
                 })

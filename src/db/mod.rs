@@ -22,7 +22,11 @@ mod writable;
 pub use apply::aside::{
     Held, OfTable, SetAside, State as AsideState, Which, discard, list as list_aside, try_again,
 };
-pub use apply::{Applier, Ends, Incoming, queued};
+pub use apply::conflicts::{
+    Conflict, Kept as KeptConflicts, Kind as ConflictKind, Which as WhichConflicts,
+    discard as discard_conflicts, list as list_conflicts,
+};
+pub use apply::{Applier, Ends, Incoming, Restored, queued};
 pub use capture::{Capture, ChangeLog, install_capture, watch};
 pub use error::Error;
 pub use look::{Mark, Seen, holds_tables, is_known, look, mark};

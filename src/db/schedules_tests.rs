@@ -140,7 +140,7 @@ impl Peer {
             let (seq, part) = (self.at as u64, message.part);
             let (origin, payload) = (Origin::parse_message_id(&message.id), message.payload.clone());
             let publisher = origin.map(|(origin, _)| origin);
-            let message = Incoming { stream: 0, seq, origin, payload, ends: None };
+            let message = Incoming { stream: 0, seq, origin, time_ms: 0, payload, ends: None };
             self.ready.extend(self.gate.pass(Arrival {
                 message,
                 seq,

@@ -1,7 +1,7 @@
 //! The board: what the workers show to the operator. Nobody decides anything by it.
 
 use crate::base::clock;
-use crate::db::SetAside;
+use crate::db::{KeptConflicts, SetAside};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,6 +21,8 @@ pub struct Board {
     disagreement: Mutex<String>,
     snapshot: Mutex<SnapshotState>,
     aside: Mutex<SetAside>,
+    conflicts: Mutex<KeptConflicts>,
+    lost: AtomicU64,
 }
 
 /// Events, and when the last of them was counted.
@@ -77,6 +79,8 @@ impl Default for Board {
             disagreement: Mutex::default(),
             snapshot: Mutex::default(),
             aside: Mutex::default(),
+            conflicts: Mutex::default(),
+            lost: AtomicU64::new(0),
         }
     }
 }
@@ -90,6 +94,26 @@ impl Board {
     /// What is set aside.
     pub fn aside(&self) -> SetAside {
         lock(&self.aside).clone()
+    }
+
+    /// Shows how many conflicts are kept.
+    pub fn set_conflicts(&self, kept: KeptConflicts) {
+        *lock(&self.conflicts) = kept;
+    }
+
+    /// Conflicts that are kept, by kind.
+    pub fn conflicts(&self) -> KeptConflicts {
+        lock(&self.conflicts).clone()
+    }
+
+    /// Writes of others lost to ours.
+    pub fn count_lost(&self, writes: usize) {
+        self.lost.fetch_add(writes as u64, Relaxed);
+    }
+
+    /// Writes of others that lost to ours since the start.
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Relaxed)
     }
 
     /// Events were published and acknowledged.

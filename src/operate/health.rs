@@ -101,6 +101,11 @@ fn set_aside(aside: &SetAside) -> Vec<String> {
     lines
 }
 
+/// Conflicts that are kept, by kind.
+fn conflicts(board: &Board) -> serde_json::Map<String, serde_json::Value> {
+    board.conflicts().into_iter().map(|(kind, count)| (kind.word().to_owned(), count.into())).collect()
+}
+
 /// Whether the node works, and the answer's body: one line of JSON.
 fn report(config: &Config, connected: bool, board: &Board, whole: &Whole) -> Report {
     let problems = problems(connected, board, whole);
@@ -125,6 +130,7 @@ fn report(config: &Config, connected: bool, board: &Board, whole: &Whole) -> Rep
         "last_published_event_timestamp": time(published),
         "version": env!("CARGO_PKG_VERSION"),
         "problems": problems,
+        "conflicts": conflicts(board),
         "snapshot_leader": board.is_leader(),
         "last_snapshot_timestamp": time(snapshot.stored_ms),
         "last_proven_restore_timestamp": time(snapshot.proven_ms),

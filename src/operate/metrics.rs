@@ -5,7 +5,7 @@ use super::responder::{self, Reply};
 use super::{Board, Signals, View};
 use crate::base::{error::Error, stop::Stop, worker::Workers};
 use crate::config::Config;
-use crate::db::OfTable;
+use crate::db::{ConflictKind, OfTable};
 use std::fmt::Write;
 
 /// Starts the thread that answers, if it is wanted. Every path gets the same answer.
@@ -73,6 +73,14 @@ fn text(config: &Config, connected: bool, board: &Board, signals: &Signals) -> S
         (",state=\"refused\"".to_owned(), number(aside.lost_refused)),
     ];
     put("set_aside_dropped", counter, "Events that were dropped because too many were set aside.", &lost);
+    let kept = board.conflicts();
+    let of_kind = |kind: ConflictKind| {
+        let count = kept.iter().find(|(known, _)| *known == kind).map_or(0, |(_, count)| *count);
+        (format!(",kind=\"{}\"", kind.word()), number(count))
+    };
+    let kept = ConflictKind::ALL.map(of_kind);
+    put("conflicts", gauge, "Writes of other nodes that lost to ours and are kept, by kind.", &kept);
+    put("conflicts_found", counter, "Writes of other nodes that lost to ours.", &count(board.lost()));
     put("snapshot_leader", gauge, "1: makes the snapshots.", &flag(board.is_leader()));
     put(
         "snapshot_stored_timestamp_seconds",

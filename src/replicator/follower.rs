@@ -1,6 +1,6 @@
 //! The follower: from the streams into the database, in order, from its own checkpoint, whatever happens to the broker.
 
-use super::pacing::{MapFile, Tries, Yielding};
+use super::pacing::{LostWrites, MapFile, Tries, Yielding};
 use super::setup::Setup;
 use super::waiting::Waiting;
 use crate::base::error::{Context, Error, Kind};
@@ -38,6 +38,7 @@ pub struct Follower {
     go_nodes_seen: bool,
     looked_aside: Instant,
     looked_unwritten: Instant,
+    lost_writes: LostWrites,
     looked_at_formats: Instant,
     /// Waiting events that were dropped for want of room: rows that this database lacks.
     lost: u64,
@@ -102,6 +103,7 @@ impl Follower {
             go_nodes_seen: false,
             looked_aside: now,
             looked_unwritten: now,
+            lost_writes: LostWrites::new(now),
             looked_at_formats: now,
             lost: 0,
             looked_beyond: false,
@@ -195,7 +197,7 @@ impl Follower {
         self.warn_of_go_nodes(&item);
         let Item { seq, origin, payload, part, time_ms, .. } = item;
         self.setup.signals.flow.came(at, seq, payload.len());
-        let incoming = Incoming { stream: at, seq, origin, payload, ends: None };
+        let incoming = Incoming { stream: at, seq, origin, time_ms, payload, ends: None };
         // Before the node has caught up, it waits for its own events as well as for others'.
         let urgent = !self.started || !self.setup.database.is_own(&incoming);
         if let Some(ends) = self.waiting.push(incoming, (part, time_ms), urgent, Instant::now()) {
@@ -271,6 +273,7 @@ impl Follower {
             self.has_applied(at, ends);
         }
         self.setup.board.count_consumed(applied.changes, applied.rows);
+        self.setup.board.count_lost(applied.lost);
         self.map_file.is_stale();
         // Entries that we made, or progress that the publisher waits for.
         self.wake_publisher();
@@ -299,6 +302,12 @@ impl Follower {
             // Applying meets the same, and says it.
             Err(error) => log::debug!("what is set aside: {error}"),
         }
+        match self.setup.database.kept_conflicts() {
+            Ok(Some(kept)) => self.setup.board.set_conflicts(kept),
+            Ok(None) => {}
+            Err(error) => log::debug!("conflicts: {error}"),
+        }
+        self.lost_writes.tell(self.setup.board.lost(), now);
     }
 
     /// Log entries of rows that were not written, after all, are settled with the next batch, and without one now and then.

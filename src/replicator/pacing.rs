@@ -110,6 +110,30 @@ impl MapFile {
     }
 }
 
+/// Tells how many writes of others have lost, a line a minute at most.
+pub struct LostWrites {
+    told: u64,
+    not_before: Instant,
+}
+
+impl LostWrites {
+    pub fn new(now: Instant) -> LostWrites {
+        LostWrites { told: 0, not_before: now }
+    }
+
+    /// `lost`: all since the start.
+    pub fn tell(&mut self, lost: u64, now: Instant) {
+        if lost == self.told || now < self.not_before {
+            return;
+        }
+        let new = lost - self.told;
+        (self.told, self.not_before) = (lost, now + Duration::from_secs(60));
+        log::warn!(
+            "{new} writes of other nodes lost to later ones of this node; -conflicts shows them, -conflict-restore brings them back"
+        );
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -172,7 +172,7 @@ mod tests {
     use crate::model::origin::Origin;
 
     fn event(stream: usize, seq: u64, bytes: usize) -> Incoming {
-        Incoming { stream, seq, origin: None, payload: vec![0; bytes], ends: None }
+        Incoming { stream, seq, origin: None, time_ms: 0, payload: vec![0; bytes], ends: None }
     }
 
     fn waiting(messages: u64) -> (Waiting, Instant) {

@@ -219,7 +219,7 @@ impl Replaying<'_> {
         if treatment != Treatment::End {
             let Item { seq, origin, payload, part, time_ms, .. } = item;
             let (bytes, publisher) = (payload.len(), origin.map(|(origin, _)| origin));
-            let message = Incoming { stream: self.number, seq, origin, payload, ends: None };
+            let message = Incoming { stream: self.number, seq, origin, time_ms, payload, ends: None };
             self.batch.extend(self.gate.pass(Arrival {
                 message,
                 seq,

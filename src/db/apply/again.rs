@@ -3,7 +3,9 @@
 use crate::base::limits;
 use crate::db::apply::applier::{Applier, Outcome, no_event, refused};
 use crate::db::apply::aside::{self, Cause, Held, SetAside, State};
+use crate::db::apply::conflicts;
 use crate::db::apply::rows::{self, Failure};
+use crate::db::apply::session::Place;
 use crate::db::apply::subject::{Source, Subject};
 use crate::db::error::Error;
 use crate::model::event::{Event, Malformed};
@@ -32,6 +34,16 @@ impl Applier {
             self.tried = Some(0);
         }
         Ok(())
+    }
+
+    /// How many conflicts are kept of each kind, if that may have changed since the last call.
+    pub fn kept_conflicts(&mut self) -> Result<Option<conflicts::Kept>, Error> {
+        let session = &mut self.session;
+        session.conflicts.look(&session.connection)?;
+        if !session.conflicts.take_news() {
+            return Ok(None);
+        }
+        conflicts::kept(&session.connection).map(Some)
     }
 
     /// What is set aside, if that may have changed since the last call.
@@ -132,7 +144,15 @@ impl Applier {
                 return self.write_missing(held, &subject);
             }
         }
-        self.fold(event, source)
+        self.session.place = self
+            .session
+            .streams
+            .iter()
+            .position(|name| *name == held.stream)
+            .map(|stream| Place { stream, seq: held.seq.unsigned_abs(), time_ms: held.since_ms });
+        let outcome = self.fold(event, source);
+        self.session.place = None;
+        outcome
     }
 
     /// Only the columns that were missing here are written, and only if the row is still there: the others, and whether it is there,

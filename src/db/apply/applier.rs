@@ -4,8 +4,9 @@ use crate::base::limits;
 use crate::db::apply::aside::Cause;
 use crate::db::apply::carry::{carry_out, delete};
 use crate::db::apply::facts::{Gathered, Look, gather};
+use crate::db::apply::lost;
 use crate::db::apply::rows::Failure;
-use crate::db::apply::session::{Applied, Session};
+use crate::db::apply::session::{Applied, Place, Session};
 use crate::db::apply::subject::{Source, Subject};
 use crate::db::{capture::ChangeLog, error::Error, state, table::Table};
 use crate::model::event::{Event, Malformed};
@@ -26,6 +27,8 @@ pub struct Incoming {
     pub seq: u64,
     /// The publisher's name and the event's change-log id there; `None` for an event of the Go program.
     pub origin: Option<(Origin, i64)>,
+    /// When the stream stored it, Unix milliseconds.
+    pub time_ms: i64,
     /// The message's body.
     pub payload: Vec<u8>,
     /// A change set ends with it. `None`: more of the set follows, and belongs into the same transaction.
@@ -298,7 +301,11 @@ impl Applier {
     ) -> Result<Option<Cause>, Error> {
         let source = self.session.source(incoming.stream, origin)?;
         let passed = source.order.is_some_and(Order::is_passed);
-        let outcome = self.fold(event, source)?;
+        let Incoming { stream, seq, time_ms, .. } = *incoming;
+        self.session.place = Some(Place { stream, seq, time_ms });
+        let outcome = self.fold(event, source);
+        self.session.place = None;
+        let outcome = outcome?;
         let folded = match &outcome {
             Outcome::Done { folded } => *folded,
             Outcome::Aside(_) => !passed,
@@ -396,6 +403,8 @@ impl Applier {
                 return Ok(Err(cause));
             }
         }
+        let node = self.session.node();
+        lost::note(&mut self.session, subject, &plan, node)?;
         carry_out(&mut self.session, subject, &gathered, &plan)?;
         tell(subject, plan.reason);
         Ok(Ok(plan.fold))

@@ -70,6 +70,7 @@ fn incoming(seq: u64, event: &Event) -> Incoming {
         stream: 0,
         seq,
         origin: Some((OTHER, event.id)),
+        time_ms: 0,
         payload: event.encode(),
         ends: Some(Ends::at(seq)),
     }
@@ -386,7 +387,7 @@ fn set(seq: u64, events: &[Event], ends: Option<Ends>) -> Incoming {
     let mut codec = Codec::new(true).unwrap();
     let highest = events.iter().map(|event| event.id).max().unwrap();
     let payload = codec.pack_set(events).unwrap();
-    Incoming { stream: 0, seq, origin: Some((OTHER, highest)), payload, ends }
+    Incoming { stream: 0, seq, origin: Some((OTHER, highest)), time_ms: 0, payload, ends }
 }
 
 #[test]

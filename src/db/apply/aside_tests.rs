@@ -39,6 +39,7 @@ impl Peer {
             stream: 0,
             seq: self.seq,
             origin: Some((origin, event.id)),
+            time_ms: 0,
             payload: event.encode(),
             ends: Some(Ends::at(self.seq)),
         };
@@ -209,8 +210,14 @@ fn names_that_no_migration_can_bring_do_not_wait() {
 #[test]
 fn bytes_that_are_no_event_are_kept() {
     let mut peer = Peer::new("garbage", "CREATE TABLE t(k INTEGER PRIMARY KEY, v)");
-    let garbage =
-        Incoming { stream: 0, seq: 1, origin: None, payload: b"garbage".to_vec(), ends: Some(Ends::at(1)) };
+    let garbage = Incoming {
+        stream: 0,
+        seq: 1,
+        origin: None,
+        time_ms: 0,
+        payload: b"garbage".to_vec(),
+        ends: Some(Ends::at(1)),
+    };
     peer.applier.apply(&[garbage]).unwrap();
     let held = peer.held().remove(0);
     assert_eq!(
@@ -433,6 +440,7 @@ fn origins_that_somebody_invents_are_forgotten_again() {
                 stream: 0,
                 seq: 1 + n * 2_000,
                 origin: Some((origin, 1)),
+                time_ms: 0,
                 payload: event.encode(),
                 ends: Some(Ends::at(1 + n * 2_000)),
             }

@@ -214,7 +214,14 @@ impl Run<'_> {
         let id = self.seq.cast_signed();
         let event = Event { node: 9, id, kind, table: "t".into(), row, schema_hash: None };
         let origin = Some((Origin { node: 9, incarnation: 1 }, id));
-        Incoming { stream: 0, seq: self.seq, origin, payload: event.encode(), ends: Some(Ends::at(self.seq)) }
+        Incoming {
+            stream: 0,
+            seq: self.seq,
+            origin,
+            time_ms: 0,
+            payload: event.encode(),
+            ends: Some(Ends::at(self.seq)),
+        }
     }
 
     fn app(&mut self, sql: &str) {

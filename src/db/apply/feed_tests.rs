@@ -46,6 +46,7 @@ impl Peer {
             stream: 0,
             seq: self.seq,
             origin,
+            time_ms: 0,
             payload: event.encode(),
             ends: Some(Ends::at(self.seq)),
         };

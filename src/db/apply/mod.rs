@@ -8,10 +8,12 @@ pub mod aside;
 mod carry;
 mod checkpoint;
 mod collisions;
+pub mod conflicts;
 mod facts;
 pub mod feed;
 mod feed_queue;
 mod feed_sql;
+mod lost;
 mod marks;
 mod mirrored;
 mod renewal;
@@ -24,6 +26,7 @@ mod trigger;
 
 pub use applier::{Applier, Ends, Incoming};
 pub use feed::queued;
+pub use lost::Restored;
 pub use rows::is_there;
 #[cfg(test)]
 pub use session::ensure_state;

@@ -3,6 +3,7 @@
 
 use crate::base::limits;
 use crate::db::apply::aside::{self, Aside};
+use crate::db::apply::conflicts::{self, Conflicts};
 use crate::db::apply::{checkpoint::Checkpointer, collisions, feed::Feeds, marks::Marks};
 use crate::db::apply::{mirrored::Mirrored, renewal::Renewal, savepoint, subject::Source, touched::Touched};
 use crate::db::capture::log_table;
@@ -28,6 +29,8 @@ pub struct Applied {
     pub rows: usize,
     /// Log entries that were settled.
     pub settled: usize,
+    /// Writes of others that lost to ours.
+    pub lost: usize,
     /// Log entries that were made. The publisher has them to publish.
     pub touched: usize,
     /// The application has written since the last one.
@@ -47,17 +50,28 @@ pub fn ensure_state_of(connection: &mut Connection) -> Result<(), Error> {
     if ours::has_table(connection, state::TABLE)?
         && state::has_incarnation(connection)?
         && aside::is_up_to_date(connection)?
+        && conflicts::is_up_to_date(connection)?
     {
         return Ok(());
     }
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     state::create(&transaction)?;
     aside::create(&transaction)?;
+    conflicts::create(&transaction)?;
     if !state::has_incarnation(&transaction)? {
         state::new_incarnation(&transaction)?;
     }
     transaction.commit()?;
     Ok(())
+}
+
+/// Where the event stands that is folded.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    pub stream: usize,
+    pub seq: u64,
+    /// When the stream stored it, Unix milliseconds.
+    pub time_ms: i64,
 }
 
 pub struct Session {
@@ -76,6 +90,9 @@ pub struct Session {
     origin: Option<Origin>,
     marks: Marks,
     pub aside: Aside,
+    pub conflicts: Conflicts,
+    /// `None` for an image that comes out of no stream: nothing loses to it.
+    pub place: Option<Place>,
     renewal: Renewal,
     /// Tables that cannot be replicated are named in warnings: nobody else who reads the schema does.
     pub tells_refused: bool,
@@ -100,6 +117,8 @@ impl Session {
         connection.execute_batch("PRAGMA recursive_triggers=ON")?;
         let mut aside = Aside::default();
         aside.load(&connection)?;
+        let mut conflicts = Conflicts::default();
+        conflicts.load(&connection)?;
         Ok(Session {
             node,
             streams: streams.to_vec(),
@@ -110,6 +129,8 @@ impl Session {
             origin: None,
             marks: Marks::default(),
             aside,
+            conflicts,
+            place: None,
             renewal: Renewal::default(),
             tells_refused: false,
             begun: Instant::now(),
@@ -190,6 +211,7 @@ impl Session {
     /// Our tables hold something else than memory does: they are read again when they are needed.
     pub fn forget_cached_state(&mut self) -> Result<(), Error> {
         self.marks.forget();
+        self.conflicts.load(&self.connection)?;
         self.aside.load(&self.connection)
     }
 
@@ -272,6 +294,10 @@ impl Session {
     /// Whether this database publishes under a name.
     pub fn is_ours(&self, origin: Origin) -> bool {
         self.origin == Some(origin)
+    }
+
+    pub fn node(&self) -> u64 {
+        self.node
     }
 
     pub fn origin(&self) -> Result<Origin, Error> {

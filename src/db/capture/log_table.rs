@@ -23,6 +23,7 @@ const WIDTH: &str = "SELECT count(*) - 2 FROM pragma_table_info('__harmonylite__
 const EMPTY: &str = "UPDATE __harmonylite__log SET t = 0, k1 = NULL WHERE id = ?1";
 const REMOVE: &str = "DELETE FROM __harmonylite__log WHERE id BETWEEN ?1 AND ?2";
 const REMOVE_EMPTIED: &str = "DELETE FROM __harmonylite__log WHERE id = ?1 AND t = 0";
+const NUMBER: &str = "SELECT t FROM __harmonylite__log WHERE id = ?1";
 const ANY_AFTER: &str = "SELECT 1 FROM __harmonylite__log WHERE id > ?1 LIMIT 1";
 const NEXT_AFTER: &str = "SELECT min(id) FROM __harmonylite__log WHERE id > ?1";
 /// A row that may have been replaced does not count: it shares its statement with one that was written.
@@ -127,6 +128,12 @@ pub fn insert(width: usize) -> String {
 /// A query for entries: id, number (see [`Touch::of`]), key values. Parameters: the id after which they begin, and their number at most.
 pub fn entries(width: usize) -> String {
     format!("SELECT id, t{} FROM {NAME} WHERE id > ?1 ORDER BY id LIMIT ?2", key_columns(width))
+}
+
+/// What an entry says about its row.
+pub fn touch_of(connection: &Connection, id: i64) -> Result<Touch, Error> {
+    let number = connection.prepare_cached(NUMBER)?.query_row([id], |row| row.get(0)).optional()?;
+    Ok(Touch::of(number.unwrap_or(0)).1)
 }
 
 /// Settles the newest entry, which stays.

@@ -1,6 +1,7 @@
 //! Nodes that run: rows of every kind in both directions, kills and outages, the Go program's formats, the command line.
 
 mod cli;
+mod conflicts;
 mod crash;
 mod floods;
 mod forged;

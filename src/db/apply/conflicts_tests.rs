@@ -1,0 +1,347 @@
+//! Lost writes: which are kept, how many, and how they come back. Several nodes with real databases fold one stream.
+
+use super::*;
+use crate::db::apply::{Applier, Ends, Incoming, Restored};
+use crate::db::capture::ChangeLog;
+use crate::db::scratch::Scratch;
+use crate::model::event::Event;
+use crate::model::origin::Origin;
+use crate::model::value::Value;
+
+struct Node {
+    id: u64,
+    scratch: Scratch,
+    log: ChangeLog,
+    applier: Applier,
+    read: usize,
+}
+
+type Stream = Vec<(Origin, i64, Event)>;
+
+impl Node {
+    fn new(name: &str, id: u64, sql: &str) -> Node {
+        let scratch = Scratch::new(&format!("{name}-{id}"), sql);
+        let log = ChangeLog::open(&scratch.path, id).unwrap().0;
+        let applier = Applier::open(&scratch.path, id, &["s-1".to_owned()]).unwrap();
+        Node { id, scratch, log, applier, read: 0 }
+    }
+
+    fn write(&self, sql: &str) {
+        self.scratch.app.execute_batch(sql).unwrap();
+    }
+
+    fn publish(&mut self, stream: &mut Stream) {
+        let origin = self.log.origin().unwrap();
+        for change in self.log.read(1_000).unwrap().changes {
+            stream.push((origin, change.event.id, change.event));
+        }
+    }
+
+    fn follow(&mut self, stream: &Stream) {
+        let batch: Vec<Incoming> = (1..)
+            .zip(stream)
+            .skip(self.read)
+            .map(|(seq, (origin, id, event))| Incoming {
+                stream: 0,
+                seq,
+                origin: Some((*origin, *id)),
+                time_ms: 1_000 * i64::try_from(seq).unwrap(),
+                payload: event.encode(),
+                ends: Some(Ends::at(seq)),
+            })
+            .collect();
+        let mut rest = &batch[..];
+        while !rest.is_empty() {
+            let applied = self.applier.apply(rest).unwrap();
+            rest = &rest[applied.events..];
+        }
+        self.read = stream.len();
+    }
+
+    fn found(&self) -> Vec<(String, Kind, u64, u64)> {
+        let all = list(&self.scratch.path).unwrap();
+        all.into_iter().map(|c| (key(&c), c.kind, c.lost_by, c.won_by)).collect()
+    }
+
+    fn restore(&mut self, at: usize) -> Result<Restored, Error> {
+        let conflict = list(&self.scratch.path).unwrap().remove(at);
+        self.applier.bring_back(&conflict, &Event::decode(&conflict.payload).unwrap())
+    }
+
+    fn rows(&self) -> String {
+        let rows = self.scratch.value("SELECT group_concat(k || coalesce(u, '-') || coalesce(v, '-'), ' ') FROM (SELECT * FROM t ORDER BY k)");
+        rows.trim_matches('\'').to_owned()
+    }
+}
+
+fn key(conflict: &Conflict) -> String {
+    let event = Event::decode(&conflict.payload).unwrap();
+    let of_key = event.row.iter().filter(|(name, _)| conflict.key_columns.iter().any(|c| **c == **name));
+    of_key.map(|(_, value)| format!("{value:?}")).collect()
+}
+
+fn one(key: i64) -> String {
+    format!("{:?}", Value::Integer(key))
+}
+
+/// Both nodes write before they hear of each other; `a` publishes first.
+fn both(name: &str, before: &str, a: &str, b: &str) -> (Node, Node, Stream) {
+    let sql = "CREATE TABLE t(k INTEGER PRIMARY KEY AUTOINCREMENT, u UNIQUE, v)";
+    let (mut one, mut two, mut stream) = (Node::new(name, 1, sql), Node::new(name, 2, sql), vec![]);
+    one.write(before);
+    one.publish(&mut stream);
+    one.follow(&stream);
+    two.follow(&stream);
+    one.write(a);
+    two.write(b);
+    one.publish(&mut stream);
+    two.publish(&mut stream);
+    let settle = |one: &mut Node, two: &mut Node, stream: &mut Stream| {
+        for _ in 0..3 {
+            one.follow(stream);
+            two.follow(stream);
+            one.publish(stream);
+            two.publish(stream);
+        }
+    };
+    settle(&mut one, &mut two, &mut stream);
+    assert_eq!(one.rows(), two.rows(), "{name}");
+    (one, two, stream)
+}
+
+#[test]
+fn the_winner_alone_keeps_what_lost_to_it() {
+    let before = "INSERT INTO t VALUES(1, 'a', 0), (2, 'b', 0)";
+    for (name, a, b, expected) in [
+        (
+            "update",
+            "UPDATE t SET v = 1 WHERE k = 1",
+            "UPDATE t SET v = 2 WHERE k = 1",
+            vec![(one(1), Kind::Update, 1, 2)],
+        ),
+        (
+            "insert",
+            "INSERT INTO t VALUES(3, 'c', 1)",
+            "INSERT INTO t VALUES(3, 'd', 2)",
+            vec![(one(3), Kind::Insert, 1, 2)],
+        ),
+        (
+            "delete",
+            "DELETE FROM t WHERE k = 1",
+            "UPDATE t SET v = 2 WHERE k = 1",
+            vec![(one(1), Kind::Delete, 1, 2)],
+        ),
+        (
+            "deleted",
+            "UPDATE t SET v = 1 WHERE k = 1",
+            "DELETE FROM t WHERE k = 1",
+            vec![(one(1), Kind::Update, 1, 2)],
+        ),
+        (
+            "unique",
+            "INSERT INTO t VALUES(3, 'x', 1)",
+            "INSERT INTO t VALUES(4, 'x', 2)",
+            vec![(one(3), Kind::Unique, 1, 2)],
+        ),
+        ("equal", "UPDATE t SET v = 1 WHERE k = 1", "UPDATE t SET v = 1 WHERE k = 1", vec![]),
+        ("gone", "DELETE FROM t WHERE k = 1", "DELETE FROM t WHERE k = 1", vec![]),
+        ("others", "UPDATE t SET v = 1 WHERE k = 1", "UPDATE t SET v = 2 WHERE k = 2", vec![]),
+        ("ignored", "UPDATE t SET v = 1 WHERE k = 1", "INSERT OR IGNORE INTO t(u, v) VALUES('a', 2)", vec![]),
+    ] {
+        let (one, two, _) = both(&format!("lost-{name}"), before, a, b);
+        assert_eq!(two.found(), expected, "{name}");
+        assert_eq!(one.found(), [], "{name}");
+    }
+}
+
+#[test]
+fn several_writes_of_a_node_that_lose_to_one_are_one_loss() {
+    let (mut one, mut two, mut stream) = both("lost-several", "INSERT INTO t VALUES(1, 'a', 0)", "", "");
+    two.write("UPDATE t SET v = 'two'");
+    for v in 1..=3 {
+        one.write(&format!("UPDATE t SET v = {v}"));
+        one.publish(&mut stream);
+        one.follow(&stream);
+    }
+    two.follow(&stream);
+    let found = list(&two.scratch.path).unwrap();
+    assert_eq!(found.len(), 1);
+    let event = Event::decode(&found[0].payload).unwrap();
+    assert_eq!(event.row[2].1, Value::Integer(3), "the last of them");
+    assert_eq!((found[0].seq, found[0].time_ms, found[0].stream.as_str()), (4, 4_000, "s-1"));
+    assert_eq!(two.applier.session.conflicts.entries, 1);
+}
+
+#[test]
+fn a_lost_write_comes_back_as_a_write_of_the_winner() {
+    let before = "INSERT INTO t VALUES(1, 'a', 0)";
+    let (mut one, mut two, mut stream) =
+        both("back-update", before, "UPDATE t SET v = 1", "UPDATE t SET v = 2");
+    assert_eq!(two.rows(), "1a2");
+    assert_eq!(two.restore(0).unwrap(), Restored::AsItWas);
+    assert_eq!((two.rows().as_str(), two.found().len()), ("1a1", 0));
+    two.publish(&mut stream);
+    one.follow(&stream);
+    assert_eq!(one.rows(), "1a1");
+    assert_eq!(one.found(), []);
+
+    let (mut one, mut two, mut stream) = both("back-delete", before, "DELETE FROM t", "UPDATE t SET v = 2");
+    assert_eq!(two.restore(0).unwrap(), Restored::AsItWas);
+    two.publish(&mut stream);
+    one.follow(&stream);
+    assert_eq!(one.scratch.value("SELECT count(*) FROM t"), "0");
+}
+
+#[test]
+fn of_two_rows_under_one_key_the_lost_one_gets_a_key_of_its_own() {
+    let (mut one, mut two, mut stream) = both(
+        "back-insert",
+        "INSERT INTO t VALUES(1, 'a', 0)",
+        "INSERT INTO t VALUES(2, 'one', 1)",
+        "INSERT INTO t VALUES(2, 'two', 2)",
+    );
+    assert_eq!(two.restore(0).unwrap(), Restored::UnderKey(Value::Integer(3)));
+    two.publish(&mut stream);
+    one.follow(&stream);
+    assert_eq!(one.rows(), "1a0 2two2 3one1");
+    assert_eq!(one.rows(), two.rows());
+}
+
+#[test]
+fn a_row_whose_unique_value_is_taken_stays_on_the_list() {
+    let (_, mut two, _) = both(
+        "back-unique",
+        "INSERT INTO t VALUES(1, 'a', 0)",
+        "INSERT INTO t VALUES(2, 'x', 1)",
+        "INSERT INTO t VALUES(3, 'x', 2)",
+    );
+    let before = two.rows();
+    let error = two.restore(0).unwrap_err().to_string();
+    assert!(error.contains("UNIQUE"), "{error}");
+    assert_eq!((two.rows(), two.found().len()), (before, 1));
+    two.write("UPDATE t SET u = 'y' WHERE k = 3");
+    assert_eq!(two.restore(0).unwrap(), Restored::AsItWas);
+    assert_eq!(two.rows(), "1a0 2x1 3y2");
+    assert!(two.scratch.value("SELECT count(*) FROM __harmonylite__log WHERE t > 0") != "0");
+}
+
+#[test]
+fn the_oldest_go_when_there_is_no_room() {
+    let connection = Connection::open_in_memory().unwrap();
+    create(&connection).unwrap();
+    let mut conflicts = Conflicts::default();
+    let found = |won_id: i64, bytes: usize| Found {
+        table: "t",
+        key: b"k",
+        kind: Kind::Update,
+        lost_by: 1,
+        won_by: u64::MAX,
+        won_id,
+        stream: "s",
+        seq: 1,
+        time_ms: 0,
+        key_columns: vec!["k"],
+        payload: vec![0; bytes],
+    };
+    let large = usize::try_from(limits::CONFLICT_BYTES).unwrap() / 3;
+    for id in 1..=3 {
+        conflicts.put(&connection, &found(id, large)).unwrap();
+    }
+    let ids: Vec<i64> = read_all(&connection).unwrap().iter().map(|c| c.id).collect();
+    assert_eq!(ids, [2, 3]);
+    assert_eq!(read_all(&connection).unwrap()[0].won_by, u64::MAX);
+    let (entries, bytes) = (conflicts.entries, conflicts.bytes);
+    conflicts.load(&connection).unwrap();
+    assert_eq!((conflicts.entries, conflicts.bytes), (entries, bytes), "as counted anew");
+    assert_eq!(kept(&connection).unwrap(), [(Kind::Update, 2)]);
+    conflicts.put(&connection, &found(4, large * 4)).unwrap();
+    assert_eq!(conflicts.entries, 1, "one that is larger than all the room is kept alone");
+}
+
+/// Random writes of three nodes to few rows; a node reads some of the stream now and then. What each node had read of a row when it
+/// wrote it says which writes were concurrent: the list must hold exactly the last image of each loser against each winner.
+#[test]
+fn each_concurrent_pair_is_found_once_and_no_other() {
+    for seed in 0..40 {
+        let sql = "CREATE TABLE t(k INTEGER PRIMARY KEY AUTOINCREMENT, u UNIQUE, v); \
+                   INSERT INTO t VALUES(1, NULL, 0), (2, NULL, 0), (3, NULL, 0)";
+        let mut nodes: Vec<Node> = (1..=3).map(|id| Node::new(&format!("pairs-{seed}"), id, sql)).collect();
+        let mut random = seed * 7 + 1_u64;
+        let mut below = move |n: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) % n
+        };
+        let mut stream: Stream = vec![];
+        // Of each write: its node, row, value, and how far its node had read.
+        let mut writes: Vec<(usize, u64, u64, usize)> = vec![];
+        for value in 1..60 {
+            let at = usize::try_from(below(3)).unwrap();
+            let node = &mut nodes[at];
+            match below(3) {
+                0 => node.follow(&stream),
+                _ => {
+                    // One write to a row at a time, so that each write is an event.
+                    node.publish(&mut stream);
+                    let row = 1 + below(3);
+                    node.write(&format!("UPDATE t SET v = {value} WHERE k = {row}"));
+                    writes.push((at, row, value, node.read));
+                    node.publish(&mut stream);
+                }
+            }
+        }
+        for node in &mut nodes {
+            node.follow(&stream);
+        }
+        let at_of = |value: u64| {
+            let found =
+                stream.iter().position(|(_, _, event)| event.row[2].1 == Value::Integer(value.cast_signed()));
+            found.unwrap()
+        };
+        let mut lost: Vec<(usize, u64, u64)> = vec![];
+        for (winner, row, value, read) in &writes {
+            let at = at_of(*value);
+            for (loser, other_row, other, _) in &writes {
+                let other_at = at_of(*other);
+                if loser != winner && row == other_row && other_at < at && other_at >= *read {
+                    lost.push((*winner, *row, *other));
+                }
+            }
+        }
+        // A loser that lost to several writes of one node, and several writes of one loser, count once each time.
+        lost.sort_unstable();
+        lost.dedup();
+        let mut found: Vec<(usize, u64, u64)> = vec![];
+        for (at, node) in nodes.iter().enumerate() {
+            for conflict in list(&node.scratch.path).unwrap() {
+                let event = Event::decode(&conflict.payload).unwrap();
+                let value = |place: usize| match event.row[place].1 {
+                    Value::Integer(number) => number.cast_unsigned(),
+                    _ => 0,
+                };
+                found.push((at, value(0), value(2)));
+                assert_eq!(conflict.won_by, node.id);
+            }
+        }
+        found.sort_unstable();
+        for one in &found {
+            assert!(lost.contains(one), "seed {seed}: {one:?} did not lose: {writes:?}");
+        }
+        // Of those that lost to the same pending writes, the last one stands for all.
+        for one in &lost {
+            let newer = |(at, row, value): &&(usize, u64, u64)| {
+                *at == one.0
+                    && *row == one.1
+                    && writes.iter().any(|w| w.2 == *value && w.0 == loser(&writes, one.2))
+                    && *value >= one.2
+            };
+            assert!(found.iter().any(|f| newer(&f)), "seed {seed}: {one:?} is not found: {found:?}");
+        }
+        let mut once = found.clone();
+        once.dedup();
+        assert_eq!(once, found, "seed {seed}: each once");
+    }
+}
+
+fn loser(writes: &[(usize, u64, u64, usize)], value: u64) -> usize {
+    writes.iter().find(|write| write.2 == value).unwrap().0
+}
