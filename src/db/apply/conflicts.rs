@@ -1,6 +1,7 @@
 //! Writes of other nodes that lost to ours. Two nodes wrote one row, and neither had the other's write: the later one in the stream
 //! wins on every node. The node that wrote the winner is the only one that sees both, for its change log still holds its own
-//! write when the other one arrives; so each such pair is kept on exactly one node. The list is not part of snapshots.
+//! write when the other one arrives. What it keeps is what its write overwrites: the last of several writes that come before it. So
+//! each lost write is kept on exactly one node. The list is not part of snapshots.
 
 use crate::base::limits;
 use crate::db::{error::Error, open, ours};
@@ -11,7 +12,7 @@ const TABLE: &str = "__harmonylite__conflict";
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS __harmonylite__conflict(id INTEGER PRIMARY KEY AUTOINCREMENT, tbl TEXT NOT NULL, \
      key BLOB NOT NULL, kind INTEGER NOT NULL, lost_by INTEGER NOT NULL, won_by INTEGER NOT NULL, won_id INTEGER NOT NULL, \
      stream TEXT NOT NULL, seq INTEGER NOT NULL, time INTEGER NOT NULL, columns TEXT NOT NULL, payload BLOB NOT NULL, \
-     UNIQUE(tbl, key, lost_by, won_id))";
+     UNIQUE(tbl, key, won_id))";
 /// Bytes that an entry takes of the room.
 macro_rules! bytes {
     () => {
@@ -22,7 +23,7 @@ const COLUMNS: &str = "id, tbl, kind, lost_by, won_by, stream, seq, time, column
 const PUT: &str = "INSERT INTO __harmonylite__conflict(tbl, key, kind, lost_by, won_by, won_id, stream, seq, time, columns, \
      payload) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
 const OVERWRITTEN: &str = concat!(
-    "DELETE FROM __harmonylite__conflict WHERE tbl = ?1 AND key = ?2 AND lost_by = ?3 AND won_id = ?4 RETURNING ",
+    "DELETE FROM __harmonylite__conflict WHERE tbl = ?1 AND key = ?2 AND won_id = ?3 RETURNING ",
     bytes!()
 );
 const SIZE: &str = concat!("SELECT count(*), coalesce(sum(", bytes!(), "), 0) FROM __harmonylite__conflict");
@@ -225,17 +226,27 @@ impl Conflicts {
         std::mem::take(&mut self.news)
     }
 
-    /// Keeps one. When there is no room, the oldest go. What a node wrote over its own lost write is what was lost.
+    /// What a write of ours would have overwritten has been overwritten by somebody else: if that was a conflict, it is theirs.
+    pub fn forget(&mut self, connection: &Connection, row: (&str, &[u8]), won_id: i64) -> Result<(), Error> {
+        if self.entries == 0 {
+            return Ok(());
+        }
+        let of_write = params![row.0, row.1, won_id];
+        let gone = connection.prepare_cached(OVERWRITTEN)?.query_row(of_write, |row| row.get::<_, i64>(0));
+        if let Some(bytes) = gone.optional()? {
+            self.entries -= 1;
+            self.bytes -= bytes;
+            self.news = true;
+        }
+        Ok(())
+    }
+
+    /// Keeps one. When there is no room, the oldest go.
     pub fn put(&mut self, connection: &Connection, found: &Found<'_>) -> Result<(), Error> {
         let columns = serde_json::to_string(&found.key_columns).unwrap_or_default();
         let bytes = found.payload.len() + found.key.len() + columns.len() + found.table.len();
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-        let lost = params![found.table, found.key, found.lost_by.cast_signed(), found.won_id];
-        let overwritten = connection.prepare_cached(OVERWRITTEN)?.query_row(lost, |row| row.get::<_, i64>(0));
-        if let Some(bytes) = overwritten.optional()? {
-            self.entries -= 1;
-            self.bytes -= bytes;
-        }
+        self.forget(connection, (found.table, found.key), found.won_id)?;
         self.make_room(connection, bytes)?;
         connection.prepare_cached(PUT)?.execute(params![
             found.table,

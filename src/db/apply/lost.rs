@@ -41,17 +41,19 @@ pub fn note(session: &mut Session, subject: &Subject<'_>, plan: &Plan, node: u64
             _ => Kind::Update,
         },
     };
-    if kind != Kind::Unique && is_here(session, subject)? {
-        return Ok(());
-    }
     let table = subject.table.clone();
+    let won_id = first.unwrap_or(0);
+    if kind != Kind::Unique && is_here(session, subject)? {
+        let row = (&*table.name, &*subject.key);
+        return session.conflicts.forget(&session.connection, row, won_id);
+    }
     let found = Found {
         table: &table.name,
         key: &subject.key,
         kind,
         lost_by: subject.event.node,
         won_by: node,
-        won_id: first.unwrap_or(0),
+        won_id,
         stream: &session.streams[place.stream],
         seq: place.seq,
         time_ms: place.time_ms,

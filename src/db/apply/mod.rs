@@ -30,4 +30,4 @@ pub use lost::Restored;
 pub use rows::is_there;
 #[cfg(test)]
 pub use session::ensure_state;
-pub use session::{Applied, ensure_state_of};
+pub use session::{Applied, create_tables, ensure_state_of};

@@ -55,14 +55,19 @@ pub fn ensure_state_of(connection: &mut Connection) -> Result<(), Error> {
         return Ok(());
     }
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    state::create(&transaction)?;
-    aside::create(&transaction)?;
-    conflicts::create(&transaction)?;
+    create_tables(&transaction)?;
     if !state::has_incarnation(&transaction)? {
         state::new_incarnation(&transaction)?;
     }
     transaction.commit()?;
     Ok(())
+}
+
+/// Creates the tables that every node needs, where they are not there.
+pub fn create_tables(connection: &Connection) -> Result<(), Error> {
+    state::create(connection)?;
+    aside::create(connection)?;
+    conflicts::create(connection)
 }
 
 /// Where the event stands that is folded.

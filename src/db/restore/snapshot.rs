@@ -3,7 +3,7 @@
 
 use crate::base::temporary::Temporary;
 use crate::base::{clock, digest, files, limits};
-use crate::db::apply::{aside, feed};
+use crate::db::apply::{aside, create_tables, feed};
 use crate::db::capture::log_table;
 use crate::db::restore::check::{Look, check};
 use crate::db::restore::copy::{Copied, copy, rollback_mode};
@@ -207,8 +207,7 @@ pub fn make_ready(path: &Path) -> Result<Ready, Error> {
         name != state::TABLE && !aside::TABLES.contains(&name) && !feed::belongs_to(name, &queues)
     })?;
     let known = state::exists(&connection)?;
-    state::create(&connection)?;
-    aside::create(&connection)?;
+    create_tables(&connection)?;
     if let Some(stamped) = state::meta(&connection, state::SCHEMA_HASH)?
         && stamped != schema
     {
