@@ -98,7 +98,8 @@
 //! # Our tables
 //!
 //! `__harmonylite__log(id INTEGER PRIMARY KEY, t, k1, k2, ...)` is the change log: the table's number and the key of each row
-//! that was touched (t = 0: a settled entry that keeps its id from being used again). `__harmonylite__table(id, name)` numbers
+//! that was touched (t = 0: a settled entry that keeps its id from being used again). The table's number has 2^24 added for a row that was
+//! inserted, and is negative for one that was in the way of another (`log_table::Touch`). `__harmonylite__table(id, name)` numbers
 //! the tables. `__harmonylite__state(kind, name, value)` holds the checkpoint: `seq` and `created` of each stream, `folded` (the
 //! highest id folded, by `<stream> <node>-<incarnation>`), `nameless` (the sequence of a Go node's message that was applied after the
 //! position, while a set was open), and `meta` (`incarnation`, `restored`; in a snapshot `snapshot_node`,
@@ -109,7 +110,10 @@
 //! set aside: `id` rises in the order of arrival, `row` is the change-log id of a row of a set, and 0 for a message, `state` is 0 waiting, 1 refused, 2 to be tried again, `overtaken` 1 when an event of
 //! ours came back that is later, `missing` the first 50 missing columns as JSON, `since` Unix milliseconds, `payload` the message as it
 //! came. `key` is the row's key as this node knows it; of one longer than 64 bytes its SHA-256 in hex.
-//! Earlier versions had `__harmonylite__parked(stream, seq, tbl, payload)`, which is taken over. Triggers are named `__harmonylite__<number>_<what>`.
+//! `__harmonylite__conflict(id, tbl, key, kind, lost_by, won_by, won_id, stream, seq, time, columns, payload)` holds writes of others that lost
+//! to ours: `kind` is 0 update, 1 insert, 2 delete, 3 unique, `won_id` the lowest change-log id of our write, `time` Unix milliseconds,
+//! `columns` the names of the key's columns as JSON, `payload` the event. `__harmonylite__block(tbl, first, last)` holds the block of keys in
+//! which each AUTOINCREMENT table is. Earlier versions had `__harmonylite__parked(stream, seq, tbl, payload)`, which is taken over. Triggers are named `__harmonylite__<number>_<what>`.
 //!
 //! # Sequence map
 //!
@@ -127,6 +131,7 @@
 //! | `snapshot` | the same | the Go program's: the lease of an upload, ten seconds |
 //! | `founder` | JSON `{"node_id": 3}` | ours |
 //! | `snapshot-wanted` | JSON, see `cluster/wanted.rs` | ours |
+//! | `keys.<first half of the SHA-256 of a table's name, hex>` | JSON `{"table": "notes", "next": 1025}`: the first key that nobody has claimed | ours |
 //! | `snapshot-proven` | JSON, see `cluster/proven.rs` | ours |
 //!
 //! Daemons of ours also tell each other on plain subjects, which nothing keeps and Go nodes do not know:

@@ -65,6 +65,18 @@ pub const ASIDE_EVENTS: i64 = 100_000;
 pub const ASIDE_BYTES: i64 = 32 << 20;
 /// Time between two looks whether somebody has changed a stream's form.
 pub const FORMAT_LOOK: Duration = Duration::from_secs(30);
+/// Keys of a table that a node claims the first time. Most applications insert no more at once.
+pub const BLOCK_FIRST: i64 = 1_024;
+/// The least that it claims, after it was found that few are used before a higher key comes.
+pub const BLOCK_LEAST: i64 = 28;
+/// The most.
+pub const BLOCK_MOST: i64 = 8_192;
+/// How long the applying of a row waits at most until there is a block of keys above it.
+pub const CLAIM_WAIT: Duration = Duration::from_secs(3);
+/// After a wait in vain, nobody waits for so long.
+pub const CLAIM_PAUSE: Duration = Duration::from_secs(30);
+/// Nodes that claim keys of one table at the same moment.
+pub const CLAIM_RIVALS: usize = 50;
 /// Lost writes of others that are kept; beyond that the oldest ones go.
 pub const CONFLICTS: i64 = 10_000;
 /// Bytes of them.

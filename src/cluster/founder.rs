@@ -6,7 +6,7 @@ use crate::nats::Error;
 use serde_json::{Value, json};
 
 /// The founder's node id, as `{"node_id": 3}`.
-const FOUNDER: Key<u64> = Key {
+const FOUNDER: Key<'static, u64> = Key {
     name: "founder",
     encode: |node| json!({ "node_id": node }).to_string().into_bytes(),
     decode: |bytes| serde_json::from_slice::<Value>(bytes).ok()?["node_id"].as_u64(),

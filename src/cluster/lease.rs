@@ -16,9 +16,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Held by the leader.
-const LEADER: Key<Claim> = claim_key("snapshot-leader");
+const LEADER: Key<'static, Claim> = claim_key("snapshot-leader");
 /// Held while a snapshot is uploaded, by the leader or not.
-const UPLOAD: Key<Claim> = claim_key("snapshot");
+const UPLOAD: Key<'static, Claim> = claim_key("snapshot");
 /// Life of the upload lease, fixed in the Go program.
 const UPLOAD_TTL: Duration = Duration::from_secs(10);
 /// A rival looks at the lease at least this often.
@@ -37,7 +37,7 @@ pub struct Claim {
     pub timestamp: i64,
 }
 
-const fn claim_key(name: &'static str) -> Key<Claim> {
+const fn claim_key(name: &'static str) -> Key<'static, Claim> {
     Key {
         name,
         encode: |claim| {
@@ -58,7 +58,7 @@ pub struct Lease(Arc<Mutex<View>>);
 struct View {
     held: Option<Held>,
     /// Where it lies, once it was asked for.
-    place: Option<(Bucket, &'static Key<Claim>)>,
+    place: Option<(Bucket, &'static Key<'static, Claim>)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -124,7 +124,7 @@ impl Seen {
 struct Claimant {
     lease: Lease,
     bucket: Bucket,
-    key: &'static Key<Claim>,
+    key: &'static Key<'static, Claim>,
     node_id: u64,
     ttl: Duration,
     /// A claim with our own node id was left by a process that died, and is taken over at once: the caller holds a local file
@@ -134,7 +134,7 @@ struct Claimant {
 }
 
 impl Claimant {
-    fn new(bucket: &Bucket, key: &'static Key<Claim>, node_id: u64, ttl: Duration) -> Claimant {
+    fn new(bucket: &Bucket, key: &'static Key<'static, Claim>, node_id: u64, ttl: Duration) -> Claimant {
         let lease = Lease::default();
         lease.lock().place = Some((bucket.clone(), key));
         Claimant { lease, bucket: bucket.clone(), key, node_id, ttl, alone: false, seen: Seen::default() }

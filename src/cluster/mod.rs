@@ -3,6 +3,7 @@
 //! All but presence lies in one bucket of NATS, the one in which the Go program keeps its leases (formats, section
 //! "Key-value buckets"). Each key has a type; the bucket is opened here and nowhere else.
 
+pub mod blocks;
 pub mod founder;
 pub mod lease;
 pub mod presence;
@@ -25,14 +26,14 @@ const HELLO_BYTES: usize = 4 << 10;
 const VALUE_BYTES: usize = 64 << 10;
 
 /// A key of the bucket, and how its values are written.
-pub struct Key<T> {
-    name: &'static str,
+pub struct Key<'a, T> {
+    name: &'a str,
     encode: fn(&T) -> Vec<u8>,
     /// `None`: not a value of this key.
     decode: fn(&[u8]) -> Option<T>,
 }
 
-impl<T> Key<T> {
+impl<T> Key<'_, T> {
     /// `None`: not a value of this key.
     fn read(&self, bytes: &[u8]) -> Option<T> {
         if bytes.len() > VALUE_BYTES { None } else { (self.decode)(bytes) }
@@ -101,7 +102,7 @@ impl Bucket {
     }
 
     /// Reads a key.
-    pub fn get<T>(&self, key: &Key<T>) -> Result<Entry<T>, Error> {
+    pub fn get<T>(&self, key: &Key<'_, T>) -> Result<Entry<T>, Error> {
         let found =
             self.with(|kv| kv.get(key.name)).map_err(|error| error.at(format!("key {}", key.name)))?;
         let Some(found) = found else { return Ok(Entry { revision: 0, value: None }) };
@@ -110,14 +111,18 @@ impl Bucket {
     }
 
     /// Writes a key if its revision is still `revision`; returns the new one. [`Error::Conflict`]: somebody else wrote it.
-    pub fn update<T>(&self, key: &Key<T>, value: &T, revision: u64) -> Result<u64, Error> {
+    pub fn update<T>(&self, key: &Key<'_, T>, value: &T, revision: u64) -> Result<u64, Error> {
         self.with(|kv| kv.update(key.name, &(key.encode)(value), revision))
             .map_err(|error| error.at(format!("key {}", key.name)))
     }
 
     /// Changes a key to what `change` makes of its present value, however often somebody else changes it in between. `None`:
     /// it stays as it is, and so does its revision.
-    pub fn change<T>(&self, key: &Key<T>, change: impl Fn(Option<T>) -> Option<T>) -> Result<bool, Error> {
+    pub fn change<T>(
+        &self,
+        key: &Key<'_, T>,
+        change: impl Fn(Option<T>) -> Option<T>,
+    ) -> Result<bool, Error> {
         /// Nodes that write one key at the same moment.
         const RIVALS: usize = 5;
         let mut tries = 0;

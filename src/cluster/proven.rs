@@ -6,7 +6,7 @@ use crate::nats::Error;
 use serde_json::{Value, json};
 
 /// `{"node_id": 3, "digest": "SHA-256=...", "time": "2026-11-24T15:00:00.000Z", "messages": 12}`.
-const PROVEN: Key<Proof> = Key {
+const PROVEN: Key<'static, Proof> = Key {
     name: "snapshot-proven",
     encode: |proof| {
         let time = clock::rfc3339(proof.time_ms);

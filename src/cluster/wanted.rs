@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 /// `{"node_id": 3, "positions": {"<stream>": 120}, "instead_of": "<identity>", "minute": 29925435}`: the lowest positions that
 /// are of use, a snapshot that is not, and when it was asked, so that a later request is another one.
-const WANTED: Key<Wanted> = Key {
+const WANTED: Key<'static, Wanted> = Key {
     name: "snapshot-wanted",
     encode: |wanted| {
         let value = json!({

@@ -109,6 +109,7 @@ fn read(reader: &mut Reader, flag_node_id: Option<u64>) -> Option<Config> {
         }
     };
     let join = join(reader);
+    let automatic_keys = reader.boolean("automatic_keys", true);
     let log_format = match reader.text("logging.format", "console").as_str() {
         "console" => Format::Console,
         "json" => Format::Json,
@@ -138,6 +139,7 @@ fn read(reader: &mut Reader, flag_node_id: Option<u64>) -> Option<Config> {
         polling_interval,
         journal_mode,
         join,
+        automatic_keys,
         log,
         snapshot,
         nats,

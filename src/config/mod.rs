@@ -39,6 +39,8 @@ pub struct Config {
     pub journal_mode: JournalMode,
     /// What becomes of rows that only this node has when it joins.
     pub join: Join,
+    /// Keys of AUTOINCREMENT tables come from blocks that the node claims.
+    pub automatic_keys: bool,
     /// The section `[replication_log]`: the change streams.
     pub log: ReplicationLog,
     /// The section `[snapshot]`.
@@ -227,6 +229,11 @@ impl Config {
     /// The file that a running daemon keeps locked.
     pub fn lock_path(&self) -> PathBuf {
         files::beside(&self.db_path, ".harmonylite.lock")
+    }
+
+    /// Whether the keys of AUTOINCREMENT tables are steered.
+    pub fn steers_keys(&self) -> bool {
+        self.automatic_keys && self.publish && self.replicate
     }
 
     /// Whether this node takes part in making snapshots. A node that applies nothing lacks what others wrote, and does not know

@@ -8,7 +8,8 @@ use crate::base::{files, limits, worker::Workers};
 use crate::db;
 use crate::operate::Whole;
 use crate::replicator::{
-    Follower, FollowerSetup, Orders, Publisher, PublisherHandle, PublisherSetup, Recover, orders,
+    Follower, FollowerSetup, Orders, Publisher, PublisherHandle, PublisherSetup, Recover, claim_blocks,
+    orders,
 };
 use crate::snapshot;
 use std::path::Path;
@@ -43,12 +44,19 @@ impl Session {
         let (handle, orders) = orders();
         let config = daemon.config;
         session.start_check(&config.db_path, &token)?;
-        if let Some(log) = database.capture {
+        let steering = if config.steers_keys() { db::Steering::on() } else { db::Steering::off() };
+        if let Some(mut log) = database.capture {
+            log.steer(steering.clone());
             daemon.board.set_tables(log.table_names().len());
             session.start_publisher(daemon, log, orders, &token)?;
             session.start_watch(daemon, handle.clone(), &token)?;
         }
-        if let Some(applier) = database.applier {
+        if let Some(mut applier) = database.applier {
+            if config.steers_keys() {
+                applier.steer(steering.clone()).context("steer keys")?;
+                let (bucket, stop) = (daemon.bucket.clone(), token.clone());
+                session.workers.spawn("claimer", move || claim_blocks(&steering, &bucket, &stop))?;
+            }
             let follower = Follower::new(FollowerSetup {
                 config: config.clone(),
                 database: applier,

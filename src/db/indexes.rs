@@ -214,6 +214,11 @@ pub fn tokens(sql: &str) -> Vec<(usize, usize)> {
     found
 }
 
+/// Whether a statement has a word outside of quotes and comments.
+pub fn has_word(sql: &str, word: &str) -> bool {
+    tokens(sql).iter().any(|token| sql[token.0..token.1].eq_ignore_ascii_case(word))
+}
+
 /// The words that follow ON CONFLICT in the statement of a table, in lower case.
 pub fn conflict_clauses(sql: &str) -> Vec<String> {
     let words: Vec<String> = tokens(sql).iter().map(|token| sql[token.0..token.1].to_lowercase()).collect();

@@ -16,6 +16,7 @@ mod schema;
 mod schema_rows;
 mod sql;
 mod state;
+mod steering;
 mod table;
 mod writable;
 
@@ -38,6 +39,7 @@ pub use restore::{
     fill_database, find_damage, holds_unsettled, inspect_snapshot, make_ready, make_snapshot, positions_of,
     replace_database, schema_hash, schema_mismatch, schema_of_nothing, set_positions, strip_snapshot,
 };
+pub use steering::{Steering, steer_file};
 
 #[cfg(test)]
 #[path = "schedules_tests.rs"]

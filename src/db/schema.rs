@@ -333,6 +333,7 @@ fn read_table(
         )));
     }
     let mut table = Table::new(name, columns, key, keyed, unique);
+    table.autoincrement = keyed == Keyed::RowidAlias && indexes::has_word(&made.table, "autoincrement");
     if table.image.len() > limits::EVENT_COLUMNS {
         return Ok(Found::LeftOut(format!(
             "it has {} columns and no primary key: declare one",

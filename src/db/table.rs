@@ -65,6 +65,8 @@ pub struct Table {
     /// The columns of the key in their order.
     pub key: Vec<KeyColumn>,
     pub keyed: Keyed,
+    /// SQLite never gives a key again, and keeps the highest one in `sqlite_sequence`.
+    pub autoincrement: bool,
     /// UNIQUE indexes besides that of the primary key.
     pub unique: Vec<UniqueIndex>,
     /// Names of the columns that an image has, in their order: the pseudo column [`ROWID`] first if it is the key, then all
@@ -148,6 +150,7 @@ impl Table {
             columns,
             key,
             keyed,
+            autoincrement: false,
             unique,
             image,
             has_conflict_clauses: false,

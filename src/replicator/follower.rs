@@ -21,6 +21,8 @@ pub struct Follower {
     streams: Vec<Followed>,
     queue: Receiver<Message>,
     link: Receiver<()>,
+    /// A block of keys is to be taken.
+    steering: Receiver<()>,
     waiting: Waiting,
     tries: Tries,
     yielding: Yielding,
@@ -92,6 +94,7 @@ impl Follower {
             streams,
             queue,
             link: setup.js.connection().watch(),
+            steering: setup.database.due_blocks(),
             tries: Tries::new(now),
             yielding: Yielding::default(),
             map_file: MapFile::new(now),
@@ -135,6 +138,7 @@ impl Follower {
             }
             self.look_aside();
             self.settle_unwritten();
+            self.take_blocks();
             self.look_at_formats();
             self.start_publisher_when_caught_up();
             self.pay_rewind();
@@ -171,6 +175,7 @@ impl Follower {
                 self.tries.at_once(now);
                 None
             }
+            recv(self.steering) -> _ => None,
             recv(self.queue) -> message => message.ok(),
             default(timeout.min(at_most)) => None,
         };
@@ -323,6 +328,16 @@ impl Follower {
         if let Err(error) = self.setup.database.settle_unwritten() {
             log::debug!("settle entries of rows that were not written: {error}");
             self.setup.signals.note_unwritten();
+        }
+    }
+
+    /// Goes on in fresh blocks of keys where the application has nearly used up what it has.
+    fn take_blocks(&mut self) {
+        if !self.setup.database.is_block_due() {
+            return;
+        }
+        if let Err(error) = self.setup.database.take_blocks() {
+            log::debug!("take a block of keys: {error}");
         }
     }
 

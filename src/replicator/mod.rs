@@ -1,6 +1,7 @@
 //! Replication: one thread publishes what the application changed, one follows the streams and applies what they hold.
 
 mod audit;
+mod claimer;
 mod follower;
 mod outbox;
 mod pacing;
@@ -8,6 +9,7 @@ mod publisher;
 mod setup;
 mod waiting;
 
+pub use claimer::claim_blocks;
 pub use follower::Follower;
 pub use publisher::{Handle as PublisherHandle, Orders, Publisher, Setup as PublisherSetup, orders, report};
 pub use setup::{Recover, Setup as FollowerSetup};

@@ -6,9 +6,10 @@ use super::scratch::{about_copy, beside, need_room, size};
 use super::search::{Found, Places, Search};
 use crate::base::error::{Context, Error, Kind};
 use crate::base::{clock, copies, files, limits, once::Once, retry::Backoff, rights::Rights, stop::Stop};
-use crate::cluster::Bucket;
+use crate::cluster::{Bucket, blocks};
 use crate::config::Config;
 use crate::db;
+use crate::model::blocks::Want;
 use crate::operate::{Signals, Whole};
 use crate::storage::{OpenStore, Store};
 use std::path::{Path, PathBuf};
@@ -130,7 +131,19 @@ impl Recovery<'_> {
         if self.config.publish {
             db::install_capture(found.path()).map_err(about_copy).context(&found.name)?;
         }
-        Ok(())
+        self.steer(found)
+    }
+
+    /// The keys that it inserts under are this node's alone. What cannot be claimed now is claimed later.
+    fn steer(&self, found: &Found) -> Result<(), Error> {
+        if !self.config.steers_keys() {
+            return Ok(());
+        }
+        let claim = |want: &Want| {
+            let claimed = blocks::claim(&self.bucket, want);
+            claimed.inspect_err(|error| log::debug!("table {}: claim keys: {error}", want.table)).ok()
+        };
+        db::steer_file(found.path(), claim).map_err(about_copy).context(&found.name)
     }
 
     fn is_restored(&self, found: &Found) {
@@ -220,6 +233,7 @@ impl Recovery<'_> {
                 Ok(())
             };
             carry()?;
+            self.steer(found).map_err(|error| db::Error::Other(error.to_string()))?;
             let last = db::LastLook::IfPossible(&mut carry);
             db::replace_database(path, found.path(), self.stop, last).map(Some)
         });

@@ -8,6 +8,7 @@ use crate::db::apply::lost;
 use crate::db::apply::rows::Failure;
 use crate::db::apply::session::{Applied, Place, Session};
 use crate::db::apply::subject::{Source, Subject};
+use crate::db::steering::Steering;
 use crate::db::{capture::ChangeLog, error::Error, state, table::Table};
 use crate::model::event::{Event, Malformed};
 use crate::model::fold::{self, Order, Reason};
@@ -136,6 +137,7 @@ impl Applier {
         // Before the transaction: the application must not wait for the decoding of anything.
         let again = self.decode_aside()?;
         self.decode(batch);
+        self.await_blocks();
         let after = self.tried;
         let applied = self.in_transaction(|applier| {
             let begun = Instant::now();
@@ -213,6 +215,46 @@ impl Applier {
             ends = incoming.ends.is_some();
         }
         self.decoded.truncate(count);
+    }
+
+    /// The application must not get a key after the highest one of another node, so a block above it is needed first.
+    fn await_blocks(&self) {
+        let events = self.decoded.iter().flat_map(|(_, payload)| match payload {
+            Ok(Payload::Row(event)) => std::slice::from_ref(event),
+            Ok(Payload::Set(events)) => events,
+            Err(_) => &[],
+        });
+        let schema = &self.session.schema;
+        let keys = events.filter_map(|event| {
+            let table = schema.tables.get(&event.table).filter(|table| table.autoincrement)?;
+            let key = event.row.iter().find(|(name, _)| **name == *table.key[0].name);
+            match key {
+                Some((_, Value::Integer(key))) if !event.is_tombstone() => Some((&*table.name, *key)),
+                _ => None,
+            }
+        });
+        self.session.steering.await_blocks(keys);
+    }
+
+    /// Steers the keys of AUTOINCREMENT tables from now on.
+    pub fn steer(&mut self, steering: Steering) -> Result<(), Error> {
+        self.session.steering = steering;
+        self.in_transaction(|applier| applier.session.load_steering()).map(drop)
+    }
+
+    /// Ready when [`Applier::take_blocks`] is to be called.
+    pub fn due_blocks(&self) -> crossbeam_channel::Receiver<()> {
+        self.session.steering.due()
+    }
+
+    /// Whether it is to be called.
+    pub fn is_block_due(&self) -> bool {
+        self.session.steering.is_ready()
+    }
+
+    /// Goes on in blocks of keys that are in reserve, where the application has nearly used up what it has.
+    pub fn take_blocks(&mut self) -> Result<(), Error> {
+        self.in_transaction(|_| Ok(())).map(drop)
     }
 
     /// A transaction ends where a change set ends, unless it has become too long for the application that waits. Then the rest comes

@@ -8,6 +8,7 @@ use crate::db::apply::{checkpoint::Checkpointer, collisions, feed::Feeds, marks:
 use crate::db::apply::{mirrored::Mirrored, renewal::Renewal, savepoint, subject::Source, touched::Touched};
 use crate::db::capture::log_table;
 use crate::db::schema::{self, Known, Schema};
+use crate::db::steering::{self, Steering};
 use crate::db::{error::Error, open, ours, sql::quote, state, table::Table};
 use crate::model::fold::Order;
 use crate::model::origin::Origin;
@@ -51,6 +52,7 @@ pub fn ensure_state_of(connection: &mut Connection) -> Result<(), Error> {
         && state::has_incarnation(connection)?
         && aside::is_up_to_date(connection)?
         && conflicts::is_up_to_date(connection)?
+        && steering::is_up_to_date(connection)?
     {
         return Ok(());
     }
@@ -67,7 +69,8 @@ pub fn ensure_state_of(connection: &mut Connection) -> Result<(), Error> {
 pub fn create_tables(connection: &Connection) -> Result<(), Error> {
     state::create(connection)?;
     aside::create(connection)?;
-    conflicts::create(connection)
+    conflicts::create(connection)?;
+    steering::create(connection)
 }
 
 /// Where the event stands that is folded.
@@ -96,6 +99,7 @@ pub struct Session {
     marks: Marks,
     pub aside: Aside,
     pub conflicts: Conflicts,
+    pub steering: Steering,
     /// `None` for an image that comes out of no stream: nothing loses to it.
     pub place: Option<Place>,
     renewal: Renewal,
@@ -135,6 +139,7 @@ impl Session {
             marks: Marks::default(),
             aside,
             conflicts,
+            steering: Steering::off(),
             place: None,
             renewal: Renewal::default(),
             tells_refused: false,
@@ -194,6 +199,7 @@ impl Session {
     /// Writes what memory has gathered for the database.
     fn write_back(&mut self) -> Result<(), Error> {
         self.marks.write(&self.connection, &self.streams, self.origin)?;
+        self.steering.settle(&self.connection)?;
         if let Some(touched) = &mut self.touched {
             touched.write_back(&self.connection)?;
         }
@@ -210,6 +216,8 @@ impl Session {
         // The schema may have been read inside and is rolled back, and so are the temporary tables: all is made anew.
         self.version = -1;
         self.touched = None;
+        // A block that was taken in it was not taken.
+        self.load_steering()?;
         self.forget_cached_state()
     }
 
@@ -239,6 +247,11 @@ impl Session {
         Ok(changed)
     }
 
+    /// Tells what the database holds to whoever steers its keys.
+    pub fn load_steering(&mut self) -> Result<(), Error> {
+        self.steering.load(&self.connection, &self.schema)
+    }
+
     fn read_schema(&mut self) -> Result<(), Error> {
         // Those that were made for the schema as it was may not fit it any more, and SQLite compiles them with every statement.
         drop_temporary_triggers(&self.connection)?;
@@ -260,6 +273,7 @@ impl Session {
         collisions::prepare(&self.connection, &self.schema)?;
         let fed = self.mirrored.refresh(&mut self.connection, &self.schema)?;
         self.feeds.refresh(&self.connection, fed)?;
+        self.steering.load(&self.connection, &self.schema)?;
         self.version = schema::version(&self.connection)?;
         Ok(())
     }

@@ -4,6 +4,7 @@ use crate::base::limits;
 use crate::db::capture::install::{self, Capture};
 use crate::db::capture::log_table::{self, Touch};
 use crate::db::schema::{self, Known, Schema};
+use crate::db::steering::Steering;
 use crate::db::{error::Error, open, state, table::Table};
 use crate::model::event::{Event, Kind};
 use crate::model::origin::Origin;
@@ -43,6 +44,7 @@ pub struct ChangeLog {
     entries: String,
     /// The highest log id that was read.
     cursor: i64,
+    steering: Steering,
 }
 
 /// A key that the log holds.
@@ -95,7 +97,12 @@ impl ChangeLog {
 
     fn new(connection: Connection, node: u64, schema: Arc<Schema>, known: Known) -> Result<ChangeLog, Error> {
         let entries = log_table::entries(log_table::width(&connection)?);
-        Ok(ChangeLog { connection, node, schema, known, entries, cursor: 0 })
+        Ok(ChangeLog { connection, node, schema, known, entries, cursor: 0, steering: Steering::off() })
+    }
+
+    /// Tells whoever steers the keys of AUTOINCREMENT tables which the application has given.
+    pub fn steer(&mut self, steering: Steering) {
+        self.steering = steering;
     }
 
     /// The schema as this connection or another one has read it last, for others to the same database.
@@ -200,6 +207,7 @@ impl ChangeLog {
         let mut batch = Batch { changes: Vec::with_capacity(keys.len()), more: full, passed: false };
         let mut bytes = 0;
         let mut cursor = last;
+        let mut given: Option<(Arc<str>, i64)> = None;
         // Rows of one table mostly follow each other.
         let mut images: Option<(i64, CachedStatement<'_>)> = None;
         for Logged { id, table, key, in_the_way } in keys {
@@ -221,15 +229,31 @@ impl ChangeLog {
                 batch.passed = true;
                 continue;
             }
+            if let (true, Some(_), Some(Value::Integer(key))) = (table.autoincrement, &image, key.first()) {
+                given = Some(match given.take() {
+                    Some((of, highest)) if of == table.name => (of, highest.max(*key)),
+                    other => {
+                        self.tell_given(other);
+                        (table.name.clone(), *key)
+                    }
+                });
+            }
             let shard_hash = table.shard_hash(&key);
             let event = self.event(id, &table, key, image);
             bytes += event.row.iter().map(|(_, value)| value.size()).sum::<usize>();
             batch.changes.push(Change { event, shard_hash });
         }
         drop(images);
+        self.tell_given(given);
         transaction.finish()?;
         self.cursor = if batch.more && cursor < last { cursor } else { last };
         Ok(batch)
+    }
+
+    fn tell_given(&self, given: Option<(Arc<str>, i64)>) {
+        if let Some((table, key)) = given {
+            self.steering.saw_own(&table, key);
+        }
     }
 
     fn entries(&self, limit: u64) -> Result<Entries, Error> {

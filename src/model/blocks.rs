@@ -1,0 +1,271 @@
+//! Keys of AUTOINCREMENT tables that nobody else gives: each node inserts into a block of its own, which lies above every block that
+//! was claimed before. SQLite gives the key after the highest that the table has had, so a node whose table gets a key above its block
+//! goes on in a fresh one. Here is how large blocks are and when a node needs another one; who claims them is elsewhere.
+
+use crate::base::limits;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Keys from `first` to `last`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Block {
+    pub first: i64,
+    pub last: i64,
+}
+
+impl Block {
+    /// Keys that are left when the next block is to be taken.
+    fn reserve(self) -> i64 {
+        (self.last - self.first + 1) / 2
+    }
+
+    /// Whether the key that SQLite gives after `highest` is in the block.
+    pub fn serves_after(self, highest: i64) -> bool {
+        highest >= self.first - 1 && highest < self.last
+    }
+}
+
+/// A block that is to be claimed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Want {
+    pub table: Arc<str>,
+    /// It must lie above this key.
+    pub above: i64,
+    pub size: i64,
+    /// This node has had blocks of the table: if nobody knows of any, that was forgotten.
+    pub had_some: bool,
+}
+
+/// One table's keys as this node sees them.
+#[derive(Clone, Debug)]
+struct Keys {
+    block: Option<Block>,
+    /// The next one, claimed ahead.
+    spare: Option<Block>,
+    /// The highest key that the table has had, as far as it is known.
+    highest: i64,
+    /// Of these, the highest that this node gave.
+    given: i64,
+    size: i64,
+    /// The most that it gave at once lately.
+    burst: i64,
+}
+
+impl Default for Keys {
+    fn default() -> Keys {
+        Keys { block: None, spare: None, highest: 0, given: 0, size: limits::BLOCK_FIRST, burst: 0 }
+    }
+}
+
+impl Keys {
+    /// Whether this node needs another block: it has none, it is in a foreign one, or its own is nearly used up.
+    fn is_due(&self) -> bool {
+        self.block.is_none_or(|block| {
+            !block.serves_after(self.highest) || block.last - self.highest < block.reserve()
+        })
+    }
+
+    fn has_spare(&self) -> bool {
+        self.spare.is_some_and(|spare| spare.first > self.highest)
+    }
+
+    /// The next block's size follows from what the last one was used for.
+    fn resize(&mut self) {
+        let Some(block) = self.block else { return };
+        let used = (self.given.min(block.last) - block.first + 1).max(0);
+        let is_used_up = block.last - self.given < block.reserve();
+        let wanted = if is_used_up { self.size * 4 } else { (self.size / 2).max(used * 4) };
+        self.burst /= 2;
+        self.size = wanted.max(self.burst * 2).clamp(limits::BLOCK_LEAST, limits::BLOCK_MOST);
+    }
+}
+
+/// The keys of all tables that are steered.
+#[derive(Debug, Default)]
+pub struct Tables(BTreeMap<Arc<str>, Keys>);
+
+impl Tables {
+    /// These tables are steered from now on, and no others.
+    pub fn set(&mut self, names: &[Arc<str>]) {
+        self.0.retain(|name, _| names.contains(name));
+        for name in names {
+            self.0.entry(name.clone()).or_default();
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// What the database holds.
+    pub fn found(&mut self, table: &str, block: Option<Block>, highest: i64) {
+        if let Some(keys) = self.0.get_mut(table) {
+            keys.block = block;
+            keys.given = keys.given.max(highest);
+            keys.highest = keys.highest.max(highest);
+        }
+    }
+
+    /// The application has written a row, or is about to get one of another node.
+    pub fn saw(&mut self, table: &str, key: i64, own: bool) {
+        let Some(keys) = self.0.get_mut(table) else { return };
+        keys.highest = keys.highest.max(key);
+        if own && keys.block.is_some_and(|block| block.first <= key) && key > keys.given {
+            keys.burst = keys.burst.max(key - keys.given);
+            keys.given = key;
+        }
+    }
+
+    /// Tables that need another block, whether there is one or not.
+    pub fn due(&self) -> Vec<Arc<str>> {
+        self.0.iter().filter(|(_, keys)| keys.is_due()).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Whether a table needs another block and none is there for it.
+    pub fn lacks_any(&self) -> bool {
+        self.0.values().any(|keys| keys.is_due() && !keys.has_spare())
+    }
+
+    /// Blocks to claim now: each table has one in reserve.
+    pub fn wants(&self) -> Vec<Want> {
+        let wants = |(name, keys): (&Arc<str>, &Keys)| {
+            let above = keys.highest.max(keys.block.map_or(0, |block| block.last));
+            (!keys.has_spare()).then(|| Want {
+                table: name.clone(),
+                above,
+                size: keys.size,
+                had_some: keys.block.is_some(),
+            })
+        };
+        self.0.iter().filter_map(wants).collect()
+    }
+
+    /// A block was claimed.
+    pub fn claimed(&mut self, table: &str, block: Block) {
+        if let Some(keys) = self.0.get_mut(table) {
+            keys.spare = Some(block);
+        }
+    }
+
+    /// Takes the block in reserve, for a table whose highest key in the database is this one. `None`: it does not serve.
+    pub fn take(&mut self, table: &str, highest: i64) -> Option<Block> {
+        let keys = self.0.get_mut(table)?;
+        keys.highest = keys.highest.max(highest);
+        let spare = keys.spare.filter(|spare| spare.first > keys.highest)?;
+        keys.resize();
+        (keys.block, keys.spare) = (Some(spare), None);
+        // What SQLite counts from.
+        keys.highest = spare.first - 1;
+        keys.given = keys.highest;
+        Some(spare)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn steered() -> (Tables, Arc<str>) {
+        let (mut tables, name): (Tables, Arc<str>) = (Tables::default(), "t".into());
+        tables.set(std::slice::from_ref(&name));
+        (tables, name)
+    }
+
+    #[test]
+    fn a_node_takes_a_block_first_and_another_when_a_higher_key_comes() {
+        let (mut tables, _) = steered();
+        assert!(tables.lacks_any());
+        let want = tables.wants().remove(0);
+        assert_eq!((want.above, want.size, want.had_some), (0, limits::BLOCK_FIRST, false));
+        tables.claimed("t", Block { first: 1, last: 512 });
+        assert_eq!(tables.take("t", 0), Some(Block { first: 1, last: 512 }));
+        assert!(tables.due().is_empty());
+        assert!(tables.wants()[0].had_some && tables.wants()[0].above == 512, "one in reserve");
+        tables.claimed("t", Block { first: 1025, last: 1536 });
+        tables.saw("t", 1, true);
+        assert!(tables.due().is_empty() && tables.wants().is_empty());
+        // A row of another node's block, 513 to 1024.
+        tables.saw("t", 513, false);
+        assert_eq!(tables.due().len(), 1);
+        assert_eq!(tables.take("t", 513), Some(Block { first: 1025, last: 1536 }));
+        assert_eq!(tables.wants()[0].size, limits::BLOCK_FIRST / 2, "little of it was used");
+    }
+
+    #[test]
+    fn a_reserve_that_others_have_overtaken_does_not_serve() {
+        let (mut tables, _) = steered();
+        tables.claimed("t", Block { first: 1, last: 20 });
+        tables.take("t", 0);
+        tables.claimed("t", Block { first: 21, last: 40 });
+        tables.saw("t", 50, false);
+        assert!(tables.lacks_any());
+        assert_eq!(tables.take("t", 50), None);
+        assert_eq!(tables.wants()[0].above, 50);
+    }
+
+    #[test]
+    fn blocks_grow_with_use_and_shrink_without() {
+        let (mut tables, _) = steered();
+        let mut first = 1;
+        let mut sizes = vec![];
+        for round in 0..26 {
+            let want = tables.wants().remove(0);
+            sizes.push(want.size);
+            let block = Block { first, last: first + want.size - 1 };
+            tables.claimed("t", block);
+            assert_eq!(tables.take("t", first - 1), Some(block));
+            let given = if round < 6 { block.last } else { block.first };
+            tables.saw("t", given, true);
+            // Another node is in the next one.
+            first = block.last + 2;
+            tables.saw("t", first - 1, false);
+        }
+        assert!(sizes.contains(&limits::BLOCK_MOST), "{sizes:?}");
+        assert_eq!(sizes.last(), Some(&limits::BLOCK_LEAST), "{sizes:?}");
+    }
+
+    /// Nodes that insert, hear of each other late and in any order, with one counter: no key is given twice.
+    #[test]
+    fn no_key_is_given_twice() {
+        for seed in 0..30_u64 {
+            let mut random = seed;
+            let mut below = |n: u64| {
+                random =
+                    random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (random >> 33) % n
+            };
+            let mut nodes: Vec<(Tables, i64, usize)> = (0..3).map(|_| (steered().0, 0, 0)).collect();
+            let (mut counter, mut stream, mut given) = (1, vec![], std::collections::BTreeSet::new());
+            for _ in 0..5_000 {
+                let at = usize::try_from(below(3)).unwrap();
+                let (tables, seq, read) = &mut nodes[at];
+                if below(3) == 0 && *read < stream.len() {
+                    // The next row of the stream is applied, with a fresh block if it needs one.
+                    let key: i64 = stream[*read];
+                    *read += 1;
+                    tables.saw("t", key, false);
+                    *seq = (*seq).max(key);
+                } else if !tables.lacks_any() {
+                    *seq += 1;
+                    assert!(given.insert(*seq), "seed {seed}: key {seq}");
+                    stream.push(*seq);
+                    tables.saw("t", *seq, true);
+                }
+                for want in tables.wants() {
+                    let first = counter.max(want.above + 1);
+                    counter = first + want.size;
+                    tables.claimed("t", Block { first, last: counter - 1 });
+                }
+                if !tables.due().is_empty() {
+                    *seq = tables.take("t", *seq).unwrap().first - 1;
+                }
+                for want in tables.wants() {
+                    let first = counter.max(want.above + 1);
+                    counter = first + want.size;
+                    tables.claimed("t", Block { first, last: counter - 1 });
+                }
+            }
+            assert!(given.len() > 1_000);
+        }
+    }
+}

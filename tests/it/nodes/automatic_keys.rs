@@ -1,0 +1,148 @@
+//! AUTOINCREMENT tables into which every node inserts at once, without knowing of each other.
+
+use crate::support::*;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+const SCHEMA: &str = "CREATE TABLE notes(id INTEGER PRIMARY KEY AUTOINCREMENT, v TEXT UNIQUE); \
+     CREATE TABLE children(id INTEGER PRIMARY KEY AUTOINCREMENT, note INTEGER REFERENCES notes(id), v TEXT)";
+
+/// Notes by their text: the key that the application was told.
+type Told = BTreeMap<String, i64>;
+
+/// Inserts notes with a child each until the time is up.
+fn insert(node: &Node, id: u64, until: Instant, pause_ms: u64) -> Told {
+    let mut connection = node.open();
+    let mut told = Told::new();
+    for n in 0.. {
+        if Instant::now() > until {
+            break;
+        }
+        let text = format!("{id}-{n}");
+        let transaction =
+            connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).unwrap();
+        transaction.execute("INSERT INTO notes(v) VALUES(?1)", [&text]).unwrap();
+        let key = transaction.last_insert_rowid();
+        transaction.execute("INSERT INTO children(note, v) VALUES(?1, ?2)", (key, &text)).unwrap();
+        transaction.commit().unwrap();
+        told.insert(text, key);
+        pause(pause_ms);
+    }
+    told
+}
+
+fn insert_on_all(nodes: &[(u64, &Node)], seconds: u64, pause_ms: u64) -> Told {
+    let until = Instant::now() + Duration::from_secs(seconds);
+    std::thread::scope(|scope| {
+        let writers: Vec<_> =
+            nodes.iter().map(|(id, node)| scope.spawn(move || insert(node, *id, until, pause_ms))).collect();
+        writers.into_iter().flat_map(|writer| writer.join().unwrap()).collect()
+    })
+}
+
+fn assert_whole(node: &Node, told: &Told) {
+    let connection = node.open();
+    let mut statement = connection.prepare("SELECT v, id FROM notes").unwrap();
+    let here: Told =
+        statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap().map(Result::unwrap).collect();
+    assert_eq!(here.len(), told.len(), "rows of {}", node.dir.display());
+    assert_eq!(&here, told);
+    let wrong: i64 = connection
+        .query_row(
+            "SELECT count(*) FROM children c LEFT JOIN notes n ON n.id = c.note WHERE n.v IS NOT c.v",
+            [],
+            |row| row.get(0),
+        )
+        .unwrap();
+    assert_eq!(wrong, 0, "children of the wrong note");
+    let children: i64 = connection.query_row("SELECT count(*) FROM children", [], |row| row.get(0)).unwrap();
+    assert_eq!(children, told.len() as i64);
+}
+
+fn highest(node: &Node) -> i64 {
+    node.open().query_row("SELECT max(id) FROM notes", [], |row| row.get(0)).unwrap()
+}
+
+/// Whether a node has a block of keys for each table.
+fn wait_for_blocks(node: &Node) {
+    wait_for("blocks of keys", 20, || {
+        let count = "SELECT count(*) FROM __harmonylite__block";
+        let count: i64 = node.open().query_row(count, [], |row| row.get(0)).ok()?;
+        (count == 2).then_some(())
+    });
+}
+
+#[test]
+fn nodes_that_insert_at_once_give_no_key_twice() {
+    let dir = Dir::new("automatic-keys");
+    let nats = Nats::start(&dir);
+    let mut nodes = [1, 2, 3].map(|id| {
+        let mut node = Node::with_schema(
+            &dir,
+            id,
+            &nats.url(),
+            "snapshot.leader_ttl = 1000\nlogging.verbose = true\n",
+            SCHEMA,
+        );
+        node.start_ready();
+        wait_for_blocks(&node);
+        node
+    });
+    let mut told = Told::new();
+    for (seconds, pause_ms) in [(3, 0), (3, 20)] {
+        let numbered: Vec<(u64, &Node)> = (1..).zip(&nodes).collect();
+        let before = (told.len() as i64, if told.is_empty() { 0 } else { highest(&nodes[0]) });
+        // Texts differ from those of the round before.
+        let new = insert_on_all(&numbered, seconds, pause_ms);
+        told.extend(new.into_iter().map(|(text, key)| (format!("{text}/{pause_ms}"), key)));
+        let [one, two, three] = &mut nodes;
+        wait_equal(&mut [one, two, three], 60);
+        one.sql(&format!("UPDATE notes SET v = v || '/{pause_ms}' WHERE v NOT LIKE '%/%'"));
+        one.sql(&format!("UPDATE children SET v = v || '/{pause_ms}' WHERE v NOT LIKE '%/%'"));
+        wait_equal(&mut [one, two, three], 60);
+        for node in &nodes {
+            assert_whole(node, &told);
+        }
+        let (rows, keys) = (told.len() as i64 - before.0, highest(&nodes[0]) - before.1);
+        println!("{rows} rows took {keys} keys");
+        assert!(keys <= rows * 64, "{rows} rows took {keys} keys");
+    }
+    // A node that comes later has keys of its own before its application can insert.
+    let mut late = Node::new(&dir, 4, &nats.url(), "snapshot.leader_ttl = 1000\n");
+    let saved = nodes[0].command(&["-save-snapshot"]);
+    assert_eq!(saved.status.code(), Some(0), "{saved:?}");
+    late.start();
+    wait_for("the database is there", 30, || late.database.exists().then_some(()));
+    let numbered = [(1, &nodes[0]), (4, &late)];
+    let new = insert_on_all(&numbered, 3, 5);
+    told.extend(new.into_iter().map(|(text, key)| (text, key)));
+    let [one, two, three] = &mut nodes;
+    wait_equal(&mut [one, two, three, &mut late], 60);
+    assert_whole(&late, &told);
+    // Away from the broker, the block serves on.
+    late.kill9();
+    let alone = insert(&late, 5, Instant::now() + Duration::from_millis(100), 20);
+    let others = insert_on_all(&[(6, &nodes[1])], 1, 5);
+    told.extend(alone);
+    told.extend(others);
+    late.start_ready();
+    let [one, two, three] = &mut nodes;
+    wait_equal(&mut [one, two, three, &mut late], 60);
+    assert_whole(&late, &told);
+    for node in [&nodes[0], &nodes[1], &nodes[2], &late] {
+        assert_eq!(String::from_utf8_lossy(&node.command(&["-conflicts", "-json"]).stdout).trim(), "[]");
+    }
+}
+
+#[test]
+fn a_setting_leaves_keys_as_sqlite_gives_them() {
+    let dir = Dir::new("plain-keys");
+    let nats = Nats::start(&dir);
+    let extra = "automatic_keys = false\nsnapshot.leader_ttl = 1000\n";
+    let mut node = Node::with_schema(&dir, 1, &nats.url(), extra, SCHEMA);
+    node.start_ready();
+    node.sql("INSERT INTO notes(v) VALUES('a'), ('b')");
+    pause(1_000);
+    node.sql("INSERT INTO notes(v) VALUES('c')");
+    assert_eq!(highest(&node), 3);
+}
