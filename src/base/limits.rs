@@ -164,8 +164,19 @@ pub const LONG_COPY: u64 = 256 << 20;
 pub const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 /// A transfer without any progress for this long has failed.
 pub const TRANSFER_STALL: Duration = Duration::from_secs(30);
-/// An HTTP server's answer, counted from the end of the request: completing a large upload takes its time.
+/// An HTTP server's answer to a request that gives it work, counted from the end of the request: completing a large upload, or
+/// copying a large file, takes its time, in silence.
 pub const HTTP_ANSWER: Duration = Duration::from_secs(120);
+/// Bytes of an upload that may be in buffers between this process and a server.
+pub const IN_BUFFERS: u64 = 8 << 20;
+/// Bytes a second of the thinnest line that uploads must get over.
+pub const THIN_LINE: u64 = 32 << 10;
+/// The beginning of an HTTP server's answer to a request that only reads. Disks that sleep have begun to turn by then.
+pub const HTTP_LOOK: Duration = Duration::from_secs(20);
+/// The text of such an answer, from its beginning to its end.
+pub const HTTP_LIST: Duration = Duration::from_secs(60);
+/// After this time a look at a store is not tried again: whoever looks knows what to do without.
+pub const LOOK_TRIES: Duration = Duration::from_secs(10);
 /// An idle HTTP connection is not used again after this time: servers close theirs.
 pub const HTTP_IDLE: Duration = Duration::from_secs(4);
 /// Longest text that is read from an HTTP server, in bytes.
