@@ -37,6 +37,12 @@ pub const EVENT_COLUMNS: usize = 2_000;
 pub const SET_MESSAGES_BYTES: usize = 16 << 20;
 /// Bytes of parts whose sets are open, of one stream; beyond that the oldest ones take no effect.
 pub const SETS_OPEN_BYTES: usize = 64 << 20;
+/// Open sets of one stream; beyond that the oldest one takes no effect.
+pub const SETS_OPEN: usize = 1_024;
+/// Bytes that a part takes beside those of its message.
+pub const PART_WEIGHT: usize = 256;
+/// Milliseconds from the first part of a change set to its last one, by the stream's clock: the largest set on the thinnest line.
+pub const SET_LIFE_MS: i64 = 1_800_000;
 /// Milliseconds between two parts of a change set, by the stream's clock; what comes later takes no effect.
 pub const SET_SILENCE_MS: i64 = 60_000;
 /// A transaction that applies a change set takes this long at most; a longer one goes on in the next.
