@@ -53,8 +53,8 @@
 //! A change set is what one pass over the change log found: whole transactions, so that whoever applies it steps from one consistent
 //! state of its publisher's database to the next. It is one message or several; those that are not the only one have the header
 //! `Hl-Set: <number>` with a `+` unless they are the last: `1+`, `2+`, `3`. Numbers count from 1 for each publisher, stream and set.
-//! A set takes effect where its last part stands. One of which a part is missing, or came over 60 seconds after the one before (by the
-//! stream's own times), or whose publisher begins another, takes none: its publisher publishes it again. Go nodes ignore the header.
+//! A set takes effect where its last part stands. One of which a part is missing, or came over 60 seconds after the one before or
+//! 30 minutes after the first (by the stream's own times), or whose publisher begins another, takes none: its publisher publishes it again. Go nodes ignore the header.
 //!
 //! A stream whose description is `harmonylite change sets, format 1` (ours) takes messages with many rows, every other one a message
 //! for each row, as above. Both forms tell themselves apart by their first byte, and can stand in one stream.

@@ -37,6 +37,12 @@ pub const EVENT_COLUMNS: usize = 2_000;
 pub const SET_MESSAGES_BYTES: usize = 16 << 20;
 /// Bytes of parts whose sets are open, of one stream; beyond that the oldest ones take no effect.
 pub const SETS_OPEN_BYTES: usize = 64 << 20;
+/// Open sets of one stream; beyond that the oldest one takes no effect.
+pub const SETS_OPEN: usize = 1_024;
+/// Bytes that a part takes beside those of its message.
+pub const PART_WEIGHT: usize = 256;
+/// Milliseconds from the first part of a change set to its last one, by the stream's clock: the largest set on the thinnest line.
+pub const SET_LIFE_MS: i64 = 1_800_000;
 /// Milliseconds between two parts of a change set, by the stream's clock; what comes later takes no effect.
 pub const SET_SILENCE_MS: i64 = 60_000;
 /// A transaction that applies a change set takes this long at most; a longer one goes on in the next.
@@ -182,8 +188,19 @@ pub const LONG_COPY: u64 = 256 << 20;
 pub const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 /// A transfer without any progress for this long has failed.
 pub const TRANSFER_STALL: Duration = Duration::from_secs(30);
-/// An HTTP server's answer, counted from the end of the request: completing a large upload takes its time.
+/// An HTTP server's answer to a request that gives it work, counted from the end of the request: completing a large upload, or
+/// copying a large file, takes its time, in silence.
 pub const HTTP_ANSWER: Duration = Duration::from_secs(120);
+/// Bytes of an upload that may be in buffers between this process and a server.
+pub const IN_BUFFERS: u64 = 8 << 20;
+/// Bytes a second of the thinnest line that uploads must get over.
+pub const THIN_LINE: u64 = 32 << 10;
+/// The beginning of an HTTP server's answer to a request that only reads. Disks that sleep have begun to turn by then.
+pub const HTTP_LOOK: Duration = Duration::from_secs(20);
+/// The text of such an answer, from its beginning to its end.
+pub const HTTP_LIST: Duration = Duration::from_secs(60);
+/// After this time a look at a store is not tried again: whoever looks knows what to do without.
+pub const LOOK_TRIES: Duration = Duration::from_secs(10);
 /// An idle HTTP connection is not used again after this time: servers close theirs.
 pub const HTTP_IDLE: Duration = Duration::from_secs(4);
 /// Longest text that is read from an HTTP server, in bytes.

@@ -70,6 +70,8 @@ pub struct Retry {
     tries: u32,
     first: Duration,
     max: Duration,
+    /// After this time nothing is tried again.
+    within: Duration,
     stop: Stop,
 }
 
@@ -81,7 +83,13 @@ impl Retry {
 
     /// The same with pauses that double from `first` to `max`.
     pub fn with_pauses(tries: u32, first: Duration, max: Duration, stop: Stop) -> Retry {
-        Retry { tries, first, max, stop }
+        Retry { tries, first, max, within: Duration::MAX, stop }
+    }
+
+    /// The same, but that no try begins when this time has passed.
+    #[must_use]
+    pub fn within(self, within: Duration) -> Retry {
+        Retry { within, ..self }
     }
 
     /// Runs an operation until it succeeds, fails for good, or has used up its tries; `what` names it in messages. The
@@ -138,7 +146,7 @@ impl Tries<'_> {
             // What failed may have been a step of this step, which has tried it already.
             let tried_inside = before - inside.left.load(Relaxed);
             made += tried_inside.max(1);
-            if made >= allowed {
+            if made >= allowed || begun.elapsed() >= self.retry.within {
                 self.left.store(0, Relaxed);
                 let is_new = tried_inside == 0 && made > 1;
                 return Err(if is_new { error.after(&effort(made, begun.elapsed())) } else { error });

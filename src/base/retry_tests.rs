@@ -179,6 +179,21 @@ fn a_stop_ends_the_pause_at_once() {
 }
 
 #[test]
+fn nothing_is_tried_again_when_the_time_is_over() {
+    let tries = |within: Duration| {
+        let (_source, retry) = quick(5);
+        let made = Cell::new(0);
+        let result: Result<(), _> = retry.within(within).run("look", |_| {
+            made.set(made.get() + 1);
+            passing()
+        });
+        assert!(result.is_err());
+        made.get()
+    };
+    assert_eq!((tries(Duration::ZERO), tries(Duration::from_secs(60))), (1, 5));
+}
+
+#[test]
 fn effort_for_people() {
     assert_eq!(effort(1, Duration::from_millis(40)), "1 try, 0.0 s");
     assert_eq!(effort(3, Duration::from_millis(8_640)), "3 tries, 8.6 s");

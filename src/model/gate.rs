@@ -57,7 +57,8 @@ pub struct Arrival<T> {
 struct Open<T> {
     /// Number of the next part.
     next: u64,
-    /// Time of the last one.
+    /// Time of the first one, and of the last one.
+    begun: i64,
     heard: i64,
     /// Sequence of the first one.
     first: u64,
@@ -78,6 +79,20 @@ impl<T> Default for Gate<T> {
     fn default() -> Gate<T> {
         Gate { open: HashMap::new(), bytes: 0, newest: (0, i64::MIN) }
     }
+}
+
+impl<T> Open<T> {
+    /// Whether a part that comes now still belongs to it. Whoever begins anew reads from its first part on, so it must not stay open
+    /// for as long as somebody likes.
+    fn lives(&self, time_ms: i64) -> bool {
+        time_ms.saturating_sub(self.heard) <= limits::SET_SILENCE_MS
+            && time_ms.saturating_sub(self.begun) <= limits::SET_LIFE_MS
+    }
+}
+
+/// What a part takes, its own memory and what stands around it.
+fn weight(bytes: usize) -> usize {
+    bytes.saturating_add(limits::PART_WEIGHT)
 }
 
 impl<T> Gate<T> {
@@ -101,17 +116,21 @@ impl<T> Gate<T> {
     }
 
     fn open(&mut self, origin: Origin, arrival: Arrival<T>) {
+        let bytes = weight(arrival.bytes);
         // Only somebody who means harm opens so much and leaves it open.
-        while self.bytes.saturating_add(arrival.bytes) > limits::SETS_OPEN_BYTES {
+        while self.bytes.saturating_add(bytes) > limits::SETS_OPEN_BYTES
+            || self.open.len() >= limits::SETS_OPEN
+        {
             let Some(oldest) = self.open.iter().min_by_key(|(_, open)| open.first).map(|(origin, _)| *origin)
             else {
                 break;
             };
             self.close(oldest);
         }
-        self.bytes += arrival.bytes;
-        let Arrival { message, seq, bytes, time_ms, .. } = arrival;
-        self.open.insert(origin, Open { next: 2, heard: time_ms, first: seq, parts: vec![message], bytes });
+        self.bytes += bytes;
+        let Arrival { message, seq, time_ms, .. } = arrival;
+        let open = Open { next: 2, begun: time_ms, heard: time_ms, first: seq, parts: vec![message], bytes };
+        self.open.insert(origin, open);
     }
 
     fn go_on(&mut self, origin: Origin, arrival: Arrival<T>) -> Vec<T> {
@@ -120,8 +139,9 @@ impl<T> Gate<T> {
         if number < open.next {
             return vec![]; // It came before.
         }
-        let is_late = arrival.time_ms.saturating_sub(open.heard) > limits::SET_SILENCE_MS;
-        if number > open.next || is_late || open.bytes + arrival.bytes > limits::SETS_OPEN_BYTES {
+        let bytes = weight(arrival.bytes);
+        let is_too_much = open.bytes.saturating_add(bytes) > limits::SETS_OPEN_BYTES;
+        if number > open.next || !open.lives(arrival.time_ms) || is_too_much {
             self.close(origin);
             return vec![];
         }
@@ -130,8 +150,8 @@ impl<T> Gate<T> {
             return self.close(origin);
         }
         (open.next, open.heard) = (number + 1, arrival.time_ms);
-        open.bytes += arrival.bytes;
-        self.bytes += arrival.bytes;
+        open.bytes += bytes;
+        self.bytes += bytes;
         vec![]
     }
 
@@ -150,8 +170,7 @@ impl<T> Gate<T> {
     /// effect any more, whatever comes.
     pub fn checkpoint(&self) -> u64 {
         let (seq, time_ms) = self.newest;
-        let lives = |open: &&Open<T>| time_ms.saturating_sub(open.heard) <= limits::SET_SILENCE_MS;
-        let first = self.open.values().filter(lives).map(|open| open.first).min();
+        let first = self.open.values().filter(|open| open.lives(time_ms)).map(|open| open.first).min();
         first.map_or(seq, |first| first.saturating_sub(1).min(seq))
     }
 

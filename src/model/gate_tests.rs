@@ -103,6 +103,45 @@ fn a_set_whose_publisher_was_silent_for_too_long_takes_no_effect() {
     assert!(stream.pass(A, "3").is_empty());
 }
 
+/// Somebody sends a part now and then: the set is over in the end, and nobody has to begin before it any more.
+#[test]
+fn a_set_does_not_stay_open_for_as_long_as_its_publisher_likes() {
+    let mut stream = Stream::new();
+    assert!(stream.pass(A, "1+").is_empty());
+    let begun = stream.now;
+    for number in 2.. {
+        stream.now += limits::SET_SILENCE_MS - 1_000;
+        if stream.now - begun > limits::SET_LIFE_MS {
+            break;
+        }
+        assert!(stream.pass(A, &format!("{number}+")).is_empty());
+        assert_eq!(stream.gate.checkpoint(), 0);
+    }
+    stream.pass(B, "");
+    assert_eq!(stream.gate.checkpoint(), stream.seq);
+    // What it ends with takes no effect, and its next set does.
+    let last = stream.gate.open[&A.unwrap()].next;
+    assert!(stream.pass(A, &last.to_string()).is_empty());
+    assert_eq!(stream.pass(A, "").len(), 1);
+}
+
+#[test]
+fn many_sets_of_many_names_take_bounded_room_and_time() {
+    let mut stream = Stream::new();
+    for node in 0..50_000 {
+        stream.pass(Some(Origin { node, incarnation: 3 }), "1+");
+    }
+    assert_eq!(stream.gate.open.len(), limits::SETS_OPEN);
+    let part = |number: u64| format!("{number}+");
+    stream.pass(A, "1+");
+    let fit = limits::SETS_OPEN_BYTES / (limits::PART_WEIGHT + 10);
+    for number in 2..400_000 {
+        stream.pass(A, &part(number));
+    }
+    assert!(stream.gate.open.values().all(|open| open.parts.len() <= fit));
+    assert!(stream.gate.bytes <= limits::SETS_OPEN_BYTES);
+}
+
 #[test]
 fn what_somebody_opens_and_leaves_open_takes_bounded_room() {
     let mut stream = Stream::new();

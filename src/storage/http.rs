@@ -9,7 +9,7 @@ use crate::base::{limits, secret};
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use ureq::http;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
@@ -47,6 +47,8 @@ pub struct Response {
     pub status: u16,
     headers: http::HeaderMap,
     body: ureq::Body,
+    /// The time in which a text must be whole.
+    text: Duration,
 }
 
 impl Client {
@@ -61,9 +63,7 @@ impl Client {
             .timeout_resolve(Some(limits::CONNECT_TIMEOUT))
             .timeout_connect(Some(limits::CONNECT_TIMEOUT))
             .timeout_send_request(Some(limits::TRANSFER_STALL))
-            .timeout_per_read(Some(limits::TRANSFER_STALL))
             .timeout_per_write(Some(limits::TRANSFER_STALL))
-            .timeout_recv_response(Some(limits::HTTP_ANSWER))
             .input_buffer_size(64 << 10)
             .output_buffer_size(64 << 10)
             .max_idle_age(limits::HTTP_IDLE);
@@ -91,16 +91,56 @@ impl Client {
         if let Some(length) = length {
             head = head.header("content-length", length.to_string());
         }
+        let waits = Waits::of(request.method, length.unwrap_or(0));
         let answer = match request.body {
-            Body::Empty => self.agent.run(head.body(()).map_err(unfit)?),
-            Body::Bytes(bytes) => self.agent.run(head.body(bytes).map_err(unfit)?),
+            Body::Empty => self.run(head.body(()).map_err(unfit)?, waits),
+            Body::Bytes(bytes) => self.run(head.body(bytes).map_err(unfit)?, waits),
             Body::Stream(source, _) => {
                 let body = ureq::SendBody::from_reader(source);
-                self.agent.run(head.body(body).map_err(unfit)?)
+                self.run(head.body(body).map_err(unfit)?, waits)
             }
         };
         let (head, body) = answer.map_err(|error| failure(request.method, &error))?.into_parts();
-        Ok(Response { status: head.status.as_u16(), headers: head.headers, body })
+        Ok(Response { status: head.status.as_u16(), headers: head.headers, body, text: waits.text })
+    }
+
+    fn run<S: ureq::AsSendBody>(
+        &self,
+        request: http::Request<S>,
+        waits: Waits,
+    ) -> Result<http::Response<ureq::Body>, ureq::Error> {
+        let request = self.agent.configure_request(request);
+        let request = request.timeout_recv_response(Some(waits.head)).timeout_per_read(Some(waits.silence));
+        self.agent.run(request.build())
+    }
+}
+
+/// How long a server may take.
+#[derive(Clone, Copy)]
+struct Waits {
+    /// From the end of the request to the head of the answer.
+    head: Duration,
+    /// Between two pieces of the answer. The wait for its first piece counts too.
+    silence: Duration,
+    /// From the head of the answer to the end of a text.
+    text: Duration,
+}
+
+impl Waits {
+    /// `length`: bytes of the request's body.
+    fn of(method: &str, length: u64) -> Waits {
+        match method {
+            "GET" | "HEAD" | "PROPFIND" => {
+                let (silence, text) = (limits::TRANSFER_STALL, limits::HTTP_LIST);
+                Waits { head: limits::HTTP_LOOK, silence, text }
+            }
+            _ => {
+                // The end of the body may still be on its way, in the buffers of this machine and of others.
+                let on_its_way = length.min(limits::IN_BUFFERS) / limits::THIN_LINE;
+                let all = limits::HTTP_ANSWER + Duration::from_secs(on_its_way);
+                Waits { head: all, silence: all, text: limits::HTTP_ANSWER }
+            }
+        }
     }
 }
 
@@ -165,10 +205,11 @@ impl Response {
     }
 
     /// The body as text. A body longer than `limits::HTTP_TEXT` is an error. It may come slowly: S3 answers at once, and sends
-    /// a blank now and then while it works.
+    /// a blank now and then while it completes an upload.
     pub fn text(mut self) -> Result<String, Error> {
         let mut bytes = Vec::new();
-        let text = InTime { text: self.body.as_reader(), until: Instant::now() + limits::HTTP_ANSWER };
+        let until = Instant::now() + self.text;
+        let text = InTime { text: self.body.as_reader(), until, within: self.text };
         let mut reader = text.take(limits::HTTP_TEXT + 1);
         reader.read_to_end(&mut bytes).map_err(|error| Error::Transient(format!("answer: {error}")))?;
         if bytes.len() as u64 > limits::HTTP_TEXT {
@@ -192,13 +233,14 @@ impl Response {
 struct InTime<R> {
     text: R,
     until: Instant,
+    within: Duration,
 }
 
 impl<R> InTime<R> {
     /// Notes that bytes came (none: the end of the text). An error: the time is up.
     fn note(&self, count: usize, now: Instant) -> io::Result<()> {
         if count > 0 && now > self.until {
-            let text = format!("not whole within {} s", limits::HTTP_ANSWER.as_secs());
+            let text = format!("not whole within {} s", self.within.as_secs());
             return Err(io::Error::new(io::ErrorKind::TimedOut, text));
         }
         Ok(())
@@ -278,7 +320,6 @@ pub fn unescape(text: &str) -> Option<String> {
 mod tests {
     use super::*;
     use crate::base::scratch::Scratch;
-    use std::time::Duration;
 
     #[test]
     fn escaping_is_undone() {
@@ -294,13 +335,22 @@ mod tests {
 
     #[test]
     fn a_text_may_come_slowly_and_must_end_in_time() {
-        let begun = Instant::now();
-        let text = InTime { text: io::empty(), until: begun + limits::HTTP_ANSWER };
-        text.note(1, begun + limits::HTTP_ANSWER).unwrap();
-        let late = begun + limits::HTTP_ANSWER + Duration::from_secs(1);
+        let (begun, within) = (Instant::now(), limits::HTTP_LIST);
+        let text = InTime { text: io::empty(), until: begun + within, within };
+        text.note(1, begun + within).unwrap();
+        let late = begun + within + Duration::from_secs(1);
         assert_eq!(text.note(1, late).unwrap_err().kind(), io::ErrorKind::TimedOut);
         // A text that ends late has ended all the same.
         text.note(0, late).unwrap();
+    }
+
+    #[test]
+    fn the_end_of_an_upload_may_be_on_its_way_when_all_of_it_was_written() {
+        let head = |method: &str, length: u64| Waits::of(method, length).head;
+        assert_eq!(head("PUT", 5), limits::HTTP_ANSWER);
+        assert_eq!(head("PUT", 4 << 20), limits::HTTP_ANSWER + Duration::from_secs(128));
+        assert_eq!(head("PUT", u64::MAX), limits::HTTP_ANSWER + Duration::from_secs(256));
+        assert_eq!(head("PROPFIND", 100), limits::HTTP_LOOK);
     }
 
     #[test]

@@ -62,12 +62,12 @@ impl Store {
 
     /// The snapshot of a name; `None` when there is none. One that this node must not take is there, and [`Stored::refused`].
     pub fn stat(&self, name: &str) -> Result<Option<Stored>, Error> {
-        self.run("look", |_| self.look(name))
+        self.glance("look", |_| self.look(name))
     }
 
     /// All snapshots: the current one, then the older ones, newest first.
     pub fn list(&self) -> Result<Vec<Stored>, Error> {
-        let found = match self.run("list", |_| self.backend.list()) {
+        let found = match self.glance("list", |_| self.backend.list()) {
             Err(Error::NotFound) => vec![],
             other => other?,
         };
@@ -248,15 +248,30 @@ impl Store {
         }
     }
 
-    /// Runs an operation with a budget of tries. What turns out damaged is read once more: it may have been replaced while it
-    /// was read.
-    fn run<R>(
+    /// As [`Store::run`] for an operation that only looks at names and labels: a store that stays silent is asked once.
+    fn glance<R>(
         &self,
+        what: &str,
+        operation: impl FnMut(&Tries<'_>) -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        self.run_with(&self.retry.clone().within(limits::LOOK_TRIES), what, operation)
+    }
+
+    /// Runs an operation with a budget of tries.
+    fn run<R>(&self, what: &str, operation: impl FnMut(&Tries<'_>) -> Result<R, Error>) -> Result<R, Error> {
+        self.run_with(&self.retry, what, operation)
+    }
+
+    /// What turns out damaged is read once more: it may have been replaced while it
+    /// was read.
+    fn run_with<R>(
+        &self,
+        retry: &Retry,
         what: &str,
         mut operation: impl FnMut(&Tries<'_>) -> Result<R, Error>,
     ) -> Result<R, Error> {
         let mut once_more = true;
-        self.retry.run(&format!("{}: {what}", self.describe()), |tries| match operation(tries) {
+        retry.run(&format!("{}: {what}", self.describe()), |tries| match operation(tries) {
             Err(Error::Damaged(_)) if std::mem::take(&mut once_more) => operation(tries),
             other => other,
         })

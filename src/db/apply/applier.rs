@@ -5,6 +5,7 @@ use crate::db::apply::aside::Cause;
 use crate::db::apply::carry::{carry_out, delete};
 use crate::db::apply::facts::{Gathered, Look, gather};
 use crate::db::apply::lost;
+use crate::db::apply::renewal::Why;
 use crate::db::apply::rows::Failure;
 use crate::db::apply::session::{Applied, Place, Session};
 use crate::db::apply::subject::{Source, Subject};
@@ -341,7 +342,11 @@ impl Applier {
         event: &Event,
         origin: Option<(Origin, i64)>,
     ) -> Result<Option<Cause>, Error> {
-        let source = self.session.source(incoming.stream, origin)?;
+        let mut source = self.session.source(incoming.stream, origin)?;
+        if self.session.is_spent(source) && self.session.may_take_new_incarnation(Why::Beyond) {
+            self.session.new_incarnation()?;
+            source.own = false;
+        }
         let passed = source.order.is_some_and(Order::is_passed);
         let Incoming { stream, seq, time_ms, .. } = *incoming;
         self.session.place = Some(Place { stream, seq, time_ms });
@@ -437,8 +442,8 @@ impl Applier {
             self.give_in(subject, &mut gathered)?;
         }
         let plan = fold::decide(&gathered.facts);
-        if plan.new_incarnation {
-            self.session.new_incarnation()?;
+        if let (true, Some(why)) = (plan.new_incarnation, gathered.renews) {
+            self.session.renew(why)?;
             subject.source.own = false;
             // It is somebody else's event from now on, and waits like theirs.
             if let Some(cause) = self.must_wait(subject)? {

@@ -203,6 +203,60 @@ fn a_second_new_incarnation_does_not_follow_at_once() {
     assert!(peer.apply(&batch).new_incarnation);
 }
 
+/// Somebody publishes in our name under an id that we are far from: an event that nobody can use, so nothing is known of its row.
+/// What we publish from then on under this name comes too late for everybody, and too late again.
+#[test]
+fn a_name_that_somebody_has_spent_is_given_up() {
+    for table in ["gone", "t"] {
+        let mut peer = Peer::new("spent", SCHEMA);
+        let before = peer.log.origin().unwrap();
+        // Without its key, or of a table that nobody has.
+        let row = vec![("v".into(), Value::text("forged"))];
+        let forged = Event { node: 7, table: table.into(), row, ..image(i64::MAX, 1, "", "") };
+        let forged = |seq: u64, origin: Origin, id: i64| Incoming {
+            origin: Some((origin, id)),
+            ..incoming(seq, &forged)
+        };
+        assert!(!peer.apply(&[forged(1, before, i64::MAX)]).new_incarnation);
+        peer.write("INSERT INTO t VALUES(1, 'a', 'mine')");
+        let own = |seq: u64, id: i64, origin: Origin| {
+            let event = Event { node: 7, ..image(id, 1, "a", "mine") };
+            Incoming { origin: Some((origin, id)), ..incoming(seq, &event) }
+        };
+        let applied = peer.apply(&[own(2, 1, before)]);
+        assert_eq!((applied.new_incarnation, applied.touched, applied.settled), (true, 0, 0), "{table}");
+        let name = peer.log.origin().unwrap();
+        assert_ne!(name, before);
+        // Again, before another new name may be taken: nothing is logged anew for it, and nothing counts as published.
+        peer.apply(&[forged(3, name, 1 << 62)]);
+        for seq in 4..9 {
+            let applied = peer.apply(&[own(seq, 1, name)]);
+            assert_eq!((applied.new_incarnation, applied.touched, applied.settled), (false, 0, 0), "{table}");
+        }
+        assert_eq!(peer.scratch.value("SELECT count(*) FROM __harmonylite__log WHERE t <> 0"), "1");
+        peer.applier = open(&peer.scratch);
+        assert!(peer.apply(&[own(9, 1, name)]).new_incarnation);
+        let settled = peer.apply(&[own(10, 1, peer.log.origin().unwrap())]).settled;
+        assert_eq!((settled, peer.rows().as_str()), (1, "'1amine'"), "{table}");
+    }
+}
+
+/// A forged event of ours writes a row that the application has just written: what the application wrote is still to be published.
+#[test]
+fn a_forged_event_settles_nothing() {
+    let mut peer = Peer::new("forged-echo", SCHEMA);
+    for seq in [1, 2] {
+        peer.write(&format!("INSERT INTO t VALUES({seq}, 'u{seq}', 'mine')"));
+        let event = Event { node: 7, ..image(1 << 40, seq, "z", "forged") };
+        let origin = Some((peer.log.origin().unwrap(), 1 << 40));
+        let applied = peer.apply(&[Incoming { origin, ..incoming(seq as u64, &event) }]);
+        // The second one comes before another new name may be taken.
+        assert_eq!((applied.new_incarnation, applied.settled), (seq == 1, 0));
+    }
+    assert_eq!(peer.scratch.value("SELECT count(*) FROM __harmonylite__log WHERE t <> 0"), "2");
+    assert_eq!(peer.rows(), "'1u1mine 2u2mine'");
+}
+
 #[test]
 fn a_failed_transaction_leaves_neither_rows_nor_memory() {
     let mut peer = Peer::new("failed", SCHEMA);

@@ -1,6 +1,6 @@
 //! What is known about an event before it is folded, gathered from the database all at once.
 
-use crate::db::apply::{collisions, rows::Failure, session::Session, subject::Subject};
+use crate::db::apply::{collisions, renewal::Why, rows::Failure, session::Session, subject::Subject};
 use crate::model::fold::Facts;
 use crate::model::value::Value;
 
@@ -11,6 +11,8 @@ pub struct Gathered {
     pub colliding: Vec<Vec<Value>>,
     /// The ids, not above the event's, under which the change log holds its key.
     pub unsettled: Vec<i64>,
+    /// Why the database takes a new incarnation, if it does.
+    pub renews: Option<Why>,
 }
 
 /// How to look for collisions.
@@ -27,17 +29,24 @@ pub fn gather(session: &Session, subject: &Subject<'_>, look: Look) -> Result<Ga
     let source = subject.source;
     let mut facts =
         Facts { order: source.order, own: source.own, tombstone: subject.is_tombstone(), ..Facts::default() };
-    let mut unsettled = vec![];
+    let (mut unsettled, mut renews) = (vec![], None);
     if let Some(touched) = &session.touched {
         let id = subject.log_id();
         unsettled = touched.ids(&session.connection, &subject.key)?;
         facts.touched = !unsettled.is_empty();
         unsettled.retain(|logged| *logged <= id);
-        facts.unsettled = source.own && !unsettled.is_empty();
+        // What comes too late would come too late again.
+        facts.unsettled = source.own && !unsettled.is_empty() && !session.is_spent(source);
         // The log gives rising ids and keeps an entry until its event came back. So an event of ours comes from an entry,
         // unless an older copy of the database was put back, or a power cut took commits that had been published.
-        facts.unlogged =
-            source.own && (id > touched.highest() || !facts.unsettled) && session.may_take_new_incarnation();
+        let why = match id > touched.highest() {
+            true => Some(Why::Beyond),
+            false => (!facts.unsettled).then_some(Why::Unlogged),
+        };
+        renews = why.filter(|why| source.own && session.may_take_new_incarnation(*why));
+        facts.unlogged = renews.is_some();
+        // Under this id we have published nothing, so it settles nothing.
+        facts.own &= why != Some(Why::Beyond) || facts.unlogged;
     }
     let mut colliding = vec![];
     if facts.need_collisions() && !subject.table.unique.is_empty() {
@@ -49,5 +58,5 @@ pub fn gather(session: &Session, subject: &Subject<'_>, look: Look) -> Result<Ga
             facts.collisions.push(session.is_touched(&subject.table.row_key(values))?);
         }
     }
-    Ok(Gathered { facts, colliding, unsettled })
+    Ok(Gathered { facts, colliding, unsettled, renews })
 }

@@ -5,7 +5,13 @@ use crate::base::limits;
 use crate::db::apply::aside::{self, Aside};
 use crate::db::apply::conflicts::{self, Conflicts};
 use crate::db::apply::{checkpoint::Checkpointer, collisions, feed::Feeds, marks::Marks};
-use crate::db::apply::{mirrored::Mirrored, renewal::Renewal, savepoint, subject::Source, touched::Touched};
+use crate::db::apply::{
+    mirrored::Mirrored,
+    renewal::{Renewals, Why},
+    savepoint,
+    subject::Source,
+    touched::Touched,
+};
 use crate::db::capture::log_table;
 use crate::db::schema::{self, Known, Schema};
 use crate::db::steering::{self, Steering};
@@ -102,7 +108,7 @@ pub struct Session {
     pub steering: Steering,
     /// `None` for an image that comes out of no stream: nothing loses to it.
     pub place: Option<Place>,
-    renewal: Renewal,
+    renewals: Renewals,
     /// Tables that cannot be replicated are named in warnings: nobody else who reads the schema does.
     pub tells_refused: bool,
     /// When the running transaction began.
@@ -141,7 +147,7 @@ impl Session {
             conflicts,
             steering: Steering::off(),
             place: None,
-            renewal: Renewal::default(),
+            renewals: Renewals::default(),
             tells_refused: false,
             begun: Instant::now(),
             applied: Applied::default(),
@@ -169,6 +175,7 @@ impl Session {
             self.connection.execute_batch("BEGIN IMMEDIATE")?;
         }
         self.applied = Applied::default();
+        self.renewals.begin();
         self.begun = Instant::now();
         Ok(())
     }
@@ -185,9 +192,7 @@ impl Session {
             return Err(error);
         }
         self.marks.committed();
-        if self.applied.new_incarnation {
-            self.renewal.taken(self.begun);
-        }
+        self.renewals.committed(self.begun);
         Ok(self.applied)
     }
 
@@ -336,16 +341,29 @@ impl Session {
     }
 
     /// Whether a new incarnation may be taken in this transaction because of an event.
-    pub fn may_take_new_incarnation(&self) -> bool {
-        self.renewal.is_allowed(self.begun)
+    pub fn may_take_new_incarnation(&self, why: Why) -> bool {
+        self.renewals.is_allowed(why, self.begun)
+    }
+
+    /// Whether the event is ours, and one was folded in our name under an id that our log has not given yet: for everybody, all that
+    /// we publish under this name from now on comes too late.
+    pub fn is_spent(&self, source: Source) -> bool {
+        let folded = source.order.map_or(0, |order| order.folded);
+        source.own && self.touched.as_ref().is_some_and(|touched| folded > touched.highest())
+    }
+
+    /// A new incarnation for a log that has not given the ids that were folded under the present one.
+    pub fn new_incarnation(&mut self) -> Result<(), Error> {
+        self.renew(Why::Beyond)
     }
 
     /// Publishes under a new incarnation from now on, whose ids nobody has seen.
-    pub fn new_incarnation(&mut self) -> Result<(), Error> {
+    pub fn renew(&mut self, why: Why) -> Result<(), Error> {
         log::warn!(
-            "this database has published more than it knows: it is an older copy, or lost its last commits. What it had \
-             published comes back; it publishes under a new name from now on"
+            "this database has published more than it knows: it is an older copy, or lost its last commits, or somebody published \
+             in its name. What it had published comes back; it publishes under a new name from now on"
         );
+        self.renewals.take(why);
         state::new_incarnation(&self.connection)?;
         self.origin = Some(self.origin()?);
         self.applied.new_incarnation = true;

@@ -91,3 +91,57 @@ fn settings_that_the_server_does_not_take_are_named_and_no_older_error() {
         }
     }
 }
+
+/// A stranger to whom our own server is open fills what the streams may take, and not the disk: the application, and rows of all
+/// nodes, go on.
+#[test]
+fn whoever_may_publish_fills_half_of_the_free_disk_at_most() {
+    for binary in nats_binaries() {
+        let dir = Dir::new("full-streams");
+        let Some(small) = Small::mount(dir.0.join("node-1"), "100m") else {
+            return skip("no file system can be mounted");
+        };
+        let free = || {
+            let out = Command::new("df").args(["--output=avail", "-k"]).arg(&small.0).output().unwrap();
+            String::from_utf8(out.stdout).unwrap().lines().last().unwrap().trim().parse::<u64>().unwrap()
+        };
+        let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
+        let port = free_port();
+        let config = format!("nats.server_binary = {binary:?}\nsnapshot.enabled = false");
+        let mut one = Node::with_schema(&dir, 1, "", &config, schema);
+        let text = std::fs::read_to_string(&one.config).unwrap();
+        std::fs::write(&one.config, text.replace("127.0.0.1:-1", &format!("127.0.0.1:{port}"))).unwrap();
+        one.start_ready();
+        let url = format!("nats://127.0.0.1:{port}");
+        let mut two = Node::with_schema(&dir, 2, &url, "snapshot.enabled = false", schema);
+        two.start_ready();
+        let client = nats::jetstream::new(nats::connect(&url).unwrap());
+        let junk = || nats::jetstream::StreamConfig {
+            name: "junk".to_owned(),
+            subjects: vec!["junk".to_owned()],
+            ..Default::default()
+        };
+        client.add_stream(junk()).unwrap();
+        let before = free();
+        let mut refused = String::new();
+        for number in 0..200_u32 {
+            if let Err(error) = client.publish("junk", number.to_be_bytes().repeat(250_000)) {
+                refused = error.to_string();
+                break;
+            }
+        }
+        assert!(!refused.is_empty(), "200 MB fitted into 100 MB");
+        let after = free();
+        eprintln!("{}: {before} KiB free before, {after} after: {refused}", binary.display());
+        assert!(after > before / 3 && after < before * 3 / 4, "{before} KiB, then {after}");
+        // The application has room for what it writes. What the streams have no room for waits in the log.
+        one.sql(
+            "INSERT INTO t(v) SELECT randomblob(1000000) FROM (VALUES(1), (2), (3), (4), (5), (6), (7), (8))",
+        );
+        two.sql("INSERT INTO t VALUES(100, 'y')");
+        one.assert_alive();
+        client.delete_stream("junk").unwrap();
+        wait_equal(&mut [&mut one, &mut two], 40);
+        assert_eq!((two.stop(), one.stop()), (0, 0));
+    }
+}

@@ -7,6 +7,7 @@ mod crash;
 mod floods;
 mod forged;
 mod fulltext;
+mod generated;
 mod golden;
 mod hostile;
 mod keys;

@@ -8,3 +8,4 @@ mod killed;
 mod mended;
 pub mod refused;
 mod signatures;
+mod silent;
