@@ -1,6 +1,6 @@
 //! Opening the database: every connection of ours with the same settings, and the file made fit for replication.
 
-use crate::base::{files, limits};
+use crate::base::{files, limits, memory};
 use crate::db::error::Error;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
@@ -40,6 +40,20 @@ pub fn open(path: &Path) -> Result<Connection, Error> {
         limits::PAGE_CACHE_KIB
     ))?;
     Ok(connection)
+}
+
+/// `PRAGMA data_version`, which changes with each commit of another connection.
+pub fn data_version(connection: &Connection) -> Result<i64, Error> {
+    Ok(connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?)
+}
+
+/// Gives back the schema that a connection has read, which takes dozens of megabytes with thousands of tables, the statements that
+/// were made for it, and cached pages. The next statement reads the schema again.
+pub fn give_back(connection: &Connection) -> Result<(), Error> {
+    connection.flush_prepared_statement_cache();
+    connection.execute_batch("PRAGMA writable_schema=RESET; PRAGMA shrink_memory")?;
+    memory::give_back();
+    Ok(())
 }
 
 /// Polls for the write lock every 0.4 ms. SQLite's own pauses grow to 100 ms and lose nearly every race against an application

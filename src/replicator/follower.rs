@@ -37,6 +37,8 @@ pub struct Follower {
     /// An event without our message id was seen.
     go_nodes_seen: bool,
     looked_aside: Instant,
+    /// When the database was last used; `None` since it gave back memory.
+    used: Option<Instant>,
     looked_at_formats: Instant,
     /// Waiting events that were dropped for want of room: rows that this database lacks.
     lost: u64,
@@ -84,6 +86,7 @@ impl Follower {
         let joined = followed || setup.join.is_none();
         let whole = if joined { Whole::Yes } else { Whole::Waiting("joining the cluster".to_owned()) };
         setup.signals.set_whole(whole);
+        setup.database.rest()?;
         let now = Instant::now();
         Ok(Follower {
             waiting: Waiting::new(streams.len(), now),
@@ -100,6 +103,7 @@ impl Follower {
             owes_rewind: false,
             go_nodes_seen: false,
             looked_aside: now,
+            used: None,
             looked_at_formats: now,
             lost: 0,
             looked_beyond: false,
@@ -128,7 +132,9 @@ impl Follower {
             self.collect();
             if again || self.waiting.is_due(Instant::now()) {
                 self.apply()?;
+                self.used = Some(Instant::now());
             }
+            self.rest();
             self.look_aside();
             self.look_at_formats();
             self.start_publisher_when_caught_up();
@@ -203,6 +209,16 @@ impl Follower {
         }
     }
 
+    /// After a while without work, the connection to a database of many tables gives back memory.
+    fn rest(&mut self) {
+        if self.used.is_some_and(|used| used.elapsed() >= limits::REST_AFTER) {
+            self.used = None;
+            if let Err(error) = self.setup.database.rest() {
+                log::debug!("give back memory: {error}");
+            }
+        }
+    }
+
     fn has_read(&mut self, at: usize, read: u64) {
         if let Some(position) = &mut self.streams[at].position {
             position.seq = read;
@@ -223,6 +239,7 @@ impl Follower {
             return;
         }
         let Some(position) = &stream.position else { return };
+        self.used = Some(Instant::now());
         let (read, position) = (position.seq, Position { seq: checkpoint, ..position.clone() });
         match self.setup.database.set_position(at, &position) {
             Ok(()) => self.has_applied(at, Ends { read, checkpoint }),
@@ -359,6 +376,7 @@ impl Follower {
             self.tries.found_nothing(now);
             return Ok(());
         }
+        self.used = Some(now);
         for at in 0..self.streams.len() {
             if self.streams[at].reader.is_connected() {
                 continue;

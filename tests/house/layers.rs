@@ -17,6 +17,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
             "limits",
             "logger",
             "md5",
+            "memory",
             "once",
             "random",
             "retry",

@@ -34,6 +34,11 @@ impl Applier {
         Ok(())
     }
 
+    /// Gives back memory, after a while without work.
+    pub fn rest(&self) -> Result<(), Error> {
+        self.session.rest()
+    }
+
     /// What is set aside, if that may have changed since the last call.
     pub fn news(&mut self) -> Result<Option<SetAside>, Error> {
         let session = &mut self.session;

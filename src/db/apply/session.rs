@@ -1,13 +1,13 @@
 //! The writing session: the one connection that writes into the database while it is replicated, and everything in memory
 //! that stands for contents of the database and must be rolled back with them.
 
-use crate::base::limits;
+use crate::base::{limits, memory};
 use crate::db::apply::aside::{self, Aside};
 use crate::db::apply::{checkpoint::Checkpointer, collisions, feed::Feeds, marks::Marks};
 use crate::db::apply::{mirrored::Mirrored, renewal::Renewal, savepoint, subject::Source, touched::Touched};
 use crate::db::capture::log_table;
 use crate::db::schema::{self, Known, Schema};
-use crate::db::{error::Error, open, ours, sql::quote, state, table::Table};
+use crate::db::{error::Error, open, ours, schema_rows, sql::quote, state, table::Table};
 use crate::model::fold::Order;
 use crate::model::origin::Origin;
 use crate::model::positions::{Position, SeqMap};
@@ -68,6 +68,8 @@ pub struct Session {
     pub schema: Arc<Schema>,
     /// `PRAGMA schema_version` for which all is made: the schema, and what is temporary on the connection.
     version: i64,
+    /// A quiet connection should not keep the schema.
+    large: bool,
     /// The schema as any connection has read it last.
     pub known: Known,
     /// The mirror of the change log; `None` without capture.
@@ -100,8 +102,10 @@ impl Session {
         connection.execute_batch("PRAGMA recursive_triggers=ON")?;
         let mut aside = Aside::default();
         aside.load(&connection)?;
+        let large = schema_rows::is_large(schema_rows::count(&connection)?);
         Ok(Session {
             node,
+            large,
             streams: streams.to_vec(),
             schema: Arc::default(),
             version: -1,
@@ -123,6 +127,10 @@ impl Session {
 
     /// Begins a write transaction. A schema that the application has changed is read before: it would wait for that.
     pub fn begin(&mut self) -> Result<(), Error> {
+        if self.large {
+            // The connection may have given back the schema.
+            schema_rows::warm(&self.connection)?;
+        }
         for _ in 0..limits::INSTALL_TRIES {
             if schema::version(&self.connection)? != self.version {
                 self.known.read(&self.connection)?;
@@ -234,7 +242,17 @@ impl Session {
         let fed = self.mirrored.refresh(&mut self.connection, &self.schema)?;
         self.feeds.refresh(&self.connection, fed)?;
         self.version = schema::version(&self.connection)?;
+        self.large = schema_rows::is_large(schema_rows::count(&self.connection)?);
+        if self.large {
+            // What it was before is free now.
+            memory::give_back();
+        }
         Ok(())
+    }
+
+    /// Gives back memory until something is to be done. Without effect where the schema is small.
+    pub fn rest(&self) -> Result<(), Error> {
+        if self.large { open::give_back(&self.connection) } else { Ok(()) }
     }
 
     /// Whether the change log holds a key.

@@ -1,10 +1,10 @@
 //! The publisher's view of the database: the next entries of the change log, each key once, with the image that its row has now.
 
-use crate::base::limits;
+use crate::base::{limits, memory};
 use crate::db::capture::install::{self, Capture};
 use crate::db::capture::log_table;
 use crate::db::schema::{self, Known, Schema};
-use crate::db::{error::Error, open, state, table::Table};
+use crate::db::{error::Error, open, schema_rows, state, table::Table};
 use crate::model::event::{Event, Kind};
 use crate::model::origin::Origin;
 use crate::model::value::Value;
@@ -41,6 +41,19 @@ pub struct ChangeLog {
     entries: String,
     /// The highest log id that was read.
     cursor: i64,
+    /// Number of rows that the schema has.
+    rows: i64,
+    /// What was known when the connection gave back its schema; `None` since it was used.
+    resting: Option<Resting>,
+}
+
+/// The database as a connection has seen it before it gave back its schema.
+struct Resting {
+    /// `PRAGMA data_version`
+    version: i64,
+    /// What [`ChangeLog::unsettled`] counted.
+    unsettled: (i64, i64),
+    origin: Origin,
 }
 
 /// Entries after the cursor.
@@ -68,7 +81,12 @@ impl ChangeLog {
         let known = Known::default();
         let (schema, done) = install::install_after(&mut connection, &known)?;
         schema.tell_refused(&Schema::default());
-        Ok((ChangeLog::new(connection, node, schema, known)?, done))
+        let mut log = ChangeLog::new(connection, node, schema, known)?;
+        if log.may_rest() {
+            // Before the next connection reads the schema, and until there is something to publish.
+            log.rest()?;
+        }
+        Ok((log, done))
     }
 
     /// Opens the log of a damaged database as far as it can be read, and changes nothing. `None` without a log.
@@ -83,7 +101,8 @@ impl ChangeLog {
 
     fn new(connection: Connection, node: u64, schema: Arc<Schema>, known: Known) -> Result<ChangeLog, Error> {
         let entries = log_table::entries(log_table::width(&connection)?);
-        Ok(ChangeLog { connection, node, schema, known, entries, cursor: 0 })
+        let rows = schema_rows::count(&connection)?;
+        Ok(ChangeLog { connection, node, schema, known, entries, cursor: 0, rows, resting: None })
     }
 
     /// The schema as this connection or another one has read it last, for others to the same database.
@@ -113,7 +132,11 @@ impl ChangeLog {
     }
 
     /// Under which name the database publishes.
-    pub fn origin(&self) -> Result<Origin, Error> {
+    pub fn origin(&mut self) -> Result<Origin, Error> {
+        if let Some(resting) = self.unchanged()? {
+            return Ok(resting.origin);
+        }
+        self.resting = None;
         state::origin(&self.connection, self.node)
     }
 
@@ -123,9 +146,16 @@ impl ChangeLog {
         if before == self.schema.version {
             return Ok(None);
         }
+        schema_rows::let_others_read(self.rows);
+        self.resting = None;
         let installed = install::install_after(&mut self.connection, &self.known);
         let (schema, done) = installed.map_err(|error| self.unless_schema_changed(error, before))?;
         self.entries = log_table::entries(log_table::width(&self.connection)?);
+        self.rows = schema_rows::count(&self.connection)?;
+        if self.may_rest() {
+            // What the schema was before is free now.
+            memory::give_back();
+        }
         schema.tell_refused(&self.schema);
         self.schema = schema;
         Ok(Some(done))
@@ -142,6 +172,7 @@ impl ChangeLog {
 
     /// Reads everything again from the beginning: what was published and is not settled is to be published once more.
     pub fn rewind(&mut self) {
+        self.resting = None;
         self.cursor = 0;
     }
 
@@ -164,12 +195,40 @@ impl ChangeLog {
 
     /// Number of entries whose events have not come back: those that were read, and those after the cursor.
     pub fn unsettled(&self) -> Result<(i64, i64), Error> {
+        // Each commit wakes the publisher, which reads.
+        if let Some(resting) = &self.resting {
+            return Ok(resting.unsettled);
+        }
         log_table::count_unsettled(&self.connection, self.cursor)
+    }
+
+    /// Whether a quiet connection is to rest: its schema is large.
+    pub fn may_rest(&self) -> bool {
+        self.resting.is_none() && schema_rows::is_large(self.rows)
+    }
+
+    /// Gives back memory until something is to be read.
+    pub fn rest(&mut self) -> Result<(), Error> {
+        let version = open::data_version(&self.connection)?;
+        let (unsettled, origin) = (self.unsettled()?, state::origin(&self.connection, self.node)?);
+        open::give_back(&self.connection)?;
+        self.resting = Some(Resting { version, unsettled, origin });
+        Ok(())
+    }
+
+    /// What was known when the connection gave back its schema, if nothing was committed since.
+    fn unchanged(&self) -> Result<Option<&Resting>, Error> {
+        let Some(resting) = &self.resting else { return Ok(None) };
+        Ok((open::data_version(&self.connection)? == resting.version).then_some(resting))
     }
 
     /// The next batch, of at most `limit` entries, in one read transaction: entries and images belong together.
     pub fn read(&mut self, limit: u64) -> Result<Batch, Error> {
+        if self.unchanged()?.is_some_and(|resting| resting.unsettled.1 == 0) {
+            return Ok(Batch::default());
+        }
         let before = self.schema.version;
+        self.resting = None;
         let read = self.read_bounded(limit, limits::SCAN_MAX_BYTES);
         read.map_err(|error| self.unless_schema_changed(error, before))
     }

@@ -45,6 +45,8 @@ pub struct Plan {
     tables: Vec<Arc<str>>,
     /// There is something of the Go program.
     takes_over: bool,
+    /// Number of rows that the schema has.
+    pub rows: i64,
     /// All but the tables is done.
     begun: bool,
     pub finished: bool,
@@ -91,6 +93,7 @@ impl Plan {
             stray,
             tables,
             takes_over,
+            rows: schema_rows::count(connection)?,
             begun,
             finished,
         };
@@ -201,6 +204,7 @@ impl Plan {
                 schema_rows::remove(connection, old.rowid)?;
             }
             schema_rows::add(connection, &table.name, &trigger, &sql)?;
+            self.rows += 1;
         }
         triggers::check(connection, &table)?;
         Ok(if captured || is_initial { None } else { Some(log_all_rows(connection, &table)?) })
