@@ -107,6 +107,8 @@ pub const INSTALL_TIME: Duration = Duration::from_millis(250);
 pub const READ_SCHEMA_ROW: Duration = Duration::from_micros(50);
 /// The longest such pause.
 pub const INSTALL_PAUSE: Duration = Duration::from_secs(2);
+/// So many times as long as our SQLite the application's may take for that: its hash tables do not grow.
+pub const SLOWER_READERS: u32 = 5;
 /// Attempts to make triggers without the lock until the schema is known, while the application changes it again and again.
 pub const INSTALL_TRIES: u32 = 3;
 /// Connecting to one NATS server, TLS and greeting included.

@@ -86,9 +86,8 @@ impl Follower {
         let joined = followed || setup.join.is_none();
         let whole = if joined { Whole::Yes } else { Whole::Waiting("joining the cluster".to_owned()) };
         setup.signals.set_whole(whole);
-        setup.database.rest()?;
         let now = Instant::now();
-        Ok(Follower {
+        let mut follower = Follower {
             waiting: Waiting::new(streams.len(), now),
             streams,
             queue,
@@ -108,7 +107,11 @@ impl Follower {
             lost: 0,
             looked_beyond: false,
             setup,
-        })
+        };
+        follower.show_aside();
+        // Until there is something to apply.
+        follower.setup.database.rest()?;
+        Ok(follower)
     }
 
     /// Applies until stop. The publisher has ended before: what it published comes back now, or at the next start.
@@ -298,6 +301,10 @@ impl Follower {
             return;
         }
         self.looked_aside = now;
+        self.show_aside();
+    }
+
+    fn show_aside(&mut self) {
         let database = &mut self.setup.database;
         match database.look().and_then(|()| database.news()) {
             Ok(Some(aside)) => {

@@ -127,7 +127,7 @@ struct Sent {
 
 impl Publisher {
     /// A publisher on an opened change log.
-    pub fn new(mut setup: Setup) -> Result<Publisher, Error> {
+    pub fn new(setup: Setup) -> Result<Publisher, Error> {
         let origin = setup.log.origin()?;
         let codec = Codec::new(setup.config.log.compress);
         Ok(Publisher {

@@ -12,6 +12,7 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, params_from_iter}
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// One row to publish.
 #[derive(Debug)]
@@ -132,11 +133,10 @@ impl ChangeLog {
     }
 
     /// Under which name the database publishes.
-    pub fn origin(&mut self) -> Result<Origin, Error> {
+    pub fn origin(&self) -> Result<Origin, Error> {
         if let Some(resting) = self.unchanged()? {
             return Ok(resting.origin);
         }
-        self.resting = None;
         state::origin(&self.connection, self.node)
     }
 
@@ -146,8 +146,14 @@ impl ChangeLog {
         if before == self.schema.version {
             return Ok(None);
         }
+        let since = Instant::now();
         schema_rows::let_others_read(self.rows);
         self.resting = None;
+        let begun = Instant::now();
+        schema_rows::warm(&self.connection)?;
+        // On a busy machine, the application may not be done yet: older versions of SQLite take several times as long.
+        let rest = (begun.elapsed() * limits::SLOWER_READERS).saturating_sub(since.elapsed());
+        std::thread::park_timeout(rest.min(limits::INSTALL_PAUSE));
         let installed = install::install_after(&mut self.connection, &self.known);
         let (schema, done) = installed.map_err(|error| self.unless_schema_changed(error, before))?;
         self.entries = log_table::entries(log_table::width(&self.connection)?);
@@ -407,6 +413,27 @@ mod tests {
         scratch.app.execute_batch("INSERT INTO t VALUES(1, zeroblob(5000)), (2, 0)").unwrap();
         assert_eq!(ids(&log.read_bounded(10, 0).unwrap()), [1]);
         assert_eq!(ids(&log.read_bounded(10, 0).unwrap()), [2]);
+    }
+
+    #[test]
+    fn a_rest_hides_nothing() {
+        let (scratch, mut log) = opened("rest", "CREATE TABLE t(k INTEGER PRIMARY KEY)");
+        let origin = log.origin().unwrap();
+        scratch.app.execute_batch("INSERT INTO t VALUES(1)").unwrap();
+        log.rest().unwrap();
+        assert_eq!((log.unsettled().unwrap(), log.origin().unwrap()), ((0, 1), origin));
+        assert_eq!(ids(&log.read(10).unwrap()), [1], "it waited before the rest");
+        log.rest().unwrap();
+        assert!(log.read(10).unwrap().changes.is_empty());
+        log.rewind();
+        assert_eq!(ids(&log.read(10).unwrap()), [1], "all is read again");
+        log.rest().unwrap();
+        scratch.app.execute_batch("INSERT INTO t VALUES(2); CREATE TABLE u(a)").unwrap();
+        assert!(log.follow_schema().unwrap().is_some());
+        assert_eq!(ids(&log.read(10).unwrap()), [2]);
+        log.rest().unwrap();
+        state::new_incarnation(&scratch.app).unwrap();
+        assert_ne!(log.origin().unwrap(), origin);
     }
 
     #[test]
