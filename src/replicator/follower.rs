@@ -37,8 +37,6 @@ pub struct Follower {
     /// An event without our message id was seen.
     go_nodes_seen: bool,
     looked_aside: Instant,
-    /// When the database was last used; `None` since it gave back memory.
-    used: Option<Instant>,
     looked_at_formats: Instant,
     /// Waiting events that were dropped for want of room: rows that this database lacks.
     lost: u64,
@@ -102,7 +100,6 @@ impl Follower {
             owes_rewind: false,
             go_nodes_seen: false,
             looked_aside: now,
-            used: None,
             looked_at_formats: now,
             lost: 0,
             looked_beyond: false,
@@ -110,7 +107,7 @@ impl Follower {
         };
         follower.show_aside();
         // Until there is something to apply.
-        follower.setup.database.rest()?;
+        follower.setup.database.rest(Duration::ZERO);
         Ok(follower)
     }
 
@@ -135,9 +132,8 @@ impl Follower {
             self.collect();
             if again || self.waiting.is_due(Instant::now()) {
                 self.apply()?;
-                self.used = Some(Instant::now());
             }
-            self.rest();
+            self.setup.database.rest(limits::REST_AFTER);
             self.look_aside();
             self.look_at_formats();
             self.start_publisher_when_caught_up();
@@ -212,16 +208,6 @@ impl Follower {
         }
     }
 
-    /// After a while without work, the connection to a database of many tables gives back memory.
-    fn rest(&mut self) {
-        if self.used.is_some_and(|used| used.elapsed() >= limits::REST_AFTER) {
-            self.used = None;
-            if let Err(error) = self.setup.database.rest() {
-                log::debug!("give back memory: {error}");
-            }
-        }
-    }
-
     fn has_read(&mut self, at: usize, read: u64) {
         if let Some(position) = &mut self.streams[at].position {
             position.seq = read;
@@ -242,7 +228,6 @@ impl Follower {
             return;
         }
         let Some(position) = &stream.position else { return };
-        self.used = Some(Instant::now());
         let (read, position) = (position.seq, Position { seq: checkpoint, ..position.clone() });
         match self.setup.database.set_position(at, &position) {
             Ok(()) => self.has_applied(at, Ends { read, checkpoint }),
@@ -383,7 +368,6 @@ impl Follower {
             self.tries.found_nothing(now);
             return Ok(());
         }
-        self.used = Some(now);
         for at in 0..self.streams.len() {
             if self.streams[at].reader.is_connected() {
                 continue;

@@ -8,7 +8,7 @@ use crate::db::apply::subject::{Source, Subject};
 use crate::db::error::Error;
 use crate::model::event::{Event, Malformed};
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// An event that is set aside, decoded.
 pub type Again = (Held, Result<Event, Malformed>);
@@ -34,9 +34,9 @@ impl Applier {
         Ok(())
     }
 
-    /// Gives back memory, after a while without work.
-    pub fn rest(&self) -> Result<(), Error> {
-        self.session.rest()
+    /// Gives back memory when there was no work for so long.
+    pub fn rest(&mut self, after: Duration) {
+        self.session.rest(after);
     }
 
     /// What is set aside, if that may have changed since the last call.

@@ -15,7 +15,7 @@ use crate::model::value::Value;
 use rusqlite::{Connection, TransactionBehavior};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What a transaction came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,6 +70,8 @@ pub struct Session {
     version: i64,
     /// A quiet connection should not keep the schema.
     large: bool,
+    /// When there was work; `None` since the connection gave back the schema.
+    used: Option<Instant>,
     /// The schema as any connection has read it last.
     pub known: Known,
     /// The mirror of the change log; `None` without capture.
@@ -106,6 +108,7 @@ impl Session {
         Ok(Session {
             node,
             large,
+            used: Some(Instant::now()),
             streams: streams.to_vec(),
             schema: Arc::default(),
             version: -1,
@@ -147,6 +150,7 @@ impl Session {
         }
         self.applied = Applied::default();
         self.begun = Instant::now();
+        self.used = Some(self.begun);
         Ok(())
     }
 
@@ -250,9 +254,17 @@ impl Session {
         Ok(())
     }
 
-    /// Gives back memory until something is to be done. Without effect where the schema is small.
-    pub fn rest(&self) -> Result<(), Error> {
-        if self.large { open::give_back(&self.connection) } else { Ok(()) }
+    /// Gives back memory when there was no work for so long. Without effect where the schema is small.
+    pub fn rest(&mut self, after: Duration) {
+        if self.used.is_none_or(|used| used.elapsed() < after) {
+            return;
+        }
+        self.used = None;
+        if self.large
+            && let Err(error) = open::give_back(&self.connection)
+        {
+            log::debug!("give back memory: {error}");
+        }
     }
 
     /// Whether the change log holds a key.
@@ -350,6 +362,7 @@ impl Session {
 
     /// Writes the position in a stream, in a transaction of its own.
     pub fn set_position(&mut self, stream: usize, position: &Position) -> Result<(), Error> {
+        self.used = Some(Instant::now());
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         state::set_position(&transaction, &self.streams[stream], position)?;
         transaction.commit()?;
@@ -358,6 +371,7 @@ impl Session {
 
     /// The same in a stream that was made anew: nothing of it was folded.
     pub fn begin_stream(&mut self, stream: usize, position: &Position) -> Result<(), Error> {
+        self.used = Some(Instant::now());
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         state::set_position(&transaction, &self.streams[stream], position)?;
         state::forget_folded(&transaction, &self.streams[stream])?;
