@@ -349,6 +349,12 @@ fn parse(arguments: Vec<OsString>) -> Result<Flags, String> {
             flags.command = command;
         }
     }
+    agree(&flags)?;
+    Ok(flags)
+}
+
+/// Which flags belong together.
+fn agree(flags: &Flags) -> Result<(), String> {
     if flags.to.is_some() != matches!(flags.command, Command::RestoreSnapshot | Command::RestoreAt) {
         return Err("-restore-snapshot NAME or -restore-at WHEN, and -to FILE belong together".to_owned());
     }
@@ -363,7 +369,7 @@ fn parse(arguments: Vec<OsString>) -> Result<Flags, String> {
     if !flags.cluster_addr.is_empty() && !flags.cluster_addr.contains(':') {
         return Err(format!("-cluster-addr {}: accepted is host:port", flags.cluster_addr));
     }
-    Ok(flags)
+    Ok(())
 }
 
 /// A switch, which Go programs also take as `-flag=true`.

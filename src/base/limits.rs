@@ -124,9 +124,13 @@ pub const YIELD_MAX: Duration = Duration::from_millis(100);
 pub const API_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a transaction goes on that makes triggers for tables. After each, the application's connections read the schema anew, so
 /// a few of this length let it write sooner than many short ones.
-pub const INSTALL_TIME: Duration = Duration::from_millis(400);
-/// The longest pause before them.
-pub const INSTALL_PAUSE: Duration = Duration::from_secs(3);
+pub const INSTALL_TIME: Duration = Duration::from_millis(250);
+/// What the application's SQLite takes to read a row of a large schema. After each change of it, we wait until it may have read all.
+pub const READ_SCHEMA_ROW: Duration = Duration::from_micros(50);
+/// The longest such pause.
+pub const INSTALL_PAUSE: Duration = Duration::from_secs(2);
+/// So many times as long as our SQLite the application's may take for that: its hash tables do not grow.
+pub const SLOWER_READERS: u32 = 5;
 /// In a database of more tables each table gets fewer triggers.
 pub const MANY_TABLES: usize = 1_000;
 /// Attempts to make triggers without the lock until the schema is known, while the application changes it again and again.
@@ -150,6 +154,10 @@ pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 pub const BUSY_STEP: Duration = Duration::from_micros(400);
 /// Page cache of each of our connections, in KiB.
 pub const PAGE_CACHE_KIB: i64 = 512;
+/// Rows of `sqlite_schema` from which on a quiet connection gives back the schema that it has read: each takes 1.5 KiB.
+pub const LARGE_SCHEMA: i64 = 2_000;
+/// After this time without work it does. Reading it again takes 0.2 s with 5,000 tables.
+pub const REST_AFTER: Duration = Duration::from_secs(3);
 /// Statements kept prepared by a connection, of some kilobytes each: an application that writes a hundred tables in turn must not make
 /// each one be prepared anew.
 pub const STATEMENTS: usize = 512;

@@ -9,6 +9,7 @@ pub mod files;
 pub mod limits;
 pub mod logger;
 pub mod md5;
+pub mod memory;
 pub mod once;
 pub mod random;
 pub mod retry;

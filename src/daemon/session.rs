@@ -4,7 +4,7 @@ use super::open::Database;
 use super::state::Daemon;
 use crate::base::error::{Context, Error, Kind};
 use crate::base::stop::{self, Stop, StopSource};
-use crate::base::{files, limits, worker::Workers};
+use crate::base::{files, limits, memory, worker::Workers};
 use crate::db;
 use crate::operate::Whole;
 use crate::replicator::{
@@ -144,6 +144,8 @@ impl Session {
                 }
                 Err(error) => log::debug!("{}: check: {error}", path.display()),
             }
+            // The check has read the schema, too.
+            memory::give_back();
             Ok(())
         })
     }

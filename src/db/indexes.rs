@@ -1,10 +1,6 @@
 //! UNIQUE indexes: their columns, expressions and conditions, as SQL text to compare other rows with.
 
-use crate::db::{
-    error::Error,
-    sql::quote,
-    table::{Column, Table},
-};
+use crate::db::error::Error;
 use rusqlite::Connection;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,57 +26,6 @@ impl UniqueIndex {
     /// The collation of a plain column.
     pub fn collation_of(&self, column: &str) -> Option<&str> {
         self.columns.iter().find(|c| c.name.as_deref() == Some(column)).map(|c| c.collation.as_str())
-    }
-
-    /// Whether a column may have to do with it.
-    fn mentions(&self, column: &str) -> bool {
-        self.condition.is_some() || self.columns.iter().any(|c| c.name.as_deref().is_none_or(|n| n == column))
-    }
-
-    /// A condition for a query over rows `o` of the table inside a trigger: true of those that collide in this index with the
-    /// row `NEW`.
-    ///
-    /// Names inside an expression or a condition of the index are those of the table's columns. In the outer query they mean
-    /// `o`, in the inner one the values of `NEW` under the same names.
-    ///
-    /// For NULL in a column that must not be NULL, REPLACE writes the column's default.
-    pub fn collides_with_new(&self, table: &Table) -> String {
-        let new = |name: &str| match table.columns.iter().find(|column| *column.name == *name) {
-            Some(Column { default_if_null: Some(default), .. }) => {
-                format!("coalesce(NEW.{}, ({default}))", quote(name))
-            }
-            _ => format!("NEW.{}", quote(name)),
-        };
-        let new_row: Vec<String> =
-            table.columns.iter().map(|c| format!("{} AS {}", new(&c.name), quote(&c.name))).collect();
-        let mut terms: Vec<String> = self
-            .columns
-            .iter()
-            .map(|column| {
-                let collation = quote(&column.collation);
-                match &column.name {
-                    Some(name) => format!("o.{} COLLATE {collation} = {}", quote(name), new(name)),
-                    None => format!(
-                        "({0}) COLLATE {collation} = (SELECT {0} FROM (SELECT {1}))",
-                        column.expression,
-                        new_row.join(", ")
-                    ),
-                }
-            })
-            .collect();
-        if let Some(condition) = &self.condition {
-            terms.push(format!("({condition})"));
-        }
-        let generated = |column: &Column| column.generated && self.mentions(&column.name);
-        if table.columns.iter().any(generated) {
-            // SQLite computes a generated column of NEW from those columns alone that the trigger mentions, and others are NULL.
-            let all: Vec<String> =
-                table.stored().map(|column| format!("NEW.{}", quote(&column.name))).collect();
-            // A function takes 127 arguments at most.
-            let some = all.chunks(100).map(|some| format!("coalesce(1, {})", some.join(", ")));
-            terms.push(format!("(1 OR {})", some.collect::<Vec<_>>().join(" OR ")));
-        }
-        terms.join(" AND ")
     }
 }
 

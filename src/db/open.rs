@@ -1,6 +1,6 @@
 //! Opening the database: every connection of ours with the same settings, and the file made fit for replication.
 
-use crate::base::{files, limits};
+use crate::base::{files, limits, memory};
 use crate::db::error::Error;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
@@ -34,12 +34,27 @@ pub fn open(path: &Path) -> Result<Connection, Error> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false)?;
     connection.set_prepared_statement_cache_capacity(limits::STATEMENTS);
+    // Where temporary tables go comes first: SQLite forgets the schema then, which some of the others make it read.
     connection.execute_batch(&format!(
-        "PRAGMA synchronous=NORMAL; PRAGMA cache_size=-{0}; PRAGMA temp.cache_size=-{0}; \
-         PRAGMA ignore_check_constraints=ON; PRAGMA recursive_triggers=OFF; PRAGMA temp_store=FILE;",
+        "PRAGMA temp_store=FILE; PRAGMA synchronous=NORMAL; PRAGMA cache_size=-{0}; PRAGMA temp.cache_size=-{0}; \
+         PRAGMA ignore_check_constraints=ON; PRAGMA recursive_triggers=OFF;",
         limits::PAGE_CACHE_KIB
     ))?;
     Ok(connection)
+}
+
+/// `PRAGMA data_version`, which changes with each commit of another connection.
+pub fn data_version(connection: &Connection) -> Result<i64, Error> {
+    Ok(connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?)
+}
+
+/// Gives back the schema that a connection has read, which takes dozens of megabytes with thousands of tables, the statements that
+/// were made for it, and cached pages. The next statement reads the schema again.
+pub fn give_back(connection: &Connection) -> Result<(), Error> {
+    connection.flush_prepared_statement_cache();
+    connection.execute_batch("PRAGMA writable_schema=RESET; PRAGMA shrink_memory")?;
+    memory::give_back();
+    Ok(())
 }
 
 /// Polls for the write lock every 0.4 ms. SQLite's own pauses grow to 100 ms and lose nearly every race against an application
@@ -52,11 +67,11 @@ pub fn insist(connection: &mut Connection) -> Result<(), Error> {
     Ok(())
 }
 
-/// Checks that SQLite can read the header and the schema of the database at `path`.
-pub fn check_file(path: &Path) -> Result<(), Error> {
+/// Opens a database whose header and schema SQLite can read.
+pub fn open_checked(path: &Path) -> Result<Connection, Error> {
     let connection = open(path)?;
     connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
-    Ok(())
+    Ok(connection)
 }
 
 /// Makes sure that the database is in WAL mode, as `mode` says.
@@ -129,20 +144,20 @@ mod tests {
         );
         prepare(&path, JournalMode::Switch).unwrap();
         prepare(&path, JournalMode::Refuse).unwrap();
-        check_file(&path).unwrap();
+        open_checked(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
     }
 
     #[test]
     fn what_is_not_there_and_what_is_no_database_are_told_apart() {
         let path = scratch("none");
-        assert!(matches!(check_file(&path), Err(Error::Disk(_))));
+        assert!(matches!(open_checked(&path), Err(Error::Disk(_))));
         std::fs::write(
             &path,
             "no database, but long enough for a header, one hundred bytes of it, or so they say".repeat(3),
         )
         .unwrap();
-        assert!(matches!(check_file(&path), Err(Error::Corrupt(_))));
+        assert!(matches!(open_checked(&path), Err(Error::Corrupt(_))));
         std::fs::remove_file(&path).unwrap();
     }
 }

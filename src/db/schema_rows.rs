@@ -5,6 +5,7 @@
 //! Only texts go in that this program made whole and that need no look at the table's indexes: SQLite reads them later, and one that it
 //! did not understand would close the database to everybody.
 
+use crate::base::limits;
 use crate::db::error::Error;
 use rusqlite::{Connection, params};
 
@@ -20,6 +21,23 @@ pub fn version(connection: &Connection) -> Result<i64, Error> {
 /// Lets SQLite read the schema, if the one in memory is not up to date: better now than under the lock.
 pub fn warm(connection: &Connection) -> Result<(), Error> {
     Ok(connection.query_row("SELECT EXISTS(SELECT 1 FROM main.sqlite_schema)", [], |_| Ok(()))?)
+}
+
+/// Number of rows that the schema has.
+pub fn count(connection: &Connection) -> Result<i64, Error> {
+    Ok(connection.query_row("SELECT count(*) FROM main.sqlite_schema", [], |row| row.get(0))?)
+}
+
+/// Whether a quiet connection should not keep a schema of so many rows in memory.
+pub fn is_large(rows: i64) -> bool {
+    rows >= limits::LARGE_SCHEMA
+}
+
+/// Waits while the application reads the schema of so many rows, after a change. If it changed again meanwhile, the application's write
+/// would wait until it has read it twice; and if we read it now, too, both would take longer.
+pub fn let_others_read(rows: i64) {
+    let rows = u32::try_from(rows).unwrap_or(u32::MAX);
+    std::thread::park_timeout(limits::READ_SCHEMA_ROW.saturating_mul(rows).min(limits::INSTALL_PAUSE));
 }
 
 /// Runs `write` while rows of `sqlite_schema` may be written, inside of a transaction. Then all connections, this one too, read the

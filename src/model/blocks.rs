@@ -20,7 +20,7 @@ impl Block {
     }
 
     /// Whether the key that SQLite gives after `highest` is in the block.
-    pub fn serves_after(self, highest: i64) -> bool {
+    fn serves_after(self, highest: i64) -> bool {
         highest >= self.first - 1 && highest < self.last
     }
 }

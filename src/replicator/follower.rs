@@ -1,6 +1,7 @@
 //! The follower: from the streams into the database, in order, from its own checkpoint, whatever happens to the broker.
 
-use super::pacing::{LostWrites, MapFile, Tries, Yielding};
+use super::chores::Chores;
+use super::pacing::{MapFile, Tries, Yielding};
 use super::setup::Setup;
 use super::waiting::Waiting;
 use crate::base::error::{Context, Error, Kind};
@@ -38,12 +39,8 @@ pub struct Follower {
     owes_rewind: bool,
     /// An event without our message id was seen.
     go_nodes_seen: bool,
-    looked_aside: Instant,
-    looked_unwritten: Instant,
-    lost_writes: LostWrites,
+    chores: Chores,
     looked_at_formats: Instant,
-    /// Waiting events that were dropped for want of room: rows that this database lacks.
-    lost: u64,
     /// Whether there are more streams than this node's was looked at.
     looked_beyond: bool,
 }
@@ -89,7 +86,7 @@ impl Follower {
         let whole = if joined { Whole::Yes } else { Whole::Waiting("joining the cluster".to_owned()) };
         setup.signals.set_whole(whole);
         let now = Instant::now();
-        Ok(Follower {
+        let mut follower = Follower {
             waiting: Waiting::new(streams.len(), now),
             streams,
             queue,
@@ -104,14 +101,16 @@ impl Follower {
             started: false,
             owes_rewind: false,
             go_nodes_seen: false,
-            looked_aside: now,
-            looked_unwritten: now,
-            lost_writes: LostWrites::new(now),
+            chores: Chores::new(now),
             looked_at_formats: now,
-            lost: 0,
             looked_beyond: false,
             setup,
-        })
+        };
+        let Follower { chores, setup, .. } = &mut follower;
+        chores.show(&mut setup.database, &setup.board, &setup.signals);
+        // Until there is something to apply.
+        follower.setup.database.rest(Duration::ZERO);
+        Ok(follower)
     }
 
     /// Applies until stop. The publisher has ended before: what it published comes back now, or at the next start.
@@ -136,9 +135,8 @@ impl Follower {
             if again || self.waiting.is_due(Instant::now()) {
                 self.apply()?;
             }
-            self.look_aside();
-            self.settle_unwritten();
-            self.take_blocks();
+            self.setup.database.rest(limits::REST_AFTER);
+            self.chores.run(&mut self.setup.database, &self.setup.board, &self.setup.signals);
             self.look_at_formats();
             self.start_publisher_when_caught_up();
             self.pay_rewind();
@@ -285,62 +283,6 @@ impl Follower {
         Ok(())
     }
 
-    /// Looks now and then whether what is set aside can be tried again, and shows what there is.
-    fn look_aside(&mut self) {
-        let now = Instant::now();
-        if now.saturating_duration_since(self.looked_aside) < limits::ASIDE_LOOK {
-            return;
-        }
-        self.looked_aside = now;
-        let database = &mut self.setup.database;
-        match database.look().and_then(|()| database.news()) {
-            Ok(Some(aside)) => {
-                // What it waits for beside this stays.
-                let unchanged = self.setup.signals.whole() == self.reached();
-                self.lost = aside.lost_waiting;
-                if unchanged {
-                    self.setup.signals.set_whole(self.reached());
-                }
-                self.setup.board.set_aside(aside);
-            }
-            Ok(None) => {}
-            // Applying meets the same, and says it.
-            Err(error) => log::debug!("what is set aside: {error}"),
-        }
-        match self.setup.database.kept_conflicts() {
-            Ok(Some(kept)) => self.setup.board.set_conflicts(kept),
-            Ok(None) => {}
-            Err(error) => log::debug!("conflicts: {error}"),
-        }
-        self.lost_writes.tell(self.setup.board.lost(), now);
-    }
-
-    /// Log entries of rows that were not written, after all, are settled with the next batch, and without one now and then.
-    fn settle_unwritten(&mut self) {
-        let now = Instant::now();
-        if now.saturating_duration_since(self.looked_unwritten) < limits::ECHO_WAIT {
-            return;
-        }
-        self.looked_unwritten = now;
-        if !self.setup.signals.take_unwritten() {
-            return;
-        }
-        if let Err(error) = self.setup.database.settle_unwritten() {
-            log::debug!("settle entries of rows that were not written: {error}");
-            self.setup.signals.note_unwritten();
-        }
-    }
-
-    /// Goes on in fresh blocks of keys where the application has nearly used up what it has.
-    fn take_blocks(&mut self) {
-        if !self.setup.database.is_block_due() {
-            return;
-        }
-        if let Err(error) = self.setup.database.take_blocks() {
-            log::debug!("take a block of keys: {error}");
-        }
-    }
-
     /// Looks now and then whether somebody has changed the form in which changes are to be published.
     fn look_at_formats(&mut self) {
         let now = Instant::now();
@@ -372,17 +314,6 @@ impl Follower {
     fn note_reach(&mut self, at: usize, reach: Reach, size: u64) {
         self.setup.signals.flow.set_reach(at, reach, size);
         self.waiting.keep_within(reach);
-    }
-
-    /// Whether a node that follows all its streams is whole.
-    fn reached(&self) -> Whole {
-        match self.lost {
-            0 => Whole::Yes,
-            lost => Whole::Waiting(format!(
-                "{lost} events that waited for a table or column were dropped, because there were too many: bring the schema up to \
-                 date, then restore this node from a snapshot, or accept the loss (-set-aside drop all)"
-            )),
-        }
     }
 
     fn wake_publisher(&self) {

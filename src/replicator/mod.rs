@@ -1,6 +1,7 @@
 //! Replication: one thread publishes what the application changed, one follows the streams and applies what they hold.
 
 mod audit;
+mod chores;
 mod claimer;
 mod follower;
 mod outbox;

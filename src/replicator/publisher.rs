@@ -157,14 +157,18 @@ impl Publisher {
         let never = crossbeam_channel::never();
         let commands = if self.setup.config.replicate { self.setup.orders.commands.clone() } else { never };
         let wake = self.setup.orders.wake.clone();
-        let mut look = true;
+        let (mut look, mut used) = (true, Instant::now());
         while !self.setup.stop.requested() {
             if look {
                 self.more = true;
                 look = !self.pass()?;
+                used = Instant::now();
             }
-            let timeout =
-                if look { Duration::from_millis(50) } else { self.pipeline.next_tick().min(AUDIT_INTERVAL) };
+            let timeout = if look {
+                Duration::from_millis(50)
+            } else {
+                self.pipeline.next_tick().min(AUDIT_INTERVAL).min(self.rest(used))
+            };
             select! {
                 recv(self.setup.stop.receiver()) -> _ => break,
                 recv(wake) -> token => match token {
@@ -191,6 +195,20 @@ impl Publisher {
         }
         self.drain();
         Ok(())
+    }
+
+    /// After a while without work, the connection to a database of many tables gives back memory. Returns how long that is off.
+    fn rest(&mut self, used: Instant) -> Duration {
+        if !self.setup.log.may_rest() {
+            return Duration::MAX;
+        }
+        let left = limits::REST_AFTER.saturating_sub(used.elapsed());
+        if left.is_zero()
+            && let Err(error) = self.setup.log.rest()
+        {
+            log::debug!("give back memory: {error}");
+        }
+        left.max(Duration::from_millis(50))
     }
 
     fn obey(&mut self, command: Command) {

@@ -17,6 +17,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
             "limits",
             "logger",
             "md5",
+            "memory",
             "once",
             "random",
             "retry",
@@ -31,6 +32,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
         (
             "model",
             &[
+                "blocks",
                 "event",
                 "fold",
                 "gate",
@@ -73,13 +75,16 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
                 "apply/again",
                 "apply/applier",
                 "apply/aside",
+                "apply/bring_back",
                 "apply/carry",
                 "apply/checkpoint",
                 "apply/collisions",
+                "apply/conflicts",
                 "apply/facts",
                 "apply/feed",
                 "apply/feed_queue",
                 "apply/feed_sql",
+                "apply/lost",
                 "apply/marks",
                 "apply/mirrored",
                 "apply/renewal",
@@ -116,6 +121,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
                 "schema_rows",
                 "sql",
                 "state",
+                "steering",
                 "table",
                 "writable",
             ],
@@ -152,8 +158,11 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
     &[("config", &["keys", "reader", "stores"])],
     &[("streams", &["format", "judge", "made", "reader"]), ("broker", &["blocks", "server", "settings"])],
     &[("operate", &["board", "flow", "health", "metrics", "responder", "signals"])],
-    &[("cluster", &["founder", "lease", "presence", "proven", "shards", "wanted"])],
-    &[("replicator", &["audit", "follower", "outbox", "pacing", "publisher", "setup", "waiting"])],
+    &[("cluster", &["blocks", "founder", "lease", "presence", "proven", "shards", "wanted"])],
+    &[(
+        "replicator",
+        &["audit", "chores", "claimer", "follower", "outbox", "pacing", "publisher", "setup", "waiting"],
+    )],
     &[(
         "snapshot",
         &[
@@ -174,7 +183,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
         ],
     )],
     &[("daemon", &["claim", "open", "session", "state", "supervise"])],
-    &[("commands", &["aside", "cleanup", "format", "shown", "snapshots"])],
+    &[("commands", &["aside", "cleanup", "conflicts", "format", "shown", "snapshots"])],
     &[("cli", &[])],
     &[("main", &[])],
 ];

@@ -10,7 +10,7 @@ use crate::db::apply::subject::{Source, Subject};
 use crate::db::error::Error;
 use crate::model::event::{Event, Malformed};
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// An event that is set aside, decoded.
 pub type Again = (Held, Result<Event, Malformed>);
@@ -44,6 +44,11 @@ impl Applier {
             return Ok(None);
         }
         conflicts::kept(&session.connection).map(Some)
+    }
+
+    /// Gives back memory when there was no work for so long.
+    pub fn rest(&mut self, after: Duration) {
+        self.session.rest(after);
     }
 
     /// What is set aside, if that may have changed since the last call.

@@ -1,28 +1,13 @@
-//! Which writes of others lose to ours, as the rules decide it, and how one that lost is brought back.
+//! Which writes of others lose to ours, as the rules decide it.
 
-use crate::db::apply::applier::Applier;
-use crate::db::apply::carry::carry_out;
-use crate::db::apply::conflicts::{self, Conflict, Found, Kind};
-use crate::db::apply::facts::Gathered;
-use crate::db::apply::rows::{self, Failure};
+use crate::db::apply::conflicts::{Found, Kind};
 use crate::db::apply::session::Session;
-use crate::db::apply::subject::{Source, Subject};
+use crate::db::apply::subject::Subject;
 use crate::db::capture::log_table::{self, Touch};
 use crate::db::error::Error;
-use crate::db::table::Keyed;
-use crate::model::event::Event;
-use crate::model::fold::{Facts, Plan, Reason, Row};
+use crate::model::fold::{Plan, Reason};
 use crate::model::value::Value;
 use rusqlite::params_from_iter;
-
-/// What brought a lost write back.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Restored {
-    /// The row is as the write had it, or gone, as it had it.
-    AsItWas,
-    /// It was one of two that were inserted under one key, and has another key now.
-    UnderKey(Value),
-}
 
 /// Keeps an event that loses to a write of ours, if it does. Before anything is changed.
 pub fn note(session: &mut Session, subject: &Subject<'_>, plan: &Plan, node: u64) -> Result<(), Error> {
@@ -82,82 +67,4 @@ fn is_here(session: &Session, subject: &Subject<'_>) -> Result<bool, Error> {
         }
     }
     Ok(true)
-}
-
-impl Applier {
-    /// Writes a lost write again, as an ordinary write of this node that is later than all others, and takes it off the list. The other
-    /// of two rows that were inserted under one integer key stays: this one gets a key of its own.
-    pub fn bring_back(&mut self, conflict: &Conflict, event: &Event) -> Result<Restored, Error> {
-        let mut restored = Restored::AsItWas;
-        self.in_transaction(|applier| {
-            if !conflicts::remove(&applier.session.connection, conflict.id)? {
-                return Err(Error::Mismatch("it is not on the list any more".to_owned()));
-            }
-            restored = applier.write_again(conflict.kind, event)?;
-            Ok(())
-        })?;
-        Ok(restored)
-    }
-
-    fn write_again(&mut self, kind: Kind, event: &Event) -> Result<Restored, Error> {
-        let session = &mut self.session;
-        let misfit = |why: &str| Error::Mismatch(format!("table {}: {why}", event.table));
-        if session.touched.is_none() {
-            return Err(misfit("publish = false: this node writes nothing for others"));
-        }
-        let table = session.schema.find(&event.table).cloned();
-        let table = table.ok_or_else(|| misfit("there is no such table here"))?;
-        let subject = Subject::new(&table, event, Source::default())
-            .ok_or_else(|| misfit("it lacks a column of the key"))?;
-        if let Some(column) = subject.missing().first() {
-            return Err(misfit(&format!("there is no column {column} here")));
-        }
-        let has_rowid = matches!(table.keyed, Keyed::RowidAlias | Keyed::Rowid);
-        let key: Vec<Value> = subject.key_values.iter().map(|value| (*value).clone()).collect();
-        let written =
-            if kind == Kind::Insert && has_rowid && rows::is_there(&session.connection, &table, &key)? {
-                insert_anew(session, &subject)
-            } else {
-                overwrite(session, &subject)
-            };
-        written.map_err(|failure| match failure {
-            Failure::Database(error) => error,
-            Failure::Refused(why) | Failure::Missing(why) => misfit(&why),
-            Failure::Collides => misfit(
-                "another row has one of its UNIQUE values: change or delete that row, then restore this one",
-            ),
-        })
-    }
-}
-
-fn overwrite(session: &mut Session, subject: &Subject<'_>) -> Result<Restored, Failure> {
-    let row = if subject.is_tombstone() { Row::Delete } else { Row::Write };
-    let plan = Plan {
-        fold: false,
-        displace: vec![],
-        row,
-        touch: true,
-        settle: false,
-        new_incarnation: false,
-        reason: Reason::Folded,
-    };
-    let gathered = Gathered { facts: Facts::default(), colliding: vec![], unsettled: vec![] };
-    carry_out(session, subject, &gathered, &plan)?;
-    Ok(Restored::AsItWas)
-}
-
-/// SQLite gives the row a key, as it would give it to the application's next one.
-fn insert_anew(session: &mut Session, subject: &Subject<'_>) -> Result<Restored, Failure> {
-    let table = &subject.table;
-    let is_key = |name: &str| name.eq_ignore_ascii_case(&table.key[0].name);
-    let rest = subject.event.row.iter().filter(|(name, _)| !is_key(name));
-    let (columns, values): (Vec<&str>, Vec<&Value>) = rest.map(|(name, value)| (&**name, value)).unzip();
-    let connection = &session.connection;
-    session.mirrored.guard(connection, &table.name, || {
-        Ok(connection.execute(&table.insert(&columns), params_from_iter(values.iter().copied()))?)
-    })?;
-    let key = Value::Integer(connection.last_insert_rowid());
-    let row_key = table.row_key([&key]);
-    session.touch(table, std::slice::from_ref(&key), &row_key)?;
-    Ok(Restored::UnderKey(key))
 }

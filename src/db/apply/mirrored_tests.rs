@@ -33,6 +33,26 @@ fn a_copy_runs_whatever_case_its_table_is_written_in() {
     assert_eq!(scratch.value("SELECT group_concat(what) FROM audit"), "'x'");
 }
 
+/// What is temporary on the connection is read again, as the schema is.
+#[test]
+fn copies_and_the_probe_outlive_a_rest() {
+    let scratch = Scratch::new(
+        "copy-rest",
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, v); CREATE UNIQUE INDEX u ON t(lower(v)); CREATE TABLE audit(rowid, what); \
+         CREATE TRIGGER a AFTER INSERT ON t BEGIN INSERT INTO audit(what) VALUES(new.v); END;",
+    );
+    let mut applier = Applier::open(&scratch.path, 7, &[]).unwrap();
+    for (id, v) in [(1, "x"), (2, "X"), (3, "y"), (4, "Y")] {
+        write(&mut applier, id, v);
+        crate::db::open::give_back(&applier.session.connection).unwrap();
+    }
+    scratch.app.execute_batch("INSERT INTO t VALUES(5, 'z')").unwrap();
+    crate::db::open::give_back(&applier.session.connection).unwrap();
+    delete(&mut applier, 4);
+    assert_eq!(scratch.value("SELECT group_concat(id || v) FROM t"), "'2X,5z'");
+    assert_eq!(scratch.value("SELECT group_concat(what) FROM audit"), "'x,X,y,Y,z'");
+}
+
 #[test]
 fn a_row_is_written_without_a_copy_that_fails_and_later_rows_with_it() {
     // A table with a column named rowid and no key is not replicated.

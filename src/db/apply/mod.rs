@@ -5,6 +5,7 @@
 mod again;
 mod applier;
 pub mod aside;
+mod bring_back;
 mod carry;
 mod checkpoint;
 mod collisions;
@@ -25,8 +26,8 @@ mod touched;
 mod trigger;
 
 pub use applier::{Applier, Ends, Incoming};
+pub use bring_back::Restored;
 pub use feed::queued;
-pub use lost::Restored;
 pub use rows::is_there;
 #[cfg(test)]
 pub use session::ensure_state;

@@ -1,7 +1,7 @@
 //! The writing session: the one connection that writes into the database while it is replicated, and everything in memory
 //! that stands for contents of the database and must be rolled back with them.
 
-use crate::base::limits;
+use crate::base::{limits, memory};
 use crate::db::apply::aside::{self, Aside};
 use crate::db::apply::conflicts::{self, Conflicts};
 use crate::db::apply::{checkpoint::Checkpointer, collisions, feed::Feeds, marks::Marks};
@@ -15,7 +15,7 @@ use crate::db::apply::{
 use crate::db::capture::log_table;
 use crate::db::schema::{self, Known, Schema};
 use crate::db::steering::{self, Steering};
-use crate::db::{error::Error, open, ours, sql::quote, state, table::Table};
+use crate::db::{error::Error, open, ours, schema_rows, sql::quote, state, table::Table};
 use crate::model::fold::Order;
 use crate::model::origin::Origin;
 use crate::model::positions::{Position, SeqMap};
@@ -23,7 +23,7 @@ use crate::model::value::Value;
 use rusqlite::{Connection, TransactionBehavior};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What a transaction came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -96,6 +96,10 @@ pub struct Session {
     pub schema: Arc<Schema>,
     /// `PRAGMA schema_version` for which all is made: the schema, and what is temporary on the connection.
     version: i64,
+    /// A quiet connection should not keep the schema.
+    large: bool,
+    /// When there was work; `None` since the connection gave back the schema.
+    used: Option<Instant>,
     /// The schema as any connection has read it last.
     pub known: Known,
     /// The mirror of the change log; `None` without capture.
@@ -134,8 +138,11 @@ impl Session {
         aside.load(&connection)?;
         let mut conflicts = Conflicts::default();
         conflicts.load(&connection)?;
+        let large = schema_rows::is_large(schema_rows::count(&connection)?);
         Ok(Session {
             node,
+            large,
+            used: Some(Instant::now()),
             streams: streams.to_vec(),
             schema: Arc::default(),
             version: -1,
@@ -160,6 +167,10 @@ impl Session {
 
     /// Begins a write transaction. A schema that the application has changed is read before: it would wait for that.
     pub fn begin(&mut self) -> Result<(), Error> {
+        if self.large {
+            // The connection may have given back the schema.
+            schema_rows::warm(&self.connection)?;
+        }
         for _ in 0..limits::INSTALL_TRIES {
             if schema::version(&self.connection)? != self.version {
                 self.known.read(&self.connection)?;
@@ -177,6 +188,7 @@ impl Session {
         self.applied = Applied::default();
         self.renewals.begin();
         self.begun = Instant::now();
+        self.used = Some(self.begun);
         Ok(())
     }
 
@@ -280,7 +292,25 @@ impl Session {
         self.feeds.refresh(&self.connection, fed)?;
         self.steering.load(&self.connection, &self.schema)?;
         self.version = schema::version(&self.connection)?;
+        self.large = schema_rows::is_large(schema_rows::count(&self.connection)?);
+        if self.large {
+            // What it was before is free now.
+            memory::give_back();
+        }
         Ok(())
+    }
+
+    /// Gives back memory when there was no work for so long. Without effect where the schema is small.
+    pub fn rest(&mut self, after: Duration) {
+        if self.used.is_none_or(|used| used.elapsed() < after) {
+            return;
+        }
+        self.used = None;
+        if self.large
+            && let Err(error) = open::give_back(&self.connection)
+        {
+            log::debug!("give back memory: {error}");
+        }
     }
 
     /// Whether the change log holds a key.
@@ -395,6 +425,7 @@ impl Session {
 
     /// Writes the position in a stream, in a transaction of its own.
     pub fn set_position(&mut self, stream: usize, position: &Position) -> Result<(), Error> {
+        self.used = Some(Instant::now());
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         state::set_position(&transaction, &self.streams[stream], position)?;
         transaction.commit()?;
@@ -403,6 +434,7 @@ impl Session {
 
     /// The same in a stream that was made anew: nothing of it was folded.
     pub fn begin_stream(&mut self, stream: usize, position: &Position) -> Result<(), Error> {
+        self.used = Some(Instant::now());
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         state::set_position(&transaction, &self.streams[stream], position)?;
         state::forget_folded(&transaction, &self.streams[stream])?;

@@ -1,11 +1,11 @@
 //! The publisher's view of the database: the next entries of the change log, each key once, with the image that its row has now.
 
-use crate::base::limits;
+use crate::base::{limits, memory};
 use crate::db::capture::install::{self, Capture};
 use crate::db::capture::log_table::{self, Touch};
 use crate::db::schema::{self, Known, Schema};
 use crate::db::steering::Steering;
-use crate::db::{error::Error, open, state, table::Table};
+use crate::db::{error::Error, open, schema_rows, state, table::Table};
 use crate::model::event::{Event, Kind};
 use crate::model::origin::Origin;
 use crate::model::value::Value;
@@ -13,6 +13,7 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, params_from_iter}
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// One row to publish.
 #[derive(Debug)]
@@ -45,6 +46,10 @@ pub struct ChangeLog {
     /// The highest log id that was read.
     cursor: i64,
     steering: Steering,
+    /// Number of rows that the schema has.
+    rows: i64,
+    /// What was known when the connection gave back its schema; `None` since it was used.
+    resting: Option<Resting>,
 }
 
 /// A key that the log holds.
@@ -55,6 +60,15 @@ struct Logged {
     key: Vec<Value>,
     /// All its entries say [`Touch::InTheWay`].
     in_the_way: bool,
+}
+
+/// The database as a connection has seen it before it gave back its schema.
+struct Resting {
+    /// `PRAGMA data_version`
+    version: i64,
+    /// What [`ChangeLog::unsettled`] counted.
+    unsettled: (i64, i64),
+    origin: Origin,
 }
 
 /// Entries after the cursor.
@@ -82,7 +96,12 @@ impl ChangeLog {
         let known = Known::default();
         let (schema, done) = install::install_after(&mut connection, &known)?;
         schema.tell_refused(&Schema::default());
-        Ok((ChangeLog::new(connection, node, schema, known)?, done))
+        let mut log = ChangeLog::new(connection, node, schema, known)?;
+        if log.may_rest() {
+            // Before the next connection reads the schema, and until there is something to publish.
+            log.rest()?;
+        }
+        Ok((log, done))
     }
 
     /// Opens the log of a damaged database as far as it can be read, and changes nothing. `None` without a log.
@@ -97,7 +116,9 @@ impl ChangeLog {
 
     fn new(connection: Connection, node: u64, schema: Arc<Schema>, known: Known) -> Result<ChangeLog, Error> {
         let entries = log_table::entries(log_table::width(&connection)?);
-        Ok(ChangeLog { connection, node, schema, known, entries, cursor: 0, steering: Steering::off() })
+        let rows = schema_rows::count(&connection)?;
+        let steering = Steering::off();
+        Ok(ChangeLog { connection, node, schema, known, entries, cursor: 0, steering, rows, resting: None })
     }
 
     /// Tells whoever steers the keys of AUTOINCREMENT tables which the application has given.
@@ -133,6 +154,9 @@ impl ChangeLog {
 
     /// Under which name the database publishes.
     pub fn origin(&self) -> Result<Origin, Error> {
+        if let Some(resting) = self.unchanged()? {
+            return Ok(resting.origin);
+        }
         state::origin(&self.connection, self.node)
     }
 
@@ -142,9 +166,22 @@ impl ChangeLog {
         if before == self.schema.version {
             return Ok(None);
         }
+        let since = Instant::now();
+        schema_rows::let_others_read(self.rows);
+        self.resting = None;
+        let begun = Instant::now();
+        schema_rows::warm(&self.connection)?;
+        // On a busy machine, the application may not be done yet: older versions of SQLite take several times as long.
+        let rest = (begun.elapsed() * limits::SLOWER_READERS).saturating_sub(since.elapsed());
+        std::thread::park_timeout(rest.min(limits::INSTALL_PAUSE));
         let installed = install::install_after(&mut self.connection, &self.known);
         let (schema, done) = installed.map_err(|error| self.unless_schema_changed(error, before))?;
         self.entries = log_table::entries(log_table::width(&self.connection)?);
+        self.rows = schema_rows::count(&self.connection)?;
+        if self.may_rest() {
+            // What the schema was before is free now.
+            memory::give_back();
+        }
         schema.tell_refused(&self.schema);
         self.schema = schema;
         Ok(Some(done))
@@ -161,6 +198,7 @@ impl ChangeLog {
 
     /// Reads everything again from the beginning: what was published and is not settled is to be published once more.
     pub fn rewind(&mut self) {
+        self.resting = None;
         self.cursor = 0;
     }
 
@@ -183,12 +221,40 @@ impl ChangeLog {
 
     /// Number of entries whose events have not come back: those that were read, and those after the cursor.
     pub fn unsettled(&self) -> Result<(i64, i64), Error> {
+        // Each commit wakes the publisher, which reads.
+        if let Some(resting) = &self.resting {
+            return Ok(resting.unsettled);
+        }
         log_table::count_unsettled(&self.connection, self.cursor)
+    }
+
+    /// Whether a quiet connection is to rest: its schema is large.
+    pub fn may_rest(&self) -> bool {
+        self.resting.is_none() && schema_rows::is_large(self.rows)
+    }
+
+    /// Gives back memory until something is to be read.
+    pub fn rest(&mut self) -> Result<(), Error> {
+        let version = open::data_version(&self.connection)?;
+        let (unsettled, origin) = (self.unsettled()?, state::origin(&self.connection, self.node)?);
+        open::give_back(&self.connection)?;
+        self.resting = Some(Resting { version, unsettled, origin });
+        Ok(())
+    }
+
+    /// What was known when the connection gave back its schema, if nothing was committed since.
+    fn unchanged(&self) -> Result<Option<&Resting>, Error> {
+        let Some(resting) = &self.resting else { return Ok(None) };
+        Ok((open::data_version(&self.connection)? == resting.version).then_some(resting))
     }
 
     /// The next batch, of at most `limit` entries, in one read transaction: entries and images belong together.
     pub fn read(&mut self, limit: u64) -> Result<Batch, Error> {
+        if self.unchanged()?.is_some_and(|resting| resting.unsettled.1 == 0) {
+            return Ok(Batch::default());
+        }
         let before = self.schema.version;
+        self.resting = None;
         let read = self.read_bounded(limit, limits::SCAN_MAX_BYTES);
         read.map_err(|error| self.unless_schema_changed(error, before))
     }
@@ -390,6 +456,27 @@ mod tests {
         scratch.app.execute_batch("INSERT INTO t VALUES(1, zeroblob(5000)), (2, 0)").unwrap();
         assert_eq!(ids(&log.read_bounded(10, 0).unwrap()), [1]);
         assert_eq!(ids(&log.read_bounded(10, 0).unwrap()), [2]);
+    }
+
+    #[test]
+    fn a_rest_hides_nothing() {
+        let (scratch, mut log) = opened("rest", "CREATE TABLE t(k INTEGER PRIMARY KEY)");
+        let origin = log.origin().unwrap();
+        scratch.app.execute_batch("INSERT INTO t VALUES(1)").unwrap();
+        log.rest().unwrap();
+        assert_eq!((log.unsettled().unwrap(), log.origin().unwrap()), ((0, 1), origin));
+        assert_eq!(ids(&log.read(10).unwrap()), [1], "it waited before the rest");
+        log.rest().unwrap();
+        assert!(log.read(10).unwrap().changes.is_empty());
+        log.rewind();
+        assert_eq!(ids(&log.read(10).unwrap()), [1], "all is read again");
+        log.rest().unwrap();
+        scratch.app.execute_batch("INSERT INTO t VALUES(2); CREATE TABLE u(a)").unwrap();
+        assert!(log.follow_schema().unwrap().is_some());
+        assert_eq!(ids(&log.read(10).unwrap()), [2]);
+        log.rest().unwrap();
+        state::new_incarnation(&scratch.app).unwrap();
+        assert_ne!(log.origin().unwrap(), origin);
     }
 
     #[test]

@@ -39,7 +39,6 @@ pub fn install_after(connection: &mut Connection, known: &Known) -> Result<(Arc<
     let mut done = Capture::default();
     for attempt in 0.. {
         let locked = attempt >= limits::INSTALL_TRIES;
-        let begun = Instant::now();
         schema_rows::warm(connection)?;
         let behavior = if locked { TransactionBehavior::Immediate } else { TransactionBehavior::Deferred };
         let transaction = connection.transaction_with_behavior(behavior)?;
@@ -49,11 +48,6 @@ pub fn install_after(connection: &mut Connection, known: &Known) -> Result<(Arc<
             done.add(plan.slice(&transaction, Room::USUAL)?);
         }
         transaction.commit()?;
-        if !plan.finished {
-            // The application reads the changed schema, too, which takes it as long; if it changed again meanwhile, its write would
-            // wait until it has read it twice.
-            std::thread::park_timeout(begun.elapsed().min(limits::INSTALL_PAUSE));
-        }
         if carry_out(connection, &mut plan, &mut done)? {
             let schema = Arc::new(plan.into_schema());
             known.put(schema.clone());
@@ -66,20 +60,18 @@ pub fn install_after(connection: &mut Connection, known: &Known) -> Result<(Arc<
 /// Carries out what is left of a plan. False: the application has changed the schema meanwhile, so another plan is needed.
 fn carry_out(connection: &mut Connection, plan: &mut Plan, done: &mut Capture) -> Result<bool, Error> {
     while !plan.finished {
-        // It takes as long as it takes the application, which must read the new schema, too, before it can write.
         schema_rows::warm(connection)?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let begun = Instant::now();
         if schema::version(&transaction)? != plan.schema.version {
+            schema_rows::let_others_read(plan.rows);
             return Ok(false);
         }
         let slice = plan.slice(&transaction, Room::USUAL)?;
         transaction.commit()?;
         done.add(slice);
         log::debug!("triggers were made for {} ms under the lock", begun.elapsed().as_millis());
-        if !plan.finished {
-            std::thread::park_timeout(begun.elapsed().min(limits::YIELD_MAX));
-        }
+        schema_rows::let_others_read(plan.rows);
     }
     Ok(true)
 }

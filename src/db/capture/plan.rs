@@ -48,6 +48,8 @@ pub struct Plan {
     takes_over: bool,
     /// The triggers that tables get.
     form: Form,
+    /// Number of rows that the schema has.
+    pub rows: i64,
     /// All but the tables is done.
     begun: bool,
     pub finished: bool,
@@ -96,6 +98,7 @@ impl Plan {
             tables,
             takes_over,
             form,
+            rows: schema_rows::count(connection)?,
             begun,
             finished,
         };
@@ -206,6 +209,7 @@ impl Plan {
                 schema_rows::remove(connection, old.rowid)?;
             }
             schema_rows::add(connection, &table.name, &trigger, &sql)?;
+            self.rows += 1;
         }
         triggers::check(connection, &table)?;
         Ok(if captured || is_initial { None } else { Some(log_all_rows(connection, &table)?) })

@@ -8,7 +8,7 @@ use crate::db::{
     indexes::UniqueIndex,
     ours,
     sql::quote,
-    table::{Keyed, Table},
+    table::{Column, Keyed, Table},
 };
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
@@ -111,7 +111,7 @@ pub fn wanted(table: &Table, form: Form) -> Vec<(String, String)> {
     // known before: with IGNORE it writes nothing.
     let in_the_way = Touch::InTheWay.number(table.id);
     for (at, index) in table.unique.iter().enumerate() {
-        let collide = index.collides_with_new(table);
+        let collide = collides_with_new(index, table);
         let body = format!("{log} SELECT {in_the_way}{} FROM {on} AS o WHERE {collide}", values("o"));
         // An update of other columns collides with nothing.
         let plain: Option<Vec<&str>> = index.columns.iter().map(|column| column.name.as_deref()).collect();
@@ -132,6 +132,56 @@ pub fn wanted(table: &Table, form: Form) -> Vec<(String, String)> {
         (name, sql)
     };
     found.into_iter().map(statement).collect()
+}
+
+/// Whether a column may have to do with it.
+fn mentions(index: &UniqueIndex, column: &str) -> bool {
+    index.condition.is_some() || index.columns.iter().any(|c| c.name.as_deref().is_none_or(|n| n == column))
+}
+
+/// A condition for a query over rows `o` of the table inside a trigger: true of those that collide in this index with the
+/// row `NEW`.
+///
+/// Names inside an expression or a condition of the index are those of the table's columns. In the outer query they mean
+/// `o`, in the inner one the values of `NEW` under the same names.
+///
+/// For NULL in a column that must not be NULL, REPLACE writes the column's default.
+fn collides_with_new(index: &UniqueIndex, table: &Table) -> String {
+    let new = |name: &str| match table.columns.iter().find(|column| *column.name == *name) {
+        Some(Column { default_if_null: Some(default), .. }) => {
+            format!("coalesce(NEW.{}, ({default}))", quote(name))
+        }
+        _ => format!("NEW.{}", quote(name)),
+    };
+    let new_row: Vec<String> =
+        table.columns.iter().map(|c| format!("{} AS {}", new(&c.name), quote(&c.name))).collect();
+    let mut terms: Vec<String> = index
+        .columns
+        .iter()
+        .map(|column| {
+            let collation = quote(&column.collation);
+            match &column.name {
+                Some(name) => format!("o.{} COLLATE {collation} = {}", quote(name), new(name)),
+                None => format!(
+                    "({0}) COLLATE {collation} = (SELECT {0} FROM (SELECT {1}))",
+                    column.expression,
+                    new_row.join(", ")
+                ),
+            }
+        })
+        .collect();
+    if let Some(condition) = &index.condition {
+        terms.push(format!("({condition})"));
+    }
+    let generated = |column: &Column| column.generated && mentions(index, &column.name);
+    if table.columns.iter().any(generated) {
+        // SQLite computes a generated column of NEW from those columns alone that the trigger mentions, and others are NULL.
+        let all: Vec<String> = table.stored().map(|column| format!("NEW.{}", quote(&column.name))).collect();
+        // A function takes 127 arguments at most.
+        let some = all.chunks(100).map(|some| format!("coalesce(1, {})", some.join(", ")));
+        terms.push(format!("(1 OR {})", some.collect::<Vec<_>>().join(" OR ")));
+    }
+    terms.join(" AND ")
 }
 
 /// The part of an UPDATE trigger that names columns, so that it fires for them alone; empty where they change under another name,

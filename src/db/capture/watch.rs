@@ -3,7 +3,6 @@
 
 use crate::base::{files, limits, stop::Stop};
 use crate::db::{error::Error, open};
-use rusqlite::Connection;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::inotify;
 use std::path::Path;
@@ -19,11 +18,11 @@ pub fn watch(path: &Path, poll_interval: Duration, stop: &Stop, mut wake: impl F
             poll_interval.as_millis()
         );
     }
-    let mut version = data_version(&connection)?;
+    let mut version = open::data_version(&connection)?;
     // What was committed between the publisher's first look and this moment is in this version already.
     wake();
     let look = |version: &mut i64, wake: &mut dyn FnMut()| -> Result<(), Error> {
-        let now = match data_version(&connection) {
+        let now = match open::data_version(&connection) {
             // Another process recovers or replaces the WAL, or the disk fails for a moment. Something may have changed.
             Err(Error::Busy | Error::Disk(_)) => *version + 1,
             other => other?,
@@ -69,10 +68,6 @@ pub fn watch(path: &Path, poll_interval: Duration, stop: &Stop, mut wake: impl F
         }
     }
     Ok(())
-}
-
-fn data_version(connection: &Connection) -> Result<i64, Error> {
-    Ok(connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?)
 }
 
 /// File events on the database, its WAL and its journal.
@@ -141,9 +136,9 @@ mod tests {
     fn the_data_version_changes_with_each_commit_of_another_connection() {
         let scratch = Scratch::new("version", "CREATE TABLE t(a)");
         let connection = open::open(&scratch.path).unwrap();
-        let before = data_version(&connection).unwrap();
-        assert_eq!(data_version(&connection).unwrap(), before);
+        let before = open::data_version(&connection).unwrap();
+        assert_eq!(open::data_version(&connection).unwrap(), before);
         scratch.app.execute_batch("INSERT INTO t VALUES(1)").unwrap();
-        assert_ne!(data_version(&connection).unwrap(), before);
+        assert_ne!(open::data_version(&connection).unwrap(), before);
     }
 }

@@ -32,8 +32,7 @@ pub struct Salvaged {
 
 /// What SQLite's check says about the database at `path`: nothing when the search, which reads all of it, was stopped.
 pub fn find_damage(path: &Path, look: Look, stop: &Stop) -> Result<Findings, Error> {
-    let found = open::check_file(path).and_then(|()| {
-        let mut connection = open::open(path)?;
+    let found = open::open_checked(path).and_then(|mut connection| {
         let token = stop.clone();
         connection.progress_handler(10_000, Some(move || token.requested()))?;
         check(&connection, look)

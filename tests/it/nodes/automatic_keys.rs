@@ -115,7 +115,7 @@ fn nodes_that_insert_at_once_give_no_key_twice() {
     wait_for("the database is there", 30, || late.database.exists().then_some(()));
     let numbered = [(1, &nodes[0]), (4, &late)];
     let new = insert_on_all(&numbered, 3, 5);
-    told.extend(new.into_iter().map(|(text, key)| (text, key)));
+    told.extend(new);
     let [one, two, three] = &mut nodes;
     wait_equal(&mut [one, two, three, &mut late], 60);
     assert_whole(&late, &told);

@@ -39,14 +39,10 @@ fn rest(nodes: &mut [Node; 3]) {
     wait_for("all logs are empty", 30, || nodes.iter().all(|node| node.unsettled() == 0).then_some(()));
 }
 
-#[test]
-fn every_row_that_loses_its_key_is_on_the_list_of_one_node_and_comes_back() {
-    let dir = Dir::new("lost-keys");
-    let nats = Nats::start(&dir);
-    let ports = [(); 3].map(|()| free_port());
-    let mut nodes = three(&dir, &nats, ports, "CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT)");
+/// Inserts on all nodes for three seconds; returns the texts and the keys that the applications were told.
+fn insert_on_all(nodes: &[Node; 3]) -> Vec<(String, i64)> {
     let until = Instant::now() + Duration::from_secs(3);
-    let told: Vec<(String, i64)> = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let numbered = [(1, &nodes[0]), (2, &nodes[1]), (3, &nodes[2])];
         let writers = numbered.map(|(id, node)| {
             let connection = node.open();
@@ -65,7 +61,16 @@ fn every_row_that_loses_its_key_is_on_the_list_of_one_node_and_comes_back() {
             })
         });
         writers.into_iter().flat_map(|writer| writer.join().unwrap()).collect()
-    });
+    })
+}
+
+#[test]
+fn every_row_that_loses_its_key_is_on_the_list_of_one_node_and_comes_back() {
+    let dir = Dir::new("lost-keys");
+    let nats = Nats::start(&dir);
+    let ports = [(); 3].map(|()| free_port());
+    let mut nodes = three(&dir, &nats, ports, "CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT)");
+    let told = insert_on_all(&nodes);
     rest(&mut nodes);
     let here = ids(&nodes[0]);
     let lost: Vec<(String, i64)> =

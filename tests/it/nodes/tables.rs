@@ -3,8 +3,8 @@
 
 use crate::support::*;
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 /// Statements that make tables with a row each, half of them with a UNIQUE column.
 pub fn schema(tables: usize) -> String {
@@ -20,28 +20,50 @@ pub fn schema(tables: usize) -> String {
     sql + "COMMIT; CREATE TABLE main_table(id INTEGER PRIMARY KEY, v)"
 }
 
-/// The longest wait of an application's writes, while `body` runs.
-pub fn longest_wait<T>(node: &mut Node, body: impl FnOnce(&mut Node) -> T) -> (T, Duration) {
-    let (stop, longest) = (AtomicBool::new(false), AtomicU64::new(0));
-    let app = node.open();
-    let done = std::thread::scope(|scope| {
-        let (stop, longest) = (&stop, &longest);
-        scope.spawn(move || {
-            while !stop.load(Ordering::Relaxed) {
-                let begun = Instant::now();
-                app.execute("INSERT INTO main_table(v) VALUES('a row')", []).unwrap();
-                longest.fetch_max(begun.elapsed().as_micros() as u64, Ordering::Relaxed);
-                pause(3);
-            }
-        });
-        // What comes before is not its business: it has read the schema.
-        pause(500);
-        longest.store(0, Ordering::Relaxed);
-        let done = body(node);
-        stop.store(true, Ordering::Relaxed);
-        done
-    });
-    (done, Duration::from_micros(longest.load(Ordering::Relaxed)))
+/// An application with the system's SQLite: it writes until a file is there, then prints its longest wait, and the time in which it reads
+/// the schema by itself, in milliseconds.
+const WRITER: &str = r#"
+import os, sqlite3, sys, time
+path, ready, stop = sys.argv[1:]
+def connected():
+    db = sqlite3.connect(path, timeout=20, isolation_level=None)
+    db.execute("PRAGMA synchronous=NORMAL")
+    return db
+def write():
+    begun = time.monotonic()
+    app.execute("INSERT INTO main_table(v) VALUES('a row')")
+    return time.monotonic() - begun
+app = connected()
+write()
+open(ready, "w").close()
+longest = 0
+while not os.path.exists(stop):
+    longest = max(longest, write())
+    time.sleep(0.003)
+reads = []
+for _ in range(3):
+    begun = time.monotonic()
+    connected().execute("SELECT 1 FROM main_table LIMIT 1")
+    reads.append(time.monotonic() - begun)
+print(longest * 1000, max(reads) * 1000)
+"#;
+
+/// The longest wait of the application's writes while `body` runs, and how long it takes to read the schema afterwards.
+fn longest_wait(node: &mut Node, body: impl FnOnce(&mut Node)) -> (Duration, Duration) {
+    let [ready, stop] = ["ready", "stop"].map(|name| node.dir.join(name));
+    for file in [&ready, &stop] {
+        let _ = std::fs::remove_file(file);
+    }
+    let mut writer = Command::new(servers::tool("python"));
+    writer.args(["-c", WRITER]).arg(&node.database).args([&ready, &stop]).stdout(Stdio::piped());
+    let writer = Process::start(&mut writer);
+    // What comes before is not its business: it has read the schema.
+    wait_for("the application writes", 30, || ready.exists().then_some(()));
+    body(node);
+    std::fs::write(&stop, "").unwrap();
+    let text = String::from_utf8(writer.output().stdout).unwrap();
+    let times: Vec<f64> = text.split_whitespace().map(|number| number.parse().unwrap()).collect();
+    (Duration::from_secs_f64(times[0] / 1e3), Duration::from_secs_f64(times[1] / 1e3))
 }
 
 /// What an application with many tables feels of a daemon.
@@ -49,23 +71,36 @@ pub struct Felt {
     pub first: Duration,
     pub restart: Duration,
     pub table: Duration,
-    /// Resident memory after the start, in KiB.
+    /// How long the application's SQLite takes to read the schema with all triggers: nobody can shorten that for it.
+    pub reading: Duration,
+    /// Resident memory when nothing was written for some seconds, in KiB.
     pub resident: u64,
+    /// The same at its peak.
+    pub peak: u64,
+}
+
+impl Felt {
+    /// What it waited for the daemon, beside a reading of the schema, which takes twice as long where others use the machine.
+    pub fn beside_reading(&self, wait: Duration) -> Duration {
+        wait.saturating_sub(self.reading * 2)
+    }
 }
 
 pub fn feel(node: &mut Node) -> Felt {
-    let (_, first) = longest_wait(node, Node::start_ready);
+    let (first, _) = longest_wait(node, Node::start_ready);
     assert_eq!(node.stop(), 0);
-    let (_, restart) = longest_wait(node, Node::start_ready);
-    let (_, table) = longest_wait(node, |node| {
+    let (restart, _) = longest_wait(node, Node::start_ready);
+    let (table, reading) = longest_wait(node, |node| {
         node.sql("CREATE TABLE new(id INTEGER PRIMARY KEY, v UNIQUE); INSERT INTO new VALUES(1, 'a')");
-        wait_for("the new table is captured", 30, || {
+        wait_for("the new table is captured", 60, || {
             node.log().contains("table new is captured from now on; its 1 rows are published").then_some(())
         });
-        pause(1_000);
+        pause(2_000);
     });
-    let resident = node.memory().0;
-    Felt { first, restart, table, resident }
+    wait_for("all is settled", 60, || (node.unsettled() == 0).then_some(()));
+    pause(8_000);
+    let (resident, peak) = node.memory();
+    Felt { first, restart, table, reading, resident, peak }
 }
 
 #[test]
@@ -75,20 +110,25 @@ fn thousands_of_tables_do_not_hold_up_the_application() {
     let mut one = Node::with_schema(&dir, 1, &nats.url(), "snapshot.enabled = false", &schema(2_000));
     let felt = feel(&mut one);
     println!(
-        "2,000 tables: longest wait {:?} at the first start, {:?} at a restart, {:?} when a table came; {} KiB resident",
-        felt.first, felt.restart, felt.table, felt.resident
+        "2,000 tables: longest wait {:?} at the first start, {:?} at a restart, {:?} when a table came; the application reads the \
+         schema in {:?}; {} KiB resident, {} KiB at the peak",
+        felt.first, felt.restart, felt.table, felt.reading, felt.resident, felt.peak
     );
     assert!(felt.first < Duration::from_millis(1_000), "{:?}", felt.first);
     assert!(felt.restart < Duration::from_millis(300), "{:?}", felt.restart);
-    // All connections read the schema anew then, the application's own first of all, and each needs a processor for it.
-    assert!(felt.table < Duration::from_millis(2_000), "{:?}", felt.table);
-    assert!(felt.resident < 120 << 10, "{} KiB", felt.resident);
-    wait_for("all is settled", 30, || (one.unsettled() == 0).then_some(()));
+    let waited = felt.beside_reading(felt.table);
+    assert!(waited < Duration::from_millis(300), "{:?} of {:?}", waited, felt.table);
+    assert!(felt.resident < 32_000, "{} KiB", felt.resident);
+    assert!(felt.peak < 80_000, "{} KiB", felt.peak);
     let triggers =
         "SELECT count(*) FROM sqlite_schema WHERE type = 'trigger' AND name GLOB '__harmonylite__[0-9]*'";
     assert_eq!(value(&one, triggers), format!("Integer({})", 2_002 * 3 + 1_001 * 2));
     let check: String = one.open().query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
     assert_eq!(check, "ok");
+    // What the daemon gave back it reads again.
+    one.sql("INSERT INTO \"table 7\"(name) VALUES('after a rest')");
+    wait_for("it is published", 20, || (one.unsettled() == 0).then_some(()));
+    assert_eq!(one.count("WARN"), 0, "{}", one.log());
 }
 
 /// The first installation is many transactions; wherever it is killed, the next start goes on with it.

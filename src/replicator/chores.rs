@@ -1,0 +1,86 @@
+//! What the follower does beside following, now and then: it shows what is set aside and what has lost, settles what nobody has
+//! written, and goes on in fresh blocks of keys.
+
+use super::pacing::LostWrites;
+use crate::base::limits;
+use crate::db;
+use crate::operate::{Board, Signals, Whole};
+use std::time::Instant;
+
+/// When each was last done, and what it found.
+pub struct Chores {
+    looked_aside: Instant,
+    looked_unwritten: Instant,
+    lost_writes: LostWrites,
+    /// Waiting events that were dropped for want of room: rows that this database lacks.
+    lost: u64,
+}
+
+impl Chores {
+    pub fn new(now: Instant) -> Chores {
+        Chores { looked_aside: now, looked_unwritten: now, lost_writes: LostWrites::new(now), lost: 0 }
+    }
+
+    /// Does what is due.
+    pub fn run(&mut self, database: &mut db::Applier, board: &Board, signals: &Signals) {
+        let now = Instant::now();
+        if now.saturating_duration_since(self.looked_aside) >= limits::ASIDE_LOOK {
+            self.looked_aside = now;
+            self.show(database, board, signals);
+        }
+        if now.saturating_duration_since(self.looked_unwritten) >= limits::ECHO_WAIT {
+            self.looked_unwritten = now;
+            settle_unwritten(database, signals);
+        }
+        if database.is_block_due()
+            && let Err(error) = database.take_blocks()
+        {
+            log::debug!("take a block of keys: {error}");
+        }
+    }
+
+    /// Looks whether what is set aside can be tried again, and shows what there is, and what has lost.
+    pub fn show(&mut self, database: &mut db::Applier, board: &Board, signals: &Signals) {
+        match database.look().and_then(|()| database.news()) {
+            Ok(Some(aside)) => {
+                // What it waits for beside this stays.
+                let unchanged = signals.whole() == self.reached();
+                self.lost = aside.lost_waiting;
+                if unchanged {
+                    signals.set_whole(self.reached());
+                }
+                board.set_aside(aside);
+            }
+            Ok(None) => {}
+            // Applying meets the same, and says it.
+            Err(error) => log::debug!("what is set aside: {error}"),
+        }
+        match database.kept_conflicts() {
+            Ok(Some(kept)) => board.set_conflicts(kept),
+            Ok(None) => {}
+            Err(error) => log::debug!("conflicts: {error}"),
+        }
+        self.lost_writes.tell(board.lost(), Instant::now());
+    }
+
+    /// Whether a node that follows all its streams is whole.
+    fn reached(&self) -> Whole {
+        match self.lost {
+            0 => Whole::Yes,
+            lost => Whole::Waiting(format!(
+                "{lost} events that waited for a table or column were dropped, because there were too many: bring the schema up to \
+                 date, then restore this node from a snapshot, or accept the loss (-set-aside drop all)"
+            )),
+        }
+    }
+}
+
+/// Log entries of rows that were not written, after all, are settled with the next batch; without one, here.
+fn settle_unwritten(database: &mut db::Applier, signals: &Signals) {
+    if signals.take_unwritten()
+        && let Err(error) = database.settle_unwritten()
+    {
+        log::debug!("settle entries of rows that were not written: {error}");
+        signals.note_unwritten();
+    }
+}
