@@ -35,6 +35,7 @@ Usage: harmonylite -config FILE [flags]       (flags take one dash or two)
   -conflicts [VERB]     writes of other nodes that lost to ours: list, show ID, drop ID (or TABLE, or all)
   -table T, -since WHEN with -conflicts: of one table, not older than a time
   -conflict-restore ID  write a lost write again; TABLE instead of ID: all of a table
+  -autoincrement TABLE  make its INTEGER PRIMARY KEY AUTOINCREMENT, so that every node may insert; -no-autoincrement TABLE: back
   -stream-format F      from now on all nodes publish change sets (sets) or single rows, as Go nodes do (rows)
   -json                 with these: one JSON document instead of text
   -quiet                with these: nothing when all is well
@@ -62,6 +63,8 @@ enum Command {
     SetAside,
     Conflicts,
     ConflictRestore,
+    Autoincrement,
+    NoAutoincrement,
     StreamFormat,
     Cleanup,
     Version,
@@ -77,7 +80,7 @@ struct Flags {
     cluster_peers: Vec<String>,
     leaf_servers: Vec<String>,
     show: Show,
-    /// The snapshot or the moment that is meant.
+    /// The snapshot, the moment or the table that is meant.
     name: String,
     /// What `-set-aside` is to do.
     verb: AsideVerb,
@@ -206,6 +209,8 @@ fn execute(flags: &Flags, config: &Config) -> Result<(), Error> {
             let which = needed(flags.lost.as_ref(), "-conflict-restore needs ID or TABLE")?;
             commands::restore_conflicts(config, show, which)
         }
+        Command::Autoincrement => commands::autoincrement(config, show, name, true),
+        Command::NoAutoincrement => commands::autoincrement(config, show, name, false),
         Command::StreamFormat => commands::stream_format(config, &stop, flags.format, show),
         Command::SaveSnapshot => commands::save(config, &stop, show),
         Command::ListSnapshots => commands::list(config, &stop, show),
@@ -306,24 +311,22 @@ fn parse(arguments: Vec<OsString>) -> Result<Flags, String> {
                 flags.name = snapshot_name(text(&mut parser, "restore-snapshot")?)?;
             }
             Arg::Long("restore-at") => {
-                command = Some(Command::RestoreAt);
-                flags.name = text(&mut parser, "restore-at")?;
+                command = named(&mut parser, "restore-at", &mut flags, Command::RestoreAt)?
             }
             Arg::Long("set-aside") => {
                 command = Some(Command::SetAside);
                 flags.verb = verb(&mut parser, "set-aside", AsideVerb::parse, AsideVerb::ACCEPTED)?;
             }
-            Arg::Long("conflicts") => {
-                command = Some(Command::Conflicts);
-                flags.conflict_verb =
-                    verb(&mut parser, "conflicts", ConflictVerb::parse, ConflictVerb::ACCEPTED)?;
+            Arg::Long("conflicts") => command = conflicts(&mut parser, &mut flags)?,
+            Arg::Long("autoincrement") => {
+                command = named(&mut parser, "autoincrement", &mut flags, Command::Autoincrement)?
+            }
+            Arg::Long("no-autoincrement") => {
+                command = named(&mut parser, "no-autoincrement", &mut flags, Command::NoAutoincrement)?
             }
             Arg::Long("table") => flags.filter.table = Some(text(&mut parser, "table")?),
             Arg::Long("since") => flags.filter.since_ms = Some(since(&mut parser)?),
-            Arg::Long("conflict-restore") => {
-                command = Some(Command::ConflictRestore);
-                flags.lost = Some(commands::which_conflicts(&text(&mut parser, "conflict-restore")?));
-            }
+            Arg::Long("conflict-restore") => command = conflict_restore(&mut parser, &mut flags)?,
             Arg::Long("stream-format") => {
                 command = Some(Command::StreamFormat);
                 flags.format = format(&text(&mut parser, "stream-format")?)?;
@@ -343,7 +346,7 @@ fn parse(arguments: Vec<OsString>) -> Result<Flags, String> {
             let first = matches!(flags.command, Command::Daemon) || flags.command == command;
             if !first && !matches!(command, Command::Help | Command::Version) {
                 return Err("only one of -save-snapshot, -list-snapshots, -verify-snapshot, -restore-snapshot, -restore-at, \
-                     -set-aside, -conflicts, -conflict-restore, -stream-format and -cleanup can be done at a time"
+                     -set-aside, -conflicts, -conflict-restore, -autoincrement, -no-autoincrement, -stream-format and -cleanup can be done at a time"
                     .to_owned());
             }
             flags.command = command;
@@ -370,6 +373,27 @@ fn agree(flags: &Flags) -> Result<(), String> {
         return Err(format!("-cluster-addr {}: accepted is host:port", flags.cluster_addr));
     }
     Ok(())
+}
+
+/// A command with one name.
+fn named(
+    parser: &mut Parser,
+    flag: &str,
+    flags: &mut Flags,
+    command: Command,
+) -> Result<Option<Command>, String> {
+    flags.name = text(parser, flag)?;
+    Ok(Some(command))
+}
+
+fn conflicts(parser: &mut Parser, flags: &mut Flags) -> Result<Option<Command>, String> {
+    flags.conflict_verb = verb(parser, "conflicts", ConflictVerb::parse, ConflictVerb::ACCEPTED)?;
+    Ok(Some(Command::Conflicts))
+}
+
+fn conflict_restore(parser: &mut Parser, flags: &mut Flags) -> Result<Option<Command>, String> {
+    flags.lost = Some(commands::which_conflicts(&text(parser, "conflict-restore")?));
+    Ok(Some(Command::ConflictRestore))
 }
 
 /// A switch, which Go programs also take as `-flag=true`.
@@ -514,7 +538,7 @@ mod tests {
             (&["-node-id", "x"], "-node-id x: accepted is a number"),
             (
                 &["-cleanup", "-save-snapshot"],
-                "only one of -save-snapshot, -list-snapshots, -verify-snapshot, -restore-snapshot, -restore-at, -set-aside, -conflicts, -conflict-restore, -stream-format and -cleanup can be done at a time",
+                "only one of -save-snapshot, -list-snapshots, -verify-snapshot, -restore-snapshot, -restore-at, -set-aside, -conflicts, -conflict-restore, -autoincrement, -no-autoincrement, -stream-format and -cleanup can be done at a time",
             ),
             (&["-to", "x"], "-restore-snapshot NAME or -restore-at WHEN, and -to FILE belong together"),
             (

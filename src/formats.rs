@@ -104,7 +104,7 @@
 //! highest id folded, by `<stream> <node>-<incarnation>`), `nameless` (the sequence of a Go node's message that was applied after the
 //! position, while a set was open), and `meta` (`incarnation`, `restored`; in a snapshot `snapshot_node`,
 //! `snapshot_time`, `snapshot_revision`, `schema_hash`). Its numbers of kind
-//! `aside` are the last number given to an event that was set aside, and how many were dropped for want of room; `heard` is, by the same
+//! `writers` say who has written a table with a plain integer key (1 this node, 2 others, 3 both); those of kind `aside` are the last number given to an event that was set aside, and how many were dropped for want of room; `heard` is, by the same
 //! names as `folded`, the sequence at which an origin was last heard of, in steps of 1024.
 //! `__harmonylite__set_aside(id, stream, seq, row, tbl, key, state, overtaken, missing, why, since, payload)` holds the messages that are
 //! set aside: `id` rises in the order of arrival, `row` is the change-log id of a row of a set, and 0 for a message, `state` is 0 waiting, 1 refused, 2 to be tried again, `overtaken` 1 when an event of

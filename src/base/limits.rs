@@ -71,7 +71,7 @@ pub const ASIDE_EVENTS: i64 = 100_000;
 pub const ASIDE_BYTES: i64 = 32 << 20;
 /// Time between two looks whether somebody has changed a stream's form.
 pub const FORMAT_LOOK: Duration = Duration::from_secs(30);
-/// Keys of a table that a node claims the first time. Most applications insert no more at once.
+/// Keys of a table that a node claims the first time. Most applications insert fewer at once, or in a second.
 pub const BLOCK_FIRST: i64 = 1_024;
 /// The least that it claims, after it was found that few are used before a higher key comes.
 pub const BLOCK_LEAST: i64 = 28;

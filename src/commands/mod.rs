@@ -1,6 +1,7 @@
 //! The commands that do one thing and end: what they print is here.
 
 mod aside;
+mod autoincrement;
 mod cleanup;
 mod conflicts;
 mod format;
@@ -8,6 +9,7 @@ mod shown;
 mod snapshots;
 
 pub use aside::{Verb as AsideVerb, set_aside};
+pub use autoincrement::autoincrement;
 pub use cleanup::cleanup;
 pub use conflicts::{
     Filter as ConflictFilter, Verb as ConflictVerb, conflicts, parse_which as which_conflicts,

@@ -4,6 +4,7 @@
 //! means than SQLite; no read transaction is held while waiting.
 
 mod apply;
+mod autoincrement;
 mod capture;
 mod error;
 mod indexes;
@@ -28,6 +29,7 @@ pub use apply::conflicts::{
     discard as discard_conflicts, list as list_conflicts,
 };
 pub use apply::{Applier, Ends, Incoming, Restored, queued};
+pub use autoincrement::set_autoincrement;
 pub use capture::{Capture, ChangeLog, install_capture, watch};
 pub use error::Error;
 pub use look::{Mark, Seen, holds_tables, is_known, look, mark};

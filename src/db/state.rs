@@ -16,6 +16,8 @@ pub const SCHEMA_HASH: &str = "schema_hash";
 
 /// Kind of the numbers about what is set aside.
 const ASIDE: &str = "aside";
+/// Kind of the numbers that say who has written a table.
+const WRITERS: &str = "writers";
 const INCARNATION: &str = "incarnation";
 
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS __harmonylite__state(kind TEXT NOT NULL, name TEXT NOT NULL, value, \
@@ -72,6 +74,15 @@ pub fn set_meta(connection: &Connection, name: &str, value: &str) -> Result<(), 
 pub fn remove_meta(connection: &Connection, name: &str) -> Result<(), Error> {
     connection.execute(REMOVE_META, [name])?;
     Ok(())
+}
+
+/// Who has written a table (see [`crate::db::apply`]); 0: nobody that is known.
+pub fn writers(connection: &Connection, table: &str) -> Result<i64, Error> {
+    Ok(get(connection, WRITERS, table)?.unwrap_or(0))
+}
+
+pub fn set_writers(connection: &Connection, table: &str, who: i64) -> Result<(), Error> {
+    set(connection, WRITERS, table, who)
 }
 
 /// A number about what is set aside; 0 when it was never written.

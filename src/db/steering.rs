@@ -91,7 +91,7 @@ impl Steering {
     /// The application has written rows with these keys.
     pub fn saw_own(&self, table: &str, key: i64) {
         let Some((shared, mut tables)) = self.shared() else { return };
-        tables.saw(table, key, true);
+        tables.gave(table, key, Instant::now());
         shared.tell(&tables);
     }
 
@@ -102,7 +102,7 @@ impl Steering {
             return;
         }
         for (table, key) in keys {
-            tables.saw(table, key, false);
+            tables.saw(table, key);
         }
         if !tables.lacks_any() {
             return;

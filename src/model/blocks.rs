@@ -5,6 +5,7 @@
 use crate::base::limits;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Keys from `first` to `last`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,11 +50,40 @@ struct Keys {
     size: i64,
     /// The most that it gave at once lately.
     burst: i64,
+    pace: Pace,
 }
 
 impl Default for Keys {
     fn default() -> Keys {
-        Keys { block: None, spare: None, highest: 0, given: 0, size: limits::BLOCK_FIRST, burst: 0 }
+        let pace = Pace::default();
+        Keys { block: None, spare: None, highest: 0, given: 0, size: limits::BLOCK_FIRST, burst: 0, pace }
+    }
+}
+
+/// How many keys a node gives in a second. Until it is noticed that a block is used up and the next one is taken, some pass.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pace {
+    /// When the running second began, and keys since then.
+    begun: Option<Instant>,
+    count: i64,
+    /// Keys of the second before.
+    before: i64,
+}
+
+impl Pace {
+    fn gave(&mut self, keys: i64, now: Instant) {
+        let elapsed = self.begun.map(|begun| now.saturating_duration_since(begun));
+        if elapsed.is_none_or(|elapsed| elapsed >= Duration::from_secs(1)) {
+            // After a pause, the second before had none.
+            let is_next = elapsed.is_some_and(|elapsed| elapsed < Duration::from_secs(2));
+            self.before = if is_next { self.count } else { 0 };
+            (self.begun, self.count) = (Some(now), 0);
+        }
+        self.count += keys;
+    }
+
+    fn per_second(self) -> i64 {
+        self.count.max(self.before)
     }
 }
 
@@ -75,8 +105,11 @@ impl Keys {
         let used = (self.given.min(block.last) - block.first + 1).max(0);
         let is_used_up = block.last - self.given < block.reserve();
         let wanted = if is_used_up { self.size * 4 } else { (self.size / 2).max(used * 4) };
-        self.burst /= 2;
-        self.size = wanted.max(self.burst * 2).clamp(limits::BLOCK_LEAST, limits::BLOCK_MOST);
+        self.burst = self.burst * 3 / 4;
+        self.size = wanted
+            .max(self.burst * 2)
+            .max(self.pace.per_second())
+            .clamp(limits::BLOCK_LEAST, limits::BLOCK_MOST);
     }
 }
 
@@ -106,12 +139,22 @@ impl Tables {
         }
     }
 
-    /// The application has written a row, or is about to get one of another node.
-    pub fn saw(&mut self, table: &str, key: i64, own: bool) {
+    /// The application is about to get a row of another node.
+    pub fn saw(&mut self, table: &str, key: i64) {
+        if let Some(keys) = self.0.get_mut(table) {
+            keys.highest = keys.highest.max(key);
+        }
+    }
+
+    /// The application has written rows, the last one under this key.
+    pub fn gave(&mut self, table: &str, key: i64, now: Instant) {
         let Some(keys) = self.0.get_mut(table) else { return };
         keys.highest = keys.highest.max(key);
-        if own && keys.block.is_some_and(|block| block.first <= key) && key > keys.given {
-            keys.burst = keys.burst.max(key - keys.given);
+        let Some(block) = keys.block.filter(|block| block.first <= key) else { return };
+        let new = key - keys.given.max(block.first - 1);
+        if new > 0 {
+            keys.burst = keys.burst.max(new);
+            keys.pace.gave(new, now);
             keys.given = key;
         }
     }
@@ -182,10 +225,10 @@ mod tests {
         assert!(tables.due().is_empty());
         assert!(tables.wants()[0].had_some && tables.wants()[0].above == 512, "one in reserve");
         tables.claimed("t", Block { first: 1025, last: 1536 });
-        tables.saw("t", 1, true);
+        tables.gave("t", 1, Instant::now());
         assert!(tables.due().is_empty() && tables.wants().is_empty());
         // A row of another node's block, 513 to 1024.
-        tables.saw("t", 513, false);
+        tables.saw("t", 513);
         assert_eq!(tables.due().len(), 1);
         assert_eq!(tables.take("t", 513), Some(Block { first: 1025, last: 1536 }));
         assert_eq!(tables.wants()[0].size, limits::BLOCK_FIRST / 2, "little of it was used");
@@ -197,7 +240,7 @@ mod tests {
         tables.claimed("t", Block { first: 1, last: 20 });
         tables.take("t", 0);
         tables.claimed("t", Block { first: 21, last: 40 });
-        tables.saw("t", 50, false);
+        tables.saw("t", 50);
         assert!(tables.lacks_any());
         assert_eq!(tables.take("t", 50), None);
         assert_eq!(tables.wants()[0].above, 50);
@@ -206,22 +249,43 @@ mod tests {
     #[test]
     fn blocks_grow_with_use_and_shrink_without() {
         let (mut tables, _) = steered();
-        let mut first = 1;
+        let (mut first, mut now) = (1, Instant::now());
         let mut sizes = vec![];
-        for round in 0..26 {
+        for round in 0..50 {
             let want = tables.wants().remove(0);
             sizes.push(want.size);
             let block = Block { first, last: first + want.size - 1 };
             tables.claimed("t", block);
             assert_eq!(tables.take("t", first - 1), Some(block));
             let given = if round < 6 { block.last } else { block.first };
-            tables.saw("t", given, true);
+            now += Duration::from_secs(10);
+            tables.gave("t", given, now);
             // Another node is in the next one.
             first = block.last + 2;
-            tables.saw("t", first - 1, false);
+            tables.saw("t", first - 1);
         }
         assert!(sizes.contains(&limits::BLOCK_MOST), "{sizes:?}");
         assert_eq!(sizes.last(), Some(&limits::BLOCK_LEAST), "{sizes:?}");
+    }
+
+    #[test]
+    fn a_block_lasts_a_second_at_the_pace_of_late() {
+        let (mut tables, _) = steered();
+        let (mut now, mut first) = (Instant::now(), 1);
+        let mut sizes = vec![];
+        for _ in 0..200 {
+            let want = tables.wants().remove(0);
+            sizes.push(want.size);
+            tables.claimed("t", Block { first, last: first + want.size - 1 });
+            tables.take("t", first - 1).unwrap();
+            // 20 rows each, 25 ms apart: 800 in a second.
+            now += Duration::from_millis(25);
+            tables.gave("t", first + 19, now);
+            first += want.size + 1;
+            tables.saw("t", first - 1);
+        }
+        let late = &sizes[60..];
+        assert!(late.iter().all(|size| (700..1_300).contains(size)), "{late:?}");
     }
 
     /// Nodes that insert, hear of each other late and in any order, with one counter: no key is given twice.
@@ -243,13 +307,13 @@ mod tests {
                     // The next row of the stream is applied, with a fresh block if it needs one.
                     let key: i64 = stream[*read];
                     *read += 1;
-                    tables.saw("t", key, false);
+                    tables.saw("t", key);
                     *seq = (*seq).max(key);
                 } else if !tables.lacks_any() {
                     *seq += 1;
                     assert!(given.insert(*seq), "seed {seed}: key {seq}");
                     stream.push(*seq);
-                    tables.saw("t", *seq, true);
+                    tables.gave("t", *seq, Instant::now());
                 }
                 for want in tables.wants() {
                     let first = counter.max(want.above + 1);

@@ -94,6 +94,8 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
                 "apply/subject",
                 "apply/touched",
                 "apply/trigger",
+                "apply/writers",
+                "autoincrement",
                 "capture",
                 "capture/changelog",
                 "capture/install",
@@ -183,7 +185,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
         ],
     )],
     &[("daemon", &["claim", "open", "session", "state", "supervise"])],
-    &[("commands", &["aside", "cleanup", "conflicts", "format", "shown", "snapshots"])],
+    &[("commands", &["aside", "autoincrement", "cleanup", "conflicts", "format", "shown", "snapshots"])],
     &[("cli", &[])],
     &[("main", &[])],
 ];

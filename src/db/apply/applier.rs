@@ -240,7 +240,11 @@ impl Applier {
     /// Steers the keys of AUTOINCREMENT tables from now on.
     pub fn steer(&mut self, steering: Steering) -> Result<(), Error> {
         self.session.steering = steering;
-        self.in_transaction(|applier| applier.session.load_steering()).map(drop)
+        self.in_transaction(|applier| {
+            applier.session.tell_writers()?;
+            applier.session.load_steering()
+        })
+        .map(drop)
     }
 
     /// Ready when [`Applier::take_blocks`] is to be called.
@@ -453,6 +457,9 @@ impl Applier {
         let node = self.session.node();
         lost::note(&mut self.session, subject, &plan, node)?;
         carry_out(&mut self.session, subject, &gathered, &plan)?;
+        if self.session.place.is_some() && plan.fold && !subject.is_tombstone() {
+            self.session.note_writer(&subject.table, subject.source.own)?;
+        }
         tell(subject, plan.reason);
         Ok(Ok(plan.fold))
     }

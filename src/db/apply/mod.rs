@@ -24,6 +24,7 @@ mod session;
 mod subject;
 mod touched;
 mod trigger;
+mod writers;
 
 pub use applier::{Applier, Ends, Incoming};
 pub use bring_back::Restored;

@@ -11,6 +11,7 @@ use crate::db::apply::{
     savepoint,
     subject::Source,
     touched::Touched,
+    writers::{self, Writers},
 };
 use crate::db::capture::log_table;
 use crate::db::schema::{self, Known, Schema};
@@ -110,6 +111,7 @@ pub struct Session {
     pub aside: Aside,
     pub conflicts: Conflicts,
     pub steering: Steering,
+    writers: Writers,
     /// `None` for an image that comes out of no stream: nothing loses to it.
     pub place: Option<Place>,
     renewals: Renewals,
@@ -153,6 +155,7 @@ impl Session {
             aside,
             conflicts,
             steering: Steering::off(),
+            writers: Writers::default(),
             place: None,
             renewals: Renewals::default(),
             tells_refused: false,
@@ -233,6 +236,7 @@ impl Session {
         // The schema may have been read inside and is rolled back, and so are the temporary tables: all is made anew.
         self.version = -1;
         self.touched = None;
+        self.writers.forget();
         // A block that was taken in it was not taken.
         self.load_steering()?;
         self.forget_cached_state()
@@ -262,6 +266,18 @@ impl Session {
         }
         self.feeds.begin(&self.connection)?;
         Ok(changed)
+    }
+
+    /// A row was inserted or changed, by this node or by another one.
+    pub fn note_writer(&mut self, table: &Table, own: bool) -> Result<(), Error> {
+        self.writers.note(&self.connection, table, own)
+    }
+
+    /// Names in a warning the tables whose keys two nodes give and nobody steers.
+    pub fn tell_writers(&self) -> Result<(), Error> {
+        let warnings = writers::warnings(&self.connection, self.schema.tables.values())?;
+        warnings.iter().for_each(|warning| log::warn!("{warning}"));
+        Ok(())
     }
 
     /// Tells what the database holds to whoever steers its keys.

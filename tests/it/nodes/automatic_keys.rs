@@ -146,3 +146,47 @@ fn a_setting_leaves_keys_as_sqlite_gives_them() {
     node.sql("INSERT INTO notes(v) VALUES('c')");
     assert_eq!(highest(&node), 3);
 }
+
+#[test]
+fn a_plain_key_becomes_one_that_every_node_may_give_under_running_daemons() {
+    let dir = Dir::new("plain-to-automatic");
+    let nats = Nats::start(&dir);
+    let schema = SCHEMA.replace(" AUTOINCREMENT", "");
+    let mut nodes = [1, 2].map(|id| {
+        let mut node = Node::with_schema(&dir, id, &nats.url(), "snapshot.leader_ttl = 1000\n", &schema);
+        node.start_ready();
+        node
+    });
+    for (at, node) in nodes.iter().enumerate() {
+        node.sql(&format!("INSERT INTO notes(v) VALUES('first {at}')"));
+        pause(500);
+    }
+    let warning = "table notes is written on more than one node, and its key is a plain INTEGER PRIMARY KEY";
+    wait_for("both say so", 20, || nodes.iter().all(|node| node.count(warning) == 1).then_some(()));
+    let [one, two] = &mut nodes;
+    wait_equal(&mut [one, two], 30);
+    one.stop();
+    one.start_ready();
+    assert_eq!(one.count(warning), 2, "and at each start");
+    for table in ["notes", "children"] {
+        for node in [&*one, &*two] {
+            let output = node.command(&["-autoincrement", table]);
+            assert_eq!(output.status.code(), Some(0), "{output:?}");
+        }
+    }
+    wait_for_blocks(one);
+    wait_for_blocks(two);
+    one.sql("DELETE FROM notes");
+    wait_equal(&mut [one, two], 30);
+    let told = insert_on_all(&[(1, &*one), (2, &*two)], 2, 2);
+    wait_equal(&mut [one, two], 60);
+    assert_whole(one, &told);
+    assert_eq!(String::from_utf8_lossy(&one.command(&["-conflicts"]).stdout).trim(), "no conflicts");
+    let output = two.command(&["-no-autoincrement", "children", "-json"]);
+    let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(shown["changed"], true);
+    let output = two.command(&["-autoincrement", "nothing"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("table nothing: there is no such table"));
+    assert_eq!((one.stop(), two.stop()), (0, 0));
+}
