@@ -74,7 +74,7 @@ pub const FORMAT_LOOK: Duration = Duration::from_secs(30);
 /// Keys of a table that a node claims the first time. Most applications insert fewer at once, or in a second.
 pub const BLOCK_FIRST: i64 = 1_024;
 /// The least that it claims, after it was found that few are used before a higher key comes.
-pub const BLOCK_LEAST: i64 = 28;
+pub const BLOCK_LEAST: i64 = 20;
 /// The most.
 pub const BLOCK_MOST: i64 = 8_192;
 /// How long the applying of a row waits at most until there is a block of keys above it.

@@ -69,6 +69,10 @@ impl Steering {
         self.0.as_deref().map_or_else(crossbeam_channel::never, |shared| shared.wake.1.clone())
     }
 
+    pub fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Whether a table needs a block, and all that do have one in reserve.
     pub fn is_ready(&self) -> bool {
         self.shared().is_some_and(|(_, tables)| !tables.due().is_empty() && !tables.lacks_any())

@@ -254,7 +254,7 @@ impl Applier {
 
     /// Whether it is to be called.
     pub fn is_block_due(&self) -> bool {
-        self.session.steering.is_ready()
+        self.session.steering.is_ready() || self.session.are_tables_new_to_steering()
     }
 
     /// Goes on in blocks of keys that are in reserve, where the application has nearly used up what it has.

@@ -280,6 +280,15 @@ impl Session {
         Ok(())
     }
 
+    /// Whether the publisher has read a schema with AUTOINCREMENT tables that this connection has not seen yet.
+    pub fn are_tables_new_to_steering(&self) -> bool {
+        if !self.steering.is_on() {
+            return false;
+        }
+        let known = self.known.last();
+        known.version != self.version && known.tables.values().any(|table| table.autoincrement)
+    }
+
     /// Tells what the database holds to whoever steers its keys.
     pub fn load_steering(&mut self) -> Result<(), Error> {
         self.steering.load(&self.connection, &self.schema)

@@ -65,7 +65,9 @@ fn a_new_node_does_not_wait_long_for_a_store_that_keeps_it_waiting() {
         node.sql("INSERT INTO t(v) VALUES('of a new one')");
         wait_equal(&mut [node, &mut founder], 20);
         assert_eq!(node.count("going on without"), 1, "{}", node.log());
-        assert_eq!(node.count(" WARN ") + node.count(" ERROR "), 1, "{}", node.log());
+        // Two nodes gave one key, so a row may have lost.
+        let told = node.count(" WARN ") + node.count(" ERROR ") - node.count("writes of other nodes lost");
+        assert_eq!(told, 1, "{}", node.log());
         assert_eq!(node.stop(), 0);
     }
     assert_eq!(founder.stop(), 0);
