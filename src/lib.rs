@@ -70,11 +70,13 @@
 //!   nats-server <──── socket ─────────── nats ────────────────────────────────────┘
 //!   (supervised, if ours)
 //!
+//!   claimer ── blocks of keys (shared, `db::Steering`) ──> follower (takes them) and publisher (tells what was given)
+//!
 //!   lease ── held? ──> snapshot ── with upload-lease, s3-part ──> store          presence, health, metrics, signals, streams
 //! ```
 //!
 //! The numbers are places in the channels: each is bounded, and what happens when one is full stands at its making. `nats` owns
-//! the socket and waits for nobody. `publisher`, `follower`, `watch`, `check` and `snapshot` work on the database: together they
+//! the socket and waits for nobody. `publisher`, `follower`, `claimer`, `watch`, `check` and `snapshot` work on the database: together they
 //! are a session (`daemon::session`); a replaced or damaged database ends it, and the next one begins. `lease`, `presence`,
 //! `health`, `metrics` and, with `replicate = false`, `streams` live as long as the daemon; `signals` as long as the process. Each
 //! mutable thing has one owner thread. Whoever starts a thread joins it (`base::worker`). Stop is the disconnection of a channel
@@ -98,6 +100,10 @@
 //! - **straggler**: an event that reached its stream after a later one of its origin; nobody folds it.
 //! - **set aside**: an event that this database cannot use, kept whole beside it. It **waits** for a table or column that the
 //!   application has not created here yet, and later ones of its row wait after it; or it was **refused**: SQLite does not take it.
+//! - **conflict**: a write of another node that our write overwrote without having seen it. The node that wrote the winner keeps it.
+//! - **in the way**: a row that had the key or a UNIQUE value of one that was about to be written. Whether it was replaced, its absence tells.
+//! - **block**: keys of an AUTOINCREMENT table that one node alone gives; a **spare** one is claimed ahead. **steering**: letting SQLite go on
+//!   in them.
 //! - **late**: an event that was set aside and is applied after events that follow it in its stream.
 //! - **queue** (of a full-text index): rows that other nodes changed and that the application has not run its triggers for yet;
 //!   its next write does, through **hooks**, which are triggers that exist only while a queue holds something.
@@ -115,6 +121,8 @@
 //! - Rows and checkpoint change in one transaction. The database is the truth; the sequence-map file only shows it.
 //! - A log entry goes when its event has come back, never before. Log ids are never used twice in one incarnation.
 //! - Nothing is published before a started node has consumed what the streams held.
+//! - A block of keys lies above all blocks that were claimed before, and is taken in the transaction that writes a higher key of another node.
+//! - A lost write is noted in the transaction that passes over it.
 //! - A sequence counts in one making of its stream, and is never compared with one of another.
 //! - A snapshot holds no row whose event is not in the stream, and knows its position.
 //! - The store holds a whole snapshot at every instant, and its position never goes back: uploads are exclusive, and a new
