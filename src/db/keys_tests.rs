@@ -339,7 +339,7 @@ fn schedule(seed: u64) {
         assert!(round < 20, "the stream does not fall silent");
         for node in &mut nodes {
             node.receive(&stream);
-            node.applier.settle_unwritten().unwrap();
+            node.applier.tidy().unwrap();
             node.send(&mut stream);
         }
         if nodes.iter().all(|node| node.at == stream.len() && node.unsettled() == 0) {

@@ -262,7 +262,7 @@ fn schedule(seed: u64) {
             while !peer.has_read_all(&stream) {
                 peer.consume(&stream, 50);
             }
-            peer.applier.settle_unwritten().unwrap();
+            peer.applier.tidy().unwrap();
             if peer.unsettled() > 0 {
                 peer.rewind();
             }

@@ -40,7 +40,7 @@ fn the_application_inserts_into_the_block_and_into_the_next_one_when_it_is_used_
     steering.claimed("t", Block { first: 101, last: 110 });
     steering.claimed("Odd one", Block { first: 501, last: 600 });
     assert!(steering.is_ready() && steering.due().try_recv().is_ok());
-    applier.take_blocks().unwrap();
+    applier.tidy().unwrap();
     assert_eq!(inserted(&scratch), 101);
     scratch.app.execute("INSERT INTO \"Odd one\"(v) VALUES(1)", []).unwrap();
     assert_eq!(scratch.app.last_insert_rowid(), 501);
@@ -55,7 +55,7 @@ fn the_application_inserts_into_the_block_and_into_the_next_one_when_it_is_used_
     assert!(!steering.is_ready(), "nobody has told");
     log.read(100).unwrap();
     assert!(steering.is_ready());
-    applier.take_blocks().unwrap();
+    applier.tidy().unwrap();
     assert_eq!(inserted(&scratch), 201);
     // Another process finds the block in the database.
     let mut applier = Applier::open(&scratch.path, 7, &["s-1".to_owned()]).unwrap();
@@ -73,7 +73,7 @@ fn a_transaction_that_is_rolled_back_takes_no_block() {
     let failed = applier.in_transaction(|_| Err(Error::Busy));
     assert!(failed.is_err());
     assert_eq!(inserted(&scratch), 1);
-    applier.take_blocks().unwrap();
+    applier.tidy().unwrap();
     assert_eq!(inserted(&scratch), 101);
 }
 

@@ -33,7 +33,7 @@ impl Chores {
             settle_unwritten(database, signals);
         }
         if database.is_block_due()
-            && let Err(error) = database.take_blocks()
+            && let Err(error) = database.tidy()
         {
             log::debug!("take a block of keys: {error}");
         }
@@ -78,7 +78,7 @@ impl Chores {
 /// Log entries of rows that were not written, after all, are settled with the next batch; without one, here.
 fn settle_unwritten(database: &mut db::Applier, signals: &Signals) {
     if signals.take_unwritten()
-        && let Err(error) = database.settle_unwritten()
+        && let Err(error) = database.tidy()
     {
         log::debug!("settle entries of rows that were not written: {error}");
         signals.note_unwritten();

@@ -175,8 +175,9 @@ impl Applier {
         })
     }
 
-    /// Settles the log entries of rows that were in the way of others and are still there.
-    pub fn settle_unwritten(&mut self) -> Result<(), Error> {
+    /// What each transaction does besides its rows: settles the log entries of rows that were in the way of others and are still there,
+    /// and goes on in blocks of keys that are in reserve, where the application has nearly used up what it has.
+    pub fn tidy(&mut self) -> Result<(), Error> {
         self.in_transaction(|_| Ok(())).map(drop)
     }
 
@@ -247,7 +248,7 @@ impl Applier {
         .map(drop)
     }
 
-    /// Ready when [`Applier::take_blocks`] is to be called.
+    /// Ready when [`Applier::tidy`] is to be called.
     pub fn due_blocks(&self) -> crossbeam_channel::Receiver<()> {
         self.session.steering.due()
     }
@@ -255,11 +256,6 @@ impl Applier {
     /// Whether it is to be called.
     pub fn is_block_due(&self) -> bool {
         self.session.steering.is_ready() || self.session.are_tables_new_to_steering()
-    }
-
-    /// Goes on in blocks of keys that are in reserve, where the application has nearly used up what it has.
-    pub fn take_blocks(&mut self) -> Result<(), Error> {
-        self.in_transaction(|_| Ok(())).map(drop)
     }
 
     /// A transaction ends where a change set ends, unless it has become too long for the application that waits. Then the rest comes
