@@ -13,7 +13,16 @@ pub fn unix_ms() -> i64 {
 /// Time since the machine was started, including the time that it slept. A lease is measured with it: a holder that slept past
 /// its lease must know.
 pub fn since_boot() -> std::time::Duration {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    clock(rustix::time::ClockId::Boottime)
+}
+
+/// Time that this thread has worked: neither waiting nor put aside for others.
+pub fn of_thread() -> std::time::Duration {
+    clock(rustix::time::ClockId::ThreadCPUTime)
+}
+
+fn clock(id: rustix::time::ClockId) -> std::time::Duration {
+    let now = rustix::time::clock_gettime(id);
     let nanos = u32::try_from(now.tv_nsec).unwrap_or(0);
     std::time::Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), nanos)
 }
@@ -172,5 +181,9 @@ mod tests {
     fn clocks_go_forward() {
         let (boot, unix) = (since_boot(), unix_ms());
         assert!(since_boot() >= boot && unix > 1_700_000_000_000);
+        let worked = of_thread();
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        let pause = of_thread().checked_sub(worked).unwrap();
+        assert!(pause < std::time::Duration::from_millis(40), "waiting is no work: {pause:?}");
     }
 }

@@ -9,6 +9,7 @@ mod session;
 mod state;
 mod supervise;
 
+use crate::base::error::Kind;
 use crate::base::stop::Stop;
 use crate::base::{error::Error, limits, once::Once};
 use crate::cluster::lease::Keeper;
@@ -150,7 +151,11 @@ impl Daemon<'_> {
     /// All workers on one database, until something ends them.
     fn session(&mut self, database: open::Database) -> Result<End, Error> {
         self.board.set_open(true);
-        let mut session = Session::start(self, database)?;
+        let mut session = match Session::start(self, database) {
+            Ok(session) => session,
+            Err(error) if error.kind() == Kind::Damaged => return Ok(End::Damaged(error.to_string())),
+            Err(error) => return Err(error),
+        };
         let result = supervise(self, &mut session);
         if matches!(result, Ok(End::Idle)) {
             self.last_snapshot();

@@ -131,6 +131,8 @@ pub struct Database {
     pub capture: Option<ChangeLog>,
     /// The connection that applies, if it does.
     pub applier: Option<db::Applier>,
+    /// What its publisher and its follower know of the keys that are given here.
+    pub steering: db::Steering,
     /// Positions of a sequence map that the database does not know.
     pub taken_over: SeqMap,
 }
@@ -189,8 +191,9 @@ fn try_open(config: &Config) -> Result<Option<Database>, db::Error> {
         // Said once: the map is written anew from the database.
         let _ = std::fs::remove_file(&config.seq_map_path);
     }
+    let steering = if config.steers_keys() { db::Steering::on() } else { db::Steering::off() };
     let capture = if config.publish {
-        let (log, done) = opening.with_capture(config.node_id)?;
+        let (mut log, done) = opening.with_capture(config.node_id)?;
         replicator::report(&done);
         let names = log.table_names();
         log::info!(
@@ -199,17 +202,21 @@ fn try_open(config: &Config) -> Result<Option<Database>, db::Error> {
             path.display(),
             &log.schema_hash()[..12]
         );
+        log.steer(steering.clone());
         Some(log)
     } else {
         opening.without_capture()?;
         None
     };
     let streams: Vec<String> = (1..=config.log.shards).map(|number| config.stream(number)).collect();
-    let applier = match (config.replicate, &capture) {
+    let mut applier = match (config.replicate, &capture) {
         (true, Some(log)) => Some(db::Applier::open_beside(path, config.node_id, &streams, log)?),
         (true, None) => Some(db::Applier::open_telling(path, config.node_id, &streams)?),
         (false, _) => None,
     };
+    if let (Some(applier), true) = (&mut applier, steering.is_on()) {
+        applier.steer(steering.clone())?;
+    }
     let unknown = match &applier {
         Some(applier) => applier.positions()?.is_empty(),
         None => false,
@@ -217,7 +224,7 @@ fn try_open(config: &Config) -> Result<Option<Database>, db::Error> {
     let taken_over = if unknown { read_seq_map(config) } else { SeqMap::new() };
     // Opening for writing may have given it another inode (overlay file systems).
     let file = files::identity(path);
-    Ok(Some(Database { file, capture, applier, taken_over }))
+    Ok(Some(Database { file, capture, applier, steering, taken_over }))
 }
 
 /// A database that does not know its positions (a Go node's, say) has them in the sequence map.

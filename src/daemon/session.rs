@@ -30,7 +30,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// Starts all workers that the configuration asks for.
+    /// Starts all workers that the configuration asks for. If one cannot start, none runs.
     pub fn start(daemon: &Daemon<'_>, database: Database) -> Result<Session, Error> {
         let (source, token) = stop::pair();
         let (follower_source, follower_token) = stop::pair();
@@ -41,21 +41,34 @@ impl Session {
             source,
             follower_source,
         };
+        match session.start_workers(daemon, database, &token, follower_token) {
+            Ok(()) => Ok(session),
+            Err(error) => {
+                session.stop();
+                Err(error)
+            }
+        }
+    }
+
+    fn start_workers(
+        &mut self,
+        daemon: &Daemon<'_>,
+        database: Database,
+        token: &Stop,
+        follower_token: Stop,
+    ) -> Result<(), Error> {
         let (handle, orders) = orders();
         let config = daemon.config;
-        session.start_check(&config.db_path, &token)?;
-        let steering = if config.steers_keys() { db::Steering::on() } else { db::Steering::off() };
-        if let Some(mut log) = database.capture {
-            log.steer(steering.clone());
+        self.start_check(&config.db_path, token)?;
+        if let Some(log) = database.capture {
             daemon.board.set_tables(log.table_names().len());
-            session.start_publisher(daemon, log, orders, &token)?;
-            session.start_watch(daemon, handle.clone(), &token)?;
+            self.start_publisher(daemon, log, orders, token)?;
+            self.start_watch(daemon, handle.clone(), token)?;
         }
-        if let Some(mut applier) = database.applier {
-            if config.steers_keys() {
-                applier.steer(steering.clone()).context("steer keys")?;
-                let (bucket, stop) = (daemon.bucket.clone(), token.clone());
-                session.workers.spawn("claimer", move || claim_blocks(&steering, &bucket, &stop))?;
+        if let Some(applier) = database.applier {
+            if database.steering.is_on() {
+                let (steering, bucket, stop) = (database.steering, daemon.bucket.clone(), token.clone());
+                self.workers.spawn("claimer", move || claim_blocks(&steering, &bucket, &stop))?;
             }
             let follower = Follower::new(FollowerSetup {
                 config: config.clone(),
@@ -63,13 +76,13 @@ impl Session {
                 js: daemon.js().clone(),
                 taken_over: database.taken_over,
                 publisher: config.publish.then_some(handle),
-                recover: config.snapshot.enabled.then(|| recover(daemon, &token)),
-                join: config.snapshot.enabled.then(|| join(daemon, &token)),
+                recover: config.snapshot.enabled.then(|| recover(daemon, token)),
+                join: config.snapshot.enabled.then(|| join(daemon, token)),
                 board: daemon.board.clone(),
                 signals: daemon.signals.clone(),
                 stop: follower_token,
             })?;
-            session.follower.spawn("follower", move || follower.run())?;
+            self.follower.spawn("follower", move || follower.run())?;
         } else {
             daemon.signals.set_whole(Whole::Yes);
         }
@@ -81,11 +94,11 @@ impl Session {
                 lease: daemon.lease.clone(),
                 board: daemon.board.clone(),
                 signals: daemon.signals.clone(),
-                stop: token,
+                stop: token.clone(),
             };
-            session.workers.spawn("snapshot", move || scheduler.run())?;
+            self.workers.spawn("snapshot", move || scheduler.run())?;
         }
-        Ok(session)
+        Ok(())
     }
 
     fn start_publisher(

@@ -1,6 +1,6 @@
 //! The applier: events by the rules, a batch and its checkpoint in one transaction.
 
-use crate::base::limits;
+use crate::base::{clock, limits};
 use crate::db::apply::aside::Cause;
 use crate::db::apply::carry::{carry_out, delete};
 use crate::db::apply::facts::{Gathered, Look, gather};
@@ -241,11 +241,8 @@ impl Applier {
     /// Steers the keys of AUTOINCREMENT tables from now on.
     pub fn steer(&mut self, steering: Steering) -> Result<(), Error> {
         self.session.steering = steering;
-        self.in_transaction(|applier| {
-            applier.session.tell_writers()?;
-            applier.session.load_steering()
-        })
-        .map(drop)
+        self.session.tell_writers()?;
+        self.session.load_steering()
     }
 
     /// Ready when [`Applier::tidy`] is to be called.
@@ -263,9 +260,14 @@ impl Applier {
     fn consume_all(&mut self, batch: &[Incoming], begun: Instant) -> Result<(), Error> {
         let mut last: Vec<Option<u64>> = vec![];
         let (mut ends, mut count) = (true, 0);
+        let worked = clock::of_thread();
+        let is_long_for_a_set = || {
+            let work = clock::of_thread().saturating_sub(worked);
+            work > limits::SET_WORK || begun.elapsed() > limits::SET_TIME
+        };
         for incoming in batch {
-            let most = if ends { limits::APPLY_TIME } else { limits::SET_TIME };
-            if count > 0 && begun.elapsed() > most {
+            let is_long = if ends { begun.elapsed() > limits::APPLY_TIME } else { is_long_for_a_set() };
+            if count > 0 && is_long {
                 break;
             }
             let Some((_, payload)) = self.decoded.pop_front() else { break };
