@@ -52,6 +52,10 @@ pub const SET_WORK: Duration = Duration::from_millis(800);
 pub const SET_TIME: Duration = Duration::from_millis(2_500);
 /// Bytes of the decoded values that one transaction takes of a change set; the rest goes on in the next.
 pub const SET_BYTES: usize = 32 << 20;
+/// Bytes of one row; a larger one stays in the change log. Less than [`MESSAGE_BYTES`], for names and lengths are beside them.
+pub const ROW_BYTES: usize = 60 << 20;
+/// Bytes of the message of one row that is cut into pieces, compressed: what is open before it has room beside it.
+pub const CUT_BYTES: usize = 40 << 20;
 /// Bytes of values in one message of a change set; one larger row still passes alone.
 pub const PART_BYTES: usize = 512 << 10;
 /// Bytes that a message takes in its stream beside its payload: subject, headers, the record.

@@ -118,11 +118,18 @@ impl Peer {
             let rest = events.split_off(count.min(events.len()));
             let rows = std::mem::replace(&mut events, rest);
             number += 1;
-            let part = Part { number, more: !events.is_empty() };
-            let attempt = if part == Part::WHOLE { 0 } else { attempt };
-            let payload = if as_sets { codec.pack_set(&rows) } else { codec.pack(&rows[0]) };
-            let id = origin.message_id(rows[rows.len() - 1].id, attempt);
-            self.outbox.push(Message { id, payload: payload.unwrap(), part });
+            let payload = if as_sets { codec.pack_set(&rows) } else { codec.pack(&rows[0]) }.unwrap();
+            // Now and then it is too large for one message.
+            let most = if random.below(4) == 0 { payload.len().div_ceil(3) } else { payload.len() };
+            let mut pieces = payload.chunks(most).peekable();
+            while let Some(piece) = pieces.next() {
+                let cut = pieces.peek().is_some();
+                let part = Part { number, more: cut || !events.is_empty(), cut };
+                let attempt = if part == Part::WHOLE { 0 } else { attempt + (number << 40) };
+                let id = origin.message_id(rows[rows.len() - 1].id, attempt);
+                self.outbox.push(Message { id, payload: piece.to_vec(), part });
+                number += u64::from(cut);
+            }
         }
     }
 

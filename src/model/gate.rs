@@ -1,7 +1,7 @@
 //! Where change sets begin and end in a stream. A set that is larger than one message comes in numbered parts, with messages of
 //! others between them. It takes effect where its last part stands, all of it; a set whose last part never comes takes none, for
 //! its publisher publishes it again. What takes effect depends on the stream alone, so all nodes see the same; no clock of
-//! theirs counts.
+//! theirs counts. A row that is larger than one message is cut: it comes in parts, too, which are joined again here.
 
 use crate::base::limits;
 use crate::model::origin::Origin;
@@ -17,23 +17,36 @@ pub struct Part {
     pub number: u64,
     /// Another part follows.
     pub more: bool,
+    /// It goes on with the payload of this one, which was too large for a message.
+    pub cut: bool,
+}
+
+/// A message whose payload can go on in the next one.
+pub trait Append {
+    fn append(&mut self, next: Self);
 }
 
 impl Part {
     /// A message that is a whole set. It needs no header.
-    pub const WHOLE: Part = Part { number: 1, more: false };
+    pub const WHOLE: Part = Part { number: 1, more: false, cut: false };
 
-    /// The header's value: `1+`, `2+`, `3`.
+    /// The header's value: `1+`, `2+`, `3`; of one that is cut `2&`.
     pub fn header(self) -> Option<String> {
-        (self != Part::WHOLE).then(|| format!("{}{}", self.number, if self.more { "+" } else { "" }))
+        let end = match self {
+            Part { cut: true, .. } => "&",
+            Part { more: true, .. } => "+",
+            _ => "",
+        };
+        (self != Part::WHOLE).then(|| format!("{}{end}", self.number))
     }
 
     /// Reads a header. What is none counts as a whole set, as the messages of those who know no sets do.
     pub fn of_header(value: Option<&str>) -> Part {
         let parse = |text: &str| {
-            let (digits, more) = text.strip_suffix('+').map_or((text, false), |digits| (digits, true));
-            let number = digits.parse().ok().filter(|number| *number > 0)?;
-            Some(Part { number, more })
+            let cut = text.ends_with('&');
+            let digits = text.strip_suffix(['+', '&']);
+            let number = digits.unwrap_or(text).parse().ok().filter(|number| *number > 0)?;
+            Some(Part { number, more: digits.is_some(), cut })
         };
         value.and_then(parse).unwrap_or(Part::WHOLE)
     }
@@ -63,6 +76,8 @@ struct Open<T> {
     /// Sequence of the first one.
     first: u64,
     parts: Vec<T>,
+    /// The last of them goes on in the next one.
+    cut: bool,
     bytes: usize,
 }
 
@@ -81,7 +96,15 @@ impl<T> Default for Gate<T> {
     }
 }
 
-impl<T> Open<T> {
+impl<T: Append> Open<T> {
+    fn add(&mut self, message: T, part: Part) {
+        match self.parts.last_mut() {
+            Some(last) if self.cut => last.append(message),
+            _ => self.parts.push(message),
+        }
+        self.cut = part.cut;
+    }
+
     /// Whether a part that comes now still belongs to it. Whoever begins anew reads from its first part on, so it must not stay open
     /// for as long as somebody likes.
     fn lives(&self, time_ms: i64) -> bool {
@@ -95,7 +118,7 @@ fn weight(bytes: usize) -> usize {
     bytes.saturating_add(limits::PART_WEIGHT)
 }
 
-impl<T> Gate<T> {
+impl<T: Append> Gate<T> {
     /// Takes the next message of the stream; returns those that take effect now, in order.
     pub fn pass(&mut self, arrival: Arrival<T>) -> Vec<T> {
         self.newest = (arrival.seq, self.newest.1.max(arrival.time_ms));
@@ -128,14 +151,15 @@ impl<T> Gate<T> {
             self.close(oldest);
         }
         self.bytes += bytes;
-        let Arrival { message, seq, time_ms, .. } = arrival;
-        let open = Open { next: 2, begun: time_ms, heard: time_ms, first: seq, parts: vec![message], bytes };
+        let Arrival { message, seq, time_ms, part, .. } = arrival;
+        let (parts, cut) = (vec![message], part.cut);
+        let open = Open { next: 2, begun: time_ms, heard: time_ms, first: seq, parts, cut, bytes };
         self.open.insert(origin, open);
     }
 
     fn go_on(&mut self, origin: Origin, arrival: Arrival<T>) -> Vec<T> {
         let Some(open) = self.open.get_mut(&origin) else { return vec![] };
-        let Part { number, more } = arrival.part;
+        let Part { number, more, .. } = arrival.part;
         if number < open.next {
             return vec![]; // It came before.
         }
@@ -145,7 +169,7 @@ impl<T> Gate<T> {
             self.close(origin);
             return vec![];
         }
-        open.parts.push(arrival.message);
+        open.add(arrival.message, arrival.part);
         if !more {
             return self.close(origin);
         }

@@ -6,9 +6,19 @@ const A: Option<Origin> = Some(Origin { node: 1, incarnation: 1 });
 const A_BEFORE: Option<Origin> = Some(Origin { node: 1, incarnation: 0 });
 const B: Option<Origin> = Some(Origin { node: 2, incarnation: 1 });
 
+/// Sequences; those of joined messages are written after each other.
+#[derive(Debug, PartialEq)]
+struct Seq(u64);
+
+impl Append for Seq {
+    fn append(&mut self, next: Seq) {
+        self.0 = self.0 * 10 + next.0;
+    }
+}
+
 /// A gate, the time, and the last sequence.
 struct Stream {
-    gate: Gate<u64>,
+    gate: Gate<Seq>,
     now: i64,
     seq: u64,
 }
@@ -27,7 +37,8 @@ impl Stream {
         self.seq += 1;
         let part = Part::of_header((!part.is_empty()).then_some(part));
         let (seq, time_ms) = (self.seq, self.now);
-        self.gate.pass(Arrival { message: seq, seq, bytes, time_ms, origin, part })
+        let effects = self.gate.pass(Arrival { message: Seq(seq), seq, bytes, time_ms, origin, part });
+        effects.into_iter().map(|Seq(seq)| seq).collect()
     }
 }
 
@@ -35,14 +46,15 @@ impl Stream {
 fn headers_and_back() {
     for (part, header) in [
         (Part::WHOLE, None),
-        (Part { number: 1, more: true }, Some("1+")),
-        (Part { number: 20, more: true }, Some("20+")),
-        (Part { number: 21, more: false }, Some("21")),
+        (Part { number: 1, more: true, cut: false }, Some("1+")),
+        (Part { number: 20, more: true, cut: false }, Some("20+")),
+        (Part { number: 20, more: true, cut: true }, Some("20&")),
+        (Part { number: 21, more: false, cut: false }, Some("21")),
     ] {
         assert_eq!(part.header().as_deref(), header);
         assert_eq!(Part::of_header(header), part);
     }
-    for other in ["", "+", "0", "0+", "-1", "1++", "x", "99999999999999999999+"] {
+    for other in ["", "+", "0", "0+", "-1", "1++", "1&+", "1+&", "&", "x", "99999999999999999999+"] {
         assert_eq!(Part::of_header(Some(other)), Part::WHOLE, "{other}");
     }
 }
@@ -60,6 +72,22 @@ fn a_set_takes_effect_where_its_last_part_stands() {
     assert_eq!(stream.gate.checkpoint(), 4);
     assert_eq!(stream.pass(B, "2"), [5, 8]);
     assert_eq!((stream.gate.checkpoint(), stream.gate.newest(), stream.gate.bytes), (8, 8, 0));
+}
+
+#[test]
+fn a_payload_that_is_cut_is_joined_again() {
+    let mut stream = Stream::new();
+    assert!(stream.pass(A, "1&").is_empty());
+    assert_eq!(stream.pass(B, ""), [2]);
+    assert!(stream.pass(A, "2&").is_empty());
+    assert!(stream.pass(A, "2&").is_empty(), "twice");
+    assert_eq!(stream.pass(A, "3"), [135], "the rest ends the set");
+    for part in ["1+", "2&", "3+"] {
+        assert!(stream.pass(A, part).is_empty());
+    }
+    assert_eq!(stream.pass(A, "4"), [6, 78, 9], "in the middle of a set");
+    stream.pass(A, "1&");
+    assert!(stream.pass(A, "3").is_empty(), "a piece is missing");
 }
 
 #[test]
@@ -183,7 +211,7 @@ fn random_stream(random: &mut crate::base::mutants::Mutator) -> Messages {
         let number = if random.below(12) == 0 { 1 } else { number };
         parts[node] = if more { number } else { 0 };
         now += [1, 1, 1, 10, limits::SET_SILENCE_MS * 2 / 3][random.below(5)];
-        (Some(Origin { node: node as u64, incarnation: 0 }), Part { number, more }, now)
+        (Some(Origin { node: node as u64, incarnation: 0 }), Part { number, more, cut: false }, now)
     };
     (0..60).map(message).collect()
 }
@@ -216,7 +244,7 @@ fn effect_at(messages: &Messages, at: usize) -> Vec<u64> {
 
 /// A reader that keeps all rules but one.
 struct Reader {
-    gate: Gate<u64>,
+    gate: Gate<Seq>,
     broken: Broken,
 }
 
@@ -236,7 +264,8 @@ impl Reader {
             _ => {}
         }
         let seq = at as u64 + 1;
-        self.gate.pass(Arrival { message: seq, seq, bytes: 1, time_ms, origin, part })
+        let effects = self.gate.pass(Arrival { message: Seq(seq), seq, bytes: 1, time_ms, origin, part });
+        effects.into_iter().map(|Seq(seq)| seq).collect()
     }
 
     /// The sequence after which somebody begins who knows nothing.

@@ -3,7 +3,9 @@
 mod audit;
 mod chores;
 mod claimer;
+mod cut;
 mod follower;
+mod orders;
 mod outbox;
 mod pacing;
 mod publisher;
@@ -12,5 +14,6 @@ mod waiting;
 
 pub use claimer::claim_blocks;
 pub use follower::Follower;
-pub use publisher::{Handle as PublisherHandle, Orders, Publisher, Setup as PublisherSetup, orders, report};
+pub use orders::{Handle as PublisherHandle, Orders, orders};
+pub use publisher::{Publisher, Setup as PublisherSetup, report};
 pub use setup::{Recover, Setup as FollowerSetup};

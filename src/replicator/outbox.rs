@@ -60,18 +60,20 @@ impl Outbox {
                 limits::SET_MESSAGES_BYTES >> 20
             );
         }
-        (rows, Part { number, more })
+        (rows, Part { number, more, cut: false })
+    }
+
+    /// Whether the open set may go on after a message of so many bytes.
+    pub fn has_room_after(&self, bytes: usize) -> bool {
+        self.sent + bytes < limits::SET_MESSAGES_BYTES
     }
 
     /// Notes that a part goes out; returns what is not in flight any more when it is acknowledged.
     pub fn sent(&mut self, first: i64, bytes: usize, part: Part) -> Vec<i64> {
         if part.more {
             (self.parts, self.sent) = (part.number, self.sent + bytes);
-            if part.number > 1 {
-                return vec![first];
-            }
-            self.first = Some(first);
-            return vec![];
+            let begins = *self.first.get_or_insert(first) == first;
+            return if begins || part.cut { vec![] } else { vec![first] };
         }
         (self.parts, self.sent) = (0, 0);
         self.first.take().into_iter().chain([first]).collect()
@@ -141,11 +143,22 @@ mod tests {
     #[test]
     fn a_first_part_is_in_flight_until_the_last_one_is_stored() {
         let mut outbox = Outbox::default();
-        let part = |number, more| Part { number, more };
+        let part = |number, more| Part { number, more, cut: false };
         assert!(outbox.sent(5, 10, part(1, true)).is_empty());
         assert_eq!(outbox.sent(7, 10, part(2, true)), [7]);
         assert_eq!(outbox.sent(9, 10, part(3, false)), [5, 9]);
         assert_eq!(outbox.sent(11, 10, Part::WHOLE), [11]);
+    }
+
+    #[test]
+    fn a_row_that_is_cut_is_in_flight_until_its_last_piece_is_stored() {
+        let mut outbox = Outbox::default();
+        let part = |number, cut| Part { number, more: true, cut };
+        assert!(outbox.sent(5, 10, part(1, true)).is_empty());
+        assert!(outbox.sent(5, 10, part(2, false)).is_empty(), "it begins the set");
+        assert!(outbox.sent(7, 10, part(3, true)).is_empty());
+        assert_eq!(outbox.sent(7, 10, part(4, false)), [7]);
+        assert_eq!(outbox.sent(8, 10, Part { number: 5, more: false, cut: false }), [5, 8]);
     }
 
     #[test]

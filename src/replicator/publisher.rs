@@ -1,6 +1,8 @@
 //! The publisher: from the change log into the streams, many in flight, in order, until each has come back.
 
 use super::audit::{AUDIT_INTERVAL, Audit, Seen, Verdict};
+use super::cut;
+use super::orders::{Command, Orders};
 use super::outbox::{Bounds, Outbox};
 use crate::base::error::{Error, Kind};
 use crate::base::{limits, once::Once, random::random_u32, stop::Stop};
@@ -12,63 +14,10 @@ use crate::model::{origin::Origin, payload::Codec, set::Format, shard};
 use crate::nats::{Acked, Connection, JetStream, Message, Pipeline};
 use crate::operate::{Board, Making, Signals};
 use crate::streams;
-use crossbeam_channel::{Receiver, Sender, bounded, select};
-use std::collections::BTreeSet;
+use crossbeam_channel::select;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// What the follower tells the publisher.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Command {
-    /// All that was in the streams at the start is applied: publish.
-    Start,
-    /// A stream lost what we had published: publish again what has not come back.
-    Rewind,
-}
-
-/// What others hold of the publisher.
-#[derive(Clone)]
-pub struct Handle {
-    commands: Sender<Command>,
-    wake: Sender<()>,
-}
-
-/// The other end of a [`Handle`].
-pub struct Orders {
-    commands: Receiver<Command>,
-    wake: Receiver<()>,
-}
-
-/// A handle and its orders.
-pub fn orders() -> (Handle, Orders) {
-    // The follower says Start once, and Rewind once for each change of a stream; one that finds no room is said again.
-    let (commands, obeyed) = bounded(4);
-    // Level-triggered: one token is as good as many.
-    let (wake, woken) = bounded(1);
-    (Handle { commands, wake }, Orders { commands: obeyed, wake: woken })
-}
-
-impl Handle {
-    /// The application has committed, or the follower has made log entries or progress.
-    pub fn wake(&self) {
-        // Full: the publisher has not seen the last one yet.
-        let _ = self.wake.try_send(());
-    }
-
-    /// Everything may be published from now on.
-    pub fn start(&self) {
-        let _ = self.commands.try_send(Command::Start);
-    }
-
-    /// What has not come back is to be published again. False: say it again later.
-    pub fn rewind(&self) -> bool {
-        let said = self.commands.try_send(Command::Rewind).is_ok();
-        if said {
-            self.wake();
-        }
-        said
-    }
-}
 
 /// What a publisher works with.
 pub struct Setup {
@@ -88,6 +37,8 @@ pub struct Publisher {
     /// By stream.
     subjects: Vec<String>,
     outboxes: Vec<Outbox>,
+    /// The rest of a row that is cut; nothing is sent before it.
+    pieces: VecDeque<Outgoing>,
     /// What the outboxes hold ends a set: the log was read to the end.
     complete: bool,
     /// The log may hold more than was read.
@@ -110,6 +61,21 @@ pub struct Publisher {
     said: Once,
 }
 
+/// A message, or a piece of one.
+struct Outgoing {
+    stream: usize,
+    /// The first and the last one of its rows.
+    ids: (i64, i64),
+    /// Rows that are stored with it; 0 for a piece that is not the last one.
+    rows: usize,
+    /// Of its first row.
+    table: Arc<str>,
+    payload: Vec<u8>,
+    part: Part,
+    /// Which piece of its payload it is.
+    piece: u64,
+}
+
 /// What comes back with an acknowledgement.
 #[derive(Debug)]
 struct Sent {
@@ -119,6 +85,8 @@ struct Sent {
     rows: usize,
     bytes: usize,
     part: Part,
+    /// It was sent while each row went alone.
+    alone: bool,
     stream: usize,
     making: Making,
     /// Of its first row.
@@ -133,6 +101,7 @@ impl Publisher {
         Ok(Publisher {
             subjects: (1..=setup.config.log.shards).map(|shard| setup.config.subject(shard)).collect(),
             outboxes: (0..setup.config.log.shards).map(|_| Outbox::default()).collect(),
+            pieces: VecDeque::new(),
             complete: true,
             more: true,
             origin,
@@ -190,7 +159,7 @@ impl Publisher {
                 },
                 default(timeout) => {}
             }
-            self.tick();
+            look |= self.tick();
             look |= self.look_for_lost_changes();
         }
         self.drain();
@@ -237,6 +206,7 @@ impl Publisher {
                 self.in_flight.remove(&first);
             }
         }
+        self.pieces.clear();
         self.complete = true;
         self.attempt += 1;
         self.audit.rewound();
@@ -282,12 +252,16 @@ impl Publisher {
     fn send_waiting(&mut self) -> Result<bool, Error> {
         for stream in 0..self.outboxes.len() {
             let bounds = self.bounds(stream);
-            while self.outboxes[stream].has_message(bounds, self.complete) {
+            while !self.pieces.is_empty() || self.outboxes[stream].has_message(bounds, self.complete) {
                 if !self.pipeline.has_room() || !self.others_can_follow() {
                     return Ok(false);
                 }
                 if self.since_look >= limits::REACH_LOOK {
                     self.look_at_reach();
+                }
+                if let Some(piece) = self.pieces.pop_front() {
+                    self.send_message(piece);
+                    continue;
                 }
                 let (rows, part) = self.outboxes[stream].next_message(bounds, self.complete);
                 self.send(stream, bounds.bytes > 0, &rows, part)?;
@@ -310,27 +284,55 @@ impl Publisher {
         Bounds { bytes, parts }
     }
 
+    /// Sends rows as a message, or begins to send them as several if they are too large for one.
     fn send(&mut self, stream: usize, as_set: bool, rows: &[Event], part: Part) -> Result<(), Error> {
         let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return Ok(()) };
+        let table = first.table.clone();
+        self.in_flight.insert(first.id);
+        if rows.len() == 1 && first.size() > limits::ROW_BYTES {
+            let why = format!("it has more than {} MiB", limits::ROW_BYTES >> 20);
+            self.refused(&table, part != Part::WHOLE, ("is not published", &why));
+            return Ok(());
+        }
         let payload = if as_set { self.codec.pack_set(rows) } else { self.codec.pack(first) };
         let payload = payload.map_err(|error| Error::local(format!("zstd: {error}")))?;
+        let ids = (first.id, last.id);
+        let whole = Outgoing { stream, ids, rows: rows.len(), table, payload, part, piece: 0 };
+        let most = cut::most(self.pipeline.max_payload());
+        let size = whole.payload.len();
+        // Go nodes join nothing.
+        let may_cut = self.setup.signals.flow.format(stream) == Format::Sets && size <= limits::CUT_BYTES;
+        if size <= most || !may_cut {
+            self.send_message(whole);
+            return Ok(());
+        }
+        let part = Part { more: part.more && self.outboxes[stream].has_room_after(size), ..part };
+        self.pieces = cut::pieces(&whole.payload, most, part)
+            .map(|(payload, part, piece)| {
+                let rows = if part.cut { 0 } else { whole.rows };
+                Outgoing { payload: payload.to_vec(), part, piece, rows, table: whole.table.clone(), ..whole }
+            })
+            .collect();
+        Ok(())
+    }
+
+    fn send_message(&mut self, message: Outgoing) {
+        let Outgoing { stream, ids: (first, last), rows, table, payload, part, piece } = message;
         // Parts are never taken for those of a set that an earlier process began: it may have cut them otherwise.
         let attempt = if part == Part::WHOLE { self.attempt } else { self.process + self.attempt };
-        let id = self.origin.message_id(last.id, attempt);
+        let id = self.origin.message_id(last, cut::attempt(attempt, piece));
         let making = self.setup.signals.flow.making(stream);
-        self.in_flight.insert(first.id);
-        let ends = self.outboxes[stream].sent(first.id, payload.len(), part);
-        let (bytes, table) = (payload.len(), first.table.clone());
-        let sent = Sent { ends, rows: rows.len(), bytes, part, stream, making, table };
+        let ends = self.outboxes[stream].sent(first, payload.len(), part);
+        let (bytes, alone) = (payload.len(), self.alone);
+        let sent = Sent { ends, rows, bytes, part, alone, stream, making, table: table.clone() };
         self.since_look += bytes;
         let part = part.header();
         let mut headers = vec![("Nats-Msg-Id", id.as_str())];
         headers.extend(part.as_deref().map(|part| (gate::HEADER, part)));
         if let Err(error) = self.pipeline.send(&self.subjects[stream], &headers, &payload, sent) {
             let why = format!("{error}; raise the server's max_payload");
-            self.refused(&first.table, rows.len() > 1 || part.is_some(), ("is not published", &why));
+            self.refused(&table, rows > 1 || part.is_some(), ("is not published", &why));
         }
-        Ok(())
     }
 
     /// A message that its stream will never take. A set that it belongs to takes no effect, so the rows are published again, each
@@ -386,11 +388,14 @@ impl Publisher {
         }
     }
 
-    /// Sends again what must be sent again.
-    fn tick(&mut self) {
-        for refused in self.pipeline.tick(Instant::now()) {
+    /// Sends again what must be sent again. True when something is to be published in another way.
+    fn tick(&mut self) -> bool {
+        let refused = self.pipeline.tick(Instant::now());
+        let any = !refused.is_empty();
+        for refused in refused {
             self.acknowledged(refused);
         }
+        any
     }
 
     /// Returns how many rows were stored.
@@ -405,7 +410,9 @@ impl Publisher {
                 sent.rows
             }
             Err(error) => {
-                let of_a_set = sent.rows > 1 || sent.part != Part::WHOLE;
+                // A row that goes alone is not helped by going alone, unless a server that takes less than the one before cut it.
+                let is_cut_anew = sent.bytes > cut::most(self.pipeline.max_payload());
+                let of_a_set = sent.rows > 1 || sent.part != Part::WHOLE && (!sent.alone || is_cut_anew);
                 self.refused(&sent.table, of_a_set, ("is refused by its stream", &error.to_string()));
                 0
             }
@@ -424,7 +431,7 @@ impl Publisher {
 
     /// Whether all that was read was sent.
     fn is_sent(&self) -> bool {
-        self.outboxes.iter().all(|outbox| outbox.lowest().is_none())
+        self.pieces.is_empty() && self.outboxes.iter().all(|outbox| outbox.lowest().is_none())
     }
 
     /// True when everything is to be published again.
@@ -521,7 +528,7 @@ mod tests {
 
     #[test]
     fn one_wake_up_is_as_good_as_many() {
-        let (handle, orders) = orders();
+        let (handle, orders) = crate::replicator::orders();
         handle.wake();
         handle.wake();
         assert!(orders.wake.try_recv().is_ok());
@@ -530,7 +537,7 @@ mod tests {
 
     #[test]
     fn a_rewind_that_finds_no_room_is_to_be_said_again() {
-        let (handle, orders) = orders();
+        let (handle, orders) = crate::replicator::orders();
         handle.start();
         while handle.rewind() {}
         assert_eq!(orders.commands.try_recv(), Ok(Command::Start));

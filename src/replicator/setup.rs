@@ -1,6 +1,6 @@
 //! What a follower works with.
 
-use super::publisher::Handle;
+use super::orders::Handle;
 use crate::base::error::Error;
 use crate::base::stop::Stop;
 use crate::config::Config;

@@ -6,7 +6,7 @@
 
 use crate::base::limits;
 use crate::db::{Ends, Incoming};
-use crate::model::gate::{Arrival, Gate, Part};
+use crate::model::gate::{Append, Arrival, Gate, Part};
 use crate::model::reach::Reach;
 use std::collections::VecDeque;
 use std::collections::vec_deque::Drain;
@@ -34,6 +34,12 @@ pub struct Waiting {
 struct Read {
     event: Incoming,
     urgent: bool,
+}
+
+impl Append for Read {
+    fn append(&mut self, next: Read) {
+        self.event.append(next.event);
+    }
 }
 
 impl Waiting {
@@ -275,7 +281,7 @@ mod tests {
     #[test]
     fn a_set_is_added_with_its_last_part_and_its_stream_is_read_on_meanwhile() {
         let origin = Origin { node: 7, incarnation: 1 };
-        let part = |number, more| (Part { number, more }, 0);
+        let part = |number, more| (Part { number, more, cut: false }, 0);
         let of = |seq| Incoming { origin: Some((origin, 1)), ..event(0, seq, 1) };
         let (mut waiting, start) = waiting(1024);
         assert_eq!(waiting.push(of(1), part(1, true), true, start), Some(Ends { read: 1, checkpoint: 0 }));

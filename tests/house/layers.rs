@@ -163,7 +163,19 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
     &[("cluster", &["blocks", "founder", "lease", "presence", "proven", "shards", "wanted"])],
     &[(
         "replicator",
-        &["audit", "chores", "claimer", "follower", "outbox", "pacing", "publisher", "setup", "waiting"],
+        &[
+            "audit",
+            "chores",
+            "claimer",
+            "cut",
+            "follower",
+            "orders",
+            "outbox",
+            "pacing",
+            "publisher",
+            "setup",
+            "waiting",
+        ],
     )],
     &[(
         "snapshot",

@@ -13,6 +13,7 @@ use crate::db::steering::Steering;
 use crate::db::{capture::ChangeLog, error::Error, state, table::Table};
 use crate::model::event::{Event, Malformed};
 use crate::model::fold::{self, Order, Reason};
+use crate::model::gate::Append;
 use crate::model::origin::Origin;
 use crate::model::payload::{Codec, Payload};
 use crate::model::positions::{Position, SeqMap};
@@ -35,6 +36,13 @@ pub struct Incoming {
     pub payload: Vec<u8>,
     /// A change set ends with it. `None`: more of the set follows, and belongs into the same transaction.
     pub ends: Option<Ends>,
+}
+
+impl Append for Incoming {
+    fn append(&mut self, next: Incoming) {
+        self.payload.extend_from_slice(&next.payload);
+        self.seq = next.seq;
+    }
 }
 
 /// Where a reader stands after a change set.

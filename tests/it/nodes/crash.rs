@@ -188,11 +188,69 @@ fn a_second_daemon_on_one_database_is_refused() {
 }
 
 #[test]
-fn a_row_too_large_for_the_broker_holds_up_nothing_and_goes_out_when_it_fits() {
-    let dir = Dir::new("toolarge");
+fn rows_that_are_larger_than_a_message_travel_in_pieces() {
+    let dir = Dir::new("large");
     let mut nats = Nats::start(&dir);
-    let mut one = Node::with_schema(&dir, 1, &nats.url(), "replication_log.compress = false", SCHEMA);
-    let mut two = Node::with_schema(&dir, 2, &nats.url(), "replication_log.compress = false", SCHEMA);
+    nats.extra = "max_payload: 64KB".to_owned();
+    nats.restart();
+    let mut one = Node::with_schema(&dir, 1, &nats.url(), "", SCHEMA);
+    let mut two = Node::with_schema(&dir, 2, &nats.url(), "", SCHEMA);
+    one.start_ready();
+    two.start_ready();
+    one.sql(
+        "BEGIN; INSERT INTO own VALUES('before', 1), ('a', randomblob(200000)), ('between', 2), ('b', randomblob(3000000)), \
+         ('c', randomblob(62000)), ('after', 3); COMMIT",
+    );
+    two.sql("INSERT INTO own VALUES('other', randomblob(500000))");
+    wait_equal(&mut [&mut one, &mut two], 30);
+    assert_eq!(value(&two, "SELECT count(*) FROM own"), "Integer(7)");
+    assert_eq!(one.count("in pieces") + two.count("in pieces"), 0, "the transaction is whole: {}", one.log());
+    // The largest one that a message of a default server takes, and one with ten of them, under kills and outages.
+    for round in 0..4 {
+        one.sql(&format!(
+            "INSERT OR REPLACE INTO own VALUES('big', randomblob({})), ('n', {round})",
+            3 << 20
+        ));
+        match [&mut one, &mut two].into_iter().nth(round) {
+            Some(node) => {
+                node.kill9();
+                node.start();
+            }
+            None if round == 2 => nats.restart(),
+            None => {}
+        }
+        wait_equal(&mut [&mut one, &mut two], 60);
+        assert_eq!(value(&two, "SELECT length(v) FROM own WHERE k = 'big'"), format!("Integer({})", 3 << 20));
+    }
+    // A server that takes less than before cuts them anew.
+    one.sql("UPDATE own SET v = randomblob(300000) WHERE k = 'a'");
+    nats.extra = "max_payload: 16KB".to_owned();
+    nats.restart();
+    wait_equal(&mut [&mut one, &mut two], 60);
+}
+
+#[test]
+fn a_row_that_no_message_carries_holds_up_nothing_and_is_said() {
+    let dir = Dir::new("toolarge");
+    let nats = Nats::start(&dir);
+    let mut one = Node::with_schema(&dir, 1, &nats.url(), "", SCHEMA);
+    let mut two = Node::with_schema(&dir, 2, &nats.url(), "", SCHEMA);
+    one.start_ready();
+    two.start_ready();
+    one.sql("INSERT INTO own VALUES('large', zeroblob(70000000)), ('small', 1)");
+    wait_for("the small row", 30, || (value(&two, "SELECT count(*) FROM own") == "Integer(1)").then_some(()));
+    assert_eq!(one.count("a row of table own is not published: it has more than 60 MiB"), 1, "{}", one.log());
+    one.sql("UPDATE own SET v = randomblob(30000000) WHERE k = 'large'");
+    wait_equal(&mut [&mut one, &mut two], 60);
+}
+
+#[test]
+fn in_a_stream_of_rows_a_row_too_large_for_the_broker_holds_up_nothing_and_goes_out_when_it_fits() {
+    let dir = Dir::new("toolarge-rows");
+    let mut nats = Nats::start(&dir);
+    let rows = "replication_log.compress = false\nreplication_log.format = \"rows\"";
+    let mut one = Node::with_schema(&dir, 1, &nats.url(), rows, SCHEMA);
+    let mut two = Node::with_schema(&dir, 2, &nats.url(), rows, SCHEMA);
     one.start_ready();
     two.start_ready();
     one.sql("INSERT INTO own VALUES('large', zeroblob(1500000)), ('small', 1)");
