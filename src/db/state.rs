@@ -39,7 +39,10 @@ const FORGET_OLDEST: &str = "DELETE FROM __harmonylite__state WHERE kind = 'fold
 const FORGET_UNHEARD: &str = "DELETE FROM __harmonylite__state WHERE kind = 'heard' AND name NOT IN \
      (SELECT name FROM __harmonylite__state WHERE kind = 'folded')";
 const REMOVE_META: &str = "DELETE FROM __harmonylite__state WHERE kind = 'meta' AND name = ?1";
-const FORGET_META: &str = "DELETE FROM __harmonylite__state WHERE kind = 'meta'";
+const FORGET_OWN: &str = "DELETE FROM __harmonylite__state WHERE kind IN ('meta', 'refused')";
+const REFUSED: &str = "SELECT CAST(name AS INTEGER) FROM __harmonylite__state WHERE kind = 'refused'";
+const FORGET_PUBLISHED: &str = "DELETE FROM __harmonylite__state WHERE kind = 'refused' \
+     AND CAST(name AS INTEGER) NOT IN (SELECT id FROM __harmonylite__log WHERE t <> 0)";
 
 pub fn create(connection: &Connection) -> Result<(), Error> {
     Ok(connection.execute_batch(CREATE)?)
@@ -94,10 +97,23 @@ pub fn set_number(connection: &Connection, name: &str, number: i64) -> Result<()
     set(connection, ASIDE, name, number)
 }
 
-/// Removes all texts.
-pub fn forget_meta(connection: &Connection) -> Result<(), Error> {
-    connection.execute(FORGET_META, [])?;
+/// Removes what a database says of itself alone.
+pub fn forget_own(connection: &Connection) -> Result<(), Error> {
+    connection.execute(FORGET_OWN, [])?;
     Ok(())
+}
+
+/// Notes that the row of a log entry cannot be published: entries with higher ids are in the streams, and it is not.
+pub fn note_refused(connection: &Connection, id: i64) -> Result<(), Error> {
+    connection.execute(FORGET_PUBLISHED, [])?;
+    set(connection, "refused", &id.to_string(), 1)
+}
+
+/// The log ids of entries that could not be published.
+pub fn refused(connection: &Connection) -> Result<Vec<i64>, Error> {
+    let mut statement = connection.prepare(REFUSED)?;
+    let ids = statement.query_map([], |row| row.get(0))?;
+    Ok(ids.collect::<Result<_, _>>()?)
 }
 
 /// Gives the database a new incarnation, under which the ids of its change log begin anew for everybody.
@@ -289,7 +305,7 @@ mod tests {
         let c = database();
         set_meta(&c, RESTORED, "1").unwrap();
         set_seq(&c, "s-1", 3).unwrap();
-        forget_meta(&c).unwrap();
+        forget_own(&c).unwrap();
         assert_eq!(meta(&c, RESTORED).unwrap(), None);
         assert_eq!(positions(&c).unwrap(), SeqMap::from([("s-1".to_owned(), 3)]));
     }

@@ -91,6 +91,8 @@ struct Sent {
     making: Making,
     /// Of its first row.
     table: Arc<str>,
+    /// The last one of its ids.
+    last: i64,
 }
 
 impl Publisher {
@@ -291,7 +293,7 @@ impl Publisher {
         self.in_flight.insert(first.id);
         if rows.len() == 1 && first.size() > limits::ROW_BYTES {
             let why = format!("it has more than {} MiB", limits::ROW_BYTES >> 20);
-            self.refused(&table, part != Part::WHOLE, ("is not published", &why));
+            self.refused((&table, first.id), part != Part::WHOLE, ("is not published", &why));
             return Ok(());
         }
         let payload = if as_set { self.codec.pack_set(rows) } else { self.codec.pack(first) };
@@ -324,20 +326,20 @@ impl Publisher {
         let making = self.setup.signals.flow.making(stream);
         let ends = self.outboxes[stream].sent(first, payload.len(), part);
         let (bytes, alone) = (payload.len(), self.alone);
-        let sent = Sent { ends, rows, bytes, part, alone, stream, making, table: table.clone() };
+        let sent = Sent { ends, rows, bytes, part, alone, stream, making, table: table.clone(), last };
         self.since_look += bytes;
         let part = part.header();
         let mut headers = vec![("Nats-Msg-Id", id.as_str())];
         headers.extend(part.as_deref().map(|part| (gate::HEADER, part)));
         if let Err(error) = self.pipeline.send(&self.subjects[stream], &headers, &payload, sent) {
             let why = format!("{error}; raise the server's max_payload");
-            self.refused(&table, rows > 1 || part.is_some(), ("is not published", &why));
+            self.refused((&table, last), rows > 1 || part.is_some(), ("is not published", &why));
         }
     }
 
     /// A message that its stream will never take. A set that it belongs to takes no effect, so the rows are published again, each
     /// alone.
-    fn refused(&mut self, table: &str, of_a_set: bool, (what, why): (&str, &str)) {
+    fn refused(&mut self, (table, id): (&str, i64), of_a_set: bool, (what, why): (&str, &str)) {
         if of_a_set {
             log::info!(
                 "a change set with rows of table {table} cannot be stored ({why}): its rows are published one by one"
@@ -347,6 +349,9 @@ impl Publisher {
             return;
         }
         self.audit.note_refusal(self.pipeline.max_payload());
+        if let Err(error) = self.setup.log.note_refused(id) {
+            log::debug!("note a row that is refused: {error}"); // When it is refused again.
+        }
         log::error!("a row of table {table} {what}: {why}; it stays in the change log");
     }
 
@@ -413,7 +418,8 @@ impl Publisher {
                 // A row that goes alone is not helped by going alone, unless a server that takes less than the one before cut it.
                 let is_cut_anew = sent.bytes > cut::most(self.pipeline.max_payload());
                 let of_a_set = sent.rows > 1 || sent.part != Part::WHOLE && (!sent.alone || is_cut_anew);
-                self.refused(&sent.table, of_a_set, ("is refused by its stream", &error.to_string()));
+                let row = (&*sent.table, sent.last);
+                self.refused(row, of_a_set, ("is refused by its stream", &error.to_string()));
                 0
             }
         }

@@ -160,12 +160,13 @@ impl Touched {
     }
 
     /// Settles the entries of all keys up to `limit`; returns their number.
-    pub fn settle_all(&mut self, connection: &Connection, limit: i64) -> Result<usize, Error> {
+    pub fn settle_all(&mut self, connection: &Connection, limit: i64, but: &[i64]) -> Result<usize, Error> {
         let mut statement = connection.prepare_cached(UP_TO)?;
         let entries = statement.query_map([limit], |row| Ok((row.get(0)?, row.get(1)?)))?;
         let mut entries: Vec<(Vec<u8>, i64)> = entries.collect::<Result<_, _>>()?;
         let near = self.near.iter().flat_map(|(key, ids)| ids.iter().map(|id| (key.to_vec(), *id)));
         entries.extend(near.filter(|(_, id)| *id <= limit));
+        entries.retain(|(_, id)| !but.contains(id));
         entries.sort_unstable_by_key(|(_, id)| *id);
         for (key, id) in &entries {
             self.settle(connection, key, &[*id])?;

@@ -37,7 +37,7 @@ fn a_row_that_was_only_in_the_way_is_not_touched() {
     c.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, true).unwrap();
     let mut touched = Touched::new(&c).unwrap();
     touched.catch_up(&c, &schema).unwrap();
-    touched.settle_all(&c, 9).unwrap();
+    touched.settle_all(&c, 9, &[]).unwrap();
     touched.write_back(&c).unwrap();
     let held = |touched: &Touched, name: &str| !touched.ids(&c, &key(&schema, name)).unwrap().is_empty();
 
@@ -127,7 +127,7 @@ fn the_newest_entry_stays_as_a_placeholder_until_there_is_a_newer_one() {
     touched.catch_up(&c, &schema).unwrap();
     touched.write_back(&c).unwrap();
     assert_eq!(log(&c), [(2, 1)]);
-    assert_eq!(touched.settle_all(&c, 2).unwrap(), 1);
+    assert_eq!(touched.settle_all(&c, 2, &[]).unwrap(), 1);
     touched.write_back(&c).unwrap();
     assert_eq!(log(&c), [(2, 0)]);
 }
@@ -138,7 +138,7 @@ fn a_placeholder_is_found_again_by_a_fresh_mirror() {
     let mut touched = Touched::new(&c).unwrap();
     c.execute_batch("INSERT INTO t VALUES('a', 1)").unwrap();
     touched.catch_up(&c, &schema).unwrap();
-    touched.settle_all(&c, 1).unwrap();
+    touched.settle_all(&c, 1, &[]).unwrap();
     let mut touched = Touched::new(&c).unwrap();
     touched.catch_up(&c, &schema).unwrap();
     assert_eq!((touched.highest(), held(&touched)), (1, 0));
@@ -204,7 +204,7 @@ fn all_up_to_a_limit_are_settled_wherever_they_are_mirrored() {
     let rows = "WITH RECURSIVE i(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM i WHERE i < ?1)";
     c.execute(&format!("{rows} INSERT INTO t SELECT i, 1 FROM i"), [count]).unwrap();
     touched.catch_up(&c, &schema).unwrap();
-    assert_eq!(touched.settle_all(&c, count - 10).unwrap() as i64, count - 10);
+    assert_eq!(touched.settle_all(&c, count - 10, &[]).unwrap() as i64, count - 10);
     touched.write_back(&c).unwrap();
     assert_eq!((held(&touched), log(&c).len()), (10, 10));
 }

@@ -361,6 +361,11 @@ impl ChangeLog {
         Event { node: self.node, id, kind, table, row, schema_hash }
     }
 
+    /// Notes that the row of an entry cannot be published.
+    pub fn note_refused(&self, id: i64) -> Result<(), Error> {
+        state::note_refused(&self.connection, id)
+    }
+
     /// Settles the entries up to `id`, all of which are acknowledged. For `replicate = false`, where no event comes back.
     pub fn settle_up_to(&self, id: i64) -> Result<(), Error> {
         log_table::settle_up_to(&self.connection, id)

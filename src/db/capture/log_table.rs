@@ -31,7 +31,7 @@ const UNSETTLED: &str = "SELECT count(*) FILTER (WHERE id <= ?1), count(*) FILTE
      FROM __harmonylite__log WHERE t > 0";
 const HIGHEST_UNSETTLED: &str = "SELECT max(id) FROM __harmonylite__log WHERE t <> 0";
 const HIGHEST: &str = "SELECT max(id) FROM __harmonylite__log";
-const ANY_UNSETTLED: &str = "SELECT 1 FROM __harmonylite__log WHERE t <> 0 AND id <= ?1 LIMIT 1";
+const ANY_UNSETTLED: &str = "SELECT 1 FROM __harmonylite__log WHERE t <> 0 AND id <= ?1 AND id NOT IN (SELECT value FROM json_each(?2)) LIMIT 1";
 const SETTLE_OLDER: &str =
     "DELETE FROM __harmonylite__log WHERE id <= ?1 AND id < (SELECT max(id) FROM __harmonylite__log)";
 const SETTLE_NEWEST: &str = "UPDATE __harmonylite__log SET t = 0 WHERE id <= ?1 AND t <> 0";
@@ -188,9 +188,10 @@ pub fn highest_unsettled(connection: &Connection) -> Result<i64, Error> {
     Ok(highest.unwrap_or(0))
 }
 
-/// Whether an entry up to `id` is not settled.
-pub fn any_unsettled(connection: &Connection, id: i64) -> Result<bool, Error> {
-    Ok(connection.query_row(ANY_UNSETTLED, [id], |_| Ok(())).optional()?.is_some())
+/// Whether an entry up to `id` is not settled. Those that could not be published do not count.
+pub fn any_unsettled(connection: &Connection, id: i64, refused: &[i64]) -> Result<bool, Error> {
+    let refused = format!("{refused:?}");
+    Ok(connection.query_row(ANY_UNSETTLED, params![id, refused], |_| Ok(())).optional()?.is_some())
 }
 
 /// The tables' numbers by name.
@@ -284,7 +285,7 @@ mod tests {
         let connection = with_entries(&[7, 0, 8, 9]);
         assert_eq!(count_unsettled(&connection, 3).unwrap(), (2, 1));
         assert_eq!(highest_unsettled(&connection).unwrap(), 4);
-        assert!(any_unsettled(&connection, 1).unwrap() && !any_unsettled(&connection, 0).unwrap());
+        assert!(any_unsettled(&connection, 1, &[]).unwrap() && !any_unsettled(&connection, 0, &[]).unwrap());
         assert_eq!(next_after(&connection, 3).unwrap(), Some(4));
         assert_eq!(next_after(&connection, 4).unwrap(), None);
         assert_eq!(highest_unsettled(&with_entries(&[])).unwrap(), 0);

@@ -273,7 +273,7 @@ impl Applier {
 
     /// Changes of ours that came back before the snapshot's position are in its state. They are settled, because their
     /// events will not be read again. With several streams these are the ones that had come back in all of them; the others
-    /// are published once more.
+    /// are published once more. What could not be published is in no state but this one.
     fn settle_what_the_snapshot_folded(&mut self) -> Result<(), Error> {
         let session = &mut self.session;
         let origin = session.origin()?;
@@ -289,7 +289,8 @@ impl Applier {
             // The database is an older copy, whose ids mean something else than the snapshot's.
             return session.new_incarnation();
         }
-        session.applied.settled += touched.settle_all(&session.connection, folded)?;
+        let refused = state::refused(&session.connection)?;
+        session.applied.settled += touched.settle_all(&session.connection, folded, &refused)?;
         Ok(())
     }
 

@@ -128,10 +128,13 @@ fn put_stamp(path: &Path, stamp: &Stamp, schema: &str) -> Result<(), Error> {
     state::set_meta(&connection, state::SCHEMA_HASH, schema)
 }
 
-/// Whether the database holds a change up to log id `limit` that has not come back from its stream yet.
+/// Whether the database holds a change up to log id `limit` that has not come back from its stream yet, and may.
 pub fn holds_unsettled(path: &Path, limit: i64) -> Result<bool, Error> {
     let connection = open::open(path)?;
-    Ok(limit != 0 && log_table::exists(&connection)? && log_table::any_unsettled(&connection, limit)?)
+    if limit == 0 || !log_table::exists(&connection)? {
+        return Ok(false);
+    }
+    log_table::any_unsettled(&connection, limit, &state::refused(&connection)?)
 }
 
 /// Opens a downloaded file, if it is a database and passes SQLite's own check.
@@ -213,7 +216,7 @@ pub fn make_ready(path: &Path) -> Result<Ready, Error> {
     {
         return Err(Error::Corrupt(format!("its schema has the hash {schema}, its maker says {stamped}")));
     }
-    state::forget_meta(&connection)?;
+    state::forget_own(&connection)?;
     state::set_meta(&connection, state::SCHEMA_HASH, &schema)?;
     state::new_incarnation(&connection)?;
     state::set_meta(&connection, state::RESTORED, "1")?;

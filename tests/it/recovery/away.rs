@@ -203,3 +203,41 @@ fn a_migration_that_was_not_run_here() {
     two.sql(migration);
     check(one, two);
 }
+
+/// The row of an entry that no message carries is nowhere but here: neither a snapshot of others settles it, nor keeps it the node
+/// from making its own.
+#[test]
+fn a_row_that_could_not_be_published_stays_and_keeps_no_snapshot_away() {
+    let dir = Dir::new("unpublished");
+    let nats = Nats::start(&dir);
+    let config =
+        "replication_log.compress = false";
+    let (mut one, mut two) = nodes_with(&dir, &nats, config);
+    two.sql("INSERT INTO own VALUES('large', zeroblob(1500000)); INSERT INTO own VALUES('small', 1)");
+    wait_for("it is said", 20, || (two.count("a row of table own is not published") == 1).then_some(()));
+    wait_for("the other one is there", 20, || {
+        (value(&one, "SELECT count(*) FROM own") == "Integer(1)").then_some(())
+    });
+    wait_for("the small one came back", 20, || (two.unsettled() == 1).then_some(()));
+    two.kill9();
+    run_away(&one);
+    two.start();
+    wait_for("it is brought to the state of a snapshot", 60, || {
+        (two.count("brought the database to the state of snapshot") == 1).then_some(())
+    });
+    wait_for("it is as the other one", 30, || {
+        let rows = "SELECT count(*) FROM t";
+        (value(&two, rows) == value(&one, rows)).then_some(())
+    });
+    assert_eq!(value(&two, "SELECT length(v) FROM own WHERE k = 'large'"), "Integer(1500000)");
+    assert_eq!(two.unsettled(), 1, "it will be published when it can be");
+    one.stop();
+    wait_for("it makes snapshots, too", 60, || {
+        two.sql("INSERT INTO own VALUES(random(), 1)");
+        (two.count("stored snapshot") >= 1).then_some(())
+    });
+    // A shorter image of the row is published.
+    one.start_ready();
+    two.sql("UPDATE own SET v = 'short' WHERE k = 'large'");
+    wait_equal(&mut [&mut one, &mut two], 30);
+}
