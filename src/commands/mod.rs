@@ -16,7 +16,7 @@ pub use conflicts::{
     restore as restore_conflicts,
 };
 pub use format::stream_format;
-pub use snapshots::{list, restore, restore_at, save, verify};
+pub use snapshots::{list, restore, restore_at, restore_everywhere, save, verify};
 
 use serde_json::Value;
 

@@ -231,6 +231,37 @@ pub fn restore(config: &Config, stop: &Stop, show: Show, name: &str, target: &Pa
     })
 }
 
+/// `-restore-at TIME|POSITION -everywhere`.
+pub fn restore_everywhere(config: &Config, stop: &Stop, show: Show, when: &str) -> Result<(), Error> {
+    let until = snapshot::parse_when(config, when)?;
+    if !config.publish {
+        return Err(Error::usage("publish = false: this node writes nothing for others; use another one"));
+    }
+    with_store(config, stop, Needs::Broker, |places| {
+        let (restored, [deleted, written]) =
+            snapshot::restore_everywhere(places.node()?, &places.store, &until)?;
+        show.print(
+            || {
+                format!(
+                    "{} is as of {when}: {deleted} rows deleted, {written} written (snapshot {} and {} messages after it, position {}). \
+                     The daemon brings it to all other nodes, as it does with every write",
+                    config.db_path.display(),
+                    restored.from.name,
+                    restored.messages,
+                    show_positions(&restored.positions)
+                )
+            },
+            || {
+                json!({
+                    "database": config.db_path.display().to_string(), "from": describe(&restored.from),
+                    "messages": restored.messages, "position": restored.positions, "deleted": deleted, "written": written,
+                })
+            },
+        );
+        Ok(())
+    })
+}
+
 /// `-restore-at TIME|POSITION -to FILE`.
 pub fn restore_at(config: &Config, stop: &Stop, show: Show, when: &str, target: &Path) -> Result<(), Error> {
     let until = snapshot::parse_when(config, when)?;

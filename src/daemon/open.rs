@@ -191,6 +191,7 @@ fn try_open(config: &Config) -> Result<Option<Database>, db::Error> {
         // Said once: the map is written anew from the database.
         let _ = std::fs::remove_file(&config.seq_map_path);
     }
+    let is_of_go_program = opening.is_of_go_program()?;
     let steering = if config.steers_keys() { db::Steering::on() } else { db::Steering::off() };
     let capture = if config.publish {
         let (mut log, done) = opening.with_capture(config.node_id)?;
@@ -221,7 +222,7 @@ fn try_open(config: &Config) -> Result<Option<Database>, db::Error> {
         Some(applier) => applier.positions()?.is_empty(),
         None => false,
     };
-    let taken_over = if unknown { read_seq_map(config) } else { SeqMap::new() };
+    let taken_over = if unknown && is_of_go_program { read_seq_map(config) } else { SeqMap::new() };
     // Opening for writing may have given it another inode (overlay file systems).
     let file = files::identity(path);
     Ok(Some(Database { file, capture, applier, steering, taken_over }))

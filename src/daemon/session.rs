@@ -78,6 +78,7 @@ impl Session {
                 publisher: config.publish.then_some(handle),
                 recover: config.snapshot.enabled.then(|| recover(daemon, token)),
                 join: config.snapshot.enabled.then(|| join(daemon, token)),
+                settle_rebuilt: config.snapshot.enabled.then(|| settle_rebuilt(daemon, token)),
                 board: daemon.board.clone(),
                 signals: daemon.signals.clone(),
                 stop: follower_token,
@@ -182,6 +183,16 @@ fn recover(daemon: &Daemon<'_>, stop: &Stop) -> Recover {
     Box::new(move |database| {
         let node = snapshot::Node { config: &config, bucket: &bucket, stop: &stop };
         snapshot::restore_live(node, &open_store()?, database, &mut search)
+    })
+}
+
+/// How what was written in tables that were built anew is found out.
+fn settle_rebuilt(daemon: &Daemon<'_>, stop: &Stop) -> Recover {
+    let open_store = daemon.broker.store_opener(daemon.config);
+    let (config, bucket, stop) = (daemon.config.clone(), daemon.bucket.clone(), stop.clone());
+    Box::new(move |database| {
+        let node = snapshot::Node { config: &config, bucket: &bucket, stop: &stop };
+        snapshot::settle_rebuilt(node, &open_store()?, database)
     })
 }
 

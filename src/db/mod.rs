@@ -37,7 +37,7 @@ pub use open::{JournalMode, sqlite_version};
 pub use opening::Opening;
 pub use ours::cleanup;
 pub use restore::{
-    Extra, Filled, Inside, LastLook, Look, Made, Salvage, Salvaged, Stamp, compare, copy_database,
+    Extra, Filled, Inside, LastLook, Look, Made, Rebuilt, Salvage, Salvaged, Stamp, compare, copy_database,
     fill_database, find_damage, holds_unsettled, inspect_snapshot, make_ready, make_snapshot, positions_of,
     replace_database, schema_hash, schema_mismatch, schema_of_nothing, set_positions, strip_snapshot,
 };

@@ -39,6 +39,13 @@ impl Opening {
         capture::remove_capture(&mut self.connection)
     }
 
+    /// Whether the Go program has worked on it: then the sequence map is this database's. Beside any other database that knows no
+    /// positions lies the map of the one that was there before.
+    pub fn is_of_go_program(&self) -> Result<bool, Error> {
+        Ok(ours::any_of_go_program(&self.connection)?
+            || state::meta(&self.connection, state::TAKEN_OVER)?.is_some())
+    }
+
     /// Brings capture in step with the schema.
     pub fn with_capture(self, node: u64) -> Result<(ChangeLog, Capture), Error> {
         ChangeLog::open_on(self.connection, node)

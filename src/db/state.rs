@@ -11,6 +11,8 @@ pub const TABLE: &str = "__harmonylite__state";
 
 /// Name of the text that a database has when it came from a snapshot: its rows are the cluster's.
 pub const RESTORED: &str = "restored";
+/// Name of the text that a database has which was taken over from the Go program.
+pub const TAKEN_OVER: &str = "taken_over";
 /// Name of the text that holds the schema hash of a snapshot.
 pub const SCHEMA_HASH: &str = "schema_hash";
 
@@ -39,7 +41,11 @@ const FORGET_OLDEST: &str = "DELETE FROM __harmonylite__state WHERE kind = 'fold
 const FORGET_UNHEARD: &str = "DELETE FROM __harmonylite__state WHERE kind = 'heard' AND name NOT IN \
      (SELECT name FROM __harmonylite__state WHERE kind = 'folded')";
 const REMOVE_META: &str = "DELETE FROM __harmonylite__state WHERE kind = 'meta' AND name = ?1";
-const FORGET_OWN: &str = "DELETE FROM __harmonylite__state WHERE kind IN ('meta', 'refused')";
+const FORGET_OWN: &str = "DELETE FROM __harmonylite__state WHERE kind IN ('meta', 'refused', 'rebuilt')";
+/// Kind of the names of tables that were built anew while nothing was captured.
+const REBUILT: &str = "rebuilt";
+const ALL_REBUILT: &str = "SELECT name, value FROM __harmonylite__state WHERE kind = 'rebuilt' ORDER BY name";
+const FORGET_REBUILT: &str = "DELETE FROM __harmonylite__state WHERE kind = 'rebuilt'";
 const REFUSED: &str = "SELECT CAST(name AS INTEGER) FROM __harmonylite__state WHERE kind = 'refused'";
 const FORGET_PUBLISHED: &str = "DELETE FROM __harmonylite__state WHERE kind = 'refused' \
      AND CAST(name AS INTEGER) NOT IN (SELECT id FROM __harmonylite__log WHERE t <> 0)";
@@ -107,6 +113,23 @@ pub fn forget_own(connection: &Connection) -> Result<(), Error> {
 pub fn note_refused(connection: &Connection, id: i64) -> Result<(), Error> {
     connection.execute(FORGET_PUBLISHED, [])?;
     set(connection, "refused", &id.to_string(), 1)
+}
+
+/// Notes that a table was built anew while nothing was captured. `id`: the highest log id when it was captured again.
+pub fn note_rebuilt(connection: &Connection, table: &str, id: i64) -> Result<(), Error> {
+    set(connection, REBUILT, table, id)
+}
+
+/// The tables that were, with those ids.
+pub fn rebuilt(connection: &Connection) -> Result<Vec<(String, i64)>, Error> {
+    let mut statement = connection.prepare(ALL_REBUILT)?;
+    let tables = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(tables.collect::<Result<_, _>>()?)
+}
+
+pub fn forget_rebuilt(connection: &Connection) -> Result<(), Error> {
+    connection.execute(FORGET_REBUILT, [])?;
+    Ok(())
 }
 
 /// The log ids of entries that could not be published.

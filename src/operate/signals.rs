@@ -34,6 +34,8 @@ pub struct Signals {
     pub flow: Flow,
     /// The change log holds entries for which nothing is published, so that no echo settles them.
     unwritten: AtomicBool,
+    /// Tables were built anew while nothing captured them.
+    rebuilt: AtomicBool,
 }
 
 impl Signals {
@@ -44,6 +46,7 @@ impl Signals {
             whole: Mutex::new(whole),
             flow: Flow::new(streams, reach),
             unwritten: AtomicBool::new(false),
+            rebuilt: AtomicBool::new(false),
         }
     }
 
@@ -65,6 +68,16 @@ impl Signals {
     /// Whether that was said since the last call.
     pub fn take_unwritten(&self) -> bool {
         self.unwritten.swap(false, Ordering::Relaxed)
+    }
+
+    /// Says that tables were built anew.
+    pub fn note_rebuilt(&self) {
+        self.rebuilt.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether that was said since the last call.
+    pub fn take_rebuilt(&self) -> bool {
+        self.rebuilt.swap(false, Ordering::Relaxed)
     }
 
     /// Says whether it is.

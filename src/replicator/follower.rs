@@ -2,6 +2,7 @@
 
 use super::chores::Chores;
 use super::pacing::{MapFile, Tries, Yielding};
+use super::rebuilt::Rebuilt;
 use super::setup::Setup;
 use super::waiting::Waiting;
 use crate::base::error::{Context, Error, Kind};
@@ -40,6 +41,7 @@ pub struct Follower {
     /// An event without our message id was seen.
     go_nodes_seen: bool,
     chores: Chores,
+    rebuilt: Rebuilt,
     looked_at_formats: Instant,
     /// Whether there are more streams than this node's was looked at.
     looked_beyond: bool,
@@ -102,6 +104,7 @@ impl Follower {
             owes_rewind: false,
             go_nodes_seen: false,
             chores: Chores::new(now),
+            rebuilt: Rebuilt::new(now),
             looked_at_formats: now,
             looked_beyond: false,
             setup,
@@ -137,6 +140,7 @@ impl Follower {
             }
             self.setup.database.rest(limits::REST_AFTER);
             self.chores.run(&mut self.setup.database, &self.setup.board, &self.setup.signals);
+            self.settle_rebuilt()?;
             self.look_at_formats();
             self.start_publisher_when_caught_up();
             self.pay_rewind();
@@ -280,6 +284,20 @@ impl Follower {
         self.map_file.is_stale();
         // Entries that we made, or progress that the publisher waits for.
         self.wake_publisher();
+        Ok(())
+    }
+
+    /// Finds out what was written in tables that were built anew, when nothing is half applied.
+    fn settle_rebuilt(&mut self) -> Result<(), Error> {
+        let now = Instant::now();
+        let is_even = |stream: &Followed| {
+            stream.reader.is_connected()
+                && stream.position.as_ref().is_some_and(|position| position.seq == stream.checkpoint)
+        };
+        let may = self.started && self.waiting.pause(now).is_none() && self.streams.iter().all(is_even);
+        if may && self.rebuilt.is_due(self.setup.signals.take_rebuilt(), now) {
+            return self.rebuilt.settle(&mut self.setup);
+        }
         Ok(())
     }
 

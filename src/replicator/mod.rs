@@ -9,6 +9,7 @@ mod orders;
 mod outbox;
 mod pacing;
 mod publisher;
+mod rebuilt;
 mod setup;
 mod waiting;
 

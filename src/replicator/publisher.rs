@@ -218,7 +218,10 @@ impl Publisher {
     /// Reads the log and sends, as far as there is room. True when nothing is left to do now.
     fn pass(&mut self) -> Result<bool, Error> {
         match self.setup.log.follow_schema() {
-            Ok(Some(capture)) => report(&capture),
+            Ok(Some(capture)) => {
+                report(&capture);
+                self.look_at_rebuilt(&capture)?;
+            }
             Ok(None) => {}
             Err(error) => return retry_later("follow the schema", error),
         }
@@ -248,6 +251,18 @@ impl Publisher {
                 Err(error) => return retry_later("read the change log", error),
             }
         }
+    }
+
+    /// Sees to what was written in tables while they were built anew: the follower can tell, if there is one.
+    fn look_at_rebuilt(&mut self, capture: &Capture) -> Result<(), Error> {
+        if capture.rebuilt.is_empty() {
+            return Ok(());
+        }
+        if self.setup.config.replicate {
+            self.setup.signals.note_rebuilt();
+            return Ok(());
+        }
+        self.setup.log.log_rebuilt().or_else(|error| retry_later("log rows", error).map(drop))
     }
 
     /// Sends what can be sent. False when there is no room for more now.
@@ -506,6 +521,11 @@ impl Publisher {
 pub fn report(capture: &Capture) {
     if capture.taken_over > 0 {
         log::info!("took over from a Go node: {} captured changes are published now", capture.taken_over);
+    }
+    for table in &capture.rebuilt {
+        log::info!(
+            "table {table} was built anew and is captured again; looking for what was written meanwhile"
+        );
     }
     for (table, rows) in &capture.new_tables {
         log::info!("table {table} is captured from now on; its {rows} rows are published");

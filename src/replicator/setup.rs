@@ -27,6 +27,8 @@ pub struct Setup {
     pub recover: Option<Recover>,
     /// Lets a database that never followed the streams join the cluster; `None`: it goes on as it is.
     pub join: Option<Recover>,
+    /// Finds out what was written in tables that were built anew; `None`: nothing tells, and all rows are published.
+    pub settle_rebuilt: Option<Recover>,
     pub board: Arc<Board>,
     pub signals: Arc<Signals>,
     pub stop: Stop,

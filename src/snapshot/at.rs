@@ -2,11 +2,13 @@
 
 use super::inspect::{list, put_in_place, refuse_existing};
 use super::replay::{Until, replay};
-use super::scratch::{about_copy, beside};
+use super::restore::patiently;
+use super::scratch::{about_copy, beside, scratch};
 use super::transfer::fetch;
 use super::{Node, show_positions};
 use crate::base::clock;
 use crate::base::error::{Context, Error, Kind};
+use crate::base::temporary::Temporary;
 use crate::config::Config;
 use crate::db;
 use crate::model::positions::SeqMap;
@@ -67,6 +69,37 @@ fn parse(streams: &[String], text: &str) -> Result<Until, Error> {
 /// Writes the state at a moment or position to a file that must not exist, with nothing of ours in it.
 pub fn restore_at(node: Node<'_>, store: &Store, until: &Until, target: &Path) -> Result<Restored, Error> {
     refuse_existing(target)?;
+    let (copy, restored) = state_at(node, store, until, || beside(target, "download"))?;
+    db::strip_snapshot(copy.path()).map_err(about_copy).context(&restored.from.name)?;
+    put_in_place(&copy, target)?;
+    Ok(restored)
+}
+
+/// Brings the whole cluster to the state at a moment or position: what differs in this node's database is written there as writes of
+/// this node. Returns the numbers of rows that were deleted and written, too.
+pub fn restore_everywhere(
+    node: Node<'_>,
+    store: &Store,
+    until: &Until,
+) -> Result<(Restored, [u64; 2]), Error> {
+    let path = &node.config.db_path;
+    let (copy, restored) = state_at(node, store, until, || scratch(node.config, "everywhere"))?;
+    let mut database = db::Applier::open(path, node.config.node_id, &node.config.streams())?;
+    let written = patiently(node.stop, || {
+        let comparison = db::compare(path, copy.path())?;
+        database.write_everywhere(&comparison)?;
+        Ok([comparison.extra, comparison.missing + comparison.changed])
+    })?;
+    Ok((restored, written))
+}
+
+/// Brings a copy of the newest snapshot that is old enough to a moment or position.
+fn state_at(
+    node: Node<'_>,
+    store: &Store,
+    until: &Until,
+    scratch: impl Fn() -> Result<Temporary, Error>,
+) -> Result<(Temporary, Restored), Error> {
     let mut found = list(store)?;
     // The newest first: the least to replay.
     found.sort_by_key(|stored| std::cmp::Reverse(stored.label.time_ms));
@@ -76,7 +109,7 @@ pub fn restore_at(node: Node<'_>, store: &Store, until: &Until, target: &Path) -
             why = format!("{}: {unfit}", stored.name);
             continue;
         }
-        let copy = beside(target, "download")?;
+        let copy = scratch()?;
         match fetch(store, &stored, &copy) {
             Ok(_) => {}
             Err(error) if error.kind() == Kind::Unusable => {
@@ -89,11 +122,41 @@ pub fn restore_at(node: Node<'_>, store: &Store, until: &Until, target: &Path) -
         db::make_ready(copy.path()).map_err(about_copy).context(&stored.name)?;
         let messages = replay(node, copy.path(), until).context(format!("from {}", stored.name))?;
         let positions = db::positions_of(copy.path()).map_err(about_copy).context(&stored.name)?;
-        db::strip_snapshot(copy.path()).map_err(about_copy).context(&stored.name)?;
-        put_in_place(&copy, target)?;
-        return Ok(Restored { from: stored, messages, positions });
+        return Ok((copy, Restored { from: stored, messages, positions }));
     }
     Err(Error::new(Kind::Missing, format!("no kept snapshot is old enough: {why}")))
+}
+
+/// Finds out what was written in tables that were built anew while nothing captured them: what differs from the state at the
+/// database's own position is published. Nothing else may be applied meanwhile.
+pub fn settle_rebuilt(node: Node<'_>, store: &Store, database: &mut db::Applier) -> Result<(), Error> {
+    let positions = database.positions()?;
+    let agreed = state_at(node, store, &Until::Positions(positions), || scratch(node.config, "agreed"));
+    let agreed = match agreed {
+        Ok((copy, _)) => Some(copy),
+        // No snapshot tells what was agreed.
+        Err(error) if error.kind() == Kind::Missing && list(store)?.is_empty() => None,
+        Err(error) => return Err(error),
+    };
+    let path = &node.config.db_path;
+    let found = patiently(node.stop, || database.log_rebuilt(path, agreed.as_ref().map(Temporary::path)))?;
+    tell_rebuilt(&found, agreed.is_some());
+    Ok(())
+}
+
+/// Says what was found in tables that were built anew.
+pub fn tell_rebuilt(found: &db::Rebuilt, compared: bool) {
+    let tables = found.tables.join(", ");
+    match compared {
+        true => log::info!(
+            "table {tables} was built anew: {} rows were written before it was captured again, and are published",
+            found.rows
+        ),
+        false => log::warn!(
+            "table {tables} was built anew, and no snapshot tells what was written meanwhile: all its {} rows are published",
+            found.rows
+        ),
+    }
 }
 
 /// Why a snapshot cannot be brought forward to the bound; `None`: it can.

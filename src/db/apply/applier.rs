@@ -248,9 +248,7 @@ impl Applier {
 
     /// Steers the keys of AUTOINCREMENT tables from now on.
     pub fn steer(&mut self, steering: Steering) -> Result<(), Error> {
-        self.session.steering = steering;
-        self.session.tell_writers()?;
-        self.session.load_steering()
+        self.session.steer(steering)
     }
 
     /// Ready when [`Applier::tidy`] is to be called.

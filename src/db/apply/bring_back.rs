@@ -1,18 +1,19 @@
 //! Lost writes, written again.
 
 use crate::db::apply::applier::Applier;
-use crate::db::apply::carry::carry_out;
+use crate::db::apply::carry::{carry_out, delete};
 use crate::db::apply::conflicts::{self, Conflict, Kind};
 use crate::db::apply::facts::Gathered;
 use crate::db::apply::rows::{self, Failure};
 use crate::db::apply::session::Session;
 use crate::db::apply::subject::{Source, Subject};
 use crate::db::error::Error;
-use crate::db::table::Keyed;
+use crate::db::table::{Keyed, Table};
 use crate::model::event::Event;
 use crate::model::fold::{Facts, Plan, Reason, Row};
 use crate::model::value::Value;
 use rusqlite::params_from_iter;
+use std::sync::Arc;
 
 /// What brought a lost write back.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,13 +60,31 @@ impl Applier {
             } else {
                 overwrite(session, &subject)
             };
-        written.map_err(|failure| match failure {
-            Failure::Database(error) => error,
-            Failure::Refused(why) | Failure::Missing(why) => misfit(&why),
-            Failure::Collides => misfit(
-                "another row has one of its UNIQUE values: change or delete that row, then restore this one",
-            ),
-        })
+        written.map_err(|failure| of_failure(failure, misfit))
+    }
+}
+
+/// Writes a row, or deletes it, as a write of this node.
+pub fn own_write(session: &mut Session, table: &Arc<Table>, event: &Event) -> Result<(), Error> {
+    let misfit = |why: &str| Error::Mismatch(format!("table {}: {why}", table.name));
+    let subject = Subject::new(table, event, Source::default())
+        .ok_or_else(|| misfit("a row lacks a column of the key"))?;
+    overwrite(session, &subject).map(drop).map_err(|failure| of_failure(failure, misfit))
+}
+
+/// Removes a row that is about to be written anew.
+pub fn remove_row(session: &Session, table: &Table, key: &[Value]) -> Result<(), Error> {
+    let misfit = |why: &str| Error::Mismatch(format!("table {}: {why}", table.name));
+    delete(session, table, key).map(drop).map_err(|failure| of_failure(failure, misfit))
+}
+
+fn of_failure(failure: Failure, misfit: impl Fn(&str) -> Error) -> Error {
+    match failure {
+        Failure::Database(error) => error,
+        Failure::Refused(why) | Failure::Missing(why) => misfit(&why),
+        Failure::Collides => misfit(
+            "another row has one of its UNIQUE values: change or delete that row, then restore this one",
+        ),
     }
 }
 

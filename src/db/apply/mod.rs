@@ -27,7 +27,7 @@ mod trigger;
 mod writers;
 
 pub use applier::{Applier, Ends, Incoming};
-pub use bring_back::Restored;
+pub use bring_back::{Restored, own_write, remove_row};
 pub use feed::queued;
 pub use rows::is_there;
 #[cfg(test)]

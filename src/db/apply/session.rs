@@ -238,7 +238,7 @@ impl Session {
         self.touched = None;
         self.writers.forget();
         // A block that was taken in it was not taken.
-        self.load_steering()?;
+        self.steering.load(&self.connection, &self.schema)?;
         self.forget_cached_state()
     }
 
@@ -273,11 +273,18 @@ impl Session {
         self.writers.note(&self.connection, table, own)
     }
 
-    /// Names in a warning the tables whose keys two nodes give and nobody steers.
-    pub fn tell_writers(&self) -> Result<(), Error> {
-        let warnings = writers::warnings(&self.connection, self.schema.tables.values())?;
+    /// Names in a warning the tables whose keys two nodes give and nobody steers, and steers the others from now on. It takes no
+    /// lock.
+    pub fn steer(&mut self, steering: Steering) -> Result<(), Error> {
+        self.steering = steering;
+        let known = self.known.last();
+        let schema = match known.tables.is_empty() {
+            false => known,
+            true => Arc::new(Schema::read_numbered(&self.connection)?),
+        };
+        let warnings = writers::warnings(&self.connection, schema.tables.values())?;
         warnings.iter().for_each(|warning| log::warn!("{warning}"));
-        Ok(())
+        self.steering.load(&self.connection, &schema)
     }
 
     /// Whether the publisher has read a schema with AUTOINCREMENT tables that this connection has not seen yet.
@@ -287,11 +294,6 @@ impl Session {
         }
         let known = self.known.last();
         known.version != self.version && known.tables.values().any(|table| table.autoincrement)
-    }
-
-    /// Tells what the database holds to whoever steers its keys.
-    pub fn load_steering(&mut self) -> Result<(), Error> {
-        self.steering.load(&self.connection, &self.schema)
     }
 
     fn read_schema(&mut self) -> Result<(), Error> {

@@ -361,6 +361,21 @@ impl ChangeLog {
         Event { node: self.node, id, kind, table, row, schema_hash }
     }
 
+    /// Logs all rows of the tables that were built anew. For `replicate = false`, where nothing is known of the others.
+    pub fn log_rebuilt(&mut self) -> Result<(), Error> {
+        let names = state::rebuilt(&self.connection)?;
+        if names.is_empty() {
+            return Ok(());
+        }
+        let transaction =
+            self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        for table in names.iter().filter_map(|(name, _)| self.schema.tables.get(&**name)) {
+            super::log_all_rows(&transaction, table)?;
+        }
+        state::forget_rebuilt(&transaction)?;
+        Ok(transaction.commit()?)
+    }
+
     /// Notes that the row of an entry cannot be published.
     pub fn note_refused(&self, id: i64) -> Result<(), Error> {
         state::note_refused(&self.connection, id)

@@ -19,12 +19,15 @@ pub struct Capture {
     pub taken_over: usize,
     /// Tables that have appeared since the last time, with the number of rows they held.
     pub new_tables: Vec<(String, usize)>,
+    /// Tables that were there and have lost their triggers: somebody has built them anew.
+    pub rebuilt: Vec<String>,
 }
 
 impl Capture {
     fn add(&mut self, slice: Slice) {
         self.taken_over += slice.taken_over;
         self.new_tables.extend(slice.new_tables);
+        self.rebuilt.extend(slice.rebuilt);
     }
 }
 

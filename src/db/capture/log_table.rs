@@ -36,6 +36,7 @@ const SETTLE_OLDER: &str =
     "DELETE FROM __harmonylite__log WHERE id <= ?1 AND id < (SELECT max(id) FROM __harmonylite__log)";
 const SETTLE_NEWEST: &str = "UPDATE __harmonylite__log SET t = 0 WHERE id <= ?1 AND t <> 0";
 const FORGET_NEWEST: &str = "UPDATE __harmonylite__log SET t = 0 WHERE t IN (?1, ?2, ?3) AND id = (SELECT max(id) FROM __harmonylite__log)";
+const COUNT_OF: &str = "SELECT count(*) FROM __harmonylite__log WHERE t IN (?1, ?2, ?3)";
 const FORGET: &str = "DELETE FROM __harmonylite__log WHERE t IN (?1, ?2, ?3)";
 const ALL_NUMBERS: &str = "SELECT name, id FROM __harmonylite__table";
 const ADD_NUMBER: &str = "INSERT INTO __harmonylite__table(name) VALUES(?1)";
@@ -222,11 +223,25 @@ pub fn rename(connection: &Connection, id: i64, name: &str) -> Result<(), Error>
 
 /// Forgets a table that is gone, with its entries, none of which can be published any more. Returns their number.
 pub fn forget(connection: &Connection, id: i64) -> Result<usize, Error> {
-    let numbers = [Touch::Changed, Touch::Inserted, Touch::InTheWay].map(|touch| touch.number(id));
-    connection.execute(FORGET_NEWEST, numbers)?;
-    let entries = connection.execute(FORGET, numbers)?;
+    let entries = settle_table(connection, id)?;
     connection.execute(FREE_NUMBER, [id])?;
     Ok(entries)
+}
+
+/// Settles all entries of a table; returns their number.
+pub fn settle_table(connection: &Connection, id: i64) -> Result<usize, Error> {
+    let numbers = numbers_of(id);
+    let newest = connection.execute(FORGET_NEWEST, numbers)?;
+    Ok(newest + connection.execute(FORGET, numbers)?)
+}
+
+/// The number of entries that say that a row of a table was written.
+pub fn count_of(connection: &Connection, id: i64) -> Result<i64, Error> {
+    Ok(connection.query_row(COUNT_OF, numbers_of(id), |row| row.get(0))?)
+}
+
+fn numbers_of(table: i64) -> [i64; 3] {
+    [Touch::Changed, Touch::Inserted, Touch::InTheWay].map(|touch| touch.number(table))
 }
 
 #[cfg(test)]
@@ -261,7 +276,7 @@ mod tests {
     #[test]
     fn a_table_that_is_gone_takes_its_entries_along_but_the_newest_id() {
         let connection = with_entries(&[7, 8, 7]);
-        assert_eq!(forget(&connection, 7).unwrap(), 1);
+        assert_eq!(forget(&connection, 7).unwrap(), 2);
         assert_eq!(ids(&connection), [(2, 8), (3, 0)]);
     }
 
@@ -276,7 +291,7 @@ mod tests {
         let kinds = [Touch::Inserted, Touch::Changed, Touch::InTheWay];
         let connection = with_entries(&kinds.map(|touch| touch.number(7)));
         assert_eq!(count_unsettled(&connection, 0).unwrap(), (0, 2));
-        assert_eq!(forget(&connection, 7).unwrap(), 2);
+        assert_eq!((count_of(&connection, 7).unwrap(), forget(&connection, 7).unwrap()), (3, 3));
         assert_eq!(ids(&connection), [(3, 0)]);
     }
 

@@ -10,4 +10,5 @@ mod watch;
 
 pub use changelog::ChangeLog;
 pub use install::{Capture, install_capture, remove_capture};
+pub use plan::log_all_rows;
 pub use watch::watch;

@@ -55,14 +55,30 @@ pub struct Plan {
     pub finished: bool,
 }
 
-/// A table's number, the name that it had, and the one that it has.
-type Renamed = (i64, String, String);
+/// How a table is found.
+enum Found {
+    Known,
+    /// So many rows are logged.
+    New(usize),
+    Rebuilt,
+}
+
+/// A table that has another name than before.
+#[derive(Debug, PartialEq, Eq)]
+struct Renamed {
+    id: i64,
+    before: String,
+    now: String,
+    /// The number of the table that had the name, and is gone.
+    replaces: Option<i64>,
+}
 
 /// What a slice did that people are told.
 #[derive(Default)]
 pub struct Slice {
     pub taken_over: usize,
     pub new_tables: Vec<(String, usize)>,
+    pub rebuilt: Vec<String>,
 }
 
 impl Plan {
@@ -126,14 +142,17 @@ impl Plan {
         }
         schema_rows::write(connection, || {
             if !std::mem::replace(&mut self.begun, true) {
-                self.begin(connection)?;
+                done.rebuilt = self.begin(connection)?;
             }
             let mut count = 0;
             while count < room.tables && begun.elapsed() < room.time {
                 let Some(name) = self.tables.pop() else { break };
                 count += 1;
-                let rows = self.capture(connection, &name)?;
-                done.new_tables.extend(rows.map(|rows| (name.to_string(), rows)));
+                match self.capture(connection, &name)? {
+                    Found::New(rows) => done.new_tables.push((name.to_string(), rows)),
+                    Found::Rebuilt => done.rebuilt.push(name.to_string()),
+                    Found::Known => {}
+                }
             }
             self.finished = self.tables.is_empty();
             self.mark(connection)
@@ -147,8 +166,9 @@ impl Plan {
         Ok(done)
     }
 
-    /// The part that is not of single tables.
-    fn begin(&mut self, connection: &Connection) -> Result<(), Error> {
+    /// The part that is not of single tables. Returns those that were built anew under another name.
+    fn begin(&mut self, connection: &Connection) -> Result<Vec<String>, Error> {
+        let mut rebuilt = vec![];
         if self.first {
             log_table::create(connection, self.width)?;
             // Ids begin anew, so others must know them under another incarnation.
@@ -161,9 +181,19 @@ impl Plan {
         for row in std::mem::take(&mut self.stray) {
             schema_rows::remove(connection, row)?;
         }
-        for (id, before, now) in std::mem::take(&mut self.renamed) {
-            log::info!("table {before} is now called {now}");
+        for Renamed { id, before, now, replaces } in std::mem::take(&mut self.renamed) {
             log_table::rename(connection, id, &now)?;
+            if let Some(replaced) = replaces
+                && is_copy(connection, id, &now)?
+            {
+                // Neither entry says what was changed.
+                log_table::settle_table(connection, id)?;
+                log_table::forget(connection, replaced)?;
+                state::note_rebuilt(connection, &now, log_table::highest(connection)?)?;
+                rebuilt.push(now);
+            } else {
+                log::info!("table {before} is now called {now}");
+            }
         }
         for (name, id) in std::mem::take(&mut self.gone) {
             let entries = log_table::forget(connection, id)?;
@@ -172,7 +202,7 @@ impl Plan {
                 if self.schema.refused.contains_key(&name) { "not replicated any more" } else { "gone" };
             log::info!("table {name} is {what}; {entries} unpublished changes of it are not published");
         }
-        Ok(())
+        Ok(rebuilt)
     }
 
     /// Whether a table was there before the first installation.
@@ -188,9 +218,11 @@ impl Plan {
         Ok(table)
     }
 
-    /// Makes the triggers of a table. If it was not there before, its rows are logged; returns their number then.
-    fn capture(&mut self, connection: &Connection, name: &str) -> Result<Option<usize>, Error> {
+    /// Makes the triggers of a table. If it was not there before, its rows are logged. If it was and has lost its triggers, what was
+    /// written without them is found out later.
+    fn capture(&mut self, connection: &Connection, name: &str) -> Result<Found, Error> {
         let is_initial = (self.first || self.unfinished) && self.is_initial(name);
+        let is_known = self.numbers.contains_key(name);
         if !self.numbers.contains_key(name) {
             self.numbers.insert(name.to_owned(), log_table::add_number(connection, name)?);
         }
@@ -212,7 +244,14 @@ impl Plan {
             self.rows += 1;
         }
         triggers::check(connection, &table)?;
-        Ok(if captured || is_initial { None } else { Some(log_all_rows(connection, &table)?) })
+        Ok(match (captured || is_initial, is_known) {
+            (true, _) => Found::Known,
+            (false, true) => {
+                state::note_rebuilt(connection, name, log_table::highest(connection)?)?;
+                Found::Rebuilt
+            }
+            (false, false) => Found::New(log_all_rows(connection, &table)?),
+        })
     }
 
     /// Says in the database whether the first installation goes on.
@@ -251,8 +290,9 @@ fn follow_renames(
         };
         if *now != name && numbers.get(&name) == Some(&id) {
             numbers.remove(&name);
-            numbers.insert(now.clone(), id);
-            renamed.push((id, name, now.clone()));
+            let had_it = numbers.insert(now.clone(), id);
+            let replaces = had_it.filter(|had| !present.contains_key(&triggers::name(*had, "insert")));
+            renamed.push(Renamed { id, before: name, now: now.clone(), replaces });
         }
     }
     (numbers, renamed)
@@ -280,8 +320,15 @@ fn compare(schema: &Schema, present: &BTreeMap<String, Present>) -> (Vec<Arc<str
     (tables, stray.collect())
 }
 
+/// Whether the log holds every row of a table: it was filled a moment ago.
+fn is_copy(connection: &Connection, id: i64, table: &str) -> Result<bool, Error> {
+    let rows: i64 =
+        connection.query_row(&format!("SELECT count(*) FROM {}", quote(table)), [], |row| row.get(0))?;
+    Ok(log_table::count_of(connection, id)? >= rows)
+}
+
 /// Logs the rows that a table held before it had triggers; returns their number.
-fn log_all_rows(connection: &Connection, table: &Table) -> Result<usize, Error> {
+pub fn log_all_rows(connection: &Connection, table: &Table) -> Result<usize, Error> {
     let keys: String = table.key.iter().map(|column| format!(", {}", quote(&column.name))).collect();
     let log = log_table::insert(table.key.len());
     let number = Touch::Changed.number(table.id);

@@ -3,7 +3,7 @@
 
 use crate::base::limits;
 use crate::db::capture::log_table;
-use crate::db::{error::Error, ours, schema::Schema, sql::quote};
+use crate::db::{error::Error, ours, schema::Schema, sql::quote, state};
 use rusqlite::Connection;
 
 /// Takes over; returns the number of changes that were not published.
@@ -24,6 +24,7 @@ pub fn take_over(connection: &Connection, schema: &Schema) -> Result<usize, Erro
         pending += connection.execute(&sql, [])?;
     }
     ours::drop_prefixed(connection, ours::is_go_programs)?;
+    state::set_meta(connection, state::TAKEN_OVER, "1")?;
     Ok(pending)
 }
 
@@ -31,7 +32,6 @@ pub fn take_over(connection: &Connection, schema: &Schema) -> Result<usize, Erro
 mod tests {
     use super::*;
     use crate::db::capture::install::install;
-    use crate::db::state;
 
     #[test]
     fn pending_changes_are_logged_and_the_rest_is_removed() {

@@ -3,8 +3,10 @@
 mod check;
 mod copy;
 mod encoding;
+mod everywhere;
 mod fill;
 mod header;
+mod rebuilt;
 mod reconcile;
 mod replace;
 mod snapshot;
@@ -12,6 +14,7 @@ mod snapshot;
 pub use check::Look;
 pub use copy::copy_database;
 pub use fill::{Filled, fill_database};
+pub use rebuilt::Rebuilt;
 pub use reconcile::{Extra, compare, schema_mismatch};
 pub use replace::{LastLook, Salvage, Salvaged, find_damage, replace_database};
 pub use snapshot::{

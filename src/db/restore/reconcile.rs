@@ -46,33 +46,61 @@ pub struct Comparison {
 /// Compares the database with a snapshot that was checked and made ready, row by row, in value and type.
 pub fn compare(database: &Path, snapshot: &Path) -> Result<Comparison, Error> {
     match_encoding(snapshot, database)?;
+    let (connection, schema) = begin(database, snapshot)?;
+    check_same_schema(&connection, &schema)?;
+    let mut found = Comparison::new(snapshot);
+    for table in schema.tables.values() {
+        found.note(&connection, table, &Values::all(table))?;
+    }
+    Ok(found)
+}
+
+/// Compares some tables with what another file holds of them, whose schema may be an older one: what both have. Returns the names of
+/// the tables that the file has not, or under another key, too.
+pub fn compare_tables(
+    database: &Path,
+    other: &Path,
+    tables: &[String],
+) -> Result<(Comparison, Vec<String>), Error> {
+    match_encoding(other, database)?;
+    let (connection, schema) = begin(database, other)?;
+    let theirs = Schema::read(&Connection::open(other)?)?;
+    let (mut found, mut unknown) = (Comparison::new(other), vec![]);
+    for table in tables.iter().filter_map(|name| schema.tables.get(&**name)) {
+        match theirs.tables.get(&table.name) {
+            Some(other)
+                if other
+                    .key
+                    .iter()
+                    .map(|column| &column.name)
+                    .eq(table.key.iter().map(|column| &column.name)) =>
+            {
+                found.note(&connection, table, &Values::common(table, other))?;
+            }
+            _ => unknown.push(table.name.to_string()),
+        }
+    }
+    Ok((found, unknown))
+}
+
+/// Opens the database with the other file attached, which gets an empty table of differences.
+fn begin(database: &Path, other: &Path) -> Result<(Connection, Schema), Error> {
     let connection = open::open(database)?;
-    attach(&connection, snapshot)?;
+    attach(&connection, other)?;
     connection.execute_batch(&format!(
         "PRAGMA snap.journal_mode=OFF; PRAGMA snap.synchronous=OFF; PRAGMA snap.cache_size=-{};
          DROP TABLE IF EXISTS snap.{DIFFERENT}",
         limits::PAGE_CACHE_KIB
     ))?;
     let schema = Schema::read_numbered(&connection)?;
-    check_same_schema(&connection, &schema)?;
     let columns: String = (1..=schema.key_width()).map(|n| format!(", k{n}")).collect();
     connection.execute_batch(&format!(
         "CREATE TABLE snap.{DIFFERENT}(id INTEGER PRIMARY KEY, tbl TEXT, kind INTEGER{columns});"
     ))?;
-    let snapshot = snapshot.to_path_buf();
-    let mut found = Comparison { snapshot, extra: 0, missing: 0, changed: 0, may_collide: false };
-    for table in schema.tables.values() {
-        let [extra, missing, changed] =
-            [note(&connection, table, 0)?, note(&connection, table, 1)?, note(&connection, table, 2)?];
-        found.extra += extra as u64;
-        found.missing += missing as u64;
-        found.changed += changed as u64;
-        found.may_collide |= extra > 0 && missing + changed > 0 && !table.unique.is_empty();
-    }
-    Ok(found)
+    Ok((connection, schema))
 }
 
-fn attach(connection: &Connection, snapshot: &Path) -> Result<(), Error> {
+pub(super) fn attach(connection: &Connection, snapshot: &Path) -> Result<(), Error> {
     let path = snapshot
         .to_str()
         .ok_or_else(|| Error::Other(format!("{snapshot:?}: SQLite needs a path in UTF-8")))?;
@@ -80,19 +108,40 @@ fn attach(connection: &Connection, snapshot: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// What is compared of a row: the columns that are stored, quoted, and whether values must have the same type, too.
+struct Values(Vec<(String, bool)>);
+
+impl Values {
+    fn all(table: &Table) -> Values {
+        Values(table.stored().map(|column| (quote(&column.name), true)).collect())
+    }
+
+    /// Those that both have. A type that was declared anew changes how all values are stored, and none of them.
+    fn common(table: &Table, other: &Table) -> Values {
+        let both = table.stored().filter_map(|column| {
+            let theirs = other.stored().find(|theirs| theirs.name == column.name)?;
+            Some((quote(&column.name), theirs.declared_type == column.declared_type))
+        });
+        Values(both.collect())
+    }
+
+    fn are_equal(&self) -> String {
+        let terms = self.0.iter().map(|(name, same_type)| match same_type {
+            true => format!("a.{name} IS b.{name} COLLATE BINARY AND typeof(a.{name}) IS typeof(b.{name})"),
+            false => format!("a.{name} IS b.{name} COLLATE BINARY"),
+        });
+        all_of(&terms.collect::<Vec<_>>())
+    }
+}
+
 /// Notes the keys of a table's rows that differ in one way; returns how many.
-fn note(connection: &Connection, table: &Table, kind: usize) -> Result<usize, Error> {
+fn note(connection: &Connection, table: &Table, values: &Values, kind: usize) -> Result<usize, Error> {
     let key: Vec<String> = table.key.iter().map(|column| quote(&column.name)).collect();
     let same_key = table.same_key("a", "b");
     let (from, other) = if kind == 0 { ("main", "snap") } else { ("snap", "main") };
     let exists = format!("EXISTS (SELECT 1 FROM {other}.{0} AS b WHERE {same_key}", quote(&table.name));
-    let values: Vec<String> = table
-        .stored()
-        .map(|column| quote(&column.name))
-        .map(|name| format!("a.{name} IS b.{name} COLLATE BINARY AND typeof(a.{name}) IS typeof(b.{name})"))
-        .collect();
     let condition = match kind {
-        2 => format!("{exists}) AND NOT {exists} AND {})", all_of(&values)),
+        2 => format!("{exists}) AND NOT {exists} AND {})", values.are_equal()),
         _ => format!("NOT {exists})"),
     };
     let places: String = (1..=key.len()).map(|n| format!(", k{n}")).collect();
@@ -136,8 +185,22 @@ pub fn schema_mismatch(theirs: &str, ours: &str) -> String {
 }
 
 impl Comparison {
+    fn new(other: &Path) -> Comparison {
+        Comparison { snapshot: other.to_path_buf(), extra: 0, missing: 0, changed: 0, may_collide: false }
+    }
+
+    fn note(&mut self, connection: &Connection, table: &Table, values: &Values) -> Result<(), Error> {
+        let note = |kind| note(connection, table, values, kind);
+        let [extra, missing, changed] = [note(0)?, note(1)?, note(2)?];
+        self.extra += extra as u64;
+        self.missing += missing as u64;
+        self.changed += changed as u64;
+        self.may_collide |= extra > 0 && missing + changed > 0 && !table.unique.is_empty();
+        Ok(())
+    }
+
     /// Calls `step` with the keys of a table's rows of some kinds.
-    fn each_key(
+    pub(super) fn each_key(
         &self,
         table: &Table,
         kinds: &str,
@@ -152,7 +215,7 @@ impl Comparison {
     }
 
     /// Calls `step` with the images of a table's rows that the snapshot has and the database has not, or otherwise.
-    fn each_image(
+    pub(super) fn each_image(
         &self,
         table: &Table,
         step: impl FnMut(Vec<Value>) -> Result<(), Error>,
@@ -218,6 +281,7 @@ impl Applier {
         // The application may have changed the schema since the comparison.
         check_same_schema(&self.session.connection, &self.session.schema)?;
         self.settle_what_the_snapshot_folded()?;
+        self.give_up_rebuilt()?;
         let tables: Vec<Arc<Table>> = self.session.schema.tables.values().cloned().collect();
         if extra == Extra::Remove {
             for table in &tables {
@@ -291,6 +355,22 @@ impl Applier {
         }
         let refused = state::refused(&session.connection)?;
         session.applied.settled += touched.settle_all(&session.connection, folded, &refused)?;
+        Ok(())
+    }
+
+    /// The database takes over the cluster's state while it has tables that were built anew: nothing tells what was written in
+    /// them.
+    fn give_up_rebuilt(&mut self) -> Result<(), Error> {
+        let tables = state::rebuilt(&self.session.connection)?;
+        let tables: Vec<&str> = tables.iter().map(|(name, _)| name.as_str()).collect();
+        if !tables.is_empty() {
+            log::warn!(
+                "table {} was built anew while nothing captured it, and the streams do not reach back to what was agreed before: \
+                 what was written meanwhile gives way to the cluster's state",
+                tables.join(", ")
+            );
+            state::forget_rebuilt(&self.session.connection)?;
+        }
         Ok(())
     }
 

@@ -131,6 +131,9 @@ fn put_stamp(path: &Path, stamp: &Stamp, schema: &str) -> Result<(), Error> {
 /// Whether the database holds a change up to log id `limit` that has not come back from its stream yet, and may.
 pub fn holds_unsettled(path: &Path, limit: i64) -> Result<bool, Error> {
     let connection = open::open(path)?;
+    if state::exists(&connection)? && !state::rebuilt(&connection)?.is_empty() {
+        return Ok(true);
+    }
     if limit == 0 || !log_table::exists(&connection)? {
         return Ok(false);
     }

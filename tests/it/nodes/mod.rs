@@ -14,6 +14,7 @@ mod keys;
 mod lost_streams;
 mod private;
 mod real_data;
+mod rebuilds;
 mod replicate;
 mod sessions;
 mod shards;

@@ -210,8 +210,7 @@ fn a_migration_that_was_not_run_here() {
 fn a_row_that_could_not_be_published_stays_and_keeps_no_snapshot_away() {
     let dir = Dir::new("unpublished");
     let nats = Nats::start(&dir);
-    let config =
-        "replication_log.compress = false";
+    let config = "replication_log.compress = false";
     let (mut one, mut two) = nodes_with(&dir, &nats, config);
     two.sql("INSERT INTO own VALUES('large', zeroblob(1500000)); INSERT INTO own VALUES('small', 1)");
     wait_for("it is said", 20, || (two.count("a row of table own is not published") == 1).then_some(()));

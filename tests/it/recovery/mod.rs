@@ -1,6 +1,7 @@
 //! Databases that fell behind, joined late, were damaged or lost: each becomes whole by itself.
 
 mod away;
+mod back_in_time;
 mod chaos;
 pub mod damage;
 mod disasters;
