@@ -81,6 +81,14 @@ fn text(config: &Config, connected: bool, board: &Board, signals: &Signals) -> S
     let kept = ConflictKind::ALL.map(of_kind);
     put("conflicts", gauge, "Writes of other nodes that lost to ours and are kept, by kind.", &kept);
     put("conflicts_found", counter, "Writes of other nodes that lost to ours.", &count(board.lost()));
+    let compared = board.compared();
+    put(
+        "compare_timestamp_seconds",
+        gauge,
+        "When the nodes were last compared; 0: never.",
+        &plain(seconds(compared.at_ms)),
+    );
+    put("compare_differences", gauge, "Rows and tables that differed then.", &count(compared.differences));
     put("snapshot_leader", gauge, "1: makes the snapshots.", &flag(board.is_leader()));
     put(
         "snapshot_stored_timestamp_seconds",

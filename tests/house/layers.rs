@@ -32,6 +32,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
         (
             "model",
             &[
+                "agree",
                 "blocks",
                 "event",
                 "fold",
@@ -104,6 +105,11 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
                 "capture/takeover",
                 "capture/triggers",
                 "capture/watch",
+                "equality",
+                "equality/print",
+                "equality/ranges",
+                "equality/sights",
+                "equality/watch",
                 "error",
                 "indexes",
                 "look",
@@ -161,10 +167,27 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
     &[("streams", &["format", "judge", "made", "reader"]), ("broker", &["blocks", "server", "settings"])],
     &[("operate", &["board", "flow", "health", "metrics", "responder", "signals"])],
     &[("cluster", &["blocks", "founder", "lease", "presence", "proven", "shards", "wanted"])],
-    &[(
-        "replicator",
-        &["audit", "chores", "claimer", "follower", "outbox", "pacing", "publisher", "setup", "waiting"],
-    )],
+    &[
+        (
+            "replicator",
+            &["audit", "chores", "claimer", "follower", "outbox", "pacing", "publisher", "setup", "waiting"],
+        ),
+        (
+            "equality",
+            &[
+                "answer",
+                "ask",
+                "candidates",
+                "compare",
+                "due",
+                "repair",
+                "report",
+                "settle",
+                "spoken",
+                "wire",
+            ],
+        ),
+    ],
     &[(
         "snapshot",
         &[
@@ -185,7 +208,10 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
         ],
     )],
     &[("daemon", &["claim", "open", "session", "state", "supervise"])],
-    &[("commands", &["aside", "autoincrement", "cleanup", "conflicts", "format", "shown", "snapshots"])],
+    &[(
+        "commands",
+        &["aside", "autoincrement", "cleanup", "conflicts", "equality", "format", "shown", "snapshots"],
+    )],
     &[("cli", &[])],
     &[("main", &[])],
 ];
