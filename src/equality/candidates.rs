@@ -8,7 +8,7 @@ use crate::model::agree::Print;
 use std::collections::HashMap;
 
 /// Buckets whose rows are in memory at once.
-const BUCKETS_AT_ONCE: usize = 64;
+const BUCKETS_AT_ONCE: usize = 16;
 
 /// Why a table is not compared any more.
 pub enum Broken {

@@ -19,7 +19,7 @@ fn asks() -> Vec<Ask> {
         Ask::Hello,
         Ask::Tables("x".into()),
         Ask::Range(span.clone()),
-        Ask::List(span, vec![0, 1_023]),
+        Ask::List(span, vec![0, 255]),
         Ask::Sights(wanted.clone()),
         Ask::Spoken(Spoken {
             table: "t".into(),

@@ -14,7 +14,7 @@ use rusqlite::types::ValueRef;
 pub type Seed = [u8; 16];
 
 /// Buckets into which the rows of a range fall by their keys.
-pub const BUCKETS: u16 = 1_024;
+pub const BUCKETS: u16 = 256;
 
 /// How rows of a table are read and printed.
 pub struct Printer {
