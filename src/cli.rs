@@ -321,10 +321,7 @@ fn parse(arguments: Vec<OsString>) -> Result<Flags, String> {
             Arg::Long("dry-run") => flags.dry_run = on(&mut parser)?,
             Arg::Long("save-snapshot") => command = switch(&mut parser, Command::SaveSnapshot)?,
             Arg::Long("list-snapshots") => command = switch(&mut parser, Command::ListSnapshots)?,
-            Arg::Long("verify-snapshot") => {
-                command = Some(Command::VerifySnapshot);
-                flags.name = optional_name(&mut parser)?;
-            }
+            Arg::Long("verify-snapshot") => command = verify_snapshot(&mut parser, &mut flags)?,
             Arg::Long("restore-snapshot") => {
                 command = Some(Command::RestoreSnapshot);
                 flags.name = snapshot_name(text(&mut parser, "restore-snapshot")?)?;
@@ -408,6 +405,11 @@ fn named(
 ) -> Result<Option<Command>, String> {
     flags.name = text(parser, flag)?;
     Ok(Some(command))
+}
+
+fn verify_snapshot(parser: &mut Parser, flags: &mut Flags) -> Result<Option<Command>, String> {
+    flags.name = optional_name(parser)?;
+    Ok(Some(Command::VerifySnapshot))
 }
 
 fn conflicts(parser: &mut Parser, flags: &mut Flags) -> Result<Option<Command>, String> {

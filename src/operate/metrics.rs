@@ -61,17 +61,8 @@ fn text(config: &Config, connected: bool, board: &Board, signals: &Signals) -> S
     put("connected", gauge, "1: connected to NATS.", &flag(connected));
     put("database_open", gauge, "1: the database is open.", &flag(board.is_open()));
     put("whole", gauge, "1: nothing is missing.", &flag(signals.is_whole()));
-    let aside = board.aside();
-    let of_table = |of: &OfTable| {
-        let state = if of.refused { "refused" } else { "waiting" };
-        (format!(",table=\"{}\",state=\"{state}\"", label(&of.table)), number(of.events))
-    };
-    let tables: Vec<(String, i64)> = aside.tables.iter().map(of_table).collect();
+    let (tables, lost) = set_aside(board);
     put("set_aside_events", gauge, "Events that are set aside, by table and state.", &tables);
-    let lost = [
-        (",state=\"waiting\"".to_owned(), number(aside.lost_waiting)),
-        (",state=\"refused\"".to_owned(), number(aside.lost_refused)),
-    ];
     put("set_aside_dropped", counter, "Events that were dropped because too many were set aside.", &lost);
     let kept = board.conflicts();
     let of_kind = |kind: ConflictKind| {
@@ -106,6 +97,25 @@ fn text(config: &Config, connected: bool, board: &Board, signals: &Signals) -> S
     put("restore_unproven", gauge, "1: the last proof failed.", &flag(!snapshot.unproven.is_empty()));
     put("uptime_seconds", gauge, "Time since the start.", &plain(number(board.uptime().as_secs())));
     text
+}
+
+/// The labels of a metric besides the node's, and its value.
+type Labelled = (String, i64);
+
+/// What is set aside, by table and state, and what of it was dropped.
+fn set_aside(board: &Board) -> (Vec<Labelled>, [Labelled; 2]) {
+    let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    let aside = board.aside();
+    let of_table = |of: &OfTable| {
+        let state = if of.refused { "refused" } else { "waiting" };
+        (format!(",table=\"{}\",state=\"{state}\"", label(&of.table)), number(of.events))
+    };
+    let tables = aside.tables.iter().map(of_table).collect();
+    let lost = [
+        (",state=\"waiting\"".to_owned(), number(aside.lost_waiting)),
+        (",state=\"refused\"".to_owned(), number(aside.lost_refused)),
+    ];
+    (tables, lost)
 }
 
 /// A text as the value of a label: <https://prometheus.io/docs/instrumenting/exposition_formats/>.

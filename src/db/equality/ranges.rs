@@ -2,12 +2,12 @@
 
 use super::print::{BUCKETS, Printer, Seed, bucket};
 use super::{Examiner, Key};
-use crate::base::limits;
+use crate::base::{clock, limits};
 use crate::db::{error::Error, sql::quote, table::Table};
 use crate::model::agree::Print;
 use crate::model::value::Value;
 use rusqlite::{Row, params_from_iter};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Bytes of the longest key that a range may end with.
 const BOUND_BYTES: usize = 8 << 10;
@@ -59,13 +59,20 @@ struct Budget {
     rows: u64,
     bytes: usize,
     begun: Instant,
+    worked: Duration,
     /// With an end that another node has found, there is some room for rows that the other one does not have.
     given: u32,
 }
 
 impl Budget {
     fn of(span: &Span) -> Budget {
-        Budget { rows: 0, bytes: 0, begun: Instant::now(), given: if span.until.is_some() { 2 } else { 1 } }
+        Budget {
+            rows: 0,
+            bytes: 0,
+            begun: Instant::now(),
+            worked: clock::of_thread(),
+            given: if span.until.is_some() { 2 } else { 1 },
+        }
     }
 
     /// Counts a row; true when it should be the last one.
@@ -73,9 +80,15 @@ impl Budget {
         self.rows += 1;
         self.bytes += bytes;
         let factor = self.given;
-        self.rows >= limits::COMPARE_ROWS * u64::from(factor)
+        if self.rows >= limits::COMPARE_ROWS * u64::from(factor)
             || self.bytes >= limits::COMPARE_BYTES * factor as usize
-            || (self.rows % 64 == 0 || bytes > 4_096) && self.begun.elapsed() >= limits::COMPARE_TIME * factor
+        {
+            return true;
+        }
+        let looks_at_the_clock = self.rows.is_multiple_of(64) || bytes > 4_096;
+        looks_at_the_clock
+            && (clock::of_thread().saturating_sub(self.worked) >= limits::COMPARE_WORK * factor
+                || self.begun.elapsed() >= limits::COMPARE_TIME * factor)
     }
 }
 
