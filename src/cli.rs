@@ -8,6 +8,7 @@ use crate::commands::{self, AsideVerb, ConflictFilter, ConflictVerb, Show};
 use crate::config::{self, Config};
 use crate::daemon;
 use crate::db::{self, WhichConflicts};
+use crate::equality::Side;
 use crate::model::set::Format;
 use crate::snapshot;
 use crate::storage;
@@ -31,6 +32,11 @@ Usage: harmonylite -config FILE [flags]       (flags take one dash or two)
   -restore-at WHEN -to FILE
                         the database as it was at a time (2026-11-24T15:00:00Z) or position (1234; stream=1234,...),
                         from a kept snapshot and the streams
+  -restore-at WHEN -everywhere
+                        the same, brought to all nodes: this node writes what differs (see the README before you use it)
+  -verify               compare all running nodes while they write: equal, or which rows of which nodes differ
+  -repair -from SIDE    the same, then make those rows equal: as the majority, the leader or a node's number has them
+  -table T              with -verify and -repair: of one table; -dry-run with -repair: only say what would be done
   -set-aside [VERB]     what the database could not use or not yet: list, show ID, retry ID (or all), drop ID (or all)
   -conflicts [VERB]     writes of other nodes that lost to ours: list, show ID, drop ID (or TABLE, or all)
   -table T, -since WHEN with -conflicts: of one table, not older than a time
@@ -47,7 +53,7 @@ Usage: harmonylite -config FILE [flags]       (flags take one dash or two)
   -version              print the version and exit
   -h, -help             print this and exit
 
-Exit codes: 0 done; 1 failed; 2 wrong usage or configuration; 75 not now, the same may succeed later: the broker or the
+Exit codes: 0 done; 1 failed, or -verify found differences; 2 wrong usage or configuration; 75 not now, the same may succeed later: the broker or the
 store cannot be reached, or somebody else is at work.";
 
 /// What to do.
@@ -66,6 +72,8 @@ enum Command {
     Autoincrement,
     NoAutoincrement,
     StreamFormat,
+    Verify,
+    Repair,
     Cleanup,
     Version,
     Help,
@@ -90,8 +98,13 @@ struct Flags {
     /// What `-conflict-restore` brings back.
     lost: Option<WhichConflicts>,
     format: Format,
+    /// Whose rows `-repair` takes for right.
+    side: Option<Side>,
+    dry_run: bool,
     /// `-to`.
     to: Option<PathBuf>,
+    /// `-restore-at` changes the whole cluster.
+    everywhere: bool,
 }
 
 /// Runs the program with the arguments after its name.
@@ -212,6 +225,12 @@ fn execute(flags: &Flags, config: &Config) -> Result<(), Error> {
         Command::Autoincrement => commands::autoincrement(config, show, name, true),
         Command::NoAutoincrement => commands::autoincrement(config, show, name, false),
         Command::StreamFormat => commands::stream_format(config, &stop, flags.format, show),
+        Command::Verify => commands::compare(config, &stop, show, flags.filter.table.clone()),
+        Command::Repair => {
+            let side = needed(flags.side, "-repair needs -from majority, -from leader or -from NODE")?;
+            let table = flags.filter.table.clone();
+            commands::repair(config, &stop, show, (table, side, flags.dry_run))
+        }
         Command::SaveSnapshot => commands::save(config, &stop, show),
         Command::ListSnapshots => commands::list(config, &stop, show),
         Command::VerifySnapshot => commands::verify(config, &stop, show, name),
@@ -219,6 +238,7 @@ fn execute(flags: &Flags, config: &Config) -> Result<(), Error> {
             let target = needed(flags.to.as_deref(), "-restore-snapshot needs -to FILE")?;
             commands::restore(config, &stop, show, name, target)
         }
+        Command::RestoreAt if flags.everywhere => commands::restore_everywhere(config, &stop, show, name),
         Command::RestoreAt => {
             let target = needed(flags.to.as_deref(), "-restore-at needs -to FILE")?;
             commands::restore_at(config, &stop, show, name, target)
@@ -300,12 +320,13 @@ fn parse(arguments: Vec<OsString>) -> Result<Flags, String> {
             Arg::Long("leaf-servers" | "leaf-server") => {
                 flags.leaf_servers = list(&mut parser, "leaf-servers")?
             }
+            Arg::Long("verify") => command = switch(&mut parser, Command::Verify)?,
+            Arg::Long("repair") => command = switch(&mut parser, Command::Repair)?,
+            Arg::Long("from") => flags.side = Some(side(&text(&mut parser, "from")?)?),
+            Arg::Long("dry-run") => flags.dry_run = on(&mut parser)?,
             Arg::Long("save-snapshot") => command = switch(&mut parser, Command::SaveSnapshot)?,
             Arg::Long("list-snapshots") => command = switch(&mut parser, Command::ListSnapshots)?,
-            Arg::Long("verify-snapshot") => {
-                command = Some(Command::VerifySnapshot);
-                flags.name = optional_name(&mut parser)?;
-            }
+            Arg::Long("verify-snapshot") => command = verify_snapshot(&mut parser, &mut flags)?,
             Arg::Long("restore-snapshot") => {
                 command = Some(Command::RestoreSnapshot);
                 flags.name = snapshot_name(text(&mut parser, "restore-snapshot")?)?;
@@ -331,6 +352,7 @@ fn parse(arguments: Vec<OsString>) -> Result<Flags, String> {
                 command = Some(Command::StreamFormat);
                 flags.format = format(&text(&mut parser, "stream-format")?)?;
             }
+            Arg::Long("everywhere") => flags.everywhere = on(&mut parser)?,
             Arg::Long("to") => flags.to = Some(value(&mut parser, "to")?.into()),
             Arg::Long("json") => flags.show.json = on(&mut parser)?,
             Arg::Long("quiet") => flags.show.quiet = on(&mut parser)?,
@@ -346,7 +368,7 @@ fn parse(arguments: Vec<OsString>) -> Result<Flags, String> {
             let first = matches!(flags.command, Command::Daemon) || flags.command == command;
             if !first && !matches!(command, Command::Help | Command::Version) {
                 return Err("only one of -save-snapshot, -list-snapshots, -verify-snapshot, -restore-snapshot, -restore-at, \
-                     -set-aside, -conflicts, -conflict-restore, -autoincrement, -no-autoincrement, -stream-format and -cleanup can be done at a time"
+                     -set-aside, -conflicts, -conflict-restore, -autoincrement, -no-autoincrement, -stream-format, -verify, -repair and -cleanup can be done at a time"
                     .to_owned());
             }
             flags.command = command;
@@ -358,13 +380,22 @@ fn parse(arguments: Vec<OsString>) -> Result<Flags, String> {
 
 /// Which flags belong together.
 fn agree(flags: &Flags) -> Result<(), String> {
-    if flags.to.is_some() != matches!(flags.command, Command::RestoreSnapshot | Command::RestoreAt) {
+    let restores = matches!(flags.command, Command::RestoreSnapshot | Command::RestoreAt);
+    if (flags.to.is_some() || flags.everywhere) != restores {
         return Err("-restore-snapshot NAME or -restore-at WHEN, and -to FILE belong together".to_owned());
     }
-    if flags.filter != ConflictFilter::default()
-        && (flags.command != Command::Conflicts || flags.conflict_verb != ConflictVerb::List)
-    {
-        return Err("-table and -since are for -conflicts list".to_owned());
+    if flags.everywhere && (flags.command != Command::RestoreAt || flags.to.is_some()) {
+        return Err("-everywhere is for -restore-at WHEN, instead of -to FILE".to_owned());
+    }
+    let lists = flags.command == Command::Conflicts && flags.conflict_verb == ConflictVerb::List;
+    let compares = matches!(flags.command, Command::Verify | Command::Repair);
+    if (flags.filter.table.is_some() && !lists && !compares) || (flags.filter.since_ms.is_some() && !lists) {
+        return Err(
+            "-table is for -conflicts list, -verify and -repair, and -since for -conflicts list".to_owned()
+        );
+    }
+    if (flags.side.is_some() || flags.dry_run) && flags.command != Command::Repair {
+        return Err("-from and -dry-run are for -repair".to_owned());
     }
     if flags.command == Command::Daemon && flags.show != Show::default() {
         return Err("-json and -quiet are for commands, such as -save-snapshot".to_owned());
@@ -384,6 +415,11 @@ fn named(
 ) -> Result<Option<Command>, String> {
     flags.name = text(parser, flag)?;
     Ok(Some(command))
+}
+
+fn verify_snapshot(parser: &mut Parser, flags: &mut Flags) -> Result<Option<Command>, String> {
+    flags.name = optional_name(parser)?;
+    Ok(Some(Command::VerifySnapshot))
 }
 
 fn conflicts(parser: &mut Parser, flags: &mut Flags) -> Result<Option<Command>, String> {
@@ -431,6 +467,16 @@ fn format(text: &str) -> Result<Format, String> {
         "rows" => Ok(Format::Rows),
         "sets" => Ok(Format::Sets),
         other => Err(format!("-stream-format {other}: accepted is sets or rows")),
+    }
+}
+
+/// Whose rows are right, as it follows `-from`.
+fn side(text: &str) -> Result<Side, String> {
+    match (text, text.parse()) {
+        ("majority", _) => Ok(Side::Majority),
+        ("leader", _) => Ok(Side::Leader),
+        (_, Ok(node)) => Ok(Side::Node(node)),
+        (other, Err(_)) => Err(format!("-from {other}: accepted is majority, leader or a node's number")),
     }
 }
 
@@ -495,106 +541,5 @@ fn list(parser: &mut Parser, flag: &str) -> Result<Vec<String>, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn flags(arguments: &[&str]) -> Result<Flags, String> {
-        parse(arguments.iter().map(OsString::from).collect())
-    }
-
-    #[test]
-    fn one_dash_or_two() {
-        for dash in ["-", "--"] {
-            let found = flags(&[
-                &format!("{dash}config"),
-                "c.toml",
-                &format!("{dash}save-snapshot"),
-                &format!("{dash}node-id=7"),
-            ]);
-            let found = found.unwrap();
-            assert_eq!(
-                (found.config, found.command, found.node_id),
-                (Some("c.toml".into()), Command::SaveSnapshot, Some(7))
-            );
-        }
-        assert_eq!(flags(&["-h"]).unwrap().command, Command::Help);
-        assert_eq!(flags(&["-version"]).unwrap().command, Command::Version);
-        assert_eq!(flags(&["-verify-snapshot", "-json"]).unwrap().name, "snapshot.db");
-        let found = flags(&["-verify-snapshot", "snapshot-20261124T131500Z.db", "-quiet"]).unwrap();
-        assert_eq!((found.name.as_str(), found.show.quiet), ("snapshot-20261124T131500Z.db", true));
-        assert_eq!(flags(&["-cleanup=false"]).unwrap().command, Command::Daemon);
-        assert_eq!(
-            flags(&["-cluster-addr", "h:1", "-cluster-peers", "a, b"]).unwrap().cluster_peers,
-            ["a", "b"]
-        );
-    }
-
-    #[test]
-    fn one_message_each() {
-        for (arguments, message) in [
-            (&["-frobnicate"][..], "invalid option '--frobnicate'; -h shows the flags"),
-            (&["file"], "unexpected argument \"file\"; -h shows the flags"),
-            (&["-config"], "-config needs a value; -h shows the flags"),
-            (&["-node-id", "x"], "-node-id x: accepted is a number"),
-            (
-                &["-cleanup", "-save-snapshot"],
-                "only one of -save-snapshot, -list-snapshots, -verify-snapshot, -restore-snapshot, -restore-at, -set-aside, -conflicts, -conflict-restore, -autoincrement, -no-autoincrement, -stream-format and -cleanup can be done at a time",
-            ),
-            (&["-to", "x"], "-restore-snapshot NAME or -restore-at WHEN, and -to FILE belong together"),
-            (
-                &["-restore-snapshot", "snapshot.db"],
-                "-restore-snapshot NAME or -restore-at WHEN, and -to FILE belong together",
-            ),
-            (&["-quiet"], "-json and -quiet are for commands, such as -save-snapshot"),
-            (
-                &["-verify-snapshot", "../x"],
-                "../x: accepted is a name that -list-snapshots shows, such as snapshot.db",
-            ),
-            (&["-cleanup=maybe"], "maybe: accepted is true or false"),
-            (&["-cluster-addr", "x"], "-cluster-addr x: accepted is host:port"),
-            (
-                &["-pprof", "x"],
-                "-pprof: this version does not have that capability yet; it comes with a later one",
-            ),
-            (
-                &["-schema-status"],
-                "-schema-status: this version does not have that capability yet; it comes with a later one",
-            ),
-        ] {
-            assert_eq!(flags(arguments).unwrap_err(), message);
-        }
-    }
-
-    #[test]
-    fn cron_can_tell_later_from_broken() {
-        for kind in [Kind::Waiting, Kind::Unreachable, Kind::Stopped] {
-            assert_eq!(exit_code(kind), TRY_LATER);
-        }
-        for kind in [Kind::Refused, Kind::Missing, Kind::Damaged, Kind::Unusable, Kind::Local] {
-            assert_eq!(exit_code(kind), 1);
-        }
-        assert_eq!(exit_code(Kind::Usage), 2);
-    }
-
-    #[test]
-    fn a_snapshot_and_a_file_belong_together() {
-        assert!(flags(&["-restore-snapshot", "snapshot.db"]).is_err());
-        assert!(flags(&["-to", "/tmp/x"]).is_err());
-        let both = flags(&["-restore-snapshot", "snapshot.db", "-to", "/tmp/x"]).unwrap();
-        assert_eq!((both.command, both.name.as_str()), (Command::RestoreSnapshot, "snapshot.db"));
-    }
-
-    #[test]
-    fn one_command_at_a_time() {
-        let error = flags(&["-save-snapshot", "-list-snapshots"]).unwrap_err();
-        assert!(error.starts_with("only one of"), "{error}");
-        assert_eq!(flags(&["-save-snapshot", "-help"]).unwrap().command, Command::Help);
-    }
-
-    #[test]
-    fn switches_as_go_programs_take_them() {
-        assert_eq!(flags(&["-save-snapshot=true"]).unwrap().command, Command::SaveSnapshot);
-        assert_eq!(flags(&["--save-snapshot=false"]).unwrap().command, Command::Daemon);
-        assert!(flags(&["-save-snapshot=maybe"]).is_err());
-    }
-}
+#[path = "cli_tests.rs"]
+mod tests;

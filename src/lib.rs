@@ -44,6 +44,7 @@
 //! | `broker` | the connection, and our own nats-server if we run it |
 //! | `operate` | the board (what is shown), signals (what controls), health, metrics |
 //! | `cluster` | what nodes tell each other: leases, founder, requests, proofs, presence |
+//! | `equality` | nodes compared with each other, and repaired |
 //! | `replicator` | publisher and follower |
 //! | `snapshot` | made, scheduled, searched, restored, joined with, proven |
 //! | `daemon` | sessions of workers on one database, watched over |
@@ -143,6 +144,7 @@ mod commands;
 mod config;
 mod daemon;
 mod db;
+mod equality;
 pub mod formats;
 mod model;
 mod nats;

@@ -277,6 +277,17 @@ pub const FEED_AGAIN: i64 = 96;
 /// Transactions of ours in a row that find a queue empty before its hooks are taken away.
 pub const FEED_IDLE: u32 = 20;
 
+/// Time between two looks whether a comparison is over.
+pub const COMPARE_LOOK: Duration = Duration::from_secs(1);
+/// Rows of one range when nodes are compared: one short read transaction.
+pub const COMPARE_ROWS: u64 = 20_000;
+/// Bytes of their values, about.
+pub const COMPARE_BYTES: usize = 8 << 20;
+/// Processor time that such a transaction takes.
+pub const COMPARE_WORK: Duration = Duration::from_millis(15);
+/// Time that it takes on a busy machine.
+pub const COMPARE_TIME: Duration = Duration::from_millis(60);
+
 /// Time from the start of a session until all pages of the database are checked once.
 pub const CHECK_AFTER: Duration = Duration::from_secs(2);
 

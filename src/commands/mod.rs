@@ -4,6 +4,7 @@ mod aside;
 mod autoincrement;
 mod cleanup;
 mod conflicts;
+mod equality;
 mod format;
 mod shown;
 mod snapshots;
@@ -15,6 +16,7 @@ pub use conflicts::{
     Filter as ConflictFilter, Verb as ConflictVerb, conflicts, parse_which as which_conflicts,
     restore as restore_conflicts,
 };
+pub use equality::{compare, repair};
 pub use format::stream_format;
 pub use snapshots::{list, restore, restore_at, restore_everywhere, save, verify};
 

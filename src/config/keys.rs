@@ -109,6 +109,7 @@ fn read(reader: &mut Reader, flag_node_id: Option<u64>) -> Option<Config> {
         }
     };
     let join = join(reader);
+    let compare_interval = millis(reader.integer("compare_interval", 0, 0, YEAR_MS));
     let automatic_keys = reader.boolean("automatic_keys", true);
     let log_format = match reader.text("logging.format", "console").as_str() {
         "console" => Format::Console,
@@ -138,6 +139,7 @@ fn read(reader: &mut Reader, flag_node_id: Option<u64>) -> Option<Config> {
         sleep_timeout,
         polling_interval,
         journal_mode,
+        compare_interval,
         join,
         automatic_keys,
         log,

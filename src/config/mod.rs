@@ -39,6 +39,8 @@ pub struct Config {
     pub journal_mode: JournalMode,
     /// What becomes of rows that only this node has when it joins.
     pub join: Join,
+    /// Time between two comparisons of all nodes; zero: none.
+    pub compare_interval: Duration,
     /// Keys of AUTOINCREMENT tables come from blocks that the node claims.
     pub automatic_keys: bool,
     /// The section `[replication_log]`: the change streams.

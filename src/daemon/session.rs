@@ -6,6 +6,7 @@ use crate::base::error::{Context, Error, Kind};
 use crate::base::stop::{self, Stop, StopSource};
 use crate::base::{files, limits, memory, worker::Workers};
 use crate::db;
+use crate::equality;
 use crate::operate::Whole;
 use crate::replicator::{
     Follower, FollowerSetup, Orders, Publisher, PublisherHandle, PublisherSetup, Recover, claim_blocks,
@@ -87,6 +88,7 @@ impl Session {
         } else {
             daemon.signals.set_whole(Whole::Yes);
         }
+        self.start_comparing(daemon, token)?;
         if config.makes_snapshots() {
             let scheduler = snapshot::Scheduler {
                 config: config.clone(),
@@ -100,6 +102,24 @@ impl Session {
             self.workers.spawn("snapshot", move || scheduler.run())?;
         }
         Ok(())
+    }
+
+    /// Starts the thread that answers when nodes are compared, and the one that has them compared.
+    fn start_comparing(&mut self, daemon: &Daemon<'_>, token: &Stop) -> Result<(), Error> {
+        let setup = equality::Setup {
+            config: daemon.config.clone(),
+            js: daemon.js().clone(),
+            board: daemon.board.clone(),
+            signals: daemon.signals.clone(),
+            stop: token.clone(),
+        };
+        self.workers.spawn("compare", move || equality::answer(setup))?;
+        if daemon.config.compare_interval.is_zero() {
+            return Ok(());
+        }
+        let (config, stop) = (daemon.config.clone(), token.clone());
+        let connection = daemon.broker.connection.clone();
+        self.workers.spawn("compare-due", move || equality::compare_when_due(&config, &connection, &stop))
     }
 
     fn start_publisher(

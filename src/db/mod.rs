@@ -6,6 +6,7 @@
 mod apply;
 mod autoincrement;
 mod capture;
+pub mod equality;
 mod error;
 mod indexes;
 mod look;

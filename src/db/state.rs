@@ -6,6 +6,7 @@ use crate::db::{error::Error, ours};
 use crate::model::origin::{Origin, parse_incarnation};
 use crate::model::positions::{Position, SeqMap};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+use std::collections::BTreeSet;
 
 pub const TABLE: &str = "__harmonylite__state";
 
@@ -40,6 +41,7 @@ const FORGET_OLDEST: &str = "DELETE FROM __harmonylite__state WHERE kind = 'fold
      AND substr(f.name, 1, length(?1) + 1) = ?1 || ' ' AND f.name <> ?2 ORDER BY coalesce(h.value, 0) DESC LIMIT -1 OFFSET ?3)";
 const FORGET_UNHEARD: &str = "DELETE FROM __harmonylite__state WHERE kind = 'heard' AND name NOT IN \
      (SELECT name FROM __harmonylite__state WHERE kind = 'folded')";
+const FOLDED_NAMES: &str = "SELECT name FROM __harmonylite__state WHERE kind = 'folded'";
 const REMOVE_META: &str = "DELETE FROM __harmonylite__state WHERE kind = 'meta' AND name = ?1";
 const FORGET_OWN: &str = "DELETE FROM __harmonylite__state WHERE kind IN ('meta', 'refused', 'rebuilt')";
 /// Kind of the names of tables that were built anew while nothing was captured.
@@ -259,6 +261,20 @@ pub fn generation(connection: &Connection) -> Result<String, Error> {
     }
     let hash = ring::digest::digest(&ring::digest::SHA256, lines.join("\n").as_bytes());
     Ok(data_encoding::HEXLOWER.encode(&hash.as_ref()[..4]))
+}
+
+/// Nodes of which something was folded, as far as that is remembered.
+pub fn known_nodes(connection: &Connection) -> Result<BTreeSet<u64>, Error> {
+    let mut statement = connection.prepare_cached(FOLDED_NAMES)?;
+    let mut rows = statement.query([])?;
+    let mut nodes = BTreeSet::new();
+    while let Some(row) = rows.next()? {
+        // The stream, a space, the origin: the node, a dash, the incarnation.
+        let name: String = row.get(0)?;
+        let node = name.rsplit(' ').next().and_then(|origin| origin.split('-').next());
+        nodes.extend(node.and_then(|node| node.parse::<u64>().ok()));
+    }
+    Ok(nodes)
 }
 
 #[cfg(test)]

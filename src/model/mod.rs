@@ -1,6 +1,7 @@
 //! What all nodes must agree on: values, events, the rules that fold events, shards, positions. No SQL and no sockets; only
 //! `positions` reads and writes a file.
 
+pub mod agree;
 pub mod blocks;
 pub mod event;
 pub mod fold;

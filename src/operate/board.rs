@@ -23,6 +23,7 @@ pub struct Board {
     aside: Mutex<SetAside>,
     conflicts: Mutex<KeptConflicts>,
     lost: AtomicU64,
+    compared: Mutex<Compared>,
 }
 
 /// Events, and when the last of them was counted.
@@ -53,6 +54,16 @@ pub struct SnapshotState {
     pub unproven: String,
 }
 
+/// What the last comparison of the nodes came to, whoever made it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Compared {
+    /// When it ended, Unix milliseconds; 0: there was none since the start.
+    pub at_ms: i64,
+    /// Rows and tables that differed.
+    pub differences: u64,
+    pub text: String,
+}
+
 /// Events since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
@@ -81,6 +92,7 @@ impl Default for Board {
             aside: Mutex::default(),
             conflicts: Mutex::default(),
             lost: AtomicU64::new(0),
+            compared: Mutex::default(),
         }
     }
 }
@@ -218,6 +230,16 @@ impl Board {
         let mut state = lock(&self.snapshot);
         let state = &mut *state;
         note(result, &mut state.proven_ms, &mut state.unproven);
+    }
+
+    /// The nodes were compared, at a time in Unix milliseconds.
+    pub fn note_compared(&self, at_ms: i64, differences: u64, text: &str) {
+        *lock(&self.compared) = Compared { at_ms, differences, text: text.to_owned() };
+    }
+
+    /// What the last comparison of the nodes came to.
+    pub fn compared(&self) -> Compared {
+        lock(&self.compared).clone()
     }
 
     /// Time since the start.

@@ -1,7 +1,7 @@
 //! The health check: `GET <path>` answers 200, or 503 when the node does not work (formats, section "Health and metrics").
 //!
 //! `status` is `healthy`; `degraded` (200) when it replicates but a person should look: no snapshot could be stored, the
-//! node is not whole, events are set aside, another daemon has its `node_id` or another number of shards; `unhealthy` (503)
+//! node is not whole, events are set aside, a comparison found differences, another daemon has its `node_id` or another number of shards; `unhealthy` (503)
 //! without a connection to NATS or without a database.
 
 use super::responder::{self, Reply};
@@ -63,6 +63,10 @@ fn problems(connected: bool, board: &Board, whole: &Whole) -> Vec<String> {
         problems.push(format!("restore not proven: {}", secret::redact(&snapshot.unproven)));
     }
     problems.extend(set_aside(&board.aside()));
+    let compared = board.compared();
+    if compared.differences > 0 {
+        problems.push(format!("not equal: {}: see -verify", compared.text));
+    }
     if !namesake.is_empty() {
         problems.push(format!("another daemon has this node_id, {namesake}"));
     }
@@ -117,7 +121,7 @@ fn report(config: &Config, connected: bool, board: &Board, whole: &Whole) -> Rep
     };
     let time = |ms: i64| if ms == 0 { "0001-01-01T00:00:00Z".to_owned() } else { clock::rfc3339(ms) };
     let (published, consumed) = board.last_events();
-    let snapshot = board.snapshot();
+    let (snapshot, compared) = (board.snapshot(), board.compared());
     let body = json!({
         "status": word,
         "node_id": config.node_id,
@@ -131,6 +135,8 @@ fn report(config: &Config, connected: bool, board: &Board, whole: &Whole) -> Rep
         "version": env!("CARGO_PKG_VERSION"),
         "problems": problems,
         "conflicts": conflicts(board),
+        "last_compare_timestamp": time(compared.at_ms),
+        "last_compare_differences": compared.differences,
         "snapshot_leader": board.is_leader(),
         "last_snapshot_timestamp": time(snapshot.stored_ms),
         "last_proven_restore_timestamp": time(snapshot.proven_ms),

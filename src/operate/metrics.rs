@@ -61,17 +61,8 @@ fn text(config: &Config, connected: bool, board: &Board, signals: &Signals) -> S
     put("connected", gauge, "1: connected to NATS.", &flag(connected));
     put("database_open", gauge, "1: the database is open.", &flag(board.is_open()));
     put("whole", gauge, "1: nothing is missing.", &flag(signals.is_whole()));
-    let aside = board.aside();
-    let of_table = |of: &OfTable| {
-        let state = if of.refused { "refused" } else { "waiting" };
-        (format!(",table=\"{}\",state=\"{state}\"", label(&of.table)), number(of.events))
-    };
-    let tables: Vec<(String, i64)> = aside.tables.iter().map(of_table).collect();
+    let (tables, lost) = set_aside(board);
     put("set_aside_events", gauge, "Events that are set aside, by table and state.", &tables);
-    let lost = [
-        (",state=\"waiting\"".to_owned(), number(aside.lost_waiting)),
-        (",state=\"refused\"".to_owned(), number(aside.lost_refused)),
-    ];
     put("set_aside_dropped", counter, "Events that were dropped because too many were set aside.", &lost);
     let kept = board.conflicts();
     let of_kind = |kind: ConflictKind| {
@@ -81,6 +72,14 @@ fn text(config: &Config, connected: bool, board: &Board, signals: &Signals) -> S
     let kept = ConflictKind::ALL.map(of_kind);
     put("conflicts", gauge, "Writes of other nodes that lost to ours and are kept, by kind.", &kept);
     put("conflicts_found", counter, "Writes of other nodes that lost to ours.", &count(board.lost()));
+    let compared = board.compared();
+    put(
+        "compare_timestamp_seconds",
+        gauge,
+        "When the nodes were last compared; 0: never.",
+        &plain(seconds(compared.at_ms)),
+    );
+    put("compare_differences", gauge, "Rows and tables that differed then.", &count(compared.differences));
     put("snapshot_leader", gauge, "1: makes the snapshots.", &flag(board.is_leader()));
     put(
         "snapshot_stored_timestamp_seconds",
@@ -98,6 +97,25 @@ fn text(config: &Config, connected: bool, board: &Board, signals: &Signals) -> S
     put("restore_unproven", gauge, "1: the last proof failed.", &flag(!snapshot.unproven.is_empty()));
     put("uptime_seconds", gauge, "Time since the start.", &plain(number(board.uptime().as_secs())));
     text
+}
+
+/// The labels of a metric besides the node's, and its value.
+type Labelled = (String, i64);
+
+/// What is set aside, by table and state, and what of it was dropped.
+fn set_aside(board: &Board) -> (Vec<Labelled>, [Labelled; 2]) {
+    let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    let aside = board.aside();
+    let of_table = |of: &OfTable| {
+        let state = if of.refused { "refused" } else { "waiting" };
+        (format!(",table=\"{}\",state=\"{state}\"", label(&of.table)), number(of.events))
+    };
+    let tables = aside.tables.iter().map(of_table).collect();
+    let lost = [
+        (",state=\"waiting\"".to_owned(), number(aside.lost_waiting)),
+        (",state=\"refused\"".to_owned(), number(aside.lost_refused)),
+    ];
+    (tables, lost)
 }
 
 /// A text as the value of a label: <https://prometheus.io/docs/instrumenting/exposition_formats/>.

@@ -3,7 +3,6 @@
 use super::setup::Setup;
 use crate::base::error::{Error, Kind};
 use crate::base::once::Once;
-use crate::snapshot::tell_rebuilt;
 use std::time::{Duration, Instant};
 
 /// Pauses between two tries.
@@ -58,7 +57,7 @@ fn settle(setup: &mut Setup) -> Result<(), Error> {
         settle(&mut setup.database)?;
     } else {
         let found = setup.database.log_rebuilt(&setup.config.db_path, None)?;
-        tell_rebuilt(&found, false);
+        found.tell(false);
     }
     if let Some(publisher) = &setup.publisher {
         publisher.wake();

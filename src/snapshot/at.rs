@@ -140,23 +140,8 @@ pub fn settle_rebuilt(node: Node<'_>, store: &Store, database: &mut db::Applier)
     };
     let path = &node.config.db_path;
     let found = patiently(node.stop, || database.log_rebuilt(path, agreed.as_ref().map(Temporary::path)))?;
-    tell_rebuilt(&found, agreed.is_some());
+    found.tell(agreed.is_some());
     Ok(())
-}
-
-/// Says what was found in tables that were built anew.
-pub fn tell_rebuilt(found: &db::Rebuilt, compared: bool) {
-    let tables = found.tables.join(", ");
-    match compared {
-        true => log::info!(
-            "table {tables} was built anew: {} rows were written before it was captured again, and are published",
-            found.rows
-        ),
-        false => log::warn!(
-            "table {tables} was built anew, and no snapshot tells what was written meanwhile: all its {} rows are published",
-            found.rows
-        ),
-    }
 }
 
 /// Why a snapshot cannot be brought forward to the bound; `None`: it can.

@@ -18,7 +18,7 @@ mod search;
 mod transfer;
 mod tried;
 
-pub use at::{parse_when, restore_at, restore_everywhere, settle_rebuilt, tell_rebuilt};
+pub use at::{parse_when, restore_at, restore_everywhere, settle_rebuilt};
 pub use inspect::{restore_to, verify};
 pub use join::Joining;
 pub use proof::list_proven;

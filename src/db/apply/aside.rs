@@ -300,6 +300,20 @@ pub fn summary(connection: &Connection) -> Result<SetAside, Error> {
     Ok(SetAside { tables, lost_waiting: lost(LOST_WAITING)?, lost_refused: lost(LOST_REFUSED)? })
 }
 
+/// The same; nothing in a database that has no such table.
+pub fn summary_if_any(connection: &Connection) -> Result<SetAside, Error> {
+    if ours::has_table(connection, TABLE)? { summary(connection) } else { Ok(SetAside::default()) }
+}
+
+/// Whether events of a row are set aside, for whatever reason.
+pub fn holds_row(connection: &Connection, (table, key): (&str, &[u8])) -> Result<bool, Error> {
+    if !ours::has_table(connection, TABLE)? {
+        return Ok(false);
+    }
+    let sql = "SELECT 1 FROM __harmonylite__set_aside WHERE tbl = ?1 AND key = ?2 LIMIT 1";
+    Ok(connection.prepare_cached(sql)?.exists(params![table, known_by(key)])?)
+}
+
 /// A cause as it is written down.
 struct Kept<'a> {
     cause: &'a Cause,

@@ -18,6 +18,21 @@ pub struct Rebuilt {
     pub rows: usize,
 }
 
+impl Rebuilt {
+    /// Says it. `compared`: with what was agreed on.
+    pub fn tell(&self, compared: bool) {
+        let (tables, rows) = (self.tables.join(", "), self.rows);
+        match compared {
+            true => log::info!(
+                "table {tables} was built anew: {rows} rows were written before it was captured again, and are published"
+            ),
+            false => log::warn!(
+                "table {tables} was built anew, and no snapshot tells what was written meanwhile: all its {rows} rows are published"
+            ),
+        }
+    }
+}
+
 impl Applier {
     /// The tables whose rows may have changes that are in no log.
     pub fn rebuilt(&self) -> Result<Vec<String>, Error> {

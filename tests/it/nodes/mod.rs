@@ -4,6 +4,7 @@ mod automatic_keys;
 mod cli;
 mod conflicts;
 mod crash;
+mod equality;
 mod floods;
 mod forged;
 mod fulltext;
