@@ -110,6 +110,18 @@ fn read(reader: &mut Reader, flag_node_id: Option<u64>) -> Option<Config> {
     };
     let join = join(reader);
     let compare_interval = millis(reader.integer("compare_interval", 0, 0, YEAR_MS));
+    let settle_orphans = match reader.text("orphans", "report").as_str() {
+        "report" => false,
+        "settle" => true,
+        other => {
+            reader.wrong(
+                "orphans",
+                format!("{other:?}"),
+                "\"report\" or \"settle\" (as the foreign key says)",
+            );
+            false
+        }
+    };
     let automatic_keys = reader.boolean("automatic_keys", true);
     let log_format = match reader.text("logging.format", "console").as_str() {
         "console" => Format::Console,
@@ -142,6 +154,7 @@ fn read(reader: &mut Reader, flag_node_id: Option<u64>) -> Option<Config> {
         compare_interval,
         join,
         automatic_keys,
+        settle_orphans,
         log,
         snapshot,
         nats,

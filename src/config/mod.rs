@@ -43,6 +43,8 @@ pub struct Config {
     pub compare_interval: Duration,
     /// Keys of AUTOINCREMENT tables come from blocks that the node claims.
     pub automatic_keys: bool,
+    /// Rows that refer to one which another node has deleted are settled as their foreign key says.
+    pub settle_orphans: bool,
     /// The section `[replication_log]`: the change streams.
     pub log: ReplicationLog,
     /// The section `[snapshot]`.

@@ -218,6 +218,9 @@ fn try_open(config: &Config) -> Result<Option<Database>, db::Error> {
     if let (Some(applier), true) = (&mut applier, steering.is_on()) {
         applier.steer(steering.clone())?;
     }
+    if let (Some(applier), true) = (&mut applier, config.settle_orphans) {
+        applier.settle_orphans();
+    }
     let unknown = match &applier {
         Some(applier) => applier.positions()?.is_empty(),
         None => false,

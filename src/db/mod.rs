@@ -8,6 +8,7 @@ mod autoincrement;
 mod capture;
 pub mod equality;
 mod error;
+mod foreign_keys;
 mod indexes;
 mod look;
 mod open;
@@ -38,7 +39,7 @@ pub use open::{JournalMode, sqlite_version};
 pub use opening::Opening;
 pub use ours::cleanup;
 pub use restore::{
-    Extra, Filled, Inside, LastLook, Look, Made, Rebuilt, Salvage, Salvaged, Stamp, compare, copy_database,
+    Extra, Filled, Inside, LastLook, Look, Made, Salvage, Salvaged, Stamp, compare, copy_database,
     fill_database, find_damage, holds_unsettled, inspect_snapshot, make_ready, make_snapshot, positions_of,
     replace_database, schema_hash, schema_mismatch, schema_of_nothing, set_positions, strip_snapshot,
 };

@@ -246,6 +246,11 @@ impl Applier {
         self.session.steering.await_blocks(keys);
     }
 
+    /// Settles rows that refer to one which is gone as their foreign key says, from now on.
+    pub fn settle_orphans(&mut self) {
+        self.session.orphans.settle();
+    }
+
     /// Steers the keys of AUTOINCREMENT tables from now on.
     pub fn steer(&mut self, steering: Steering) -> Result<(), Error> {
         self.session.steer(steering)
@@ -285,6 +290,7 @@ impl Applier {
                 last[incoming.stream] = Some(checkpoint);
             }
         }
+        self.session.find_orphans()?;
         self.session.applied.events = count;
         self.tell_pieces(&batch[..count]);
         for (stream, seq) in last.iter().enumerate() {
@@ -365,8 +371,12 @@ impl Applier {
             Outcome::Done { folded } => *folded,
             Outcome::Aside(_) => !passed,
         };
+        let outcome_is_done = matches!(outcome, Outcome::Done { .. });
         if let (Some((origin, id)), true) = (origin, folded) {
             self.session.raise_mark(incoming.stream, origin, id, incoming.seq);
+            if !source.own && outcome_is_done {
+                self.session.see_row(event, Place { stream, seq, time_ms });
+            }
         }
         match outcome {
             Outcome::Aside(cause) if !passed => Ok(Some(cause)),

@@ -42,6 +42,11 @@ impl Applier {
     fn write_again(&mut self, kind: Kind, event: &Event) -> Result<Restored, Error> {
         let session = &mut self.session;
         let misfit = |why: &str| Error::Mismatch(format!("table {}: {why}", event.table));
+        if kind == Kind::Orphan {
+            return Err(misfit(
+                "the row is not lost, the one that it refers to is: write that one again or delete this row, then drop the entry",
+            ));
+        }
         if session.touched.is_none() {
             return Err(misfit("publish = false: this node writes nothing for others"));
         }

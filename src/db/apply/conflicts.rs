@@ -43,10 +43,12 @@ pub enum Kind {
     Delete,
     /// A row that had the same value in a UNIQUE index as ours.
     Unique,
+    /// A row that refers to one which is gone: one node deleted that while another one wrote the row. It is there.
+    Orphan,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 4] = [Kind::Update, Kind::Insert, Kind::Delete, Kind::Unique];
+    pub const ALL: [Kind; 5] = [Kind::Update, Kind::Insert, Kind::Delete, Kind::Unique, Kind::Orphan];
 
     fn number(self) -> i64 {
         match self {
@@ -54,6 +56,7 @@ impl Kind {
             Kind::Insert => 1,
             Kind::Delete => 2,
             Kind::Unique => 3,
+            Kind::Orphan => 4,
         }
     }
 
@@ -68,6 +71,7 @@ impl Kind {
             Kind::Insert => "insert",
             Kind::Delete => "delete",
             Kind::Unique => "unique",
+            Kind::Orphan => "orphan",
         }
     }
 }

@@ -17,6 +17,8 @@ mod feed_sql;
 mod lost;
 mod marks;
 mod mirrored;
+mod orphan_search;
+mod orphans;
 mod renewal;
 mod rows;
 mod savepoint;

@@ -2,8 +2,10 @@
 //! that stands for contents of the database and must be rolled back with them.
 
 use crate::base::{limits, memory};
+
 use crate::db::apply::aside::{self, Aside};
 use crate::db::apply::conflicts::{self, Conflicts};
+use crate::db::apply::orphans::Orphans;
 use crate::db::apply::{checkpoint::Checkpointer, collisions, feed::Feeds, marks::Marks};
 use crate::db::apply::{
     mirrored::Mirrored,
@@ -110,6 +112,7 @@ pub struct Session {
     marks: Marks,
     pub aside: Aside,
     pub conflicts: Conflicts,
+    pub orphans: Orphans,
     pub steering: Steering,
     writers: Writers,
     /// `None` for an image that comes out of no stream: nothing loses to it.
@@ -154,6 +157,7 @@ impl Session {
             marks: Marks::default(),
             aside,
             conflicts,
+            orphans: Orphans::default(),
             steering: Steering::off(),
             writers: Writers::default(),
             place: None,
@@ -189,6 +193,7 @@ impl Session {
             self.connection.execute_batch("BEGIN IMMEDIATE")?;
         }
         self.applied = Applied::default();
+        self.orphans.begin();
         self.renewals.begin();
         self.begun = Instant::now();
         self.used = Some(self.begun);
@@ -318,6 +323,7 @@ impl Session {
         let fed = self.mirrored.refresh(&mut self.connection, &self.schema)?;
         self.feeds.refresh(&self.connection, fed)?;
         self.steering.load(&self.connection, &self.schema)?;
+        self.orphans.read(&self.connection, &self.schema)?;
         self.version = schema::version(&self.connection)?;
         self.large = schema_rows::is_large(schema_rows::count(&self.connection)?);
         if self.large {

@@ -106,6 +106,11 @@ impl Touched {
         self.highest
     }
 
+    /// Whether the log holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.near.is_empty() && self.far == 0
+    }
+
     /// The ids under which the log holds a key.
     pub fn ids(&self, connection: &Connection, key: &[u8]) -> Result<Vec<i64>, Error> {
         let mut ids = self.near.get(key).cloned().unwrap_or_default();

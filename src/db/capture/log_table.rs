@@ -9,7 +9,7 @@
 use crate::db::{error::Error, ours};
 use crate::model::value::Value;
 use rusqlite::{Connection, OptionalExtension, params};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 pub const NAME: &str = "__harmonylite__log";
 /// The table that numbers the tables.
@@ -36,6 +36,7 @@ const SETTLE_OLDER: &str =
     "DELETE FROM __harmonylite__log WHERE id <= ?1 AND id < (SELECT max(id) FROM __harmonylite__log)";
 const SETTLE_NEWEST: &str = "UPDATE __harmonylite__log SET t = 0 WHERE id <= ?1 AND t <> 0";
 const FORGET_NEWEST: &str = "UPDATE __harmonylite__log SET t = 0 WHERE t IN (?1, ?2, ?3) AND id = (SELECT max(id) FROM __harmonylite__log)";
+const TABLES_WITH_ENTRIES: &str = "SELECT DISTINCT t FROM __harmonylite__log WHERE t <> 0";
 const COUNT_OF: &str = "SELECT count(*) FROM __harmonylite__log WHERE t IN (?1, ?2, ?3)";
 const FORGET: &str = "DELETE FROM __harmonylite__log WHERE t IN (?1, ?2, ?3)";
 const ALL_NUMBERS: &str = "SELECT name, id FROM __harmonylite__table";
@@ -193,6 +194,13 @@ pub fn highest_unsettled(connection: &Connection) -> Result<i64, Error> {
 pub fn any_unsettled(connection: &Connection, id: i64, refused: &[i64]) -> Result<bool, Error> {
     let refused = format!("{refused:?}");
     Ok(connection.query_row(ANY_UNSETTLED, params![id, refused], |_| Ok(())).optional()?.is_some())
+}
+
+/// The numbers of the tables that have entries.
+pub fn tables_with_entries(connection: &Connection) -> Result<HashSet<i64>, Error> {
+    let mut statement = connection.prepare_cached(TABLES_WITH_ENTRIES)?;
+    let tables = statement.query_map([], |row| Ok(Touch::of(row.get(0)?).0))?;
+    Ok(tables.collect::<Result<_, _>>()?)
 }
 
 /// The tables' numbers by name.

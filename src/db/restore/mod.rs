@@ -14,7 +14,6 @@ mod snapshot;
 pub use check::Look;
 pub use copy::copy_database;
 pub use fill::{Filled, fill_database};
-pub use rebuilt::Rebuilt;
 pub use reconcile::{Extra, compare, schema_mismatch};
 pub use replace::{LastLook, Salvage, Salvaged, find_damage, replace_database};
 pub use snapshot::{

@@ -13,6 +13,7 @@ mod golden;
 mod hostile;
 mod keys;
 mod lost_streams;
+mod orphans;
 mod private;
 mod real_data;
 mod rebuilds;

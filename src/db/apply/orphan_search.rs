@@ -1,0 +1,170 @@
+//! Finding orphans (see [`crate::db::apply::orphans`]), keeping them, and settling them.
+
+use crate::db::apply::bring_back::own_write;
+use crate::db::apply::conflicts::{Found, Kind};
+use crate::db::apply::orphans::Seen;
+use crate::db::apply::session::{Place, Session};
+use crate::db::capture::log_table;
+use crate::db::foreign_keys::{Action, ForeignKey};
+use crate::db::{error::Error, table::Table};
+use crate::model::event::{self, Event};
+use crate::model::value::Value;
+use rusqlite::{OptionalExtension, params_from_iter};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// Rows whose settling made other orphans are looked at again, so many times.
+const DEPTH: usize = 16;
+
+/// A row that refers to nothing.
+struct Orphan {
+    table: Arc<Table>,
+    key: Vec<Value>,
+    lost_by: u64,
+    won_by: u64,
+    place: (usize, u64, i64),
+}
+
+impl Session {
+    /// Notes that a row of another node was written, if it can make an orphan: if something of our own is on its way.
+    pub fn see_row(&mut self, event: &Event, Place { stream, seq, time_ms }: Place) {
+        if self.touched.as_ref().is_some_and(|touched| !touched.is_empty())
+            && let Some(table) = self.schema.find(&event.table).cloned()
+        {
+            self.orphans.see(&table, event, (stream, seq, time_ms));
+        }
+    }
+
+    /// Finds what has become an orphan in this transaction.
+    pub fn find_orphans(&mut self) -> Result<(), Error> {
+        for _ in 0..DEPTH {
+            if self.orphans.seen.is_empty() {
+                return Ok(());
+            }
+            let pending = log_table::tables_with_entries(&self.connection)?;
+            let keys = self.orphans.keys.clone();
+            let mut next = vec![];
+            for key in keys.iter() {
+                for orphan in self.orphans_of(key, &pending)? {
+                    self.keep_orphan(&orphan)?;
+                    if self.orphans.settles && self.settle_orphan(&orphan, key)? {
+                        let Orphan { table, key, place, .. } = orphan;
+                        next.push(Seen {
+                            table: table.name.clone(),
+                            key,
+                            place,
+                            node: self.node(),
+                            gone: true,
+                        });
+                    }
+                }
+            }
+            if next.is_empty() {
+                self.orphans.seen.clear();
+            }
+            self.orphans.seen.extend(next);
+        }
+        self.orphans.seen.clear();
+        Ok(())
+    }
+
+    fn orphans_of(&self, key: &ForeignKey, pending: &HashSet<i64>) -> Result<Vec<Orphan>, Error> {
+        let tables = [&key.child, &key.parent].map(|name| self.schema.tables.get(name).cloned());
+        let [Some(child), Some(parent)] = tables else { return Ok(vec![]) };
+        let of = |table: &Table, gone: bool| {
+            let name = table.name.clone();
+            self.orphans.seen.iter().filter(move |seen| seen.table == name && seen.gone == gone)
+        };
+        let mut found = vec![];
+        if pending.contains(&child.id) && of(&parent, true).next().is_some() {
+            for (row, refers) in key.pending_orphans(&self.connection, &child)? {
+                let by_key = key.key_of(&parent, &refers);
+                let gone =
+                    of(&parent, true).filter(|seen| by_key.as_ref().is_none_or(|key| *key == seen.key));
+                if let Some(Seen { place, node, .. }) = gone.last() {
+                    let (table, place, won_by) = (child.clone(), *place, *node);
+                    found.push(Orphan { table, key: row, lost_by: self.node(), won_by, place });
+                }
+            }
+        }
+        if pending.contains(&parent.id) {
+            for seen in of(&child, false) {
+                let Some(refers) = key.orphan_refers(&self.connection, &child, &seen.key)? else { continue };
+                let ours = match key.key_of(&parent, &refers) {
+                    Some(key) => self.is_touched(&parent.row_key(&key))?,
+                    None => true,
+                };
+                if ours {
+                    let (table, key, place) = (child.clone(), seen.key.clone(), seen.place);
+                    found.push(Orphan { table, key, lost_by: seen.node, won_by: self.node(), place });
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn image_of(&self, orphan: &Orphan) -> Result<Option<Event>, Error> {
+        let table = &orphan.table;
+        let mut statement = self.connection.prepare_cached(&table.sql().image)?;
+        let image = statement
+            .query_row(params_from_iter(&orphan.key), |row| {
+                (0..table.image.len()).map(|at| row.get::<_, Value>(at)).collect::<Result<Vec<_>, _>>()
+            })
+            .optional()?;
+        Ok(image.map(|values| {
+            let row = table.image.iter().cloned().zip(values).collect();
+            let (node, table) = (orphan.lost_by, table.name.clone());
+            Event { node, id: 0, kind: event::Kind::Insert, table, row, schema_hash: None }
+        }))
+    }
+
+    fn keep_orphan(&mut self, orphan: &Orphan) -> Result<(), Error> {
+        let Some(image) = self.image_of(orphan)? else { return Ok(()) };
+        let (table, (stream, seq, time_ms)) = (orphan.table.clone(), orphan.place);
+        let found = Found {
+            table: &table.name,
+            key: &table.row_key(&orphan.key),
+            kind: Kind::Orphan,
+            lost_by: orphan.lost_by,
+            won_by: orphan.won_by,
+            // No entry of the log has it: what is found of a write of ours is told apart.
+            won_id: -1,
+            stream: &self.streams[stream],
+            seq,
+            time_ms,
+            key_columns: table.key.iter().map(|column| &*column.name).collect(),
+            payload: image.encode(),
+        };
+        self.conflicts.put(&self.connection, &found)?;
+        self.applied.lost += 1;
+        Ok(())
+    }
+
+    /// Writes what the foreign key says should happen to the row. True: it is deleted.
+    fn settle_orphan(&mut self, orphan: &Orphan, key: &ForeignKey) -> Result<bool, Error> {
+        let Some(mut image) = self.image_of(orphan)? else { return Ok(false) };
+        match key.on_delete {
+            Action::Cascade => image.kind = event::Kind::Delete,
+            Action::SetNull => {
+                let is_of_key =
+                    |name: &str| key.columns.iter().any(|(child, _)| child.eq_ignore_ascii_case(name));
+                let of_key = image.row.iter_mut().filter(|(name, _)| is_of_key(name));
+                of_key.for_each(|(_, value)| *value = Value::Null);
+            }
+            Action::None => return Ok(false),
+        }
+        match own_write(self, &orphan.table, &image) {
+            Ok(()) => Ok(key.on_delete == Action::Cascade),
+            // A NOT NULL column, say: it stays, and stays on the list.
+            Err(Error::Mismatch(why)) => {
+                log::warn!("an orphan is not settled: {why}");
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "orphans_tests.rs"]
+mod tests;

@@ -1,0 +1,163 @@
+//! Rows that refer to a row which is gone: one node deleted a row while another one wrote a row that refers to it. Each was right
+//! where it was written, and no node can refuse either. The one whose own write comes later in the stream meets the other one while
+//! its change log still holds its own, so exactly one node keeps it in its list of conflicts, and can settle it as the foreign key
+//! says. Only rows that were written in the transaction are looked at.
+
+use crate::db::capture::log_table;
+use crate::db::foreign_keys::ForeignKey;
+use crate::db::schema::Schema;
+use crate::db::{error::Error, sql::quote, table::Table};
+use crate::model::event::Event;
+use crate::model::value::Value;
+use rusqlite::{Connection, OptionalExtension, params_from_iter};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// What the applying connection knows of foreign keys.
+#[derive(Debug, Default)]
+pub struct Orphans {
+    pub keys: Arc<[ForeignKey]>,
+    /// Tables that refer to others, and those that are referred to.
+    tables: HashSet<Arc<str>>,
+    /// Rows that the running transaction has written for others.
+    pub seen: Vec<Seen>,
+    /// Orphans are settled as their foreign key says.
+    pub settles: bool,
+}
+
+/// A row that was written or deleted.
+#[derive(Debug)]
+pub struct Seen {
+    pub table: Arc<str>,
+    pub key: Vec<Value>,
+    /// Where the event stands: number of the stream, sequence, and the time at which the stream stored it.
+    pub place: (usize, u64, i64),
+    pub node: u64,
+    pub gone: bool,
+}
+
+impl Orphans {
+    pub fn settle(&mut self) {
+        self.settles = true;
+    }
+
+    /// The schema has changed.
+    pub fn read(&mut self, connection: &Connection, schema: &Schema) -> Result<(), Error> {
+        self.keys = ForeignKey::all(connection, schema)?.into();
+        self.tables = self.keys.iter().flat_map(|key| [key.child.clone(), key.parent.clone()]).collect();
+        Ok(())
+    }
+
+    /// Another transaction begins.
+    pub fn begin(&mut self) {
+        self.seen.clear();
+    }
+
+    /// A row of another node was written or deleted.
+    pub fn see(&mut self, table: &Table, event: &Event, place: (usize, u64, i64)) {
+        if !self.tables.contains(&table.name) {
+            return;
+        }
+        let key: Option<Vec<Value>> = table
+            .key
+            .iter()
+            .map(|column| {
+                event.row.iter().find(|(name, _)| *name == column.name).map(|(_, value)| value.clone())
+            })
+            .collect();
+        let Some(key) = key else { return };
+        let (table, node, gone) = (table.name.clone(), event.node, event.is_tombstone());
+        self.seen.push(Seen { table, key, place, node, gone });
+    }
+}
+
+impl ForeignKey {
+    /// The rows of the child that are on their way and refer to nothing, by their keys, and what they refer to.
+    pub fn pending_orphans(
+        &self,
+        connection: &Connection,
+        child: &Table,
+    ) -> Result<Vec<(Vec<Value>, Vec<Value>)>, Error> {
+        let key: Vec<String> = (1..)
+            .zip(&child.key)
+            .map(|(at, column)| format!("{} IS l.k{at}", child.key_operand("c.", column)))
+            .collect();
+        let sql = format!(
+            "SELECT DISTINCT {}, {} FROM {} AS l CROSS JOIN main.{} AS c ON {} WHERE l.t IN ({}, {}) AND {}",
+            child
+                .key
+                .iter()
+                .map(|column| format!("c.{}", quote(&column.name)))
+                .collect::<Vec<_>>()
+                .join(", "),
+            self.refers(),
+            log_table::NAME,
+            quote(&child.name),
+            key.join(" AND "),
+            log_table::Touch::Changed.number(child.id),
+            log_table::Touch::Inserted.number(child.id),
+            self.refers_to_nothing(),
+        );
+        let width = child.key.len();
+        let mut statement = connection.prepare_cached(&sql)?;
+        let rows = statement.query_map([], |row| {
+            let values = |range: std::ops::Range<usize>| -> rusqlite::Result<Vec<Value>> {
+                range.map(|at| row.get(at)).collect()
+            };
+            Ok((values(0..width)?, values(width..width + self.columns.len())?))
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// What a row refers to, if that is not there.
+    pub fn orphan_refers(
+        &self,
+        connection: &Connection,
+        child: &Table,
+        key: &[Value],
+    ) -> Result<Option<Vec<Value>>, Error> {
+        let same: Vec<String> = (1..)
+            .zip(&child.key)
+            .map(|(at, column)| format!("{} IS ?{at}", child.key_operand("c.", column)))
+            .collect();
+        let sql = format!(
+            "SELECT {} FROM main.{} AS c WHERE {} AND {}",
+            self.refers(),
+            quote(&child.name),
+            same.join(" AND "),
+            self.refers_to_nothing()
+        );
+        let refers = connection.prepare_cached(&sql)?.query_row(params_from_iter(key), |row| {
+            (0..self.columns.len()).map(|at| row.get(at)).collect::<Result<Vec<Value>, _>>()
+        });
+        Ok(refers.optional()?)
+    }
+
+    fn refers(&self) -> String {
+        self.columns.iter().map(|(child, _)| format!("c.{}", quote(child))).collect::<Vec<_>>().join(", ")
+    }
+
+    fn refers_to_nothing(&self) -> String {
+        let set = self.columns.iter().map(|(child, _)| format!("c.{} IS NOT NULL", quote(child)));
+        let same =
+            self.columns.iter().map(|(child, parent)| format!("p.{} = c.{}", quote(parent), quote(child)));
+        format!(
+            "{} AND NOT EXISTS (SELECT 1 FROM main.{} AS p WHERE {})",
+            set.collect::<Vec<_>>().join(" AND "),
+            quote(&self.parent),
+            same.collect::<Vec<_>>().join(" AND ")
+        )
+    }
+
+    /// The key of the row that these values refer to, if they refer to a key.
+    pub fn key_of(&self, parent: &Table, refers: &[Value]) -> Option<Vec<Value>> {
+        if parent.key.len() != self.columns.len() {
+            return None;
+        }
+        let of = |column: &str| {
+            let at = self.columns.iter().position(|(_, referred)| referred.eq_ignore_ascii_case(column))?;
+            Some(refers[at].clone())
+        };
+        parent.key.iter().map(|column| of(&column.name)).collect()
+    }
+}

@@ -1,0 +1,140 @@
+//! Orphans, as a node finds them that has written one side.
+
+use super::*;
+use crate::db::apply::conflicts::{self, Conflict};
+use crate::db::apply::{Applier, Ends, Incoming};
+use crate::db::capture::ChangeLog;
+use crate::db::scratch::Scratch;
+use crate::model::origin::Origin;
+
+const SCHEMA: &str = "CREATE TABLE p(id INTEGER PRIMARY KEY, u UNIQUE);
+     CREATE TABLE c(id INTEGER PRIMARY KEY, p REFERENCES p ON DELETE CASCADE, q REFERENCES p(u) ON DELETE SET NULL);
+     CREATE TABLE g(id INTEGER PRIMARY KEY, c REFERENCES c ON DELETE CASCADE); CREATE INDEX gc ON g(c);
+     INSERT INTO p VALUES(1, 'one'), (2, 'two'); INSERT INTO c VALUES(1, 1, NULL)";
+
+struct Node {
+    scratch: Scratch,
+    log: ChangeLog,
+    applier: Applier,
+    seq: u64,
+}
+
+/// Node 1, whose rows are agreed on.
+fn node(name: &str) -> Node {
+    let scratch = Scratch::new(name, SCHEMA);
+    let log = ChangeLog::open(&scratch.path, 1).unwrap().0;
+    let applier = Applier::open(&scratch.path, 1, &["s".to_owned()]).unwrap();
+    Node { scratch, log, applier, seq: 0 }
+}
+
+impl Node {
+    /// Node 2 has written rows, in one transaction: table, key, and the values of the rest; without these it was deleted.
+    fn others(&mut self, rows: &[(&str, i64, Option<&[(&str, Value)]>)]) {
+        let mut batch = vec![];
+        for (table, key, rest) in rows {
+            self.seq += 1;
+            let kind = if rest.is_some() { event::Kind::Insert } else { event::Kind::Delete };
+            let mut row: Vec<(Arc<str>, Value)> = vec![("id".into(), Value::Integer(*key))];
+            row.extend(rest.unwrap_or_default().iter().map(|(name, value)| ((*name).into(), value.clone())));
+            let event = Event { node: 2, id: 0, kind, table: (*table).into(), row, schema_hash: None };
+            let origin = Some((Origin { node: 2, incarnation: 9 }, self.seq.cast_signed()));
+            let (seq, payload) = (self.seq, event.encode());
+            batch.push(Incoming { stream: 0, seq, origin, time_ms: 7, payload, ends: None });
+        }
+        if let Some(last) = batch.last_mut() {
+            last.ends = Some(Ends::at(self.seq));
+        }
+        let mut done = 0;
+        while done < batch.len() {
+            done += self.applier.apply(&batch[done..]).unwrap().events;
+        }
+    }
+
+    fn orphans(&self) -> Vec<(String, u64, u64)> {
+        let all = conflicts::list(&self.scratch.path).unwrap();
+        let told = |conflict: &Conflict| {
+            let row = Event::decode(&conflict.payload).unwrap().row;
+            let of = |name: &str| match row.iter().find(|(known, _)| &**known == name) {
+                Some((_, Value::Integer(value))) => value.to_string(),
+                other => format!("{other:?}"),
+            };
+            (format!("{} {}", conflict.table, of("id")), conflict.lost_by, conflict.won_by)
+        };
+        all.iter().filter(|conflict| conflict.kind == Kind::Orphan).map(told).collect()
+    }
+
+    fn logged(&self) -> String {
+        self.scratch.value("SELECT coalesce(group_concat(k1), '') FROM __harmonylite__log WHERE t <> 0")
+    }
+}
+
+fn child_of(parent: i64) -> [(&'static str, Value); 2] {
+    [("p", Value::Integer(parent)), ("q", Value::Null)]
+}
+
+#[test]
+fn a_row_of_ours_whose_parent_another_node_has_deleted() {
+    let mut node = node("orphan-child");
+    node.scratch.app.execute_batch("INSERT INTO c VALUES(5, 1, NULL), (6, 2, NULL)").unwrap();
+    node.others(&[("c", 1, None), ("p", 1, None)]);
+    assert_eq!(node.orphans(), [("c 5".to_owned(), 1, 2)]);
+}
+
+#[test]
+fn a_row_of_another_node_whose_parent_we_have_deleted() {
+    let mut node = node("orphan-parent");
+    node.scratch.app.execute_batch("DELETE FROM c; DELETE FROM p WHERE id = 1").unwrap();
+    node.others(&[("c", 5, Some(&child_of(1))), ("c", 6, Some(&child_of(2))), ("c", 7, Some(&child_of(77)))]);
+    // What refers to a row that never was is nobody's conflict.
+    assert_eq!(node.orphans(), [("c 5".to_owned(), 2, 1)]);
+}
+
+#[test]
+fn a_parent_that_is_referred_to_by_a_unique_value() {
+    let mut node = node("orphan-unique");
+    node.scratch.app.execute_batch("INSERT INTO c VALUES(5, NULL, 'one'), (6, NULL, 'two')").unwrap();
+    node.others(&[("p", 1, None)]);
+    assert_eq!(node.orphans(), [("c 5".to_owned(), 1, 2)]);
+}
+
+#[test]
+fn who_has_written_neither_and_what_is_agreed_on_tell_nothing() {
+    let mut node = node("orphan-third");
+    node.others(&[("p", 1, None), ("c", 5, Some(&child_of(1)))]);
+    assert!(node.orphans().is_empty(), "another node keeps it");
+    node.scratch.app.execute_batch("INSERT INTO c VALUES(9, 2, NULL)").unwrap();
+    node.log.settle_up_to(i64::MAX).unwrap();
+    node.others(&[("p", 2, None)]);
+    assert!(node.orphans().is_empty(), "our write came first");
+}
+
+#[test]
+fn a_parent_that_is_there_again_at_the_end_of_the_set() {
+    let mut node = node("orphan-again");
+    node.scratch.app.execute_batch("INSERT INTO c VALUES(5, 1, NULL)").unwrap();
+    node.others(&[("p", 1, None), ("p", 1, Some(&[("u", Value::Null)]))]);
+    assert!(node.orphans().is_empty());
+}
+
+#[test]
+fn settled_as_the_foreign_key_says_down_to_grandchildren() {
+    let mut node = node("orphan-settle");
+    node.applier.settle_orphans();
+    node.scratch
+        .app
+        .execute_batch("INSERT INTO c VALUES(5, 1, NULL), (6, 2, 'one'); INSERT INTO g VALUES(8, 5), (9, 6)")
+        .unwrap();
+    node.log.read(100).unwrap();
+    node.others(&[("c", 1, None), ("p", 1, None)]);
+    let mut found = node.orphans();
+    found.sort();
+    assert_eq!(found, [("c 5".to_owned(), 1, 2), ("c 6".to_owned(), 1, 2), ("g 8".to_owned(), 1, 1)]);
+    assert_eq!(node.scratch.value("SELECT group_concat(id || coalesce(q, '-')) FROM c"), "6-");
+    assert_eq!(node.scratch.value("SELECT group_concat(id) FROM g"), "9");
+    assert_eq!(node.scratch.value("SELECT count(*) FROM pragma_foreign_key_check"), "0");
+    assert!(
+        ["5", "6", "8"].iter().all(|key| node.logged().contains(key)),
+        "others get it: {}",
+        node.logged()
+    );
+}
