@@ -179,6 +179,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
                 "ask",
                 "candidates",
                 "compare",
+                "comparing",
                 "due",
                 "repair",
                 "report",
