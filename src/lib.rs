@@ -77,7 +77,7 @@
 //! ```
 //!
 //! The numbers are places in the channels: each is bounded, and what happens when one is full stands at its making. `nats` owns
-//! the socket and waits for nobody. `publisher`, `follower`, `claimer`, `watch`, `check` and `snapshot` work on the database: together they
+//! the socket and waits for nobody. `publisher`, `follower`, `claimer`, `watch`, `check`, `compare` (it answers when nodes are compared) and `snapshot` work on the database: together they
 //! are a session (`daemon::session`); a replaced or damaged database ends it, and the next one begins. `lease`, `presence`,
 //! `health`, `metrics` and, with `replicate = false`, `streams` live as long as the daemon; `signals` as long as the process. Each
 //! mutable thing has one owner thread. Whoever starts a thread joins it (`base::worker`). Stop is the disconnection of a channel

@@ -2,15 +2,15 @@
 
 use super::ask::{Caller, Peer};
 use super::candidates::{Broken, Ranges, ask};
-use super::report::{Difference, OfTable, Report, Result as Told};
-use super::settle::Candidate;
+use super::comparing::{Candidate, Comparing, Scope};
+use super::report::{OfTable, Report, Result as Told};
 use super::subject_of_results;
 use super::wire::{Answer, Ask, Hello};
 use crate::base::error::{Error, Kind};
 use crate::base::random;
 use crate::base::stop::Stop;
 use crate::config::Config;
-use crate::db::equality::{Described, Key, Seed};
+use crate::db::equality::{Described, Key};
 use crate::nats::Connection;
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -23,29 +23,6 @@ const TABLES: usize = 20_000;
 const LOSSES: usize = 8;
 /// Tables that are compared anew because an application has changed them.
 const CHANGES: usize = 20;
-
-/// What is compared.
-#[derive(Clone, Debug)]
-pub struct Scope {
-    /// This table alone.
-    pub table: Option<String>,
-    /// Rows that are named at most.
-    pub rows: usize,
-}
-
-/// A comparison under way.
-pub struct Comparing<'a> {
-    pub caller: Caller<'a>,
-    pub peers: Vec<Peer>,
-    pub seed: Seed,
-    scope: &'a Scope,
-    pub report: Report,
-    pub waiting: Vec<Candidate>,
-    /// Definitions of the tables, in the order of the report.
-    pub definitions: Vec<u64>,
-    /// Tables that were compared anew.
-    changes: usize,
-}
 
 /// Compares the daemons that are there.
 pub fn compare(
@@ -289,19 +266,6 @@ impl<'a> Comparing<'a> {
             }
         }
         Err(Error::waiting("the nodes fall silent, or their tables change: look again later"))
-    }
-
-    /// Puts a row on the report.
-    pub fn differs(&mut self, candidate: Candidate) {
-        let sights =
-            self.peers.iter().map(|peer| peer.node).zip(candidate.seen.into_iter().map(|seen| seen.sight));
-        let named: usize = self.report.tables.iter().map(|table| table.differences.len()).sum();
-        let table = &mut self.report.tables[candidate.table];
-        if named < self.scope.rows {
-            table.differences.push(Difference { key: candidate.key, sights: sights.collect() });
-        } else {
-            table.more = true;
-        }
     }
 
     /// Lets the daemons know what a comparison of everything came to, for their health and metrics.

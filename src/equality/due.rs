@@ -1,7 +1,8 @@
 //! The comparison that comes by itself, every so often. Of all nodes that are to make it, the one with the lowest number does.
 
 use super::ask::Caller;
-use super::compare::{Scope, compare};
+use super::compare::compare;
+use super::comparing::Scope;
 use crate::base::error::Error;
 use crate::base::{memory, once::Once, stop::Stop};
 use crate::config::Config;

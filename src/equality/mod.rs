@@ -14,6 +14,7 @@ mod answer;
 mod ask;
 mod candidates;
 mod compare;
+mod comparing;
 mod due;
 mod repair;
 mod report;
@@ -22,7 +23,8 @@ mod spoken;
 mod wire;
 
 pub use answer::{Setup, answer};
-pub use compare::{Scope, compare};
+pub use compare::compare;
+pub use comparing::Scope;
 pub use due::compare_when_due;
 pub use repair::{Side, repair};
 pub use report::{Difference, Left, OfTable, Repaired, Report};

@@ -3,7 +3,7 @@
 
 use super::ask::{Caller, Peer};
 use super::candidates::ask;
-use super::compare::{Comparing, Scope};
+use super::comparing::{Comparing, Scope};
 use super::report::{Difference, Repaired, Report};
 use super::wire::{Answer, Ask};
 use crate::base::error::{Error, Kind};
@@ -38,7 +38,14 @@ struct Order {
     key: Key,
     right: Option<Print>,
     /// The node that publishes it, or why none does.
-    by: Result<usize, String>,
+    by: By,
+}
+
+#[derive(PartialEq, Eq)]
+enum By {
+    Peer(usize),
+    /// And why.
+    Nobody(String),
 }
 
 /// Compares, and makes equal what differs. With `try_only` it only says what it would do.
@@ -83,7 +90,7 @@ fn orders(comparing: &Comparing<'_>, side: Side) -> Vec<Order> {
         .map(|(table, difference)| {
             let (right, by) = match right(&comparing.peers, difference, side) {
                 Some(right) => (right, publisher(&comparing.peers, difference, right)),
-                None => (None, Err("no more than half of the nodes have the same".to_owned())),
+                None => (None, By::Nobody("no more than half of the nodes have the same".to_owned())),
             };
             Order { table, key: difference.key.clone(), right, by }
         })
@@ -108,16 +115,19 @@ fn right(peers: &[Peer], difference: &Difference, side: Side) -> Option<Option<P
 }
 
 /// Who publishes the row: a node that has it so.
-fn publisher(peers: &[Peer], difference: &Difference, right: Option<Print>) -> Result<usize, String> {
+fn publisher(peers: &[Peer], difference: &Difference, right: Option<Print>) -> By {
     let waits = difference.waits_on();
     if !waits.is_empty() {
         let nodes: Vec<String> = waits.iter().map(u64::to_string).collect();
-        return Err(format!("events of it are set aside on node {}: see -set-aside there", nodes.join(", ")));
+        return By::Nobody(format!(
+            "events of it are set aside on node {}: see -set-aside there",
+            nodes.join(", ")
+        ));
     }
     let has =
         |peer: &Peer| difference.sights.iter().any(|(node, sight)| *node == peer.node && sight.row == right);
     let found = peers.iter().position(|peer| peer.publishes && has(peer));
-    found.ok_or_else(|| "no node that publishes has it so".to_owned())
+    found.map_or_else(|| By::Nobody("no node that publishes has it so".to_owned()), By::Peer)
 }
 
 /// Rows of one table with one publisher follow each other.
@@ -129,8 +139,8 @@ impl Comparing<'_> {
     fn carry_out(&mut self, orders: &[Order], try_only: bool) -> Result<Vec<Repaired>, Error> {
         let Some(first) = orders.first() else { return Ok(vec![]) };
         let peer = match &first.by {
-            Ok(peer) => *peer,
-            Err(why) => return Ok(self.said(orders, None, |_| why.clone())),
+            By::Peer(peer) => *peer,
+            By::Nobody(why) => return Ok(self.said(orders, None, |_| why.clone())),
         };
         if try_only {
             return Ok(self.said(orders, Some(peer), |_| String::new()));

@@ -1,12 +1,12 @@
 //! Rows that are not listed alike, looked at until they can be judged.
 
 use super::candidates::{Broken, ask};
-use super::compare::Comparing;
+use super::comparing::{Candidate, Comparing};
 use super::report::Left;
 use super::wire::{Answer, Ask, Spoken};
 use crate::base::error::Error;
-use crate::db::equality::{Key, Seen, Sights, Wanted};
-use crate::model::agree::{Sight, Verdict, is_same, judge};
+use crate::db::equality::{Sights, Wanted};
+use crate::model::agree::{Verdict, is_same, judge};
 use crate::model::positions::SeqMap;
 use crate::model::value::Value;
 use std::time::Duration;
@@ -20,22 +20,6 @@ const LOOKS: u32 = 8;
 const PAUSE: Duration = Duration::from_millis(50);
 /// Rows that are named as unsettled.
 const NAMED: usize = 100;
-
-/// A row that may differ.
-#[derive(Clone, Debug)]
-pub struct Candidate {
-    /// Place of its table in the report.
-    pub table: usize,
-    pub key: Key,
-    /// As it was last seen, by peer.
-    pub seen: Vec<Seen>,
-}
-
-impl Candidate {
-    fn sights(&self) -> impl Iterator<Item = &Sight> + Clone {
-        self.seen.iter().map(|seen| &seen.sight)
-    }
-}
 
 impl Comparing<'_> {
     /// Looks at the rows that wait, again and again; those that cannot be judged are named as unsettled.

@@ -194,6 +194,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
                 "ask",
                 "candidates",
                 "compare",
+                "comparing",
                 "due",
                 "repair",
                 "report",
