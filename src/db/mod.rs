@@ -14,6 +14,7 @@ mod opening;
 mod ours;
 mod restore;
 mod schema;
+mod rowids;
 mod schema_rows;
 mod sql;
 mod state;

@@ -121,6 +121,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
                 "restore/snapshot",
                 "schema",
                 "schema_rows",
+                "rowids",
                 "sql",
                 "state",
                 "steering",
