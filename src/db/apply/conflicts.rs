@@ -43,10 +43,12 @@ pub enum Kind {
     Delete,
     /// A row that had the same value in a UNIQUE index as ours.
     Unique,
+    /// A row that only this node had, which publishes nothing: it went when the database was brought to the state of a snapshot.
+    Local,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 4] = [Kind::Update, Kind::Insert, Kind::Delete, Kind::Unique];
+    pub const ALL: [Kind; 5] = [Kind::Update, Kind::Insert, Kind::Delete, Kind::Unique, Kind::Local];
 
     fn number(self) -> i64 {
         match self {
@@ -54,6 +56,7 @@ impl Kind {
             Kind::Insert => 1,
             Kind::Delete => 2,
             Kind::Unique => 3,
+            Kind::Local => 4,
         }
     }
 
@@ -68,6 +71,7 @@ impl Kind {
             Kind::Insert => "insert",
             Kind::Delete => "delete",
             Kind::Unique => "unique",
+            Kind::Local => "local",
         }
     }
 }
@@ -81,7 +85,7 @@ pub struct Conflict {
     pub kind: Kind,
     /// Node that wrote it.
     pub lost_by: u64,
-    /// Node whose write is there now.
+    /// Node whose write is there now; 0 for [`Kind::Local`].
     pub won_by: u64,
     /// Where the lost write stands.
     pub stream: String,
