@@ -179,9 +179,13 @@ fn try_open(config: &Config) -> Result<Option<Database>, db::Error> {
         return Ok(None);
     }
     opening.prepare(config.journal_mode)?;
-    if let positions::Found::Map(reached) = positions::read(&config.seq_map_path)
-        && opening.new_incarnation_of_older_copy(&reached)?
-    {
+    opening.note_writer(writer)?;
+    let reached = match positions::read(&config.seq_map_path) {
+        positions::Found::Map(reached) => reached,
+        _ => SeqMap::new(),
+    };
+    // Where a Go node has been, the map is its own.
+    if !opening.note_visit(&reached)? && opening.new_incarnation_of_older_copy(&reached)? {
         log::warn!(
             "{}: lacks what {} says it had: it is an older copy, or lost its last commits. What it had published comes back from \
              the streams; it publishes under a new name from now on",
@@ -227,13 +231,13 @@ fn try_open(config: &Config) -> Result<Option<Database>, db::Error> {
     Ok(Some(Database { file, capture, applier, steering, taken_over }))
 }
 
-/// A database that does not know its positions (a Go node's, say) has them in the sequence map.
+/// A database that does not know its positions, a Go node's, has them in the sequence map.
 fn read_seq_map(config: &Config) -> SeqMap {
     let path = config.seq_map_path.display();
     match positions::read(&config.seq_map_path) {
         positions::Found::Missing => SeqMap::new(),
         positions::Found::Map(map) => {
-            log::info!("{path}: taking over {} positions", map.len());
+            log::warn!("{path}: taking over {} positions, of a Go node", map.len());
             map
         }
         positions::Found::Damaged(why) => {

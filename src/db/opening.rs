@@ -29,6 +29,17 @@ impl Opening {
         apply::ensure_state_of(&mut self.connection)
     }
 
+    /// Notes which SQLite wrote the database's header last (see [`digits`]), and warns of what no version writes as another one does.
+    pub fn note_writer(&self, version: u32) -> Result<(), Error> {
+        digits::note_writer(&self.connection, version)?;
+        digits::warn(&self.connection)
+    }
+
+    /// See [`apply::note_visit`].
+    pub fn note_visit(&mut self, reached: &SeqMap) -> Result<bool, Error> {
+        apply::note_visit(&mut self.connection, reached)
+    }
+
     /// See [`state::new_incarnation_of_older_copy`].
     pub fn new_incarnation_of_older_copy(&mut self, reached: &SeqMap) -> Result<bool, Error> {
         state::new_incarnation_of_older_copy(&mut self.connection, reached)
