@@ -174,6 +174,8 @@ fn open_database(config: &Config, signals: &Signals, stop: &Stop) -> Result<Open
 /// `None`: the application has made no table in it yet.
 fn try_open(config: &Config) -> Result<Option<Database>, db::Error> {
     let path = &config.db_path;
+    // Before there is a connection, and before anything is written.
+    let writer = db::writer_of(path);
     let mut opening = db::Opening::open(path)?;
     if !opening.holds_tables()? {
         return Ok(None);

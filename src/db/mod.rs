@@ -6,6 +6,7 @@
 mod apply;
 mod autoincrement;
 mod capture;
+mod digits;
 mod error;
 mod indexes;
 mod look;
@@ -33,7 +34,7 @@ pub use apply::{Applier, Ends, Incoming, Restored, queued};
 pub use autoincrement::set_autoincrement;
 pub use capture::{Capture, ChangeLog, install_capture, watch};
 pub use error::Error;
-pub use look::{Mark, Seen, holds_tables, is_known, look, mark};
+pub use look::{Mark, Seen, holds_tables, is_known, look, mark, writer_of};
 pub use open::{JournalMode, sqlite_version};
 pub use opening::Opening;
 pub use ours::cleanup;

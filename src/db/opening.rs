@@ -2,7 +2,7 @@
 
 use crate::db::capture::{self, Capture, ChangeLog};
 use crate::db::open::{self, JournalMode};
-use crate::db::{apply, error::Error, ours, state};
+use crate::db::{apply, digits, error::Error, ours, state};
 use crate::model::positions::SeqMap;
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};

@@ -105,6 +105,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
                 "capture/takeover",
                 "capture/triggers",
                 "capture/watch",
+                "digits",
                 "error",
                 "indexes",
                 "look",
@@ -268,7 +269,7 @@ fn knowledge_has_one_home() {
         ("roxmltree::", &["storage"]),
         ("ciborium::", &["model/positions", "cluster"]),
         ("ciborium_ll", &["model/event"]),
-        ("unsafe {", &["base/child"]),
+        ("unsafe {", &["base/child", "db/digits"]),
         ("std::process::exit", &["cli"]),
         ("std::thread::Builder", &["base/worker"]),
     ] {

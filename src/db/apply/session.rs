@@ -133,6 +133,7 @@ impl Session {
     pub fn open(path: &Path, node: u64, streams: &[String]) -> Result<Session, Error> {
         let mut connection = open::open(path)?;
         open::insist(&mut connection)?;
+        digits::agree(&connection)?;
         // The probe for collisions needs it: a REPLACE must fire delete triggers. Nothing recurses, because the
         // application's triggers are off on our connections.
         connection.execute_batch("PRAGMA recursive_triggers=ON")?;
