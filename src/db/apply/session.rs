@@ -304,11 +304,11 @@ impl Session {
             // The application changes it all the time.
             false => Arc::new(Schema::read_numbered(&self.connection)?),
         };
-        if self.tells_refused {
         let captures = log_table::exists(&self.connection)?;
         if !captures && self.keep_rowids(&schema)? {
             schema = Arc::new(Schema::read_numbered(&self.connection)?);
         }
+        if self.tells_refused {
             schema.tell_refused(&self.schema);
         }
         self.schema = schema;
@@ -330,7 +330,6 @@ impl Session {
         Ok(())
     }
 
-    /// Gives back memory when there was no work for so long. Without effect where the schema is small.
     /// Makes what a probe for collisions in a table needs, outside of a transaction. Without effect for a table that needs no probes.
     pub fn prepare_probe(&self, table: &str) -> Result<(), Error> {
         match self.schema.find(table) {
@@ -346,6 +345,7 @@ impl Session {
         Ok(!tables.is_empty())
     }
 
+    /// Gives back memory when there was no work for so long. Without effect where the schema is small.
     pub fn rest(&mut self, after: Duration) {
         if self.used.is_none_or(|used| used.elapsed() < after) {
             return;
