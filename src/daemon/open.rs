@@ -233,13 +233,16 @@ fn try_open(config: &Config) -> Result<Option<Database>, db::Error> {
     Ok(Some(Database { file, capture, applier, steering, taken_over }))
 }
 
-/// A database that does not know its positions, a Go node's, has them in the sequence map.
+/// A database that does not know its positions (a Go node's, or one that was cleaned) has them in the sequence map.
 fn read_seq_map(config: &Config) -> SeqMap {
     let path = config.seq_map_path.display();
     match positions::read(&config.seq_map_path) {
         positions::Found::Missing => SeqMap::new(),
         positions::Found::Map(map) => {
-            log::warn!("{path}: taking over {} positions, of a Go node", map.len());
+            log::warn!(
+                "{path}: taking over {} positions, of a Go node unless this database was cleaned (-cleanup)",
+                map.len()
+            );
             map
         }
         positions::Found::Damaged(why) => {

@@ -15,6 +15,7 @@ mod lost_streams;
 mod private;
 mod real_data;
 mod replicate;
+mod schemas;
 mod sessions;
 mod shards;
 pub mod tables;
