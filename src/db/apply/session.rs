@@ -276,7 +276,9 @@ impl Session {
 
     /// Names in a warning the tables whose keys two nodes give and nobody steers.
     pub fn tell_writers(&self) -> Result<(), Error> {
-        let warnings = writers::warnings(&self.connection, self.schema.tables.values())?;
+        // At the start there was no transaction yet, which reads the schema.
+        let schema = self.known.read(&self.connection)?;
+        let warnings = writers::warnings(&self.connection, schema.tables.values())?;
         warnings.iter().for_each(|warning| log::warn!("{warning}"));
         Ok(())
     }
