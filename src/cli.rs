@@ -380,12 +380,12 @@ fn parse(arguments: Vec<OsString>) -> Result<Flags, String> {
 
 /// Which flags belong together.
 fn agree(flags: &Flags) -> Result<(), String> {
+    if flags.everywhere && (flags.command != Command::RestoreAt || flags.to.is_some()) {
+        return Err("-everywhere is for -restore-at WHEN, instead of -to FILE".to_owned());
+    }
     let restores = matches!(flags.command, Command::RestoreSnapshot | Command::RestoreAt);
     if (flags.to.is_some() || flags.everywhere) != restores {
         return Err("-restore-snapshot NAME or -restore-at WHEN, and -to FILE belong together".to_owned());
-    }
-    if flags.everywhere && (flags.command != Command::RestoreAt || flags.to.is_some()) {
-        return Err("-everywhere is for -restore-at WHEN, instead of -to FILE".to_owned());
     }
     let lists = flags.command == Command::Conflicts && flags.conflict_verb == ConflictVerb::List;
     let compares = matches!(flags.command, Command::Verify | Command::Repair);

@@ -41,9 +41,9 @@ fn one_message_each() {
             &["-cleanup", "-save-snapshot"],
             "only one of -save-snapshot, -list-snapshots, -verify-snapshot, -restore-snapshot, -restore-at, -set-aside, -conflicts, -conflict-restore, -autoincrement, -no-autoincrement, -stream-format, -verify, -repair and -cleanup can be done at a time",
         ),
-        (&["-everywhere"], "-restore-snapshot NAME or -restore-at WHEN, and -to FILE belong together"),
+        (&["-everywhere"], "-everywhere is for -restore-at WHEN, instead of -to FILE"),
         (
-            &["-restore-snapshot", "x", "-everywhere"],
+            &["-restore-snapshot", "snapshot.db", "-everywhere"],
             "-everywhere is for -restore-at WHEN, instead of -to FILE",
         ),
         (

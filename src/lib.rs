@@ -132,7 +132,7 @@
 //! # What is deliberately absent
 //!
 //! No async runtime. No unbounded queue. No mutable global but the logger and the panic hook. No `unsafe` but in
-//! `base/child.rs` and `base/memory.rs`. No automatic checkpoint on our connections, no file of a live database opened but by SQLite. No decision
+//! `base/child.rs`, `base/memory.rs` and `db/digits.rs`. No automatic checkpoint on our connections, no file of a live database opened but by SQLite. No decision
 //! about a lease by comparing clocks of two machines. (The age of a snapshot and of a proof, by which intervals go on
 //! over restarts, is read from their maker's clock: a wrong one makes the next one early or late, and nothing else.)
 

@@ -1,4 +1,4 @@
-//! A child process that cannot outlive this one. The one file with a block of `unsafe`.
+//! A child process that cannot outlive this one. One of two files with a block of `unsafe`.
 
 #![allow(unsafe_code, reason = "std offers no safe way to run code between fork and exec")]
 

@@ -182,7 +182,7 @@ mod tests {
         let (boot, unix) = (since_boot(), unix_ms());
         assert!(since_boot() >= boot && unix > 1_700_000_000_000);
         let worked = of_thread();
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        std::thread::park_timeout(std::time::Duration::from_millis(50));
         let pause = of_thread().checked_sub(worked).unwrap();
         assert!(pause < std::time::Duration::from_millis(40), "waiting is no work: {pause:?}");
     }

@@ -132,6 +132,10 @@ pub const API_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a transaction goes on that makes triggers for tables. After each, the application's connections read the schema anew, so
 /// a few of this length let it write sooner than many short ones.
 pub const INSTALL_TIME: Duration = Duration::from_millis(250);
+/// How many messages of a stream, the newest ones that a Go node had read, are compared with what it left.
+pub const VISIT_MESSAGES: u64 = 16_384;
+/// How many indexes are made in one transaction: SQLite reads all of the schema for each.
+pub const INDEXES_AT_ONCE: usize = 100;
 /// What the application's SQLite takes to read a row of a large schema. After each change of it, we wait until it may have read all.
 pub const READ_SCHEMA_ROW: Duration = Duration::from_micros(50);
 /// The longest such pause.

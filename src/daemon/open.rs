@@ -174,14 +174,20 @@ fn open_database(config: &Config, signals: &Signals, stop: &Stop) -> Result<Open
 /// `None`: the application has made no table in it yet.
 fn try_open(config: &Config) -> Result<Option<Database>, db::Error> {
     let path = &config.db_path;
+    // Before there is a connection, and before anything is written.
+    let writer = db::writer_of(path);
     let mut opening = db::Opening::open(path)?;
     if !opening.holds_tables()? {
         return Ok(None);
     }
     opening.prepare(config.journal_mode)?;
-    if let positions::Found::Map(reached) = positions::read(&config.seq_map_path)
-        && opening.new_incarnation_of_older_copy(&reached)?
-    {
+    opening.note_writer(writer)?;
+    let reached = match positions::read(&config.seq_map_path) {
+        positions::Found::Map(reached) => reached,
+        _ => SeqMap::new(),
+    };
+    // Where a Go node has been, the map is its own.
+    if !opening.note_visit(&reached)? && opening.new_incarnation_of_older_copy(&reached)? {
         log::warn!(
             "{}: lacks what {} says it had: it is an older copy, or lost its last commits. What it had published comes back from \
              the streams; it publishes under a new name from now on",
@@ -231,13 +237,16 @@ fn try_open(config: &Config) -> Result<Option<Database>, db::Error> {
     Ok(Some(Database { file, capture, applier, steering, taken_over }))
 }
 
-/// A database that does not know its positions (a Go node's, say) has them in the sequence map.
+/// A database that does not know its positions (a Go node's, or one that was cleaned) has them in the sequence map.
 fn read_seq_map(config: &Config) -> SeqMap {
     let path = config.seq_map_path.display();
     match positions::read(&config.seq_map_path) {
         positions::Found::Missing => SeqMap::new(),
         positions::Found::Map(map) => {
-            log::info!("{path}: taking over {} positions", map.len());
+            log::warn!(
+                "{path}: taking over {} positions, of a Go node unless this database was cleaned (-cleanup)",
+                map.len()
+            );
             map
         }
         positions::Found::Damaged(why) => {

@@ -7,6 +7,7 @@ use crate::base::stop::{self, Stop, StopSource};
 use crate::base::{files, limits, memory, worker::Workers};
 use crate::db;
 use crate::equality;
+use crate::model::positions::SeqMap;
 use crate::operate::Whole;
 use crate::replicator::{
     Follower, FollowerSetup, Orders, Publisher, PublisherHandle, PublisherSetup, Recover, claim_blocks,
@@ -71,13 +72,14 @@ impl Session {
                 let (steering, bucket, stop) = (database.steering, daemon.bucket.clone(), token.clone());
                 self.workers.spawn("claimer", move || claim_blocks(&steering, &bucket, &stop))?;
             }
+            let takes_over = takes_over(daemon, token, &applier, database.taken_over)?;
             let follower = Follower::new(FollowerSetup {
                 config: config.clone(),
                 database: applier,
                 js: daemon.js().clone(),
-                taken_over: database.taken_over,
                 publisher: config.publish.then_some(handle),
                 recover: config.snapshot.enabled.then(|| recover(daemon, token)),
+                takes_over,
                 join: config.snapshot.enabled.then(|| join(daemon, token)),
                 settle_rebuilt: config.snapshot.enabled.then(|| settle_rebuilt(daemon, token)),
                 board: daemon.board.clone(),
@@ -225,4 +227,25 @@ fn join(daemon: &Daemon<'_>, stop: &Stop) -> Recover {
         let node = snapshot::Node { config: &config, bucket: &bucket, stop: &stop };
         joining.try_join(node, open_store(), database)
     })
+}
+
+/// What is to be done first with a database on which a Go node worked last. `map`: its positions, if the database has none.
+fn takes_over(
+    daemon: &Daemon<'_>,
+    stop: &Stop,
+    database: &db::Applier,
+    map: SeqMap,
+) -> Result<Option<Recover>, Error> {
+    let visit = database.visit()?;
+    let (config, bucket, stop) = (daemon.config.clone(), daemon.bucket.clone(), stop.clone());
+    let inherits = !map.is_empty();
+    Ok((inherits || visit.is_some()).then(|| -> Recover {
+        Box::new(move |database| {
+            let node = snapshot::Node { config: &config, bucket: &bucket, stop: &stop };
+            if let Some(reached) = &visit {
+                snapshot::end_visit(node, reached, database)?;
+            }
+            if inherits { snapshot::inherit(node, &map, database) } else { Ok(()) }
+        })
+    }))
 }

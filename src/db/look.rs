@@ -39,6 +39,15 @@ pub fn look(path: &Path) -> io::Result<Seen> {
     Ok(if known { Seen::Database } else { Seen::Another })
 }
 
+/// Which SQLite wrote the header of the database at `path` last, as SQLite numbers itself; 0: not known. No connection of this process may
+/// have it open, as for [`look`]. Layout: <https://www.sqlite.org/fileformat2.html#validfor>.
+pub fn writer_of(path: &Path) -> u32 {
+    let mut header = [0; 100];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut header));
+    let version = u32::from_be_bytes([header[96], header[97], header[98], header[99]]);
+    if read.is_ok() && header.starts_with(MAGIC) { version } else { 0 }
+}
+
 /// Whether the database at `path` has tables of ours, or of the Go program. Nothing is written to it, not even by the checkpoint with which SQLite
 /// closes a database; one that cannot be read has none.
 pub fn is_known(path: &Path) -> bool {

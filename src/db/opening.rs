@@ -2,7 +2,7 @@
 
 use crate::db::capture::{self, Capture, ChangeLog};
 use crate::db::open::{self, JournalMode};
-use crate::db::{apply, error::Error, ours, state};
+use crate::db::{apply, digits, error::Error, ours, state};
 use crate::model::positions::SeqMap;
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
@@ -27,6 +27,17 @@ impl Opening {
     pub fn prepare(&mut self, mode: JournalMode) -> Result<(), Error> {
         open::switch(&self.connection, &self.path, mode)?;
         apply::ensure_state_of(&mut self.connection)
+    }
+
+    /// Notes which SQLite wrote the database's header last (see [`digits`]), and warns of what no version writes as another one does.
+    pub fn note_writer(&self, version: u32) -> Result<(), Error> {
+        digits::note_writer(&self.connection, version)?;
+        digits::warn(&self.connection)
+    }
+
+    /// See [`apply::note_visit`].
+    pub fn note_visit(&mut self, reached: &SeqMap) -> Result<bool, Error> {
+        apply::note_visit(&mut self.connection, reached)
     }
 
     /// See [`state::new_incarnation_of_older_copy`].

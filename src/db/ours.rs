@@ -9,6 +9,9 @@ use crate::db::{
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 use std::path::Path;
 
+/// The indexes that keep rowids (see [`crate::db::rowids`]), in SQL.
+pub const KEEPS_ROWIDS: &str = "(type = 'index' AND name GLOB '__harmonylite__rowids_[0-9]*')";
+
 /// Whether the database has a table of this name.
 pub fn has_table(connection: &Connection, name: &str) -> Result<bool, Error> {
     let sql = "SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = ?1";
@@ -54,13 +57,14 @@ pub fn any_of_go_program(connection: &Connection) -> Result<bool, Error> {
     Ok(!prefixed(connection, OF_GO_PROGRAM)?.is_empty())
 }
 
-/// Type, name and row of the tables, views and triggers with our prefix.
+/// Type, name and row of the tables, views and triggers with our prefix, and of the indexes that keep rowids.
 fn prefixed(connection: &Connection, which: &str) -> Result<Vec<(String, String, i64)>, Error> {
     let prefix = limits::PREFIX;
     // Views and triggers before tables, which would take their triggers with them, as views do.
     let sql = format!(
-        "SELECT type, name, rowid FROM main.sqlite_schema WHERE type IN ('trigger', 'table', 'view') \
+        "SELECT type, name, rowid FROM main.sqlite_schema WHERE (type IN ('trigger', 'table', 'view') OR {}) \
          AND substr(name, 1, {}) = {} AND {which} ORDER BY type DESC",
+        KEEPS_ROWIDS,
         prefix.len(),
         literal(prefix)
     );
@@ -72,7 +76,7 @@ fn prefixed(connection: &Connection, which: &str) -> Result<Vec<(String, String,
 /// The same as [`is_go_programs`], in SQL.
 const OF_GO_PROGRAM: &str = "(instr(name, '_change_log') > 0 OR name GLOB '*__schema_version')";
 
-/// Drops the triggers and tables that have our prefix and whose names satisfy `which`. Returns the names.
+/// Drops what has our prefix and whose names satisfy `which`. Returns the names.
 pub fn drop_prefixed(connection: &Connection, which: impl Fn(&str) -> bool) -> Result<Vec<String>, Error> {
     let found = prefixed(connection, "true")?.into_iter().filter(|(_, name, _)| which(name));
     let (triggers, others): (Vec<_>, Vec<_>) = found.partition(|(kind, _, _)| kind == "trigger");

@@ -15,6 +15,8 @@ fn steered(name: &str) -> (Scratch, ChangeLog, Applier, Steering) {
     let mut applier = Applier::open(&scratch.path, 7, &["s-1".to_owned()]).unwrap();
     let steering = Steering::on();
     applier.steer(steering.clone()).unwrap();
+    // A daemon does it as soon as it sees a schema that is new to it.
+    applier.tidy().unwrap();
     log.steer(steering.clone());
     (scratch, log, applier, steering)
 }
@@ -61,6 +63,7 @@ fn the_application_inserts_into_the_block_and_into_the_next_one_when_it_is_used_
     let mut applier = Applier::open(&scratch.path, 7, &["s-1".to_owned()]).unwrap();
     let again = Steering::on();
     applier.steer(again.clone()).unwrap();
+    applier.tidy().unwrap();
     assert!(!again.is_ready());
     assert_eq!(again.next_wants(Duration::ZERO).iter().map(|want| want.above).max(), Some(600));
 }

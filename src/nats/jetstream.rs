@@ -138,6 +138,11 @@ impl JetStream {
         Ok(self.message(stream, &json!({ "seq": seq }))?.map(|stored| stored.time))
     }
 
+    /// The body of a message; `None`: the stream does not hold it.
+    pub fn message_of(&self, stream: &str, seq: u64) -> Result<Option<Vec<u8>>, Error> {
+        self.message(stream, &json!({ "seq": seq }))?.map(|stored| stored.data()).transpose()
+    }
+
     fn message(&self, stream: &str, which: &Value) -> Result<Option<Stored>, Error> {
         #[derive(Deserialize)]
         struct Answer {

@@ -66,10 +66,7 @@ impl Follower {
         let (deliver, queue) = streams::queue(usize::try_from(shards).unwrap_or(1));
         let mut streams = vec![];
         for (shard, stream) in (1..).zip(setup.config.streams()) {
-            let known = setup.database.position(streams.len())?;
-            let from_file =
-                || setup.taken_over.get(&stream).map(|seq| Position { seq: *seq, created: String::new() });
-            let position = known.or_else(from_file);
+            let position = setup.database.position(streams.len())?;
             // What an earlier session had published may have been in a stream that is gone.
             setup
                 .signals
@@ -84,7 +81,7 @@ impl Follower {
         }
         let followed =
             streams.iter().any(|stream| stream.position.is_some()) || setup.database.is_restored()?;
-        let joined = followed || setup.join.is_none();
+        let joined = setup.takes_over.is_none() && (followed || setup.join.is_none());
         let whole = if joined { Whole::Yes } else { Whole::Waiting("joining the cluster".to_owned()) };
         setup.signals.set_whole(whole);
         let now = Instant::now();
@@ -459,18 +456,23 @@ impl Follower {
 
     /// True when it has joined.
     fn try_join(&mut self) -> Result<bool, Error> {
-        let Some(join) = self.setup.join.as_mut() else { return Ok(true) };
-        if let Err(why) = join(&mut self.setup.database) {
+        let (step, what) = match (&mut self.setup.takes_over, &mut self.setup.join) {
+            (Some(step), _) => (step, "taking over"),
+            (None, Some(step)) => (step, "joining"),
+            (None, None) => return Ok(true),
+        };
+        if let Err(why) = step(&mut self.setup.database) {
             if why.kind() == Kind::Damaged {
                 return Err(why);
             }
-            self.setup.signals.set_whole(Whole::Waiting(format!("joining: {why}")));
-            self.said.warn(&format!("joining: {why}"));
+            self.setup.signals.set_whole(Whole::Waiting(format!("{what}: {why}")));
+            self.said.warn(&format!("{what}: {why}"));
             return Ok(false);
         }
-        self.joined = true;
         self.take_positions();
-        Ok(true)
+        let takes_over = self.setup.takes_over.take().is_some();
+        self.joined = !takes_over || self.streams.iter().any(|stream| stream.position.is_some());
+        Ok(self.joined)
     }
 
     /// Takes over the positions that a snapshot brought.

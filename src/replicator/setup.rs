@@ -5,7 +5,6 @@ use crate::base::error::Error;
 use crate::base::stop::Stop;
 use crate::config::Config;
 use crate::db;
-use crate::model::positions::SeqMap;
 use crate::nats::JetStream;
 use crate::operate::{Board, Signals};
 use std::sync::Arc;
@@ -19,12 +18,12 @@ pub struct Setup {
     /// The connection that applies, to an opened database.
     pub database: db::Applier,
     pub js: JetStream,
-    /// Positions of a sequence map, for streams that the database does not know.
-    pub taken_over: SeqMap,
     /// The publisher's, if there is one.
     pub publisher: Option<Handle>,
     /// Gets over gaps in the streams; `None`: a person must.
     pub recover: Option<Recover>,
+    /// What comes before all else in a database on which a Go node worked last.
+    pub takes_over: Option<Recover>,
     /// Lets a database that never followed the streams join the cluster; `None`: it goes on as it is.
     pub join: Option<Recover>,
     /// Finds out what was written in tables that were built anew; `None`: nothing tells, and all rows are published.

@@ -162,7 +162,7 @@ fn join_with(node: Node<'_>, found: &Found, database: &mut db::Applier) -> Resul
 }
 
 /// Makes a copy of the database as it is now, under a dated name beside it; returns that name.
-fn keep_copy(config: &Config) -> Result<PathBuf, Error> {
+pub fn keep_copy(config: &Config) -> Result<PathBuf, Error> {
     let path = &config.db_path;
     need_room(&files::parent(path), size(path) * 2)?;
     let copy = beside(path, "aside")?;

@@ -6,6 +6,7 @@
 mod at;
 mod begin;
 mod due;
+mod inherit;
 mod inspect;
 mod join;
 mod proof;
@@ -19,6 +20,7 @@ mod transfer;
 mod tried;
 
 pub use at::{parse_when, restore_at, restore_everywhere, settle_rebuilt};
+pub use inherit::{end_visit, inherit};
 pub use inspect::{restore_to, verify};
 pub use join::Joining;
 pub use proof::list_proven;

@@ -355,11 +355,20 @@ pub fn restore_live(
     let found = found.ok_or_else(|| {
         Error::waiting(format!("this node is not whole and waits for a snapshot in {}", store.describe()))
     })?;
+    // A node that publishes has logged what its application wrote, so the rest was deleted elsewhere.
+    let extra = if node.config.publish { db::Extra::Remove } else { db::Extra::SetAside };
     let applied = noted(search, &found, |found| {
         let comparison = db::compare(path, found.path())?;
-        patiently(node.stop, || database.reconcile(&comparison, db::Extra::Remove))
+        patiently(node.stop, || database.reconcile(&comparison, extra))
     })?;
     *search = Search::default();
+    if applied.lost > 0 {
+        log::warn!(
+            "{} rows that the cluster does not have are gone from here: they were deleted elsewhere, or written here, where nothing is \
+             published (publish = false). They are on the list of lost writes: -conflicts shows them, -conflict-restore brings one back",
+            applied.lost
+        );
+    }
     log::info!(
         "brought the database to the state of {}: {} rows written or deleted, {:.1} s",
         found.name,

@@ -18,8 +18,9 @@ use crate::model::origin::Origin;
 use crate::model::payload::{Codec, Payload};
 use crate::model::positions::{Position, SeqMap};
 use crate::model::value::Value;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// An event as it came out of a stream.
@@ -147,6 +148,7 @@ impl Applier {
         let again = self.decode_aside()?;
         self.decode(batch);
         self.await_blocks();
+        self.prepare_probes()?;
         let after = self.tried;
         let applied = self.in_transaction(|applier| {
             let begun = Instant::now();
@@ -229,13 +231,8 @@ impl Applier {
 
     /// The application must not get a key after the highest one of another node, so a block above it is needed first.
     fn await_blocks(&self) {
-        let events = self.decoded.iter().flat_map(|(_, payload)| match payload {
-            Ok(Payload::Row(event)) => std::slice::from_ref(event),
-            Ok(Payload::Set(events)) => events,
-            Err(_) => &[],
-        });
         let schema = &self.session.schema;
-        let keys = events.filter_map(|event| {
+        let keys = self.decoded_events().filter_map(|event| {
             let table = schema.tables.get(&event.table).filter(|table| table.autoincrement)?;
             let key = event.row.iter().find(|(name, _)| **name == *table.key[0].name);
             match key {
@@ -249,6 +246,27 @@ impl Applier {
     /// Settles rows that refer to one which is gone as their foreign key says, from now on.
     pub fn settle_orphans(&mut self) {
         self.session.orphans.settle();
+    }
+
+    fn decoded_events(&self) -> impl Iterator<Item = &Event> {
+        self.decoded.iter().flat_map(|(_, payload)| match payload {
+            Ok(Payload::Row(event)) => std::slice::from_ref(event),
+            Ok(Payload::Set(events)) => events,
+            Err(_) => &[],
+        })
+    }
+
+    /// Makes what the decoded events' probes need, before the transaction.
+    fn prepare_probes(&mut self) -> Result<(), Error> {
+        self.catch_up_before()?;
+        let names: BTreeSet<&Arc<str>> = self.decoded_events().map(|event| &event.table).collect();
+        names.into_iter().try_for_each(|name| self.session.prepare_probe(name))
+    }
+
+    /// Takes notice of a changed schema in a transaction of its own. A transaction in which anything of the schema has changed, be it
+    /// temporary, makes SQLite read all of the schema after each probe, while the application waits for the lock.
+    pub(in crate::db) fn catch_up_before(&mut self) -> Result<(), Error> {
+        if self.session.is_schema_changed()? { self.tidy() } else { Ok(()) }
     }
 
     /// Steers the keys of AUTOINCREMENT tables from now on.

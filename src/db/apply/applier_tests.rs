@@ -521,7 +521,7 @@ fn a_set_is_not_torn_by_the_time_or_the_bytes_of_a_transaction() {
     };
     // Each part is two megabytes.
     let batch: Vec<Incoming> = (0..8).map(|n| part(n, (n == 7).then(|| Ends::at(8)))).collect();
-    assert_eq!(peer.apply(&batch).events, 8, "all parts in one transaction");
+    assert_eq!(peer.applier.apply(&batch).unwrap().events, 8, "all parts in one transaction");
     let batch: Vec<Incoming> = (8..16).map(|n| part(n, Some(Ends::at(n.unsigned_abs() + 1)))).collect();
-    assert!(peer.apply(&batch).events < 8, "sets of their own have no need of one");
+    assert!(peer.applier.apply(&batch).unwrap().events < 8, "sets of their own have no need of one");
 }

@@ -30,6 +30,13 @@ pub fn prepare(connection: &Connection, schema: &Schema) -> Result<(), Error> {
     Ok(())
 }
 
+/// Makes the temporary trigger of a table whose collisions only a probe finds. Best outside of a transaction: one in which it is made makes
+/// SQLite read all of the schema after each probe.
+pub fn prepare_probe(connection: &Connection, table: &Table) -> Result<(), Error> {
+    let probes = !table.unique.is_empty() && matches!(table.sql().collisions, Collisions::Probe);
+    if probes { note_deleted(connection, table) } else { Ok(()) }
+}
+
 /// Makes the temporary trigger for a table, when the first of its rows is probed: most of thousands of tables never are.
 fn note_deleted(connection: &Connection, table: &Table) -> Result<(), Error> {
     let old: Vec<String> = table.key.iter().map(|column| format!("OLD.{}", quote(&column.name))).collect();

@@ -153,3 +153,36 @@ fn rows_that_share_a_key_in_its_collation_are_the_same() {
     assert_eq!(collisions(sql, &[("k", Value::text("A")), ("u", int(1))]), []);
     assert_eq!(collisions(sql, &[("k", Value::text("B")), ("u", int(1))]), [Value::text("a")]);
 }
+
+/// Made inside of the transaction, the trigger of the first probe would make SQLite read the schema again after each of the others.
+#[test]
+fn probes_do_not_read_the_schema_again() {
+    use crate::db::apply::{Applier, Ends, Incoming};
+    use crate::model::event::{Event, Kind};
+    let columns: String = (1..1_900).map(|n| format!(", c{n}")).collect();
+    let sql = format!(
+        "CREATE TABLE wide(id INTEGER PRIMARY KEY{columns}); CREATE TABLE t(id INTEGER PRIMARY KEY, a); \
+         CREATE UNIQUE INDEX i ON t(lower(a))"
+    );
+    let scratch = crate::db::scratch::Scratch::new("probes", &sql);
+    let mut applier = Applier::open(&scratch.path, 1, &["s".to_owned()]).unwrap();
+    let batch: Vec<Incoming> = (1..=300)
+        .map(|id| {
+            let row = vec![("id".into(), Value::Integer(id)), ("a".into(), Value::text(&format!("x{id}")))];
+            let event = Event { node: 9, id, kind: Kind::Insert, table: "t".into(), row, schema_hash: None };
+            let (seq, payload) = (id.unsigned_abs(), event.encode());
+            let ends = if id == 300 { Some(Ends::at(seq)) } else { None };
+            Incoming { stream: 0, seq, origin: None, time_ms: 0, payload, ends }
+        })
+        .collect();
+    let begun = std::time::Instant::now();
+    assert_eq!(applier.apply(&batch).unwrap().rows, 300);
+    let reading = std::time::Instant::now();
+    for _ in 0..10 {
+        let fresh = Connection::open(&scratch.path).unwrap();
+        fresh.query_row("SELECT count(*) FROM t", [], |_| Ok(())).unwrap();
+    }
+    // As long as to read the schema some dozen times, not hundreds of times.
+    let allowed = reading.elapsed() * 10;
+    assert!(reading - begun < allowed, "{:?}, allowed are {allowed:?}", reading - begun);
+}

@@ -45,10 +45,13 @@ pub enum Kind {
     Unique,
     /// A row that refers to one which is gone: one node deleted that while another one wrote the row. It is there.
     Orphan,
+    /// A row that only this node had, which publishes nothing: it went when the database was brought to the state of a snapshot.
+    Local,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 5] = [Kind::Update, Kind::Insert, Kind::Delete, Kind::Unique, Kind::Orphan];
+    pub const ALL: [Kind; 6] =
+        [Kind::Update, Kind::Insert, Kind::Delete, Kind::Unique, Kind::Orphan, Kind::Local];
 
     fn number(self) -> i64 {
         match self {
@@ -57,6 +60,7 @@ impl Kind {
             Kind::Delete => 2,
             Kind::Unique => 3,
             Kind::Orphan => 4,
+            Kind::Local => 5,
         }
     }
 
@@ -72,6 +76,7 @@ impl Kind {
             Kind::Delete => "delete",
             Kind::Unique => "unique",
             Kind::Orphan => "orphan",
+            Kind::Local => "local",
         }
     }
 }
@@ -85,7 +90,7 @@ pub struct Conflict {
     pub kind: Kind,
     /// Node that wrote it.
     pub lost_by: u64,
-    /// Node whose write is there now.
+    /// Node whose write is there now; 0 for [`Kind::Local`].
     pub won_by: u64,
     /// Where the lost write stands.
     pub stream: String,

@@ -1,10 +1,13 @@
-//! Which writes of others lose to ours, as the rules decide it.
+//! Which writes of others lose to ours, as the rules decide it; and rows that a read replica loses.
 
+use crate::base::clock;
 use crate::db::apply::conflicts::{Found, Kind};
 use crate::db::apply::session::Session;
 use crate::db::apply::subject::Subject;
 use crate::db::capture::log_table::{self, Touch};
 use crate::db::error::Error;
+use crate::db::table::Table;
+use crate::model::event::{Event, Kind::Insert};
 use crate::model::fold::{Plan, Reason};
 use crate::model::value::Value;
 use rusqlite::params_from_iter;
@@ -50,8 +53,44 @@ pub fn note(session: &mut Session, subject: &Subject<'_>, plan: &Plan, node: u64
     Ok(())
 }
 
+impl Session {
+    /// Keeps a row that is about to go, and that no other node may ever have had.
+    pub fn keep_local(&mut self, table: &Table, key_values: &[Value]) -> Result<(), Error> {
+        let mut statement = self.connection.prepare_cached(&table.sql().image)?;
+        let values: Vec<Value> = statement.query_row(params_from_iter(key_values), |row| {
+            (0..table.image.len()).map(|place| row.get(place)).collect()
+        })?;
+        drop(statement);
+        let row = table.image.iter().cloned().zip(values).collect();
+        let event = Event {
+            node: self.node(),
+            id: 0,
+            kind: Insert,
+            table: table.name.clone(),
+            row,
+            schema_hash: None,
+        };
+        let found = Found {
+            table: &table.name,
+            key: &table.row_key(key_values),
+            kind: Kind::Local,
+            lost_by: self.node(),
+            won_by: 0,
+            won_id: 0,
+            stream: "snapshot",
+            seq: 0,
+            time_ms: clock::unix_ms(),
+            key_columns: table.key.iter().map(|column| &*column.name).collect(),
+            payload: event.encode(),
+        };
+        self.conflicts.put(&self.connection, &found)?;
+        self.applied.lost += 1;
+        Ok(())
+    }
+}
+
 /// Whether the row is here as the event has it, or gone.
-fn is_here(session: &Session, subject: &Subject<'_>) -> Result<bool, Error> {
+pub fn is_here(session: &Session, subject: &Subject<'_>) -> Result<bool, Error> {
     let table = &subject.table;
     let key = subject.key_values.iter().copied();
     let mut statement = session.connection.prepare_cached(&table.sql().image)?;

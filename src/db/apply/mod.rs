@@ -26,6 +26,7 @@ mod session;
 mod subject;
 mod touched;
 mod trigger;
+mod visit;
 mod writers;
 
 pub use applier::{Applier, Ends, Incoming};
@@ -35,3 +36,4 @@ pub use rows::is_there;
 #[cfg(test)]
 pub use session::ensure_state;
 pub use session::{Applied, create_tables, ensure_state_of};
+pub use visit::note as note_visit;

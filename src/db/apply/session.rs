@@ -18,7 +18,7 @@ use crate::db::apply::{
 use crate::db::capture::log_table;
 use crate::db::schema::{self, Known, Schema};
 use crate::db::steering::{self, Steering};
-use crate::db::{error::Error, open, ours, schema_rows, sql::quote, state, table::Table};
+use crate::db::{digits, error::Error, open, ours, rowids, schema_rows, sql::quote, state, table::Table};
 use crate::model::fold::Order;
 use crate::model::origin::Origin;
 use crate::model::positions::{Position, SeqMap};
@@ -136,6 +136,7 @@ impl Session {
     pub fn open(path: &Path, node: u64, streams: &[String]) -> Result<Session, Error> {
         let mut connection = open::open(path)?;
         open::insist(&mut connection)?;
+        digits::agree(&connection)?;
         // The probe for collisions needs it: a REPLACE must fire delete triggers. Nothing recurses, because the
         // application's triggers are off on our connections.
         connection.execute_batch("PRAGMA recursive_triggers=ON")?;
@@ -282,11 +283,8 @@ impl Session {
     /// lock.
     pub fn steer(&mut self, steering: Steering) -> Result<(), Error> {
         self.steering = steering;
-        let known = self.known.last();
-        let schema = match known.tables.is_empty() {
-            false => known,
-            true => Arc::new(Schema::read_numbered(&self.connection)?),
-        };
+        // At the start there was no transaction yet, which reads the schema.
+        let schema = self.known.read(&self.connection)?;
         let warnings = writers::warnings(&self.connection, schema.tables.values())?;
         warnings.iter().for_each(|warning| log::warn!("{warning}"));
         self.steering.load(&self.connection, &schema)
@@ -305,17 +303,21 @@ impl Session {
         // Those that were made for the schema as it was may not fit it any more, and SQLite compiles them with every statement.
         drop_temporary_triggers(&self.connection)?;
         let known = self.known.last();
-        let schema = match known.version == schema::version(&self.connection)? {
+        let mut schema = match known.version == schema::version(&self.connection)? {
             true => known,
             // The application changes it all the time.
             false => Arc::new(Schema::read_numbered(&self.connection)?),
         };
+        let captures = log_table::exists(&self.connection)?;
+        if !captures && self.keep_rowids(&schema)? {
+            schema = Arc::new(Schema::read_numbered(&self.connection)?);
+        }
         if self.tells_refused {
             schema.tell_refused(&self.schema);
         }
         self.schema = schema;
         self.origin = Some(state::origin(&self.connection, self.node)?);
-        self.touched = match log_table::exists(&self.connection)? {
+        self.touched = match captures {
             true => Some(Touched::new(&self.connection)?),
             false => None,
         };
@@ -331,6 +333,21 @@ impl Session {
             memory::give_back();
         }
         Ok(())
+    }
+
+    /// Makes what a probe for collisions in a table needs, outside of a transaction. Without effect for a table that needs no probes.
+    pub fn prepare_probe(&self, table: &str) -> Result<(), Error> {
+        match self.schema.find(table) {
+            Some(table) => collisions::prepare_probe(&self.connection, table),
+            None => Ok(()),
+        }
+    }
+
+    /// What capture does otherwise. Whether there was something to do.
+    fn keep_rowids(&self, schema: &Schema) -> Result<bool, Error> {
+        let tables = rowids::lacking(&self.connection, schema)?;
+        rowids::keep(&self.connection, &tables)?;
+        Ok(!tables.is_empty())
     }
 
     /// Gives back memory when there was no work for so long. Without effect where the schema is small.

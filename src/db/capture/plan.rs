@@ -6,7 +6,7 @@ use crate::db::capture::log_table::Touch;
 use crate::db::capture::triggers::{self, Form, Present};
 use crate::db::capture::{log_table, takeover};
 use crate::db::schema::{self, Schema};
-use crate::db::{error::Error, ours, schema_rows, sql::quote, state, table::Table};
+use crate::db::{error::Error, ours, rowids, schema_rows, sql::quote, state, table::Table};
 use rusqlite::Connection;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -42,6 +42,8 @@ pub struct Plan {
     present: BTreeMap<String, Present>,
     /// Rows of triggers that no table needs.
     stray: Vec<i64>,
+    /// Tables whose rowids nothing keeps yet.
+    loose: Vec<Arc<str>>,
     /// Tables whose triggers are to be made, the next one last.
     tables: Vec<Arc<str>>,
     /// There is something of the Go program.
@@ -98,6 +100,7 @@ impl Plan {
         let gone = gone.map(|(name, id)| (name.clone(), *id)).collect();
         schema.number(&numbers);
         let (tables, stray) = compare(&schema, &present);
+        let loose = rowids::lacking(connection, &schema)?;
         let takes_over = ours::any_of_go_program(connection)?;
         let (begun, finished) = (false, false);
         let form = Form::for_tables(schema.tables.len());
@@ -111,6 +114,7 @@ impl Plan {
             gone,
             present,
             stray,
+            loose,
             tables,
             takes_over,
             form,
@@ -123,6 +127,7 @@ impl Plan {
             && !takes_over
             && plan.tables.is_empty()
             && plan.stray.is_empty()
+            && plan.loose.is_empty()
             && plan.renamed.is_empty()
             && plan.gone.is_empty()
             && width >= plan.schema.key_width();
@@ -137,6 +142,13 @@ impl Plan {
             // Alone: what comes next needs the columns, and the schema is read without the lock.
             self.width = self.schema.key_width();
             schema_rows::write(connection, || log_table::widen(connection, self.width))?;
+            self.schema.version = schema::version(connection)?;
+            return Ok(done);
+        }
+        if !self.loose.is_empty() {
+            // Alone, too: SQLite makes these, not a row of the schema.
+            let some = self.loose.len().min(limits::INDEXES_AT_ONCE);
+            rowids::keep(connection, &self.loose.split_off(self.loose.len() - some))?;
             self.schema.version = schema::version(connection)?;
             return Ok(done);
         }

@@ -6,7 +6,7 @@ use crate::base::files;
 use crate::base::limits;
 use crate::base::temporary::Temporary;
 use crate::db::restore::copy::rollback_mode;
-use crate::db::{error::Error, open, ours, sql::quote, writable};
+use crate::db::{digits, error::Error, open, ours, sql::quote, writable};
 use crate::model::value::Value;
 use rusqlite::{Connection, params, params_from_iter};
 use std::path::Path;
@@ -72,6 +72,7 @@ fn need_room(snapshot: &Path) -> Result<(), Error> {
 
 fn convert(source: &Connection, target: &Path, encoding: &str) -> Result<(), Error> {
     let copy = Connection::open(target)?;
+    digits::agree(&copy)?;
     let number = |name: &str| source.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0));
     copy.execute_batch(&format!(
         "PRAGMA encoding='{encoding}'; PRAGMA page_size={}; PRAGMA auto_vacuum={}; PRAGMA journal_mode=OFF; \

@@ -25,6 +25,9 @@ const DIFFERENT: &str = "__harmonylite__different";
 pub enum Extra {
     /// They go: they were deleted elsewhere, or are not wanted.
     Remove,
+    /// The same on a node without a change log, which cannot tell a row that was deleted elsewhere from one that its own application
+    /// wrote: they go to the list of lost writes.
+    SetAside,
     /// They stay and are published: no other node has ever seen them.
     Publish,
 }
@@ -270,6 +273,10 @@ impl Comparison {
 impl Applier {
     /// Takes over the rows and the positions of a snapshot that was compared with the database.
     pub fn reconcile(&mut self, with: &Comparison, extra: Extra) -> Result<Applied, Error> {
+        self.catch_up_before()?;
+        for table in self.session.schema.tables.values() {
+            self.session.prepare_probe(&table.name)?;
+        }
         attach(&self.session.connection, &with.snapshot)?;
         let result = self.in_transaction(|applier| applier.reconcile_attached(with, extra));
         // A leftover would only be in the way of the next attempt, which attaches under the same name.
@@ -283,9 +290,9 @@ impl Applier {
         self.settle_what_the_snapshot_folded()?;
         self.give_up_rebuilt()?;
         let tables: Vec<Arc<Table>> = self.session.schema.tables.values().cloned().collect();
-        if extra == Extra::Remove {
+        if extra != Extra::Publish {
             for table in &tables {
-                with.each_key(table, "0", |key| self.remove_extra(table, &key))?;
+                with.each_key(table, "0", |key| self.remove_extra(table, &key, extra))?;
             }
         }
         let mut refused = vec![];
@@ -318,8 +325,14 @@ impl Applier {
         Ok(!session.is_touched(&table.row_key(key))? && is_there(&session.connection, table, key)?)
     }
 
-    fn remove_extra(&mut self, table: &Table, key: &[Value]) -> Result<(), Error> {
-        if self.is_extra(table, key)? { self.delete(table, key) } else { Ok(()) }
+    fn remove_extra(&mut self, table: &Table, key: &[Value], extra: Extra) -> Result<(), Error> {
+        if !self.is_extra(table, key)? {
+            return Ok(());
+        }
+        if extra == Extra::SetAside {
+            self.session.keep_local(table, key)?;
+        }
+        self.delete(table, key)
     }
 
     fn publish_extra(&mut self, table: &Table, key: &[Value]) -> Result<(), Error> {

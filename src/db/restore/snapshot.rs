@@ -7,7 +7,7 @@ use crate::db::apply::{aside, create_tables, feed};
 use crate::db::capture::log_table;
 use crate::db::restore::check::{Look, check};
 use crate::db::restore::copy::{Copied, copy, rollback_mode};
-use crate::db::{error::Error, open, ours, schema::Schema, state};
+use crate::db::{error::Error, open, ours, rowids, schema::Schema, state};
 use crate::model::positions::{Position, SeqMap};
 use rusqlite::Connection;
 use std::fs::File;
@@ -207,13 +207,16 @@ pub struct Ready {
 /// Checks a downloaded snapshot and makes it this node's: it gets an incarnation of its own and loses what was its maker's.
 pub fn make_ready(path: &Path) -> Result<Ready, Error> {
     let connection = open_checked(path, Look::Pages)?;
-    let schema = Schema::read(&connection)?.hash.to_string();
+    let tables = Schema::read(&connection)?;
+    let schema = tables.hash.to_string();
     let queues = feed::pending(&connection)?;
     ours::drop_prefixed(&connection, |name| {
         name != state::TABLE && !aside::TABLES.contains(&name) && !feed::belongs_to(name, &queues)
     })?;
     let known = state::exists(&connection)?;
     create_tables(&connection)?;
+    // Before anybody gives it pages of another size, by VACUUM.
+    rowids::keep(&connection, &rowids::lacking(&connection, &tables)?)?;
     if let Some(stamped) = state::meta(&connection, state::SCHEMA_HASH)?
         && stamped != schema
     {

@@ -315,3 +315,94 @@ fn a_go_nodes_snapshot_when_there_is_no_other() {
     expected.execute("INSERT INTO Books VALUES(4000, 'only here', 'somebody', 2026)", []).unwrap();
     assert_eq!(contents(&node.database), contents(&copy));
 }
+
+/// A Go node passes over rows without a word, and its positions say that it has them. What the streams still hold mends that.
+#[test]
+fn holes_that_a_go_node_left_are_mended_at_the_take_over() {
+    let dir = Dir::new("holes");
+    let nats = Nats::start(&dir);
+    let mut node = Node::new(&dir, 7, &nats.url(), "");
+    std::fs::copy(golden("database-with-pending-changes.db"), &node.database).unwrap();
+    std::fs::copy(golden("seq-map.cbor"), node.dir.join("seq-map.cbor")).unwrap();
+    let client = nats.client();
+    go_stream(&client, 1);
+    let whole = contents(&node.database);
+    // Its triggers note all of it, but what it skipped it had never noted.
+    node.sql(
+        "DELETE FROM Books WHERE id = -70000; INSERT INTO Books VALUES(42, 'deleted elsewhere', 'x', 1);
+         UPDATE kinds SET i = 99 WHERE k = 'plain'; DELETE FROM blobs; INSERT INTO nopk(rowid, a) VALUES(1, 'deleted');
+         DELETE FROM __harmonylite__Books_change_log WHERE id > 8; DELETE FROM __harmonylite__kinds_change_log;
+         DELETE FROM __harmonylite__blobs_change_log; DELETE FROM __harmonylite__nopk_change_log;
+         DELETE FROM __harmonylite___change_log_global WHERE id > 23",
+    );
+    assert_ne!(contents(&node.database), whole);
+    node.start_ready();
+    wait_for("what was captured is published", 20, || {
+        let info = client.stream_info("harmonylite-changes-c-1").unwrap();
+        (info.state.messages == 23 && node.unsettled() == 0).then_some(())
+    });
+    assert_eq!(contents(&node.database), whole);
+    assert_eq!(node.count("took over the database of a Go node"), 1, "{}", node.log());
+    assert!(node.count("app.db.before-join-") == 1, "{}", node.log());
+    // Nothing is to be taken over at the next start.
+    assert_eq!(node.stop(), 0);
+    node.start_ready();
+    assert_eq!(node.count("took over the database of a Go node"), 1);
+    assert_eq!(contents(&node.database), whole);
+}
+
+/// A user tries the Go program on a database of ours, and comes back, without `-cleanup`. What the Go node applied looks like writes of
+/// the application to our triggers.
+#[test]
+fn what_a_go_node_applied_meanwhile_is_not_published() {
+    let dir = Dir::new("visit");
+    let nats = Nats::start(&dir);
+    let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, v, n)";
+    let (mut node, mut other) = (
+        Node::with_schema(&dir, 1, &nats.url(), "", schema),
+        Node::with_schema(&dir, 2, &nats.url(), "", schema),
+    );
+    node.start_ready();
+    other.start_ready();
+    node.sql("INSERT INTO t VALUES(1, 'first', 1), (2, 'second', 2), (3, 'third', 3)");
+    wait_equal(&mut [&mut node, &mut other], 20);
+    assert_eq!(node.stop(), 0);
+    let stream = "harmonylite-changes-c-1";
+    let client = nats.client();
+    let last = || client.stream_info(stream).unwrap().state.last_seq;
+    let mut codec = Codec::new(true).unwrap();
+    let mut publish = |kind, id: i64, v: &str| {
+        let row =
+            vec![("id".into(), Value::Integer(id)), ("v".into(), Value::text(v)), ("n".into(), Value::Null)];
+        let event = Event { node: 9, id: last() as i64, kind, table: "t".into(), row, schema_hash: None };
+        client.publish("harmonylite-change-log-1", codec.pack(&event).unwrap()).unwrap();
+    };
+    publish(Kind::Insert, 5, "of nine");
+    publish(Kind::Update, 1, "of nine");
+    publish(Kind::Delete, 2, "second");
+    // As the Go program does it; the application writes too.
+    node.sql(
+        "CREATE TABLE __harmonylite__t_change_log(id INTEGER PRIMARY KEY AUTOINCREMENT, val_id INTEGER, val_v, val_n, type TEXT,
+             created_at INTEGER, state INTEGER);
+         INSERT OR REPLACE INTO t VALUES(5, 'of nine', NULL); INSERT OR REPLACE INTO t VALUES(1, 'of nine', NULL);
+         DELETE FROM t WHERE id = 2; INSERT INTO t VALUES(6, 'own', 1);
+         INSERT INTO __harmonylite__t_change_log VALUES(1, 6, 'own', 1, 'insert', 0, 0)",
+    );
+    positions::write(&node.dir.join("seq-map.cbor"), &[(stream.to_owned(), last())].into()).unwrap();
+    // And the cluster goes on while nobody is here.
+    other.sql("INSERT OR REPLACE INTO t VALUES(5, 'newer', 1), (1, 'newer', 2), (2, 'again', 3)");
+    wait_for("it is published", 20, || (other.unsettled() == 0).then_some(()));
+    node.start_ready();
+    let equal = wait_equal(&mut [&mut node, &mut other], 20);
+    assert_eq!(equal.matches("Integer(6)").count(), 1, "its own row arrives: {equal}");
+    let texts = |node: &Node| -> String {
+        let sql = "SELECT group_concat(id || v, ' ') FROM (SELECT id, v FROM t ORDER BY id)";
+        node.open().query_row(sql, [], |row| row.get(0)).unwrap()
+    };
+    assert_eq!(texts(&other), "1newer 2again 3third 5newer 6own");
+    assert_eq!(node.count("a Go node has worked on this database since we did"), 1, "{}", node.log());
+    assert_eq!(node.count("older copy"), 0, "{}", node.log());
+    assert_eq!(node.stop(), 0);
+    node.start_ready();
+    assert_eq!(node.count("a Go node has worked on this database since we did"), 1);
+}

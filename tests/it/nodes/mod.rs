@@ -18,6 +18,7 @@ mod private;
 mod real_data;
 mod rebuilds;
 mod replicate;
+mod schemas;
 mod sessions;
 mod shards;
 pub mod tables;

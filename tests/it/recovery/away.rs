@@ -240,3 +240,69 @@ fn a_row_that_could_not_be_published_stays_and_keeps_no_snapshot_away() {
     two.sql("UPDATE own SET v = 'short' WHERE k = 'large'");
     wait_equal(&mut [&mut one, &mut two], 30);
 }
+
+/// A read replica keeps rows of its own when it joins. When it falls behind, nothing tells them from rows that were deleted
+/// elsewhere: they are set aside, said, and can be brought back.
+#[test]
+fn a_read_replica_loses_no_row_of_its_own_without_a_word() {
+    let dir = Dir::new("away-replica");
+    let nats = Nats::start(&dir);
+    let make = |id: u64, extra: &str| {
+        let node = Node::with_schema(
+            &dir,
+            id,
+            &nats.url(),
+            &format!("{extra}snapshot.leader_ttl = 1000\n"),
+            "CREATE TABLE t(id INTEGER PRIMARY KEY, v, u UNIQUE); CREATE TABLE own(k TEXT PRIMARY KEY, v, d DATE)",
+        );
+        node.keep_messages(200);
+        node
+    };
+    let (mut one, mut two) = (make(1, ""), make(2, "publish = false\n"));
+    one.sql("INSERT INTO t VALUES(1, 'stays', 1), (2, 'is deleted', 2), (3, 'stays', 3)");
+    two.sql("INSERT INTO own VALUES('mine', x'00ff', '2024-01-02')");
+    one.start_ready();
+    wait_for("a snapshot", 20, || (one.count("stored snapshot") > 0).then_some(()));
+    two.start_ready();
+    assert_eq!(text(&two, "SELECT count(*) FROM own"), "1", "it keeps its rows when it joins");
+    wait_for("rows", 20, || (text(&two, "SELECT count(*) FROM t") == "3").then_some(()));
+    two.stop();
+    two.sql("INSERT INTO own VALUES('another', 1.0, NULL)");
+    let own = contents_of(&two, "own");
+    one.sql("DELETE FROM t WHERE id = 2");
+    for round in 0..20 {
+        one.sql(&format!("INSERT INTO t(v, u) SELECT 'new', 'r{round}-' || value FROM {}", series(100)));
+        pause(20);
+    }
+    wait_for("everything is published", 20, || (one.unsettled() == 0).then_some(()));
+    two.start_ready();
+    assert!(two.count("brought the database to the state of snapshot") > 0, "{}", two.log());
+    assert_eq!(contents_of(&two, "t"), contents_of(&one, "t"));
+    assert_eq!(text(&two, "SELECT count(*) FROM own"), "0");
+    assert_eq!(two.count("3 rows that the cluster does not have are gone from here"), 1, "{}", two.log());
+    let listed = two.command(&["-conflicts"]);
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert_eq!(listed.matches(" local ").count(), 3, "{listed}");
+    let restored = two.command(&["-conflict-restore", "own"]);
+    assert!(restored.status.success(), "{restored:?}");
+    assert_eq!(contents_of(&two, "own"), own);
+    // It goes on following, and what was brought back stays.
+    one.sql("INSERT INTO t VALUES(100000, 'later', 'later')");
+    wait_for("a later row", 20, || {
+        (text(&two, "SELECT count(*) FROM t WHERE v = 'later'") == "1").then_some(())
+    });
+    assert_eq!(contents_of(&two, "own"), own);
+    assert_eq!(text(&one, "SELECT count(*) FROM own"), "0");
+    assert_eq!((one.stop(), two.stop()), (0, 0));
+}
+
+fn text(node: &Node, sql: &str) -> String {
+    node.open().query_row(&format!("SELECT CAST(({sql}) AS TEXT)"), [], |row| row.get(0)).unwrap()
+}
+
+/// The part of [`contents`] that is of one table.
+fn contents_of(node: &Node, table: &str) -> String {
+    let all = contents(&node.database);
+    let rest = all.split(&format!("== {table} (")).nth(1).unwrap();
+    rest.split("\n== ").next().unwrap().to_owned()
+}

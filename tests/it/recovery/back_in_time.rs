@@ -20,6 +20,7 @@ fn after_a_mistake(dir: &Dir, nats: &Nats) -> (Node, Node, String) {
     let position = value(&two, "SELECT value FROM __harmonylite__state WHERE kind = 'seq'");
     let position = position.trim_start_matches("Integer(").trim_end_matches(')').to_owned();
     one.sql("DELETE FROM t WHERE id > 10; UPDATE t SET v = 'bad', u = 'u' || (id + 10) WHERE id <= 10");
+    wait_equal(&mut [&mut one, &mut two], 30);
     two.sql("INSERT INTO t VALUES(100, 'later', 'u1'); INSERT INTO own VALUES('later', 1)");
     wait_equal(&mut [&mut one, &mut two], 30);
     (one, two, position)
