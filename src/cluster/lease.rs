@@ -50,6 +50,11 @@ const fn claim_key(name: &'static str) -> Key<'static, Claim> {
     }
 }
 
+/// The revision of the leader's lease: it changes as long as there is a leader.
+pub fn leaders_revision(bucket: &Bucket) -> Result<u64, Error> {
+    Ok(bucket.get(&LEADER)?.revision)
+}
+
 /// What others see of a lease.
 #[derive(Clone, Default)]
 pub struct Lease(Arc<Mutex<View>>);

@@ -8,7 +8,7 @@ use crate::base::{files, limits, memory, worker::Workers};
 use crate::db;
 use crate::operate::Whole;
 use crate::replicator::{
-    Follower, FollowerSetup, Orders, Publisher, PublisherHandle, PublisherSetup, Recover, claim_blocks,
+    Follower, FollowerSetup, Heal, Orders, Publisher, PublisherHandle, PublisherSetup, Recover, claim_blocks,
     orders,
 };
 use crate::snapshot;
@@ -74,10 +74,12 @@ impl Session {
                 config: config.clone(),
                 database: applier,
                 js: daemon.js().clone(),
+                bucket: daemon.bucket.clone(),
                 taken_over: database.taken_over,
                 publisher: config.publish.then_some(handle),
                 recover: config.snapshot.enabled.then(|| recover(daemon, token)),
                 join: config.snapshot.enabled.then(|| join(daemon, token)),
+                heal: config.snapshot.enabled.then(|| heal(daemon, token)),
                 board: daemon.board.clone(),
                 signals: daemon.signals.clone(),
                 stop: follower_token,
@@ -193,5 +195,16 @@ fn join(daemon: &Daemon<'_>, stop: &Stop) -> Recover {
     Box::new(move |database| {
         let node = snapshot::Node { config: &config, bucket: &bucket, stop: &stop };
         joining.try_join(node, open_store(), database)
+    })
+}
+
+/// How a database is compared with others after the broker lost what nodes had read.
+fn heal(daemon: &Daemon<'_>, stop: &Stop) -> Heal {
+    let open_store = daemon.broker.store_opener(daemon.config);
+    let (config, bucket, stop) = (daemon.config.clone(), daemon.bucket.clone(), stop.clone());
+    let mut healing = snapshot::Healing::default();
+    Box::new(move |database, generation| {
+        let node = snapshot::Node { config: &config, bucket: &bucket, stop: &stop };
+        healing.try_heal(node, &open_store()?, database, generation)
     })
 }

@@ -24,9 +24,7 @@ pub use connection::Connection;
 pub use consume::{Consumer, Pull, Step};
 pub use dial::cryptography;
 pub use error::Error;
-#[cfg(test)]
-pub use jetstream::StreamState;
-pub use jetstream::{JetStream, StreamInfo};
+pub use jetstream::{JetStream, StreamInfo, StreamState};
 pub use keeper::Options;
 pub use kv::Kv;
 pub use login::Auth;

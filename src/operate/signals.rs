@@ -34,6 +34,8 @@ pub struct Signals {
     pub flow: Flow,
     /// The change log holds entries for which nothing is published, so that no echo settles them.
     unwritten: AtomicBool,
+    /// The generation of the streams that the database follows; empty: not known.
+    generation: Mutex<String>,
 }
 
 impl Signals {
@@ -44,6 +46,7 @@ impl Signals {
             whole: Mutex::new(whole),
             flow: Flow::new(streams, reach),
             unwritten: AtomicBool::new(false),
+            generation: Mutex::default(),
         }
     }
 
@@ -70,6 +73,18 @@ impl Signals {
     /// Says whether it is.
     pub fn set_whole(&self, whole: Whole) {
         *lock(&self.whole) = whole;
+    }
+}
+
+impl Signals {
+    /// Says which generation of the streams the database follows.
+    pub fn set_generation(&self, generation: String) {
+        *lock(&self.generation) = generation;
+    }
+
+    /// The same.
+    pub fn generation(&self) -> String {
+        lock(&self.generation).clone()
     }
 }
 

@@ -1,6 +1,7 @@
 //! The follower: from the streams into the database, in order, from its own checkpoint, whatever happens to the broker.
 
 use super::chores::Chores;
+use super::healing::{Healing, Outcome, Tools};
 use super::pacing::{MapFile, Tries, Yielding};
 use super::setup::Setup;
 use super::waiting::Waiting;
@@ -40,6 +41,7 @@ pub struct Follower {
     /// An event without our message id was seen.
     go_nodes_seen: bool,
     chores: Chores,
+    healing: Healing,
     looked_at_formats: Instant,
     /// Whether there are more streams than this node's was looked at.
     looked_beyond: bool,
@@ -102,12 +104,14 @@ impl Follower {
             owes_rewind: false,
             go_nodes_seen: false,
             chores: Chores::new(now),
+            healing: Healing::new(setup.database.epoch()?.1.is_some(), now),
             looked_at_formats: now,
             looked_beyond: false,
             setup,
         };
         let Follower { chores, setup, .. } = &mut follower;
         chores.show(&mut setup.database, &setup.board, &setup.signals);
+        follower.tell_generation();
         // Until there is something to apply.
         follower.setup.database.rest(Duration::ZERO);
         Ok(follower)
@@ -138,6 +142,7 @@ impl Follower {
             self.setup.database.rest(limits::REST_AFTER);
             self.chores.run(&mut self.setup.database, &self.setup.board, &self.setup.signals);
             self.look_at_formats();
+            self.look_at_epoch()?;
             self.start_publisher_when_caught_up();
             self.pay_rewind();
             self.write_map_file(false);
@@ -164,6 +169,7 @@ impl Follower {
             (false, true) => self.tries.pause(now).max(Duration::from_millis(5)),
             (false, false) => Duration::from_secs(1),
         };
+        let timeout = timeout.min(self.healing.pause(now).max(Duration::from_millis(5)));
         // After stop its channel is always ready, and the wait is for echoes alone.
         let never = crossbeam_channel::never();
         let stop = if stopping { &never } else { self.setup.stop.receiver() };
@@ -333,6 +339,8 @@ impl Follower {
             self.tries.found_nothing(now);
             return Ok(());
         }
+        // A node that was away must know it before it fills a gap.
+        self.look_at_epoch()?;
         for at in 0..self.streams.len() {
             if self.streams[at].reader.is_connected() {
                 continue;
@@ -361,7 +369,7 @@ impl Follower {
         }
         self.tries.succeeded();
         self.said.forget();
-        self.setup.signals.set_whole(Whole::Yes);
+        self.show_whole("");
         if !self.looked_beyond {
             self.looked_beyond = streams::warn_of_more_shards(&self.setup.js, &self.setup.config).is_ok();
         }
@@ -370,26 +378,37 @@ impl Follower {
 
     /// Connects a stream's reader after its position. False when the stream does not hold what comes next.
     fn connect_stream(&mut self, at: usize) -> Result<bool, Error> {
+        let moments = self.setup.database.moments(at)?;
         let Followed { shard, reader, position, .. } = &mut self.streams[at];
         let stream = reader.stream().to_owned();
-        let mut judgement = reader.connect(position.as_ref())?;
+        let mut judgement = reader.connect(position.as_ref(), &moments)?;
         if judgement.is_none() {
             streams::ensure(&self.setup.js, &self.setup.config, *shard)?;
-            judgement = reader.connect(position.as_ref())?;
+            judgement = reader.connect(position.as_ref(), &moments)?;
         }
         let recorded = match judgement {
             None => return Err(Error::unreachable("was removed as soon as it was made")),
             Some(Judgement::Gap(first, last)) => {
-                self.fill_gap(&stream, first, last)?;
+                let is_another = position.as_ref().is_some_and(|known| known.created != reader.created());
+                if self.healing.is_pending() || is_another || self.is_left_alone(at) {
+                    let seq = Position { seq: last, created: self.streams[at].reader.created().to_owned() };
+                    log::warn!(
+                        "stream {stream} does not hold messages {first} to {last}: following it as it is now, and comparing this \
+                         node with others"
+                    );
+                    self.begin_anew(Some((at, seq)), true)?;
+                } else {
+                    self.fill_gap(&stream, first, last)?;
+                }
                 return Ok(false);
             }
-            Some(Judgement::Continue(position)) => self.record(at, position, Sequences::GoOn),
+            Some(Judgement::Continue(position)) => self.record(at, position),
             Some(Judgement::Changed(position, why)) => {
                 log::warn!(
-                    "stream {stream} {why}: following it as it is now; what has not come back is published again"
+                    "stream {stream} {why}: following it as it is now; what has not come back is published again, and this node \
+                     is compared with others"
                 );
-                self.owes_rewind = true;
-                self.record(at, position, Sequences::CountAnew)
+                self.begin_anew(Some((at, position)), false)
             }
         };
         let reader = &mut self.streams[at].reader;
@@ -472,32 +491,112 @@ impl Follower {
                 .begin_anew(at, stream.position.as_ref().map_or(0, |position| position.seq));
         }
         self.tries.at_once(Instant::now());
+        self.tell_generation();
         self.owes_rewind = true;
         self.map_file.is_stale();
         self.wake_publisher();
     }
 
     /// Notes a position that did not come from applying, in the database too.
-    fn record(&mut self, at: usize, position: Position, sequences: Sequences) -> Result<(), db::Error> {
+    fn record(&mut self, at: usize, position: Position) -> Result<(), db::Error> {
         let (followed, database) = (&mut self.streams[at], &mut self.setup.database);
         if followed.position.as_ref() != Some(&position) {
-            if sequences == Sequences::CountAnew && position.seq == 0 {
-                database.begin_stream(at, &position)?;
-            } else {
-                database.set_position(at, &position)?;
-            }
+            database.set_position(at, &position)?;
             self.map_file.is_stale();
         }
         let flow = &self.setup.signals.flow;
-        match sequences {
-            Sequences::GoOn => {
-                flow.read(at, position.seq);
-                flow.checkpoint(at, position.seq);
-            }
-            Sequences::CountAnew => flow.begin_anew(at, position.seq),
-        }
+        flow.read(at, position.seq);
+        flow.checkpoint(at, position.seq);
         followed.checkpoint = position.seq;
         followed.position = Some(position);
+        self.tell_generation();
+        Ok(())
+    }
+
+    /// The streams are not what they were: goes on in one of them at this position, if one is given, and has to compare the database.
+    /// `gap`: what comes before it was not read.
+    fn begin_anew(&mut self, position: Option<(usize, Position)>, gap: bool) -> Result<(), db::Error> {
+        self.setup.database.begin_anew(position.as_slice(), gap)?;
+        self.healing.set_pending(true, Instant::now());
+        self.show_whole("");
+        self.owes_rewind = true;
+        if let Some((at, position)) = position {
+            self.setup.signals.flow.begin_anew(at, position.seq);
+            self.streams[at].checkpoint = position.seq;
+            self.streams[at].position = Some(position);
+        }
+        // The file does not say of which stream a position is: one that is higher than this would be taken for a loss of commits.
+        self.map_file.is_stale();
+        self.write_map_file(true);
+        self.tell_generation();
+        Ok(())
+    }
+
+    /// Whether this node lacks what a stream does not hold any more, and nobody is there to help it.
+    fn is_left_alone(&mut self, at: usize) -> bool {
+        let Setup { config, bucket, .. } = &self.setup;
+        self.streams[at].position.is_some()
+            && config.makes_snapshots()
+            && self.healing.nobody_leads(config, bucket, Instant::now())
+    }
+
+    fn tell_generation(&self) {
+        match self.setup.database.generation() {
+            Ok(generation) => self.setup.signals.set_generation(generation),
+            Err(error) => log::debug!("read the generation of the streams: {error}"),
+        }
+    }
+
+    /// A node that follows all its streams is whole, unless it has to compare itself.
+    fn show_whole(&self, missing: &str) {
+        self.setup.signals.set_whole(match self.healing.is_pending() {
+            false => Whole::Yes,
+            true => Whole::Waiting(format!(
+                "the broker has lost messages that nodes had read, and this node is to be compared with others{missing}"
+            )),
+        });
+    }
+
+    /// Looks whether another epoch of the streams has begun, and takes the next step into it.
+    fn look_at_epoch(&mut self) -> Result<(), Error> {
+        let now = Instant::now();
+        if !self.joined || !self.is_up() || !self.healing.is_due(now) {
+            return Ok(());
+        }
+        let follows = self.streams.iter().any(|stream| stream.position.is_some());
+        let Setup { config, bucket, database, heal, .. } = &mut self.setup;
+        let tools = Tools { config, bucket, database, heal: heal.as_mut(), follows };
+        match self.healing.step(tools, now) {
+            Ok(Outcome::Nothing) => {}
+            Ok(Outcome::Behind) => {
+                log::warn!("the broker has lost messages that nodes had read: this node is compared with others");
+                self.begin_anew(None, false)?;
+            }
+            Ok(outcome) => {
+                let was_pending = self.healing.is_pending();
+                self.healing.set_pending(false, now);
+                if outcome == Outcome::Healed {
+                    // What was read and not applied comes again.
+                    self.waiting.clear();
+                    self.streams.iter_mut().for_each(|stream| stream.reader.disconnect());
+                    self.take_positions();
+                } else {
+                    self.tell_generation();
+                }
+                if was_pending && self.streams.iter().all(|stream| stream.reader.is_connected()) {
+                    self.show_whole("");
+                }
+                if was_pending {
+                    log::info!("this node is in step with the others again");
+                }
+            }
+            Err(error) if error.kind() == Kind::Damaged => return Err(error),
+            Err(error) if self.healing.is_pending() => {
+                self.show_whole(&format!(": {error}"));
+                self.healing.say(&format!("comparing this node with others: {error}"));
+            }
+            Err(error) => log::debug!("look for another epoch of the streams: {error}"),
+        }
         Ok(())
     }
 
@@ -542,13 +641,4 @@ impl Follower {
             }
         }
     }
-}
-
-/// How the sequences of a position relate to those before.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Sequences {
-    /// They count in the same stream.
-    GoOn,
-    /// The stream is another one, or lost its tail.
-    CountAnew,
 }

@@ -3,6 +3,7 @@
 use super::publisher::Handle;
 use crate::base::error::Error;
 use crate::base::stop::Stop;
+use crate::cluster::Bucket;
 use crate::config::Config;
 use crate::db;
 use crate::model::positions::SeqMap;
@@ -13,12 +14,16 @@ use std::sync::Arc;
 /// Brings the database to the state of a snapshot; the error says what is missing for that.
 pub type Recover = Box<dyn FnMut(&mut db::Applier) -> Result<(), Error> + Send>;
 
+/// Compares the database with a snapshot of this generation of the streams; the error says what is missing for that.
+pub type Heal = Box<dyn FnMut(&mut db::Applier, &str) -> Result<(), Error> + Send>;
+
 /// What a follower works with.
 pub struct Setup {
     pub config: Config,
     /// The connection that applies, to an opened database.
     pub database: db::Applier,
     pub js: JetStream,
+    pub bucket: Bucket,
     /// Positions of a sequence map, for streams that the database does not know.
     pub taken_over: SeqMap,
     /// The publisher's, if there is one.
@@ -27,6 +32,8 @@ pub struct Setup {
     pub recover: Option<Recover>,
     /// Lets a database that never followed the streams join the cluster; `None`: it goes on as it is.
     pub join: Option<Recover>,
+    /// Compares it with others after the broker lost what was read; `None`: it goes on as it is.
+    pub heal: Option<Heal>,
     pub board: Arc<Board>,
     pub signals: Arc<Signals>,
     pub stop: Stop,

@@ -6,6 +6,7 @@
 mod at;
 mod begin;
 mod due;
+mod heal;
 mod inspect;
 mod join;
 mod proof;
@@ -19,6 +20,7 @@ mod transfer;
 mod tried;
 
 pub use at::{parse_when, restore_at};
+pub use heal::Healing;
 pub use inspect::{restore_to, verify};
 pub use join::Joining;
 pub use proof::list_proven;

@@ -33,10 +33,12 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
             "model",
             &[
                 "blocks",
+                "epoch",
                 "event",
                 "fold",
                 "gate",
                 "gotime",
+                "moments",
                 "origin",
                 "payload",
                 "positions",
@@ -73,6 +75,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
             &[
                 "apply",
                 "apply/again",
+                "apply/anew",
                 "apply/applier",
                 "apply/aside",
                 "apply/bring_back",
@@ -160,10 +163,10 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
     &[("config", &["keys", "reader", "stores"])],
     &[("streams", &["format", "judge", "made", "reader"]), ("broker", &["blocks", "server", "settings"])],
     &[("operate", &["board", "flow", "health", "metrics", "responder", "signals"])],
-    &[("cluster", &["blocks", "founder", "lease", "presence", "proven", "shards", "wanted"])],
+    &[("cluster", &["blocks", "epoch", "founder", "lease", "presence", "proven", "shards", "wanted"])],
     &[(
         "replicator",
-        &["audit", "chores", "claimer", "follower", "outbox", "pacing", "publisher", "setup", "waiting"],
+        &["audit", "chores", "claimer", "follower", "healing", "outbox", "pacing", "publisher", "setup", "waiting"],
     )],
     &[(
         "snapshot",
@@ -171,6 +174,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
             "at",
             "begin",
             "due",
+            "heal",
             "inspect",
             "join",
             "proof",
