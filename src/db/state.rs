@@ -261,16 +261,33 @@ pub fn standing(connection: &Connection) -> Result<Option<String>, Error> {
     get(connection, EPOCH, STANDING)
 }
 
-/// Notes how far the database has come: the sum of its positions, and a digest that is equal where the rows are. One of which it is
-/// known that it is `alone` is like no other one.
-pub fn note_standing(connection: &Connection, alone: bool) -> Result<(), Error> {
+/// Why a database has to compare itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// Others have lost something.
+    Others,
+    /// What it had read is lost.
+    Lost,
+    /// It has not read what a stream does not hold any more, so that it is like no other one.
+    Gap,
+}
+
+/// Notes how far the database has come: the sum of its positions, and a digest that is equal where the rows are. One that has lost
+/// nothing knows nothing of what is lost: it counts as if it had come nowhere.
+pub fn note_standing(connection: &Connection, why: Why) -> Result<(), Error> {
+    let known = standing(connection)?;
+    let is_known = known.is_some_and(|known| !known.starts_with("0 "));
+    if is_known && why != Why::Gap {
+        return Ok(());
+    }
     let mut statement = connection.prepare(COMMON)?;
     let mut lines: Vec<String> =
         statement.query_map([], |row| row.get(0))?.collect::<Result<_, rusqlite::Error>>()?;
-    if alone {
+    if why == Why::Gap {
         lines.push(crate::base::random::random_u64().to_string());
     }
-    let sum = positions(connection)?.values().fold(0_u64, |sum, seq| sum.saturating_add(*seq));
+    let known = if why == Why::Others { SeqMap::new() } else { positions(connection)? };
+    let sum = known.values().fold(0_u64, |sum, seq| sum.saturating_add(*seq));
     set(connection, EPOCH, STANDING, format!("{sum} {}", hash(&lines)))
 }
 

@@ -33,6 +33,25 @@ impl Moments {
         &self.0
     }
 
+    /// Up to where a stream is what it was, if the newest of these messages is gone and its sequence is another one's by now, or will be.
+    /// `None`: it is still there, or nothing tells. The stream holds messages from `first` to `last`; `stored` asks for the time of one.
+    pub fn lost_after<E>(
+        &self,
+        (first, last): (u64, u64),
+        mut stored: impl FnMut(u64) -> Result<Option<i64>, E>,
+    ) -> Result<Option<u64>, E> {
+        for (at, (seq, time_ms)) in self.0.iter().enumerate() {
+            if *seq < first {
+                // It was removed because it is old, as all before it.
+                return Ok((at > 0).then_some(first - 1));
+            }
+            if *seq <= last && stored(*seq)? == Some(*time_ms) {
+                return Ok((at > 0).then_some(*seq));
+            }
+        }
+        Ok((!self.0.is_empty()).then_some(first.saturating_sub(1)))
+    }
+
     /// Reads what `to_string` has written; what is no pair is left out.
     pub fn parse(text: &str) -> Moments {
         let pair = |text: &str| {
@@ -92,5 +111,24 @@ mod tests {
         assert_eq!(moments.pairs(), [(8, 85), (4, 40)]);
         moments.cut(7);
         assert_eq!(moments.pairs(), [(4, 40)]);
+    }
+
+    #[test]
+    fn a_tail_that_was_lost_is_noticed_even_if_another_one_has_grown() {
+        let known = Moments::parse("9:90 8:80 6:60 2:20");
+        let look = |first, last, times: &dyn Fn(u64) -> i64| {
+            known.lost_after::<()>((first, last), |seq| Ok(Some(times(seq)))).unwrap()
+        };
+        let as_it_was = |seq: u64| i64::try_from(seq).unwrap() * 10;
+        assert_eq!(look(1, 9, &as_it_was), None);
+        assert_eq!(look(1, 100, &as_it_was), None);
+        assert_eq!(look(10, 100, &as_it_was), None, "too old to tell");
+        assert_eq!(look(1, 7, &as_it_was), Some(6));
+        let anew_from = |lost: u64| move |seq: u64| as_it_was(seq) + i64::from(seq >= lost);
+        assert_eq!(look(1, 100, &anew_from(9)), Some(8));
+        assert_eq!(look(1, 100, &anew_from(7)), Some(6));
+        assert_eq!(look(1, 100, &anew_from(1)), Some(0));
+        assert_eq!(look(4, 100, &anew_from(5)), Some(3));
+        assert_eq!(Moments::default().lost_after::<()>((0, 0), |_| Ok(None)), Ok(None));
     }
 }

@@ -24,7 +24,9 @@ pub use connection::Connection;
 pub use consume::{Consumer, Pull, Step};
 pub use dial::cryptography;
 pub use error::Error;
-pub use jetstream::{JetStream, StreamInfo, StreamState};
+#[cfg(test)]
+pub use jetstream::StreamState;
+pub use jetstream::{JetStream, StreamInfo};
 pub use keeper::Options;
 pub use kv::Kv;
 pub use login::Auth;

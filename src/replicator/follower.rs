@@ -1,16 +1,16 @@
 //! The follower: from the streams into the database, in order, from its own checkpoint, whatever happens to the broker.
 
 use super::chores::Chores;
+use super::followed::Followed;
 use super::healing::{Healing, Outcome, Tools};
 use super::pacing::{MapFile, Tries, Yielding};
 use super::setup::Setup;
 use super::waiting::Waiting;
 use crate::base::error::{Context, Error, Kind};
 use crate::base::{limits, once::Once};
-use crate::db::{self, Ends, Incoming};
+use crate::db::{self, Ends, Incoming, WhyAnew};
 use crate::model::positions::{self, Position, SeqMap};
 use crate::model::reach::Reach;
-use crate::model::set::Format;
 use crate::nats::Message;
 use crate::operate::Whole;
 use crate::streams::{self, Item, Judgement, Reader};
@@ -47,40 +47,22 @@ pub struct Follower {
     looked_beyond: bool,
 }
 
-/// One stream.
-struct Followed {
-    /// From 1.
-    shard: u64,
-    reader: Reader,
-    /// Up to where it is read and applied; `None`: never followed.
-    position: Option<Position>,
-    /// The database's own position: after it the stream is read again when the reading is interrupted. Parts of open change sets
-    /// follow.
-    checkpoint: u64,
-}
-
 impl Follower {
     /// A follower on an opened database.
     pub fn new(setup: Setup) -> Result<Follower, Error> {
         let shards = setup.config.log.shards;
         let (deliver, queue) = streams::queue(usize::try_from(shards).unwrap_or(1));
         let mut streams = vec![];
-        for (shard, stream) in (1..).zip(setup.config.streams()) {
+        for stream in setup.config.streams() {
             let known = setup.database.position(streams.len())?;
             let from_file =
                 || setup.taken_over.get(&stream).map(|seq| Position { seq: *seq, created: String::new() });
             let position = known.or_else(from_file);
+            let reader = Reader::new(&setup.js, stream, deliver.clone());
+            let mut followed = Followed::new(streams.len(), reader, None);
             // What an earlier session had published may have been in a stream that is gone.
-            setup
-                .signals
-                .flow
-                .begin_anew(streams.len(), position.as_ref().map_or(0, |position| position.seq));
-            streams.push(Followed {
-                shard,
-                reader: Reader::new(&setup.js, stream, deliver.clone()),
-                checkpoint: position.as_ref().map_or(0, |position| position.seq),
-                position,
-            });
+            followed.begins_anew(&setup.signals, position);
+            streams.push(followed);
         }
         let followed =
             streams.iter().any(|stream| stream.position.is_some()) || setup.database.is_restored()?;
@@ -210,24 +192,11 @@ impl Follower {
         // Before the node has caught up, it waits for its own events as well as for others'.
         let urgent = !self.started || !self.setup.database.is_own(&incoming);
         if let Some(ends) = self.waiting.push(incoming, (part, time_ms), urgent, Instant::now()) {
-            self.has_read(at, ends.read);
+            self.streams[at].has_read(&self.setup.signals, ends.read);
             self.pass_unused(at, ends.checkpoint);
             // Its parts come back before they are applied.
             self.wake_publisher();
         }
-    }
-
-    fn has_read(&mut self, at: usize, read: u64) {
-        if let Some(position) = &mut self.streams[at].position {
-            position.seq = read;
-        }
-        self.setup.signals.flow.read(at, read);
-    }
-
-    fn has_applied(&mut self, at: usize, ends: Ends) {
-        self.has_read(at, ends.read);
-        self.streams[at].checkpoint = ends.checkpoint;
-        self.setup.signals.flow.checkpoint(at, ends.checkpoint);
     }
 
     /// Messages without any effect move the database's position only now and then.
@@ -239,7 +208,7 @@ impl Follower {
         let Some(position) = &stream.position else { return };
         let (read, position) = (position.seq, Position { seq: checkpoint, ..position.clone() });
         match self.setup.database.set_position(at, &position) {
-            Ok(()) => self.has_applied(at, Ends { read, checkpoint }),
+            Ok(()) => self.streams[at].has_applied(&self.setup.signals, Ends { read, checkpoint }),
             // With the next one again.
             Err(error) => log::debug!("write the position: {error}"),
         }
@@ -279,7 +248,7 @@ impl Follower {
             .filter_map(|incoming| Some((incoming.stream, incoming.ends?)))
             .collect();
         for (at, ends) in applied_up_to {
-            self.has_applied(at, ends);
+            self.streams[at].has_applied(&self.setup.signals, ends);
         }
         self.setup.board.count_consumed(applied.changes, applied.rows);
         self.setup.board.count_lost(applied.lost);
@@ -300,21 +269,12 @@ impl Follower {
             let name = self.streams[at].reader.stream();
             let Ok(Some(info)) = self.setup.js.stream(name) else { continue };
             match streams::format_of(&info) {
-                Ok(format) => self.note_format(at, format),
+                Ok(format) => self.streams[at].note_format(&self.setup.signals, format, self.started),
                 Err(error) => self.said.warn(&format!("stream {name}: {error}")),
             }
             // Somebody may have changed its limits, too.
             self.note_reach(at, streams::reach_of(&info), streams::size_of(&info));
         }
-    }
-
-    fn note_format(&self, at: usize, format: Format) {
-        let flow = &self.setup.signals.flow;
-        if self.started && format != flow.format(at) {
-            let stream = self.streams[at].reader.stream();
-            log::info!("stream {stream}: changes are published as {} from now on", format.name());
-        }
-        flow.set_format(at, format);
     }
 
     fn note_reach(&mut self, at: usize, reach: Reach, size: u64) {
@@ -347,10 +307,7 @@ impl Follower {
             }
             // What was read and not applied comes again.
             self.waiting.forget(at);
-            let stream = &mut self.streams[at];
-            if let Some(position) = &mut stream.position {
-                position.seq = position.seq.min(stream.checkpoint);
-            }
+            self.streams[at].step_back();
             match self.connect_stream(at) {
                 Ok(true) => {}
                 Ok(false) => {
@@ -370,6 +327,8 @@ impl Follower {
         self.tries.succeeded();
         self.said.forget();
         self.show_whole("");
+        let in_memory = self.streams.iter_mut().map(Followed::tell_memory).filter(|memory| *memory).count();
+        self.setup.board.set_in_memory(in_memory > 0);
         if !self.looked_beyond {
             self.looked_beyond = streams::warn_of_more_shards(&self.setup.js, &self.setup.config).is_ok();
         }
@@ -379,11 +338,12 @@ impl Follower {
     /// Connects a stream's reader after its position. False when the stream does not hold what comes next.
     fn connect_stream(&mut self, at: usize) -> Result<bool, Error> {
         let moments = self.setup.database.moments(at)?;
-        let Followed { shard, reader, position, .. } = &mut self.streams[at];
+        let shard = self.streams[at].shard();
+        let Followed { reader, position, .. } = &mut self.streams[at];
         let stream = reader.stream().to_owned();
         let mut judgement = reader.connect(position.as_ref(), &moments)?;
         if judgement.is_none() {
-            streams::ensure(&self.setup.js, &self.setup.config, *shard)?;
+            streams::ensure(&self.setup.js, &self.setup.config, shard)?;
             judgement = reader.connect(position.as_ref(), &moments)?;
         }
         let recorded = match judgement {
@@ -396,7 +356,7 @@ impl Follower {
                         "stream {stream} does not hold messages {first} to {last}: following it as it is now, and comparing this \
                          node with others"
                     );
-                    self.begin_anew(Some((at, seq)), true)?;
+                    self.begin_anew(Some((at, seq)), WhyAnew::Gap)?;
                 } else {
                     self.fill_gap(&stream, first, last)?;
                 }
@@ -408,7 +368,7 @@ impl Follower {
                     "stream {stream} {why}: following it as it is now; what has not come back is published again, and this node \
                      is compared with others"
                 );
-                self.begin_anew(Some((at, position)), false)
+                self.begin_anew(Some((at, position)), WhyAnew::Lost)
             }
         };
         let reader = &mut self.streams[at].reader;
@@ -416,7 +376,7 @@ impl Follower {
             reader.disconnect();
         }
         let (format, (reach, size)) = (reader.format(), reader.reach());
-        self.note_format(at, format);
+        self.streams[at].note_format(&self.setup.signals, format, self.started);
         self.note_reach(at, reach, size);
         recorded.context("write the position").map(|()| true)
     }
@@ -477,18 +437,12 @@ impl Follower {
     /// Takes over the positions that a snapshot brought.
     fn take_positions(&mut self) {
         for (at, stream) in self.streams.iter_mut().enumerate() {
-            match self.setup.database.position(at) {
-                Ok(position) => {
-                    stream.checkpoint = position.as_ref().map_or(0, |position| position.seq);
-                    stream.position = position;
-                }
-                Err(error) => log::warn!("read the position in {}: {error}", stream.reader.stream()),
-            }
+            let known = self.setup.database.position(at).unwrap_or_else(|error| {
+                log::warn!("read the position in {}: {error}", stream.reader.stream());
+                stream.position.clone()
+            });
             // What we published before stands in the snapshot's state, or is published again.
-            self.setup
-                .signals
-                .flow
-                .begin_anew(at, stream.position.as_ref().map_or(0, |position| position.seq));
+            stream.begins_anew(&self.setup.signals, known);
         }
         self.tries.at_once(Instant::now());
         self.tell_generation();
@@ -504,26 +458,19 @@ impl Follower {
             database.set_position(at, &position)?;
             self.map_file.is_stale();
         }
-        let flow = &self.setup.signals.flow;
-        flow.read(at, position.seq);
-        flow.checkpoint(at, position.seq);
-        followed.checkpoint = position.seq;
-        followed.position = Some(position);
+        followed.goes_on(&self.setup.signals, position);
         self.tell_generation();
         Ok(())
     }
 
     /// The streams are not what they were: goes on in one of them at this position, if one is given, and has to compare the database.
-    /// `gap`: what comes before it was not read.
-    fn begin_anew(&mut self, position: Option<(usize, Position)>, gap: bool) -> Result<(), db::Error> {
-        self.setup.database.begin_anew(position.as_slice(), gap)?;
+    fn begin_anew(&mut self, position: Option<(usize, Position)>, why: WhyAnew) -> Result<(), db::Error> {
+        self.setup.database.begin_anew(position.as_slice(), why)?;
         self.healing.set_pending(true, Instant::now());
         self.show_whole("");
         self.owes_rewind = true;
         if let Some((at, position)) = position {
-            self.setup.signals.flow.begin_anew(at, position.seq);
-            self.streams[at].checkpoint = position.seq;
-            self.streams[at].position = Some(position);
+            self.streams[at].begins_anew(&self.setup.signals, Some(position));
         }
         // The file does not say of which stream a position is: one that is higher than this would be taken for a loss of commits.
         self.map_file.is_stale();
@@ -570,9 +517,12 @@ impl Follower {
             Ok(Outcome::Nothing) => {}
             Ok(Outcome::Behind) => {
                 log::warn!("the broker has lost messages that nodes had read: this node is compared with others");
-                self.begin_anew(None, false)?;
+                self.begin_anew(None, WhyAnew::Others)?;
             }
             Ok(outcome) => {
+                if outcome == Outcome::Leads {
+                    self.setup.signals.lead();
+                }
                 let was_pending = self.healing.is_pending();
                 self.healing.set_pending(false, now);
                 if outcome == Outcome::Healed {
@@ -601,10 +551,7 @@ impl Follower {
     }
 
     fn start_publisher_when_caught_up(&mut self) {
-        let has_caught_up = |stream: &Followed| {
-            stream.position.as_ref().is_some_and(|position| stream.reader.has_caught_up(position.seq))
-        };
-        if self.started || !self.streams.iter().all(has_caught_up) {
+        if self.started || !self.streams.iter().all(Followed::has_caught_up) {
             return;
         }
         self.started = true;

@@ -56,6 +56,8 @@ pub enum Outcome {
     Behind,
     /// The database is in the epoch now, as it is.
     Adopted,
+    /// The same, and the others wait for a snapshot of it.
+    Leads,
     /// The database was compared, and has the snapshot's state.
     Healed,
 }
@@ -126,7 +128,7 @@ impl Healing {
             }
             Move::Lead(record) if epoch::write(tools.bucket, &record, revision)? => {
                 log::warn!("this node had read most of what the broker lost: the others compare themselves with it");
-                adopt(&mut tools, record.epoch)
+                adopt(&mut tools, record.epoch).map(|_| Outcome::Leads)
             }
             Move::Lead(_) => Err(Error::waiting("another node was faster")),
             Move::Adopt => adopt(&mut tools, record.epoch),

@@ -3,6 +3,7 @@
 mod audit;
 mod chores;
 mod claimer;
+mod followed;
 mod follower;
 mod healing;
 mod outbox;

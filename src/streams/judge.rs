@@ -1,8 +1,7 @@
 //! A stream judged against a position: whether it holds what comes next, and whether it is the same stream.
 
 use crate::model::positions::Position;
-use crate::model::moments::Moments;
-use crate::nats::{StreamInfo, StreamState};
+use crate::nats::StreamInfo;
 
 /// How a stream relates to the position from which it is to be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,41 +40,10 @@ pub fn judge(position: Option<&Position>, info: &StreamInfo) -> Judgement {
     }
 }
 
-/// What has become of messages that were read from a stream, told by when they were stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Known {
-    /// The newest one is still there, or nothing tells.
-    Stays,
-    /// The newest one is gone, and its sequence is another message's by now, or will be. Up to here the stream is what it was.
-    LostAfter(u64),
-}
-
-/// Looks for the newest of the messages that were read which is still in its stream. `stored` asks for the time of a sequence.
-pub fn look_back<E>(
-    moments: &Moments,
-    state: &StreamState,
-    mut stored: impl FnMut(u64) -> Result<Option<i64>, E>,
-) -> Result<Known, E> {
-    for (at, (seq, time_ms)) in moments.pairs().iter().enumerate() {
-        if *seq < state.first_seq {
-            // Those before the first one were removed because they are old.
-            let before = state.first_seq - 1;
-            return Ok(if at == 0 { Known::Stays } else { Known::LostAfter(before) });
-        }
-        if *seq <= state.last_seq && stored(*seq)? == Some(*time_ms) {
-            return Ok(if at == 0 { Known::Stays } else { Known::LostAfter(*seq) });
-        }
-    }
-    Ok(if moments.pairs().is_empty() {
-        Known::Stays
-    } else {
-        Known::LostAfter(state.first_seq.saturating_sub(1))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nats::StreamState;
     use serde_json::Value;
 
     fn info(created: &str, first_seq: u64, last_seq: u64) -> StreamInfo {
@@ -106,26 +74,5 @@ mod tests {
         let end = u64::MAX;
         assert_eq!(judge(Some(&position(end, "a")), &info("a", 1, end)), at(end, "a"));
         assert_eq!(judge(Some(&position(5, "a")), &info("a", end, end)), Judgement::Gap(6, end - 1));
-    }
-
-    #[test]
-    fn a_tail_that_was_lost_is_noticed_even_if_another_one_has_grown() {
-        let known = Moments::parse("9:90 8:80 6:60 2:20");
-        let look = |first_seq, last_seq, times: &dyn Fn(u64) -> i64| {
-            let state = StreamState { first_seq, last_seq, ..StreamState::default() };
-            look_back::<()>(&known, &state, |seq| Ok(Some(times(seq)))).unwrap()
-        };
-        let as_it_was = |seq: u64| i64::try_from(seq).unwrap() * 10;
-        assert_eq!(look(1, 9, &as_it_was), Known::Stays);
-        assert_eq!(look(1, 100, &as_it_was), Known::Stays);
-        assert_eq!(look(10, 100, &as_it_was), Known::Stays, "too old to tell");
-        assert_eq!(look(1, 7, &as_it_was), Known::LostAfter(6));
-        let anew_from = |lost: u64| move |seq: u64| as_it_was(seq) + i64::from(seq >= lost);
-        assert_eq!(look(1, 100, &anew_from(9)), Known::LostAfter(8));
-        assert_eq!(look(1, 100, &anew_from(7)), Known::LostAfter(6));
-        assert_eq!(look(1, 100, &anew_from(1)), Known::LostAfter(0));
-        assert_eq!(look(4, 100, &anew_from(5)), Known::LostAfter(3));
-        let nothing = StreamState::default();
-        assert_eq!(look_back::<()>(&Moments::default(), &nothing, |_| Ok(None)), Ok(Known::Stays));
     }
 }

@@ -2,7 +2,7 @@
 //! a replay up to a bound.
 
 use super::format::format_of;
-use super::judge::{Judgement, Known, judge, look_back};
+use super::judge::{Judgement, judge};
 use super::made::{reach_of, size_of};
 use crate::base::{clock, error, limits};
 use crate::model::gate::{self, Part};
@@ -142,10 +142,8 @@ impl Reader {
             let time = self.js.message_time(&self.stream, seq)?;
             Ok::<_, error::Error>(time.and_then(|time| clock::parse(&time)))
         };
-        Ok(match look_back(moments, &info.state, stored)? {
-            Known::LostAfter(seq) => Some(seq.min(position.seq)),
-            Known::Stays => None,
-        })
+        let lost = moments.lost_after((info.state.first_seq, info.state.last_seq), stored)?;
+        Ok(lost.map(|seq| seq.min(position.seq)))
     }
 
     /// When the stream was created that it was connected to last.

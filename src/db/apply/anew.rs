@@ -2,6 +2,7 @@
 //! compare itself with others.
 
 use crate::db::apply::applier::Applier;
+use crate::db::state::Why;
 use crate::db::{error::Error, state};
 use crate::model::epoch::Epoch;
 use crate::model::moments::Moments;
@@ -11,13 +12,10 @@ impl Applier {
     /// Goes on at these positions, of which each is given with its stream's number. Where a stream is another one, what was counted in
     /// the old one is forgotten. What is published from now on has a new name: under the old one, others may have folded more than the
     /// streams hold now, and would pass over what is published again.
-    /// `gap`: what comes before them was not read, so that the database is like no other one.
-    pub fn begin_anew(&mut self, positions: &[(usize, Position)], gap: bool) -> Result<(), Error> {
+    pub fn begin_anew(&mut self, positions: &[(usize, Position)], why: Why) -> Result<(), Error> {
         self.in_transaction(|applier| {
             let session = &mut applier.session;
-            if gap || state::standing(&session.connection)?.is_none() {
-                state::note_standing(&session.connection, gap)?;
-            }
+            state::note_standing(&session.connection, why)?;
             for (stream, position) in positions {
                 session.begin_stream(*stream, position)?;
             }

@@ -57,7 +57,8 @@ fn lose(nats: &mut Nats, how: Loss) {
 
 /// Three nodes: the first one has read all that it has written, the third one less, the second one still less. Rows were inserted,
 /// changed and deleted in between, by the first and by the third.
-fn three_at_three_points(dir: &Dir, nats: &mut Nats, extra: &str) -> Vec<Node> {
+/// `away`: the two are ended; otherwise they only stand still, and still read what is in their sockets.
+fn three_at_three_points(dir: &Dir, nats: &mut Nats, extra: &str, away: bool) -> Vec<Node> {
     let mut nodes: Vec<Node> =
         (1..=3).map(|id| Node::with_schema(dir, id, &nats.url(), extra, SCHEMA)).collect();
     nodes.iter_mut().for_each(Node::start_ready);
@@ -68,14 +69,22 @@ fn three_at_three_points(dir: &Dir, nats: &mut Nats, extra: &str) -> Vec<Node> {
     nats.restart();
     nodes[0].sql("UPDATE t SET v = 'crosses' WHERE id = 100");
     wait_equal(&mut nodes.iter_mut().collect::<Vec<_>>(), 30);
-    nodes[1].signal("STOP");
+    if away {
+        assert_eq!(nodes[1].stop(), 0);
+    } else {
+        nodes[1].signal("STOP");
+    }
     insert(&nodes[0], 101, 100);
     nodes[0].sql("DELETE FROM t WHERE id <= 10; UPDATE t SET v = 'first' WHERE id BETWEEN 11 AND 20");
     nodes[2].sql("INSERT INTO u VALUES(1, 'of the third'); DELETE FROM t WHERE id BETWEEN 41 AND 50");
     wait_for("the third one has it", 30, || (count(&nodes[2], "1") == 180).then_some(()));
     settled(&nodes[0]);
     settled(&nodes[2]);
-    nodes[2].signal("STOP");
+    if away {
+        assert_eq!(nodes[2].stop(), 0);
+    } else {
+        nodes[2].signal("STOP");
+    }
     insert(&nodes[0], 201, 100);
     nodes[0].sql("DELETE FROM t WHERE id BETWEEN 21 AND 30; UPDATE t SET v = 'second' WHERE id BETWEEN 15 AND 35");
     settled(&nodes[0]);
@@ -135,7 +144,7 @@ fn under_writers(nodes: &mut [Node], body: impl FnOnce(&mut [Node])) {
 fn three_nodes(how: Loss) {
     let dir = Dir::new(&format!("forgets-{how:?}"));
     let mut nats = Nats::start(&dir);
-    let mut nodes = three_at_three_points(&dir, &mut nats, "");
+    let mut nodes = three_at_three_points(&dir, &mut nats, "", false);
     insert(&nodes[1], 1_001, 10);
     under_writers(&mut nodes, |nodes| {
         lose(&mut nats, how);
@@ -175,14 +184,14 @@ fn deleted_under_three_nodes() {
 fn the_farthest_comes_back_late(how: Loss) {
     let dir = Dir::new(&format!("forgets-late-{how:?}"));
     let mut nats = Nats::start(&dir);
-    let mut nodes = three_at_three_points(&dir, &mut nats, "");
+    let mut nodes = three_at_three_points(&dir, &mut nats, "", true);
     nodes[0].kill9();
     lose(&mut nats, how);
-    nodes[1].signal("CONT");
-    nodes[2].signal("CONT");
+    nodes[1].start();
+    nodes[2].start();
     wait_for("the two are equal", BOUND, || {
         let equal = contents(&nodes[1].database) == contents(&nodes[2].database);
-        (equal && count(&nodes[1], "1") == 180 && nodes[1].unsettled() + nodes[2].unsettled() == 0).then_some(())
+        (equal && count(&nodes[1], "id BETWEEN 1 AND 300") == 180 && nodes[1].unsettled() + nodes[2].unsettled() == 0).then_some(())
     });
     nodes[1].sql("DELETE FROM t WHERE id BETWEEN 101 AND 110");
     nodes[2].sql("UPDATE t SET v = 'later' WHERE id BETWEEN 111 AND 120");
@@ -207,4 +216,145 @@ fn wiped_and_the_farthest_comes_back_late() {
 #[test]
 fn a_tail_is_lost_and_the_farthest_comes_back_late() {
     the_farthest_comes_back_late(Loss::Tail);
+}
+
+/// Snapshots are disabled: each node publishes what had not come back, says that it cannot be compared, and goes on.
+#[test]
+fn without_snapshots_own_rows_are_published_and_it_is_said() {
+    let dir = Dir::new("forgets-disabled");
+    let mut nats = Nats::start(&dir);
+    let mut nodes = three_at_three_points(&dir, &mut nats, "snapshot.enabled = false", false);
+    insert(&nodes[1], 1_001, 10);
+    lose(&mut nats, Loss::Wiped);
+    nodes[1].signal("CONT");
+    nodes[2].signal("CONT");
+    insert(&nodes[0], 1_101, 10);
+    wait_for("own rows are everywhere", BOUND, || {
+        nodes.iter().all(|node| count(node, "id > 1000") == 20).then_some(())
+    });
+    wait_for("it is said", BOUND, || {
+        nodes.iter().all(|node| node.count("snapshots are disabled: rows that only other nodes") == 1).then_some(())
+    });
+}
+
+/// All nodes were away while the stream dropped what none of them had read: they go on without a person.
+#[test]
+fn no_node_has_read_what_was_purged() {
+    let dir = Dir::new("forgets-all-away");
+    let mut nats = Nats::start(&dir);
+    let mut nodes = three_at_three_points(&dir, &mut nats, "snapshot.leader_ttl = 3000", true);
+    assert_eq!(nodes[0].stop(), 0);
+    for _ in 0..3 {
+        nats.client().publish("harmonylite-change-log-1", "somebody's").unwrap();
+    }
+    lose(&mut nats, Loss::Purged);
+    insert(&nodes[1], 1_001, 10);
+    nodes.iter_mut().for_each(Node::start);
+    wait_equal(&mut nodes.iter_mut().collect::<Vec<_>>(), 60);
+    nodes.iter().for_each(assert_nothing_is_missing);
+    assert_eq!(count(&nodes[0], "id BETWEEN 1001 AND 1010"), 10);
+}
+
+/// A stream in memory is named, once in the log and in health.
+#[test]
+fn a_broker_that_keeps_nothing_is_named() {
+    let dir = Dir::new("forgets-memory");
+    let nats = Nats::start(&dir);
+    let config = nats::jetstream::StreamConfig {
+        name: STREAM.to_owned(),
+        subjects: vec!["harmonylite-change-log-1".to_owned()],
+        storage: nats::jetstream::StorageType::Memory,
+        ..Default::default()
+    };
+    nats.client().add_stream(&config).unwrap();
+    let port = free_port();
+    let extra = format!("health_check.enable = true\nhealth_check.bind = \"127.0.0.1:{port}\"");
+    let mut node = Node::with_schema(&dir, 1, &nats.url(), &extra, SCHEMA);
+    node.start_ready();
+    wait_for("it is said", 10, || (node.count("in memory alone") == 1).then_some(()));
+    wait_for("health says it", 10, || {
+        health(port).1["problems"].to_string().contains("memory alone").then_some(())
+    });
+}
+
+/// Numbers from a seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % n
+    }
+}
+
+/// Each application writes rows of its own alone, so that in the end each row must be as its application last wrote it.
+fn write_own(node: &Node, id: u64, random: &mut Random, wrote: &mut std::collections::BTreeMap<u64, u64>) {
+    let application = node.open();
+    for _ in 0..random.below(30) {
+        let (key, value) = (random.below(200) * 10 + id, random.below(1_000_000));
+        if random.below(4) == 0 {
+            application.execute("DELETE FROM t WHERE id = ?1", [key]).unwrap();
+            wrote.remove(&key);
+        } else {
+            application.execute("INSERT OR REPLACE INTO t VALUES(?1, ?2, 'x')", [key, value]).unwrap();
+            wrote.insert(key, value);
+        }
+    }
+}
+
+fn random_losses(seed: u64) {
+    eprintln!("HARMONYLITE_SEED={seed}");
+    let dir = Dir::new(&format!("forgets-random-{seed}"));
+    let mut nats = Nats::start(&dir);
+    let mut random = Random(seed);
+    let mut nodes: Vec<Node> =
+        (1..=3).map(|id| Node::with_schema(&dir, id, &nats.url(), "snapshot.leader_ttl = 3000", SCHEMA)).collect();
+    nodes.iter_mut().for_each(Node::start_ready);
+    let mut wrote = std::collections::BTreeMap::new();
+    for round in 0..2 {
+        nats.kill();
+        nats.keep();
+        nats.restart();
+        let mut still = [false; 3];
+        for _ in 0..8 {
+            let at = random.below(3) as usize;
+            match random.below(8) {
+                0 => {
+                    nodes[at].signal(if still[at] { "CONT" } else { "STOP" });
+                    still[at] = !still[at];
+                }
+                1 if !still[at] => {
+                    nodes[at].kill9();
+                    nodes[at].start();
+                }
+                2 => nats.restart(),
+                _ => write_own(&nodes[at], at as u64 + 1, &mut random, &mut wrote),
+            }
+            pause(random.below(300));
+        }
+        let how = [Loss::Wiped, Loss::Tail, Loss::Tail, Loss::Purged, Loss::Deleted][random.below(5) as usize];
+        eprintln!("round {round}: {how:?}");
+        lose(&mut nats, how);
+        for at in 0..3 {
+            write_own(&nodes[at], at as u64 + 1, &mut random, &mut wrote);
+            if still[at] {
+                nodes[at].signal("CONT");
+            }
+        }
+        all_equal(&mut nodes, &format!("seed {seed}, {how:?}"));
+        let mut statement = nodes[0].open();
+        let transaction = statement.transaction().unwrap();
+        let mut query = transaction.prepare("SELECT id, v FROM t").unwrap();
+        let rows: std::collections::BTreeMap<u64, u64> =
+            query.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap().map(Result::unwrap).collect();
+        assert_eq!(rows, wrote, "seed {seed}, {how:?}");
+    }
+}
+
+/// Whatever order of writes, kills, standstills and losses.
+#[test]
+fn whatever_order_of_losses() {
+    let first = number_from_environment("HARMONYLITE_SEED").unwrap_or(1);
+    let count = number_from_environment("HARMONYLITE_LOSSES").unwrap_or(2);
+    (first..first + count).for_each(random_losses);
 }
