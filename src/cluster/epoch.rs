@@ -118,8 +118,7 @@ mod tests {
 
     #[test]
     fn equal_rows_need_no_comparison() {
-        let record =
-            Record { leader: 1, nodes: [(1, come(1, 5, "x"))].into(), ..Record::default() };
+        let record = Record { leader: 1, nodes: [(1, come(1, 5, "x"))].into(), ..Record::default() };
         assert!(record.is_as_leader(&come(1, 5, "x")));
         assert!(!record.is_as_leader(&come(1, 5, "y")) && !record.is_as_leader(&come(1, 4, "x")));
         assert!(!Record { leader: 2, ..record }.is_as_leader(&come(1, 5, "x")));

@@ -144,7 +144,16 @@ impl Claimant {
     fn new(bucket: &Bucket, key: &'static Key<'static, Claim>, node_id: u64, ttl: Duration) -> Claimant {
         let lease = Lease::default();
         lease.lock().place = Some((bucket.clone(), key));
-        Claimant { lease, bucket: bucket.clone(), key, node_id, ttl, alone: false, chosen: false, seen: Seen::default() }
+        Claimant {
+            lease,
+            bucket: bucket.clone(),
+            key,
+            node_id,
+            ttl,
+            alone: false,
+            chosen: false,
+            seen: Seen::default(),
+        }
     }
 
     /// Takes the lease if it is free, renews it if it is ours.
@@ -190,7 +199,8 @@ impl Claimant {
         let released = entry
             .value
             .is_none_or(|claim| claim.timestamp == 0 || (self.alone && claim.node_id == self.node_id));
-        let free = never_written || released || self.chosen || self.seen.expired(entry.revision, now, self.ttl);
+        let free =
+            never_written || released || self.chosen || self.seen.expired(entry.revision, now, self.ttl);
         free.then_some(entry.revision)
     }
 

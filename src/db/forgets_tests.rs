@@ -237,7 +237,10 @@ fn schedule(seed: u64) {
                 stream.created += 1;
                 0
             }
-            _ => stream.messages.len() - usize::try_from(random.below(1 + stream.messages.len() as u64)).unwrap(),
+            _ => {
+                stream.messages.len()
+                    - usize::try_from(random.below(1 + stream.messages.len() as u64)).unwrap()
+            }
         };
         stream.messages.truncate(kept);
         for _ in 0..random.below(12) {

@@ -275,9 +275,9 @@ pub enum Why {
 /// Notes how far the database has come: the sum of its positions, and a digest that is equal where the rows are. One that has lost
 /// nothing knows nothing of what is lost: it counts as if it had come nowhere.
 pub fn note_standing(connection: &Connection, why: Why) -> Result<(), Error> {
-    let known = standing(connection)?;
-    let is_known = known.is_some_and(|known| !known.starts_with("0 "));
-    if is_known && why != Why::Gap {
+    let before = standing(connection)?;
+    let before = before.as_deref().and_then(|text| text.split(' ').next()?.parse().ok()).unwrap_or(0);
+    if before != 0 && why != Why::Gap {
         return Ok(());
     }
     let mut statement = connection.prepare(COMMON)?;
@@ -287,7 +287,11 @@ pub fn note_standing(connection: &Connection, why: Why) -> Result<(), Error> {
         lines.push(crate::base::random::random_u64().to_string());
     }
     let known = if why == Why::Others { SeqMap::new() } else { positions(connection)? };
-    let sum = known.values().fold(0_u64, |sum, seq| sum.saturating_add(*seq));
+    let sum = match before {
+        0 => known.values().fold(0_u64, |sum, seq| sum.saturating_add(*seq)),
+        // The positions are other ones already.
+        before => before,
+    };
     set(connection, EPOCH, STANDING, format!("{sum} {}", hash(&lines)))
 }
 

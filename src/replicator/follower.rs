@@ -3,7 +3,7 @@
 use super::chores::Chores;
 use super::followed::Followed;
 use super::healing::{Healing, Outcome, Tools};
-use super::pacing::{MapFile, Tries, Yielding};
+use super::pacing::{MapFile, Removed, Tries, Yielding};
 use super::setup::Setup;
 use super::waiting::Waiting;
 use crate::base::error::{Context, Error, Kind};
@@ -42,6 +42,7 @@ pub struct Follower {
     go_nodes_seen: bool,
     chores: Chores,
     healing: Healing,
+    removed: Removed,
     looked_at_formats: Instant,
     /// Whether there are more streams than this node's was looked at.
     looked_beyond: bool,
@@ -87,6 +88,7 @@ impl Follower {
             go_nodes_seen: false,
             chores: Chores::new(now),
             healing: Healing::new(setup.database.epoch()?.1.is_some(), now),
+            removed: Removed::default(),
             looked_at_formats: now,
             looked_beyond: false,
             setup,
@@ -151,7 +153,8 @@ impl Follower {
             (false, true) => self.tries.pause(now).max(Duration::from_millis(5)),
             (false, false) => Duration::from_secs(1),
         };
-        let timeout = timeout.min(self.healing.pause(now).max(Duration::from_millis(5)));
+        let looks = self.joined && self.is_up();
+        let timeout = if looks { timeout.min(self.healing.pause(now)) } else { timeout };
         // After stop its channel is always ready, and the wait is for echoes alone.
         let never = crossbeam_channel::never();
         let stop = if stopping { &never } else { self.setup.stop.receiver() };
@@ -343,6 +346,9 @@ impl Follower {
         let stream = reader.stream().to_owned();
         let mut judgement = reader.connect(position.as_ref(), &moments)?;
         if judgement.is_none() {
+            if position.is_some() && !self.removed.is_over(Instant::now()) {
+                return Err(Error::unreachable("was removed: making it anew in a moment"));
+            }
             streams::ensure(&self.setup.js, &self.setup.config, shard)?;
             judgement = reader.connect(position.as_ref(), &moments)?;
         }
@@ -515,10 +521,11 @@ impl Follower {
         let tools = Tools { config, bucket, database, heal: heal.as_mut(), follows };
         match self.healing.step(tools, now) {
             Ok(Outcome::Nothing) => {}
-            Ok(Outcome::Behind) => {
-                log::warn!("the broker has lost messages that nodes had read: this node is compared with others");
-                self.begin_anew(None, WhyAnew::Others)?;
-            }
+            Ok(Outcome::Behind) => match self.begin_anew(None, WhyAnew::Others).map_err(Error::from) {
+                Err(error) if error.kind() == Kind::Damaged => return Err(error),
+                Err(error) => self.healing.say(&format!("{error}; trying again")),
+                Ok(()) => log::warn!("the broker has lost messages: this node is compared with others"),
+            },
             Ok(outcome) => {
                 if outcome == Outcome::Leads {
                     self.setup.signals.lead();

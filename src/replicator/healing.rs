@@ -127,7 +127,9 @@ impl Healing {
                 Err(Error::waiting("telling the others how far this node had read"))
             }
             Move::Lead(record) if epoch::write(tools.bucket, &record, revision)? => {
-                log::warn!("this node had read most of what the broker lost: the others compare themselves with it");
+                log::warn!(
+                    "this node had read most of what the broker lost: the others compare themselves with it"
+                );
                 adopt(&mut tools, record.epoch).map(|_| Outcome::Leads)
             }
             Move::Lead(_) => Err(Error::waiting("another node was faster")),
@@ -245,11 +247,7 @@ fn look(mut tools: Tools<'_>, (revision, record): (u64, &Record), mine: Epoch) -
     // The broker has lost the record, and nothing else, or has an older one.
     if tools.config.makes_snapshots() {
         let nodes = std::collections::BTreeMap::new();
-        epoch::write(
-            tools.bucket,
-            &Record { epoch: mine, leader: tools.config.node_id, nodes },
-            revision,
-        )?;
+        epoch::write(tools.bucket, &Record { epoch: mine, leader: tools.config.node_id, nodes }, revision)?;
     }
     Ok(Outcome::Nothing)
 }

@@ -54,8 +54,7 @@ impl Healing {
         let (differ, applied) = noted(&mut self.search, &found, |found| {
             replay(node, found.path(), &Until::Positions(ours))?;
             let with = db::compare(path, found.path())?;
-            let applied =
-                patiently(node.stop, || database.reconcile(&with, db::Extra::OfWhoReadMore))?;
+            let applied = patiently(node.stop, || database.reconcile(&with, db::Extra::OfWhoReadMore))?;
             Ok((with.extra + with.missing + with.changed, applied))
         })?;
         *self = Healing::default();

@@ -186,7 +186,8 @@ impl Recovery<'_> {
             .wait_up(limits::API_TIMEOUT)
             .map_err(|error| Error::unreachable(format!("waiting for NATS ({error})")))?;
         let store = (self.open_store)()?;
-        let found = search.find(Places { node: self.node(), store: &store, schema: None, generation: None })?;
+        let found =
+            search.find(Places { node: self.node(), store: &store, schema: None, generation: None })?;
         found.ok_or_else(|| {
             let place = store.describe();
             Error::waiting(format!("waiting for a snapshot in {place}, or for {other_help}"))

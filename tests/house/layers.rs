@@ -166,7 +166,19 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
     &[("cluster", &["blocks", "epoch", "founder", "lease", "presence", "proven", "shards", "wanted"])],
     &[(
         "replicator",
-        &["audit", "chores", "claimer", "followed", "follower", "healing", "outbox", "pacing", "publisher", "setup", "waiting"],
+        &[
+            "audit",
+            "chores",
+            "claimer",
+            "followed",
+            "follower",
+            "healing",
+            "outbox",
+            "pacing",
+            "publisher",
+            "setup",
+            "waiting",
+        ],
     )],
     &[(
         "snapshot",

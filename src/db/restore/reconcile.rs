@@ -307,9 +307,7 @@ impl Applier {
         let streams = &self.session.streams;
         match extra {
             // A node that publishes nothing has nothing to say.
-            Extra::OfWhoReadMore if self.session.touched.is_some() => {
-                streams.iter().map(of_stream).collect()
-            }
+            Extra::OfWhoReadMore if self.session.touched.is_some() => streams.iter().map(of_stream).collect(),
             Extra::Publish => Ok(vec![More::Both; streams.len().max(1)]),
             _ => Ok(vec![More::Snapshot; streams.len()]),
         }

@@ -4,7 +4,8 @@
 use crate::support::*;
 use std::time::Instant;
 
-const SCHEMA: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v, pad); CREATE TABLE u(id INTEGER PRIMARY KEY, name UNIQUE)";
+const SCHEMA: &str =
+    "CREATE TABLE t(id INTEGER PRIMARY KEY, v, pad); CREATE TABLE u(id INTEGER PRIMARY KEY, name UNIQUE)";
 const STREAM: &str = "harmonylite-changes-c-1";
 /// All that a loss may take, in seconds.
 const BOUND: u64 = 20;
@@ -27,6 +28,20 @@ fn insert(node: &Node, from: u64, count: u64) {
 
 fn settled(node: &Node) {
     wait_for("all came back", 30, || (node.unsettled() == 0).then_some(()));
+}
+
+/// The daemon stands still, but not inside a transaction of its own: its application could not write.
+fn stand_still(node: &Node) {
+    let application = node.open();
+    application.busy_timeout(std::time::Duration::from_millis(100)).unwrap();
+    wait_for("it stands still outside of a transaction", 20, || {
+        node.signal("STOP");
+        let free = application.execute_batch("BEGIN IMMEDIATE; ROLLBACK").is_ok();
+        if !free {
+            node.signal("CONT");
+        }
+        free.then_some(())
+    });
 }
 
 fn count(node: &Node, filter: &str) -> i64 {
@@ -72,7 +87,7 @@ fn three_at_three_points(dir: &Dir, nats: &mut Nats, extra: &str, away: bool) ->
     if away {
         assert_eq!(nodes[1].stop(), 0);
     } else {
-        nodes[1].signal("STOP");
+        stand_still(&nodes[1]);
     }
     insert(&nodes[0], 101, 100);
     nodes[0].sql("DELETE FROM t WHERE id <= 10; UPDATE t SET v = 'first' WHERE id BETWEEN 11 AND 20");
@@ -83,10 +98,12 @@ fn three_at_three_points(dir: &Dir, nats: &mut Nats, extra: &str, away: bool) ->
     if away {
         assert_eq!(nodes[2].stop(), 0);
     } else {
-        nodes[2].signal("STOP");
+        stand_still(&nodes[2]);
     }
     insert(&nodes[0], 201, 100);
-    nodes[0].sql("DELETE FROM t WHERE id BETWEEN 21 AND 30; UPDATE t SET v = 'second' WHERE id BETWEEN 15 AND 35");
+    nodes[0].sql(
+        "DELETE FROM t WHERE id BETWEEN 21 AND 30; UPDATE t SET v = 'second' WHERE id BETWEEN 15 AND 35",
+    );
     settled(&nodes[0]);
     nodes
 }
@@ -94,7 +111,12 @@ fn three_at_three_points(dir: &Dir, nats: &mut Nats, extra: &str, away: bool) ->
 /// What all of them must hold in the end, whatever else they wrote under ids from 1,000 on.
 fn assert_nothing_is_missing(node: &Node) {
     let log = || node.log();
-    assert_eq!(count(node, "id <= 10 OR id BETWEEN 21 AND 30 OR id BETWEEN 41 AND 50"), 0, "deleted: {}", log());
+    assert_eq!(
+        count(node, "id <= 10 OR id BETWEEN 21 AND 30 OR id BETWEEN 41 AND 50"),
+        0,
+        "deleted: {}",
+        log()
+    );
     assert_eq!(count(node, "id BETWEEN 1 AND 300"), 270, "{}", log());
     assert_eq!(count(node, "id BETWEEN 11 AND 14 AND v = 'first'"), 4, "{}", log());
     assert_eq!(count(node, "id BETWEEN 15 AND 35 AND v = 'second'"), 11, "{}", log());
@@ -191,7 +213,10 @@ fn the_farthest_comes_back_late(how: Loss) {
     nodes[2].start();
     wait_for("the two are equal", BOUND, || {
         let equal = contents(&nodes[1].database) == contents(&nodes[2].database);
-        (equal && count(&nodes[1], "id BETWEEN 1 AND 300") == 180 && nodes[1].unsettled() + nodes[2].unsettled() == 0).then_some(())
+        (equal
+            && count(&nodes[1], "id BETWEEN 1 AND 300") == 180
+            && nodes[1].unsettled() + nodes[2].unsettled() == 0)
+            .then_some(())
     });
     nodes[1].sql("DELETE FROM t WHERE id BETWEEN 101 AND 110");
     nodes[2].sql("UPDATE t SET v = 'later' WHERE id BETWEEN 111 AND 120");
@@ -233,7 +258,10 @@ fn without_snapshots_own_rows_are_published_and_it_is_said() {
         nodes.iter().all(|node| count(node, "id > 1000") == 20).then_some(())
     });
     wait_for("it is said", BOUND, || {
-        nodes.iter().all(|node| node.count("snapshots are disabled: rows that only other nodes") == 1).then_some(())
+        nodes
+            .iter()
+            .all(|node| node.count("snapshots are disabled: rows that only other nodes") == 1)
+            .then_some(())
     });
 }
 
@@ -307,8 +335,9 @@ fn random_losses(seed: u64) {
     let dir = Dir::new(&format!("forgets-random-{seed}"));
     let mut nats = Nats::start(&dir);
     let mut random = Random(seed);
-    let mut nodes: Vec<Node> =
-        (1..=3).map(|id| Node::with_schema(&dir, id, &nats.url(), "snapshot.leader_ttl = 3000", SCHEMA)).collect();
+    let mut nodes: Vec<Node> = (1..=3)
+        .map(|id| Node::with_schema(&dir, id, &nats.url(), "snapshot.leader_ttl = 3000", SCHEMA))
+        .collect();
     nodes.iter_mut().for_each(Node::start_ready);
     let mut wrote = std::collections::BTreeMap::new();
     for round in 0..2 {
@@ -320,7 +349,11 @@ fn random_losses(seed: u64) {
             let at = random.below(3) as usize;
             match random.below(8) {
                 0 => {
-                    nodes[at].signal(if still[at] { "CONT" } else { "STOP" });
+                    if still[at] {
+                        nodes[at].signal("CONT");
+                    } else {
+                        stand_still(&nodes[at]);
+                    }
                     still[at] = !still[at];
                 }
                 1 if !still[at] => {
@@ -332,13 +365,14 @@ fn random_losses(seed: u64) {
             }
             pause(random.below(300));
         }
-        let how = [Loss::Wiped, Loss::Tail, Loss::Tail, Loss::Purged, Loss::Deleted][random.below(5) as usize];
+        let how =
+            [Loss::Wiped, Loss::Tail, Loss::Tail, Loss::Purged, Loss::Deleted][random.below(5) as usize];
         eprintln!("round {round}: {how:?}");
         lose(&mut nats, how);
-        for at in 0..3 {
-            write_own(&nodes[at], at as u64 + 1, &mut random, &mut wrote);
+        for (at, node) in nodes.iter().enumerate() {
+            write_own(node, at as u64 + 1, &mut random, &mut wrote);
             if still[at] {
-                nodes[at].signal("CONT");
+                node.signal("CONT");
             }
         }
         all_equal(&mut nodes, &format!("seed {seed}, {how:?}"));
