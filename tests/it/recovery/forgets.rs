@@ -248,7 +248,7 @@ fn a_tail_is_lost_and_the_farthest_comes_back_late() {
 fn without_snapshots_own_rows_are_published_and_it_is_said() {
     let dir = Dir::new("forgets-disabled");
     let mut nats = Nats::start(&dir);
-    let mut nodes = three_at_three_points(&dir, &mut nats, "snapshot.enabled = false", false);
+    let nodes = three_at_three_points(&dir, &mut nats, "snapshot.enabled = false", false);
     insert(&nodes[1], 1_001, 10);
     lose(&mut nats, Loss::Wiped);
     nodes[1].signal("CONT");
@@ -316,10 +316,10 @@ impl Random {
 }
 
 /// Each application writes rows of its own alone, so that in the end each row must be as its application last wrote it.
-fn write_own(node: &Node, id: u64, random: &mut Random, wrote: &mut std::collections::BTreeMap<u64, u64>) {
+fn write_own(node: &Node, id: i64, random: &mut Random, wrote: &mut std::collections::BTreeMap<i64, i64>) {
     let application = node.open();
     for _ in 0..random.below(30) {
-        let (key, value) = (random.below(200) * 10 + id, random.below(1_000_000));
+        let (key, value) = (random.below(200).cast_signed() * 10 + id, random.below(1_000_000).cast_signed());
         if random.below(4) == 0 {
             application.execute("DELETE FROM t WHERE id = ?1", [key]).unwrap();
             wrote.remove(&key);
@@ -361,7 +361,7 @@ fn random_losses(seed: u64) {
                     nodes[at].start();
                 }
                 2 => nats.restart(),
-                _ => write_own(&nodes[at], at as u64 + 1, &mut random, &mut wrote),
+                _ => write_own(&nodes[at], at as i64 + 1, &mut random, &mut wrote),
             }
             pause(random.below(300));
         }
@@ -370,7 +370,7 @@ fn random_losses(seed: u64) {
         eprintln!("round {round}: {how:?}");
         lose(&mut nats, how);
         for (at, node) in nodes.iter().enumerate() {
-            write_own(node, at as u64 + 1, &mut random, &mut wrote);
+            write_own(node, at as i64 + 1, &mut random, &mut wrote);
             if still[at] {
                 node.signal("CONT");
             }
@@ -379,7 +379,7 @@ fn random_losses(seed: u64) {
         let mut statement = nodes[0].open();
         let transaction = statement.transaction().unwrap();
         let mut query = transaction.prepare("SELECT id, v FROM t").unwrap();
-        let rows: std::collections::BTreeMap<u64, u64> =
+        let rows: std::collections::BTreeMap<i64, i64> =
             query.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap().map(Result::unwrap).collect();
         assert_eq!(rows, wrote, "seed {seed}, {how:?}");
     }
