@@ -320,6 +320,6 @@ pub const EPOCH_LOOK: Duration = Duration::from_secs(5);
 /// Pause between two looks while a node compares itself because of one.
 pub const EPOCH_STEP: Duration = Duration::from_millis(300);
 /// How long nodes wait for a snapshot while nobody leads; then they go on with what they have.
-pub const EPOCH_PATIENCE: Duration = Duration::from_secs(60);
+pub const EPOCH_PATIENCE: Duration = Duration::from_secs(20);
 /// Pause before a stream is made anew that was removed while it was followed.
 pub const REMOVED_PAUSE: Duration = Duration::from_millis(1_500);
