@@ -1,6 +1,7 @@
 //! A broker that forgets: its data is wiped, its newest messages are lost, its streams are purged or deleted, under nodes of which each
 //! had read up to another point. All become equal without a person, and no committed row is missing.
 
+use crate::support::proxy::Line;
 use crate::support::*;
 use std::time::Instant;
 
@@ -72,10 +73,11 @@ fn lose(nats: &mut Nats, how: Loss) {
 
 /// Three nodes: the first one has read all that it has written, the third one less, the second one still less. Rows were inserted,
 /// changed and deleted in between, by the first and by the third.
-/// `away`: the two are ended; otherwise they only stand still, and still read what is in their sockets.
-fn three_at_three_points(dir: &Dir, nats: &mut Nats, extra: &str, away: bool) -> Vec<Node> {
+/// The two live and are cut off; with `away` they are ended, too. The lines are in the order of the nodes.
+fn three_at_three_points(dir: &Dir, nats: &mut Nats, extra: &str, away: bool) -> (Vec<Node>, Vec<Line>) {
+    let lines: Vec<Line> = (0..3).map(|_| Line::before(nats.port)).collect();
     let mut nodes: Vec<Node> =
-        (1..=3).map(|id| Node::with_schema(dir, id, &nats.url(), extra, SCHEMA)).collect();
+        (1..).zip(&lines).map(|(id, line)| Node::with_schema(dir, id, &line.url(), extra, SCHEMA)).collect();
     nodes.iter_mut().for_each(Node::start_ready);
     insert(&nodes[0], 1, 100);
     wait_equal(&mut nodes.iter_mut().collect::<Vec<_>>(), 30);
@@ -86,9 +88,8 @@ fn three_at_three_points(dir: &Dir, nats: &mut Nats, extra: &str, away: bool) ->
     wait_equal(&mut nodes.iter_mut().collect::<Vec<_>>(), 30);
     if away {
         assert_eq!(nodes[1].stop(), 0);
-    } else {
-        stand_still(&nodes[1]);
     }
+    lines[1].cut();
     insert(&nodes[0], 101, 100);
     nodes[0].sql("DELETE FROM t WHERE id <= 10; UPDATE t SET v = 'first' WHERE id BETWEEN 11 AND 20");
     nodes[2].sql("INSERT INTO u VALUES(1, 'of the third'); DELETE FROM t WHERE id BETWEEN 41 AND 50");
@@ -97,15 +98,14 @@ fn three_at_three_points(dir: &Dir, nats: &mut Nats, extra: &str, away: bool) ->
     settled(&nodes[2]);
     if away {
         assert_eq!(nodes[2].stop(), 0);
-    } else {
-        stand_still(&nodes[2]);
     }
+    lines[2].cut();
     insert(&nodes[0], 201, 100);
     nodes[0].sql(
         "DELETE FROM t WHERE id BETWEEN 21 AND 30; UPDATE t SET v = 'second' WHERE id BETWEEN 15 AND 35",
     );
     settled(&nodes[0]);
-    nodes
+    (nodes, lines)
 }
 
 /// What all of them must hold in the end, whatever else they wrote under ids from 1,000 on.
@@ -166,12 +166,11 @@ fn under_writers(nodes: &mut [Node], body: impl FnOnce(&mut [Node])) {
 fn three_nodes(how: Loss) {
     let dir = Dir::new(&format!("forgets-{how:?}"));
     let mut nats = Nats::start(&dir);
-    let mut nodes = three_at_three_points(&dir, &mut nats, "", false);
+    let (mut nodes, lines) = three_at_three_points(&dir, &mut nats, "", false);
     insert(&nodes[1], 1_001, 10);
     under_writers(&mut nodes, |nodes| {
         lose(&mut nats, how);
-        nodes[1].signal("CONT");
-        nodes[2].signal("CONT");
+        lines.iter().for_each(Line::mend);
         wait_for("what was lost is everywhere", BOUND, || {
             let all = nodes.iter().all(|node| count(node, "id BETWEEN 1 AND 300") == 270);
             all.then_some(())
@@ -179,6 +178,45 @@ fn three_nodes(how: Loss) {
     });
     nodes.iter().for_each(assert_nothing_is_missing);
     assert_eq!(count(&nodes[0], "id BETWEEN 1001 AND 1010"), 10);
+}
+
+/// Two nodes whose applications write all the while; the second one has not read the last second of the first one's rows.
+#[test]
+fn wiped_under_two_live_writing_nodes() {
+    let dir = Dir::new("forgets-two");
+    let mut nats = Nats::start(&dir);
+    let line = Line::before(nats.port);
+    let mut nodes = vec![
+        Node::with_schema(&dir, 1, &nats.url(), "", SCHEMA),
+        Node::with_schema(&dir, 2, &line.url(), "", SCHEMA),
+    ];
+    nodes.iter_mut().for_each(Node::start_ready);
+    insert(&nodes[0], 1, 100);
+    wait_equal(&mut nodes.iter_mut().collect::<Vec<_>>(), 30);
+    under_writers(&mut nodes, |nodes| {
+        line.cut();
+        insert(&nodes[0], 101, 50);
+        nodes[0].sql("DELETE FROM t WHERE id <= 10");
+        let last = || -> i64 {
+            let sql = "SELECT min(id) FROM __harmonylite__log WHERE t <> 0";
+            nodes[0]
+                .open()
+                .query_row(sql, [], |row| row.get::<_, Option<i64>>(0))
+                .unwrap()
+                .unwrap_or(i64::MAX)
+        };
+        let before: i64 = nodes[0]
+            .open()
+            .query_row("SELECT max(id) FROM __harmonylite__log", [], |row| row.get(0))
+            .unwrap();
+        wait_for("the first one has its own rows back", 20, || (last() > before).then_some(()));
+        assert_eq!(count(&nodes[1], "id BETWEEN 1 AND 150"), 100, "the second one has read them");
+        lose(&mut nats, Loss::Wiped);
+        line.mend();
+        wait_for("what was lost is everywhere", BOUND, || {
+            nodes.iter().all(|node| count(node, "id BETWEEN 1 AND 150") == 140).then_some(())
+        });
+    });
 }
 
 #[test]
@@ -206,9 +244,10 @@ fn deleted_under_three_nodes() {
 fn the_farthest_comes_back_late(how: Loss) {
     let dir = Dir::new(&format!("forgets-late-{how:?}"));
     let mut nats = Nats::start(&dir);
-    let mut nodes = three_at_three_points(&dir, &mut nats, "", true);
+    let (mut nodes, lines) = three_at_three_points(&dir, &mut nats, "", true);
     nodes[0].kill9();
     lose(&mut nats, how);
+    lines.iter().for_each(Line::mend);
     nodes[1].start();
     nodes[2].start();
     wait_for("the two are equal", BOUND, || {
@@ -248,11 +287,10 @@ fn a_tail_is_lost_and_the_farthest_comes_back_late() {
 fn without_snapshots_own_rows_are_published_and_it_is_said() {
     let dir = Dir::new("forgets-disabled");
     let mut nats = Nats::start(&dir);
-    let nodes = three_at_three_points(&dir, &mut nats, "snapshot.enabled = false", false);
+    let (nodes, lines) = three_at_three_points(&dir, &mut nats, "snapshot.enabled = false", false);
     insert(&nodes[1], 1_001, 10);
     lose(&mut nats, Loss::Wiped);
-    nodes[1].signal("CONT");
-    nodes[2].signal("CONT");
+    lines.iter().for_each(Line::mend);
     insert(&nodes[0], 1_101, 10);
     wait_for("own rows are everywhere", BOUND, || {
         nodes.iter().all(|node| count(node, "id > 1000") == 20).then_some(())
@@ -270,13 +308,14 @@ fn without_snapshots_own_rows_are_published_and_it_is_said() {
 fn no_node_has_read_what_was_purged() {
     let dir = Dir::new("forgets-all-away");
     let mut nats = Nats::start(&dir);
-    let mut nodes = three_at_three_points(&dir, &mut nats, "snapshot.leader_ttl = 3000", true);
+    let (mut nodes, lines) = three_at_three_points(&dir, &mut nats, "snapshot.leader_ttl = 3000", true);
     assert_eq!(nodes[0].stop(), 0);
     for _ in 0..3 {
         nats.client().publish("harmonylite-change-log-1", "somebody's").unwrap();
     }
     lose(&mut nats, Loss::Purged);
     insert(&nodes[1], 1_001, 10);
+    lines.iter().for_each(Line::mend);
     nodes.iter_mut().for_each(Node::start);
     wait_equal(&mut nodes.iter_mut().collect::<Vec<_>>(), 60);
     nodes.iter().for_each(assert_nothing_is_missing);
