@@ -22,11 +22,11 @@
 //! stores, `storage::Store`), `nats` speaks to the broker, `broker` connects to it or runs it, `operate` shows what goes on,
 //! `daemon` starts and stops everything.
 //!
-//! Four roads lead back to a whole database, all from a snapshot that was found and checked first (`snapshot::Search`). A
+//! Five roads lead back to a whole database, all from a snapshot that was found and checked first (`snapshot::Search`). A
 //! database that is not there gets a snapshot renamed into its place. One that is damaged is set aside, then replaced through
 //! SQLite's backup interface (`snapshot::Recovery`, `db::replace_database`). One that fell out of the streams' reach, and one that joins
 //! with rows of its own (`snapshot::Joining`), are compared with the snapshot without a lock (`db::compare`); the differences
-//! are folded in one transaction.
+//! are folded in one transaction. So are those of nodes under which the broker has lost messages (`replicator::healing`, `snapshot::Healing`).
 //!
 //! # The rooms, from the ground up
 //!
@@ -113,6 +113,8 @@
 //! - **leader**: the node that makes the snapshots. **founder**: the node whose rows were the cluster's first state.
 //! - **generation**: the streams that positions count in; it changes when one of them is created anew. **making**: the same for
 //!   one stream inside a running daemon.
+//! - **epoch**: a life of the streams. When they have lost what nodes had read, another one begins, and all nodes compare their databases with
+//!   the one that had read most (**standing**: how far that was). **moments**: when messages that were read had been stored, by which a lost tail shows.
 //! - **session**: the workers on one database file, from its opening to its end.
 //!
 //! # Invariants
@@ -125,6 +127,7 @@
 //! - A block of keys lies above all blocks that were claimed before, and is taken in the transaction that writes a higher key of another node.
 //! - A lost write is noted in the transaction that passes over it.
 //! - A sequence counts in one making of its stream, and is never compared with one of another.
+//! - Marks of what was folded are never taken back: after streams were lost, what is published again has a new name.
 //! - A snapshot holds no row whose event is not in the stream, and knows its position.
 //! - The store holds a whole snapshot at every instant, and its position never goes back: uploads are exclusive, and a new
 //!   uploader makes it impossible to finish what an earlier one began before it begins itself.

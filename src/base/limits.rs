@@ -330,3 +330,15 @@ pub const ASK_AGAIN_MAX: Duration = Duration::from_secs(3600);
 pub const RECOVERY_LOOK_MAX: Duration = Duration::from_secs(5);
 /// A transfer that brings fewer bytes than this in `TRANSFER_STALL` has stalled, however often one of them comes.
 pub const TRANSFER_LEAST: u64 = 1 << 10;
+/// Nodes that are counted when it is decided who leads into a new epoch of the streams.
+pub const EPOCH_NODES: usize = 200;
+/// How long nobody must have come before that is decided.
+pub const EPOCH_GATHER: Duration = Duration::from_secs(2);
+/// Pause between two looks whether another epoch has begun.
+pub const EPOCH_LOOK: Duration = Duration::from_secs(5);
+/// Pause between two looks while a node compares itself because of one.
+pub const EPOCH_STEP: Duration = Duration::from_millis(300);
+/// How long nodes wait for a snapshot while nobody leads; then they go on with what they have.
+pub const EPOCH_PATIENCE: Duration = Duration::from_secs(20);
+/// Pause before a stream is made anew that was removed while it was followed.
+pub const REMOVED_PAUSE: Duration = Duration::from_millis(1_500);

@@ -50,6 +50,11 @@ const fn claim_key(name: &'static str) -> Key<'static, Claim> {
     }
 }
 
+/// The revision of the leader's lease: it changes as long as there is a leader.
+pub fn leaders_revision(bucket: &Bucket) -> Result<u64, Error> {
+    Ok(bucket.get(&LEADER)?.revision)
+}
+
 /// What others see of a lease.
 #[derive(Clone, Default)]
 pub struct Lease(Arc<Mutex<View>>);
@@ -130,6 +135,8 @@ struct Claimant {
     /// A claim with our own node id was left by a process that died, and is taken over at once: the caller holds a local file
     /// lock, so no other process of this node lives that could have made it.
     alone: bool,
+    /// The nodes have agreed that this one leads, whoever holds the lease: it is taken over.
+    chosen: bool,
     seen: Seen,
 }
 
@@ -137,7 +144,16 @@ impl Claimant {
     fn new(bucket: &Bucket, key: &'static Key<'static, Claim>, node_id: u64, ttl: Duration) -> Claimant {
         let lease = Lease::default();
         lease.lock().place = Some((bucket.clone(), key));
-        Claimant { lease, bucket: bucket.clone(), key, node_id, ttl, alone: false, seen: Seen::default() }
+        Claimant {
+            lease,
+            bucket: bucket.clone(),
+            key,
+            node_id,
+            ttl,
+            alone: false,
+            chosen: false,
+            seen: Seen::default(),
+        }
     }
 
     /// Takes the lease if it is free, renews it if it is ours.
@@ -157,6 +173,7 @@ impl Claimant {
         let until = begun + self.ttl;
         match self.bucket.update(self.key, &claim, revision) {
             Ok(revision) => {
+                self.chosen = false;
                 self.lease.set(Some(Held { revision, until }));
                 Ok(())
             }
@@ -182,7 +199,8 @@ impl Claimant {
         let released = entry
             .value
             .is_none_or(|claim| claim.timestamp == 0 || (self.alone && claim.node_id == self.node_id));
-        let free = never_written || released || self.seen.expired(entry.revision, now, self.ttl);
+        let free =
+            never_written || released || self.chosen || self.seen.expired(entry.revision, now, self.ttl);
         free.then_some(entry.revision)
     }
 
@@ -224,6 +242,7 @@ impl Keeper {
     pub fn run(mut self, stop: &Stop) {
         let mut leader = false;
         loop {
+            self.claimant.chosen |= self.signals.is_to_lead();
             if !self.signals.is_whole() {
                 // A node that misses changes must not make snapshots.
                 self.release();

@@ -4,6 +4,7 @@
 //! "Key-value buckets"). Each key has a type; the bucket is opened here and nowhere else.
 
 pub mod blocks;
+pub mod epoch;
 pub mod founder;
 pub mod lease;
 pub mod presence;

@@ -10,7 +10,7 @@ use crate::equality;
 use crate::model::positions::SeqMap;
 use crate::operate::Whole;
 use crate::replicator::{
-    Follower, FollowerSetup, Orders, Publisher, PublisherHandle, PublisherSetup, Recover, claim_blocks,
+    Follower, FollowerSetup, Heal, Orders, Publisher, PublisherHandle, PublisherSetup, Recover, claim_blocks,
     orders,
 };
 use crate::snapshot;
@@ -77,11 +77,13 @@ impl Session {
                 config: config.clone(),
                 database: applier,
                 js: daemon.js().clone(),
+                bucket: daemon.bucket.clone(),
                 publisher: config.publish.then_some(handle),
                 recover: config.snapshot.enabled.then(|| recover(daemon, token)),
                 takes_over,
                 join: config.snapshot.enabled.then(|| join(daemon, token)),
                 settle_rebuilt: config.snapshot.enabled.then(|| settle_rebuilt(daemon, token)),
+                heal: config.snapshot.enabled.then(|| heal(daemon, token)),
                 board: daemon.board.clone(),
                 signals: daemon.signals.clone(),
                 stop: follower_token,
@@ -248,4 +250,15 @@ fn takes_over(
             if inherits { snapshot::inherit(node, &map, database) } else { Ok(()) }
         })
     }))
+}
+
+/// How a database is compared with others after the broker lost what nodes had read.
+fn heal(daemon: &Daemon<'_>, stop: &Stop) -> Heal {
+    let open_store = daemon.broker.store_opener(daemon.config);
+    let (config, bucket, stop) = (daemon.config.clone(), daemon.bucket.clone(), stop.clone());
+    let mut healing = snapshot::Healing::default();
+    Box::new(move |database, generation| {
+        let node = snapshot::Node { config: &config, bucket: &bucket, stop: &stop };
+        healing.try_heal(node, &open_store()?, database, generation)
+    })
 }

@@ -45,11 +45,16 @@ pub use restore::{
     fill_database, find_damage, holds_unsettled, inspect_snapshot, make_ready, make_snapshot, positions_of,
     replace_database, schema_hash, schema_mismatch, schema_of_nothing, set_positions, strip_snapshot,
 };
+pub use state::Why as WhyAnew;
 pub use steering::{Steering, steer_file};
 
 #[cfg(test)]
 #[path = "schedules_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "forgets_tests.rs"]
+mod forgets_tests;
 
 #[cfg(test)]
 #[path = "keys_tests.rs"]

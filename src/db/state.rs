@@ -3,6 +3,8 @@
 
 use crate::base::limits;
 use crate::db::{error::Error, ours};
+use crate::model::epoch::Epoch;
+use crate::model::moments::Moments;
 use crate::model::origin::{Origin, parse_incarnation};
 use crate::model::positions::{Position, SeqMap};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
@@ -31,7 +33,20 @@ const GET: &str = "SELECT value FROM __harmonylite__state WHERE kind = ?1 AND na
 const SET: &str = "INSERT OR REPLACE INTO __harmonylite__state(kind, name, value) VALUES(?1, ?2, ?3)";
 const POSITIONS: &str = "SELECT name, value FROM __harmonylite__state WHERE kind = 'seq'";
 const GENERATION: &str = "SELECT name || '=' || value FROM __harmonylite__state WHERE kind = 'created' AND value <> '' ORDER BY name";
-const FORGET_FOLDED: &str = "DELETE FROM __harmonylite__state WHERE kind IN ('folded', 'heard') AND substr(name, 1, length(?1) + 1) = ?1 || ' '";
+const FORGET_HEARD: &str =
+    "DELETE FROM __harmonylite__state WHERE kind = 'heard' AND substr(name, 1, length(?1) + 1) = ?1 || ' '";
+const MOMENTS: &str = "moments";
+const EPOCH: &str = "epoch";
+/// Names of the texts about the epoch: the one that the database is in, and, while it compares itself with others because of a new
+/// one, how far it had come.
+const NOW: &str = "now";
+const STANDING: &str = "standing";
+const FORGET_STANDING: &str = "DELETE FROM __harmonylite__state WHERE kind = 'epoch' AND name = 'standing'";
+/// What two databases that hold the same have in common, beside what they have logged.
+const COMMON: &str = "SELECT kind || ' ' || name || ' ' || value FROM __harmonylite__state \
+     WHERE kind IN ('seq', 'created', 'folded', 'nameless') ORDER BY 1";
+/// What is taken from a snapshot.
+pub const OF_SNAPSHOT: &str = "'seq', 'created', 'folded', 'heard', 'aside', 'moments', 'epoch'";
 /// Sequences that are told apart as the last at which an origin was heard of.
 const HEARD_STEP: u64 = 1_024;
 const SET_HEARD: &str = "INSERT INTO __harmonylite__state(kind, name, value) VALUES('heard', ?1, ?2) \
@@ -244,23 +259,108 @@ pub fn forget_oldest_folded(connection: &Connection, stream: &str, own: Option<O
     Ok(())
 }
 
-/// Forgets what was folded from a stream that does not exist any more.
-pub fn forget_folded(connection: &Connection, stream: &str) -> Result<(), Error> {
-    connection.execute(FORGET_FOLDED, [stream])?;
+/// Forgets where in a stream each origin was heard of last. What was folded from it is not forgotten: ids rise, whatever the
+/// stream is, and what comes once more from a broken connection is still a straggler.
+pub fn forget_heard(connection: &Connection, stream: &str) -> Result<(), Error> {
+    connection.execute(FORGET_HEARD, [stream])?;
     Ok(())
 }
 
-/// The generation of the streams that the positions count in: a short hash that changes when one of them is created anew.
+/// When messages of a stream were stored that were read here.
+pub fn moments(connection: &Connection, stream: &str) -> Result<Moments, Error> {
+    Ok(Moments::parse(&get::<String>(connection, MOMENTS, stream)?.unwrap_or_default()))
+}
+
+pub fn set_moments(connection: &Connection, stream: &str, moments: &Moments) -> Result<(), Error> {
+    set(connection, MOMENTS, stream, moments.to_string())
+}
+
+/// Forgets all of them but the newest one.
+pub fn keep_newest_moment(connection: &Connection, stream: &str) -> Result<(), Error> {
+    let known = moments(connection, stream)?;
+    let mut newest = Moments::default();
+    if let Some((seq, time_ms)) = known.pairs().first() {
+        newest.push(*seq, *time_ms);
+    }
+    if newest == known { Ok(()) } else { set_moments(connection, stream, &newest) }
+}
+
+/// The epoch that the rows and the positions belong to.
+pub fn epoch(connection: &Connection) -> Result<Epoch, Error> {
+    Ok(get::<String>(connection, EPOCH, NOW)?.and_then(|text| Epoch::parse(&text)).unwrap_or_default())
+}
+
+/// The database is in this epoch now, and has compared itself with others as far as it had to.
+pub fn set_epoch(connection: &Connection, epoch: Epoch) -> Result<(), Error> {
+    set(connection, EPOCH, NOW, epoch.to_string())?;
+    connection.execute(FORGET_STANDING, [])?;
+    Ok(())
+}
+
+/// How far the database had come before the streams changed; `None`: it is in its epoch.
+pub fn standing(connection: &Connection) -> Result<Option<String>, Error> {
+    get(connection, EPOCH, STANDING)
+}
+
+/// Why a database has to compare itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// Others have lost something.
+    Others,
+    /// What it had read is lost.
+    Lost,
+    /// It has not read what a stream does not hold any more, so that it is like no other one.
+    Gap,
+}
+
+/// Notes how far the database has come: the sum of its positions, and a digest that is equal where the rows are. One that has lost
+/// nothing knows nothing of what is lost: it counts as if it had come nowhere.
+pub fn note_standing(connection: &Connection, why: Why) -> Result<(), Error> {
+    let before = standing(connection)?;
+    let before = before.as_deref().and_then(|text| text.split(' ').next()?.parse().ok()).unwrap_or(0);
+    if before != 0 && why != Why::Gap {
+        return Ok(());
+    }
+    let mut statement = connection.prepare(COMMON)?;
+    let mut lines: Vec<String> =
+        statement.query_map([], |row| row.get(0))?.collect::<Result<_, rusqlite::Error>>()?;
+    if why == Why::Gap {
+        lines.push(crate::base::random::random_u64().to_string());
+    }
+    let known = if why == Why::Others { SeqMap::new() } else { positions(connection)? };
+    let sum = match before {
+        0 => known.values().fold(0_u64, |sum, seq| sum.saturating_add(*seq)),
+        // The positions are other ones already.
+        before => before,
+    };
+    set(connection, EPOCH, STANDING, format!("{sum} {}", hash(&lines)))
+}
+
+/// The generation of the streams that the positions count in: a short hash that changes when one of them is created anew, or lost
+/// what was read from it.
 /// Empty when no stream's time of creation is known.
 pub fn generation(connection: &Connection) -> Result<String, Error> {
+    generation_in(connection, epoch(connection)?)
+}
+
+/// The same, as it will be in another epoch.
+pub fn generation_in(connection: &Connection, epoch: Epoch) -> Result<String, Error> {
     let mut statement = connection.prepare(GENERATION)?;
-    let lines: Vec<String> =
+    let mut lines: Vec<String> =
         statement.query_map([], |row| row.get(0))?.collect::<Result<_, rusqlite::Error>>()?;
     if lines.is_empty() {
         return Ok(String::new());
     }
+    // Until the broker forgets something, there are no epochs.
+    if epoch != Epoch::default() {
+        lines.push(epoch.to_string());
+    }
+    Ok(hash(&lines)[..8].to_owned())
+}
+
+fn hash(lines: &[String]) -> String {
     let hash = ring::digest::digest(&ring::digest::SHA256, lines.join("\n").as_bytes());
-    Ok(data_encoding::HEXLOWER.encode(&hash.as_ref()[..4]))
+    data_encoding::HEXLOWER.encode(&hash.as_ref()[..16])
 }
 
 /// Nodes of which something was folded, as far as that is remembered.
@@ -307,8 +407,8 @@ mod tests {
         for stream in ["s-1", "s-10", "s-1 x"] {
             set_folded(&c, stream, origin, (5, 1)).unwrap();
         }
-        forget_folded(&c, "s-1").unwrap();
-        assert_eq!(folded(&c, "s-1", origin).unwrap(), 0);
+        forget_heard(&c, "s-1").unwrap();
+        assert_eq!(folded(&c, "s-1", origin).unwrap(), 5);
         assert_eq!(folded(&c, "s-10", origin).unwrap(), 5);
         assert_eq!(folded(&c, "s-10", Origin { node: 8, ..origin }).unwrap(), 0);
     }

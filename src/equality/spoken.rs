@@ -2,6 +2,7 @@
 
 use crate::base::stop::Stop;
 use crate::db::equality::Watch;
+use crate::model::moments::Moments;
 use crate::model::positions::Position;
 use crate::nats::JetStream;
 use crate::streams::{Judgement, Reader, queue};
@@ -42,7 +43,7 @@ fn hear(
     let (deliver, messages) = queue(1);
     let mut reader = Reader::new(js, stream.to_owned(), deliver);
     // A stream that was made anew counts otherwise.
-    if !matches!(reader.connect(Some(from)), Ok(Some(Judgement::Continue(_)))) {
+    if !matches!(reader.connect(Some(from), &Moments::default()), Ok(Some(Judgement::Continue(_)))) {
         return false;
     }
     let mut next = from.seq + 1;

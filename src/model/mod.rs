@@ -3,10 +3,12 @@
 
 pub mod agree;
 pub mod blocks;
+pub mod epoch;
 pub mod event;
 pub mod fold;
 pub mod gate;
 pub mod gotime;
+pub mod moments;
 pub mod origin;
 pub mod payload;
 pub mod positions;

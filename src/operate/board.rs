@@ -24,6 +24,7 @@ pub struct Board {
     conflicts: Mutex<KeptConflicts>,
     lost: AtomicU64,
     compared: Mutex<Compared>,
+    in_memory: AtomicBool,
 }
 
 /// Events, and when the last of them was counted.
@@ -93,6 +94,7 @@ impl Default for Board {
             conflicts: Mutex::default(),
             lost: AtomicU64::new(0),
             compared: Mutex::default(),
+            in_memory: AtomicBool::new(false),
         }
     }
 }
@@ -126,6 +128,16 @@ impl Board {
     /// Writes of others that lost to ours since the start.
     pub fn lost(&self) -> u64 {
         self.lost.load(Relaxed)
+    }
+
+    /// The broker keeps a stream in memory alone, or none.
+    pub fn set_in_memory(&self, in_memory: bool) {
+        self.in_memory.store(in_memory, Relaxed);
+    }
+
+    /// Whether it does.
+    pub fn is_in_memory(&self) -> bool {
+        self.in_memory.load(Relaxed)
     }
 
     /// Events were published and acknowledged.

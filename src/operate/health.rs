@@ -74,6 +74,9 @@ fn problems(connected: bool, board: &Board, whole: &Whole) -> Vec<String> {
     if !disagreement.is_empty() {
         problems.push(format!("another number of shards: {disagreement}"));
     }
+    if board.is_in_memory() {
+        problems.push("the broker keeps changes in memory alone, and loses them when it restarts".to_owned());
+    }
     problems
 }
 
@@ -226,6 +229,15 @@ mod tests {
             problems[3],
             "7 waiting events were dropped, the oldest first, because there were too many"
         );
+    }
+
+    #[test]
+    fn a_broker_that_keeps_nothing_degrades_it() {
+        let board = opened();
+        board.set_in_memory(true);
+        let (works, body) = of(true, &board, &Whole::Yes);
+        assert!(works && body["status"] == "degraded");
+        assert!(body["problems"][0].as_str().unwrap().contains("memory alone"), "{body}");
     }
 
     #[test]

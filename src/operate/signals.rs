@@ -36,6 +36,10 @@ pub struct Signals {
     unwritten: AtomicBool,
     /// Tables were built anew while nothing captured them.
     rebuilt: AtomicBool,
+    /// The generation of the streams that the database follows; empty: not known.
+    generation: Mutex<String>,
+    /// This node is to lead at once, whoever led before.
+    leads: AtomicBool,
 }
 
 impl Signals {
@@ -47,6 +51,8 @@ impl Signals {
             flow: Flow::new(streams, reach),
             unwritten: AtomicBool::new(false),
             rebuilt: AtomicBool::new(false),
+            generation: Mutex::default(),
+            leads: AtomicBool::new(false),
         }
     }
 
@@ -83,6 +89,28 @@ impl Signals {
     /// Says whether it is.
     pub fn set_whole(&self, whole: Whole) {
         *lock(&self.whole) = whole;
+    }
+}
+
+impl Signals {
+    /// Says that this node is to lead at once: all others wait for its snapshot.
+    pub fn lead(&self) {
+        self.leads.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether that was said since the last call.
+    pub fn is_to_lead(&self) -> bool {
+        self.leads.swap(false, Ordering::Relaxed)
+    }
+
+    /// Says which generation of the streams the database follows.
+    pub fn set_generation(&self, generation: String) {
+        *lock(&self.generation) = generation;
+    }
+
+    /// The same.
+    pub fn generation(&self) -> String {
+        lock(&self.generation).clone()
     }
 }
 

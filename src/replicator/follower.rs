@@ -1,16 +1,17 @@
 //! The follower: from the streams into the database, in order, from its own checkpoint, whatever happens to the broker.
 
 use super::chores::Chores;
-use super::pacing::{MapFile, Tries, Yielding};
+use super::followed::Followed;
+use super::healing::{Healing, Outcome, Tools};
+use super::pacing::{MapFile, Removed, Tries, Yielding};
 use super::rebuilt::Rebuilt;
 use super::setup::Setup;
 use super::waiting::Waiting;
 use crate::base::error::{Context, Error, Kind};
 use crate::base::{limits, once::Once};
-use crate::db::{self, Ends, Incoming};
+use crate::db::{self, Ends, Incoming, WhyAnew};
 use crate::model::positions::{self, Position, SeqMap};
 use crate::model::reach::Reach;
-use crate::model::set::Format;
 use crate::nats::Message;
 use crate::operate::Whole;
 use crate::streams::{self, Item, Judgement, Reader};
@@ -42,21 +43,11 @@ pub struct Follower {
     go_nodes_seen: bool,
     chores: Chores,
     rebuilt: Rebuilt,
+    healing: Healing,
+    removed: Removed,
     looked_at_formats: Instant,
     /// Whether there are more streams than this node's was looked at.
     looked_beyond: bool,
-}
-
-/// One stream.
-struct Followed {
-    /// From 1.
-    shard: u64,
-    reader: Reader,
-    /// Up to where it is read and applied; `None`: never followed.
-    position: Option<Position>,
-    /// The database's own position: after it the stream is read again when the reading is interrupted. Parts of open change sets
-    /// follow.
-    checkpoint: u64,
 }
 
 impl Follower {
@@ -65,19 +56,13 @@ impl Follower {
         let shards = setup.config.log.shards;
         let (deliver, queue) = streams::queue(usize::try_from(shards).unwrap_or(1));
         let mut streams = vec![];
-        for (shard, stream) in (1..).zip(setup.config.streams()) {
+        for stream in setup.config.streams() {
             let position = setup.database.position(streams.len())?;
+            let reader = Reader::new(&setup.js, stream, deliver.clone());
+            let mut followed = Followed::new(streams.len(), reader, None);
             // What an earlier session had published may have been in a stream that is gone.
-            setup
-                .signals
-                .flow
-                .begin_anew(streams.len(), position.as_ref().map_or(0, |position| position.seq));
-            streams.push(Followed {
-                shard,
-                reader: Reader::new(&setup.js, stream, deliver.clone()),
-                checkpoint: position.as_ref().map_or(0, |position| position.seq),
-                position,
-            });
+            followed.begins_anew(&setup.signals, position);
+            streams.push(followed);
         }
         let followed =
             streams.iter().any(|stream| stream.position.is_some()) || setup.database.is_restored()?;
@@ -102,12 +87,15 @@ impl Follower {
             go_nodes_seen: false,
             chores: Chores::new(now),
             rebuilt: Rebuilt::new(now),
+            healing: Healing::new(setup.database.epoch()?.1.is_some(), now),
+            removed: Removed::default(),
             looked_at_formats: now,
             looked_beyond: false,
             setup,
         };
         let Follower { chores, setup, .. } = &mut follower;
         chores.show(&mut setup.database, &setup.board, &setup.signals);
+        follower.tell_generation();
         // Until there is something to apply.
         follower.setup.database.rest(Duration::ZERO);
         Ok(follower)
@@ -139,6 +127,7 @@ impl Follower {
             self.chores.run(&mut self.setup.database, &self.setup.board, &self.setup.signals);
             self.settle_rebuilt()?;
             self.look_at_formats();
+            self.look_at_epoch()?;
             self.start_publisher_when_caught_up();
             self.pay_rewind();
             self.write_map_file(false);
@@ -165,6 +154,8 @@ impl Follower {
             (false, true) => self.tries.pause(now).max(Duration::from_millis(5)),
             (false, false) => Duration::from_secs(1),
         };
+        let looks = self.joined && self.is_up();
+        let timeout = if looks { timeout.min(self.healing.pause(now)) } else { timeout };
         // After stop its channel is always ready, and the wait is for echoes alone.
         let never = crossbeam_channel::never();
         let stop = if stopping { &never } else { self.setup.stop.receiver() };
@@ -205,24 +196,11 @@ impl Follower {
         // Before the node has caught up, it waits for its own events as well as for others'.
         let urgent = !self.started || !self.setup.database.is_own(&incoming);
         if let Some(ends) = self.waiting.push(incoming, (part, time_ms), urgent, Instant::now()) {
-            self.has_read(at, ends.read);
+            self.streams[at].has_read(&self.setup.signals, ends.read);
             self.pass_unused(at, ends.checkpoint);
             // Its parts come back before they are applied.
             self.wake_publisher();
         }
-    }
-
-    fn has_read(&mut self, at: usize, read: u64) {
-        if let Some(position) = &mut self.streams[at].position {
-            position.seq = read;
-        }
-        self.setup.signals.flow.read(at, read);
-    }
-
-    fn has_applied(&mut self, at: usize, ends: Ends) {
-        self.has_read(at, ends.read);
-        self.streams[at].checkpoint = ends.checkpoint;
-        self.setup.signals.flow.checkpoint(at, ends.checkpoint);
     }
 
     /// Messages without any effect move the database's position only now and then.
@@ -234,7 +212,7 @@ impl Follower {
         let Some(position) = &stream.position else { return };
         let (read, position) = (position.seq, Position { seq: checkpoint, ..position.clone() });
         match self.setup.database.set_position(at, &position) {
-            Ok(()) => self.has_applied(at, Ends { read, checkpoint }),
+            Ok(()) => self.streams[at].has_applied(&self.setup.signals, Ends { read, checkpoint }),
             // With the next one again.
             Err(error) => log::debug!("write the position: {error}"),
         }
@@ -274,7 +252,7 @@ impl Follower {
             .filter_map(|incoming| Some((incoming.stream, incoming.ends?)))
             .collect();
         for (at, ends) in applied_up_to {
-            self.has_applied(at, ends);
+            self.streams[at].has_applied(&self.setup.signals, ends);
         }
         self.setup.board.count_consumed(applied.changes, applied.rows);
         self.setup.board.count_lost(applied.lost);
@@ -309,21 +287,12 @@ impl Follower {
             let name = self.streams[at].reader.stream();
             let Ok(Some(info)) = self.setup.js.stream(name) else { continue };
             match streams::format_of(&info) {
-                Ok(format) => self.note_format(at, format),
+                Ok(format) => self.streams[at].note_format(&self.setup.signals, format, self.started),
                 Err(error) => self.said.warn(&format!("stream {name}: {error}")),
             }
             // Somebody may have changed its limits, too.
             self.note_reach(at, streams::reach_of(&info), streams::size_of(&info));
         }
-    }
-
-    fn note_format(&self, at: usize, format: Format) {
-        let flow = &self.setup.signals.flow;
-        if self.started && format != flow.format(at) {
-            let stream = self.streams[at].reader.stream();
-            log::info!("stream {stream}: changes are published as {} from now on", format.name());
-        }
-        flow.set_format(at, format);
     }
 
     fn note_reach(&mut self, at: usize, reach: Reach, size: u64) {
@@ -348,16 +317,15 @@ impl Follower {
             self.tries.found_nothing(now);
             return Ok(());
         }
+        // A node that was away must know it before it fills a gap.
+        self.look_at_epoch()?;
         for at in 0..self.streams.len() {
             if self.streams[at].reader.is_connected() {
                 continue;
             }
             // What was read and not applied comes again.
             self.waiting.forget(at);
-            let stream = &mut self.streams[at];
-            if let Some(position) = &mut stream.position {
-                position.seq = position.seq.min(stream.checkpoint);
-            }
+            self.streams[at].step_back();
             match self.connect_stream(at) {
                 Ok(true) => {}
                 Ok(false) => {
@@ -376,7 +344,9 @@ impl Follower {
         }
         self.tries.succeeded();
         self.said.forget();
-        self.setup.signals.set_whole(Whole::Yes);
+        self.show_whole("");
+        let in_memory = self.streams.iter_mut().map(Followed::tell_memory).filter(|memory| *memory).count();
+        self.setup.board.set_in_memory(in_memory > 0);
         if !self.looked_beyond {
             self.looked_beyond = streams::warn_of_more_shards(&self.setup.js, &self.setup.config).is_ok();
         }
@@ -385,26 +355,41 @@ impl Follower {
 
     /// Connects a stream's reader after its position. False when the stream does not hold what comes next.
     fn connect_stream(&mut self, at: usize) -> Result<bool, Error> {
-        let Followed { shard, reader, position, .. } = &mut self.streams[at];
+        let moments = self.setup.database.moments(at)?;
+        let shard = self.streams[at].shard();
+        let Followed { reader, position, .. } = &mut self.streams[at];
         let stream = reader.stream().to_owned();
-        let mut judgement = reader.connect(position.as_ref())?;
+        let mut judgement = reader.connect(position.as_ref(), &moments)?;
         if judgement.is_none() {
-            streams::ensure(&self.setup.js, &self.setup.config, *shard)?;
-            judgement = reader.connect(position.as_ref())?;
+            if position.is_some() && !self.removed.is_over(Instant::now()) {
+                return Err(Error::unreachable("was removed: making it anew in a moment"));
+            }
+            streams::ensure(&self.setup.js, &self.setup.config, shard)?;
+            judgement = reader.connect(position.as_ref(), &moments)?;
         }
         let recorded = match judgement {
             None => return Err(Error::unreachable("was removed as soon as it was made")),
             Some(Judgement::Gap(first, last)) => {
-                self.fill_gap(&stream, first, last)?;
+                let is_another = position.as_ref().is_some_and(|known| known.created != reader.created());
+                if self.healing.is_pending() || is_another || self.is_left_alone(at) {
+                    let seq = Position { seq: last, created: self.streams[at].reader.created().to_owned() };
+                    log::warn!(
+                        "stream {stream} does not hold messages {first} to {last}: following it as it is now, and comparing this \
+                         node with others"
+                    );
+                    self.begin_anew(Some((at, seq)), WhyAnew::Gap)?;
+                } else {
+                    self.fill_gap(&stream, first, last)?;
+                }
                 return Ok(false);
             }
-            Some(Judgement::Continue(position)) => self.record(at, position, Sequences::GoOn),
+            Some(Judgement::Continue(position)) => self.record(at, position),
             Some(Judgement::Changed(position, why)) => {
                 log::warn!(
-                    "stream {stream} {why}: following it as it is now; what has not come back is published again"
+                    "stream {stream} {why}: following it as it is now; what has not come back is published again, and this node \
+                     is compared with others"
                 );
-                self.owes_rewind = true;
-                self.record(at, position, Sequences::CountAnew)
+                self.begin_anew(Some((at, position)), WhyAnew::Lost)
             }
         };
         let reader = &mut self.streams[at].reader;
@@ -412,7 +397,7 @@ impl Follower {
             reader.disconnect();
         }
         let (format, (reach, size)) = (reader.format(), reader.reach());
-        self.note_format(at, format);
+        self.streams[at].note_format(&self.setup.signals, format, self.started);
         self.note_reach(at, reach, size);
         recorded.context("write the position").map(|()| true)
     }
@@ -478,54 +463,122 @@ impl Follower {
     /// Takes over the positions that a snapshot brought.
     fn take_positions(&mut self) {
         for (at, stream) in self.streams.iter_mut().enumerate() {
-            match self.setup.database.position(at) {
-                Ok(position) => {
-                    stream.checkpoint = position.as_ref().map_or(0, |position| position.seq);
-                    stream.position = position;
-                }
-                Err(error) => log::warn!("read the position in {}: {error}", stream.reader.stream()),
-            }
+            let known = self.setup.database.position(at).unwrap_or_else(|error| {
+                log::warn!("read the position in {}: {error}", stream.reader.stream());
+                stream.position.clone()
+            });
             // What we published before stands in the snapshot's state, or is published again.
-            self.setup
-                .signals
-                .flow
-                .begin_anew(at, stream.position.as_ref().map_or(0, |position| position.seq));
+            stream.begins_anew(&self.setup.signals, known);
         }
         self.tries.at_once(Instant::now());
+        self.tell_generation();
         self.owes_rewind = true;
         self.map_file.is_stale();
         self.wake_publisher();
     }
 
     /// Notes a position that did not come from applying, in the database too.
-    fn record(&mut self, at: usize, position: Position, sequences: Sequences) -> Result<(), db::Error> {
+    fn record(&mut self, at: usize, position: Position) -> Result<(), db::Error> {
         let (followed, database) = (&mut self.streams[at], &mut self.setup.database);
         if followed.position.as_ref() != Some(&position) {
-            if sequences == Sequences::CountAnew && position.seq == 0 {
-                database.begin_stream(at, &position)?;
-            } else {
-                database.set_position(at, &position)?;
-            }
+            database.set_position(at, &position)?;
             self.map_file.is_stale();
         }
-        let flow = &self.setup.signals.flow;
-        match sequences {
-            Sequences::GoOn => {
-                flow.read(at, position.seq);
-                flow.checkpoint(at, position.seq);
-            }
-            Sequences::CountAnew => flow.begin_anew(at, position.seq),
+        followed.goes_on(&self.setup.signals, position);
+        self.tell_generation();
+        Ok(())
+    }
+
+    /// The streams are not what they were: goes on in one of them at this position, if one is given, and has to compare the database.
+    fn begin_anew(&mut self, position: Option<(usize, Position)>, why: WhyAnew) -> Result<(), db::Error> {
+        self.setup.database.begin_anew(position.as_slice(), why)?;
+        self.healing.set_pending(true, Instant::now());
+        self.show_whole("");
+        self.owes_rewind = true;
+        if let Some((at, position)) = position {
+            self.streams[at].begins_anew(&self.setup.signals, Some(position));
         }
-        followed.checkpoint = position.seq;
-        followed.position = Some(position);
+        // The file does not say of which stream a position is: one that is higher than this would be taken for a loss of commits.
+        self.map_file.is_stale();
+        self.write_map_file(true);
+        self.tell_generation();
+        Ok(())
+    }
+
+    /// Whether this node lacks what a stream does not hold any more, and nobody is there to help it.
+    fn is_left_alone(&mut self, at: usize) -> bool {
+        let Setup { config, bucket, .. } = &self.setup;
+        self.streams[at].position.is_some()
+            && config.makes_snapshots()
+            && self.healing.nobody_leads(config, bucket, Instant::now())
+    }
+
+    fn tell_generation(&self) {
+        match self.setup.database.generation() {
+            Ok(generation) => self.setup.signals.set_generation(generation),
+            Err(error) => log::debug!("read the generation of the streams: {error}"),
+        }
+    }
+
+    /// A node that follows all its streams is whole, unless it has to compare itself.
+    fn show_whole(&self, missing: &str) {
+        self.setup.signals.set_whole(match self.healing.is_pending() {
+            false => Whole::Yes,
+            true => Whole::Waiting(format!(
+                "the broker has lost messages that nodes had read, and this node is to be compared with others{missing}"
+            )),
+        });
+    }
+
+    /// Looks whether another epoch of the streams has begun, and takes the next step into it.
+    fn look_at_epoch(&mut self) -> Result<(), Error> {
+        let now = Instant::now();
+        if !self.joined || !self.is_up() || !self.healing.is_due(now) {
+            return Ok(());
+        }
+        let follows = self.streams.iter().any(|stream| stream.position.is_some());
+        let Setup { config, bucket, database, heal, .. } = &mut self.setup;
+        let tools = Tools { config, bucket, database, heal: heal.as_mut(), follows };
+        match self.healing.step(tools, now) {
+            Ok(Outcome::Nothing) => {}
+            Ok(Outcome::Behind) => match self.begin_anew(None, WhyAnew::Others).map_err(Error::from) {
+                Err(error) if error.kind() == Kind::Damaged => return Err(error),
+                Err(error) => self.healing.say(&format!("{error}; trying again")),
+                Ok(()) => log::warn!("the broker has lost messages: this node is compared with others"),
+            },
+            Ok(outcome) => {
+                if outcome == Outcome::Leads {
+                    self.setup.signals.lead();
+                }
+                let was_pending = self.healing.is_pending();
+                self.healing.set_pending(false, now);
+                if outcome == Outcome::Healed {
+                    // What was read and not applied comes again.
+                    self.waiting.clear();
+                    self.streams.iter_mut().for_each(|stream| stream.reader.disconnect());
+                    self.take_positions();
+                } else {
+                    self.tell_generation();
+                }
+                if was_pending && self.streams.iter().all(|stream| stream.reader.is_connected()) {
+                    self.show_whole("");
+                }
+                if was_pending {
+                    log::info!("this node is in step with the others again");
+                }
+            }
+            Err(error) if error.kind() == Kind::Damaged => return Err(error),
+            Err(error) if self.healing.is_pending() => {
+                self.show_whole(&format!(": {error}"));
+                self.healing.say(&format!("comparing this node with others: {error}"));
+            }
+            Err(error) => log::debug!("look for another epoch of the streams: {error}"),
+        }
         Ok(())
     }
 
     fn start_publisher_when_caught_up(&mut self) {
-        let has_caught_up = |stream: &Followed| {
-            stream.position.as_ref().is_some_and(|position| stream.reader.has_caught_up(position.seq))
-        };
-        if self.started || !self.streams.iter().all(has_caught_up) {
+        if self.started || !self.streams.iter().all(Followed::has_caught_up) {
             return;
         }
         self.started = true;
@@ -562,13 +615,4 @@ impl Follower {
             }
         }
     }
-}
-
-/// How the sequences of a position relate to those before.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Sequences {
-    /// They count in the same stream.
-    GoOn,
-    /// The stream is another one, or lost its tail.
-    CountAnew,
 }

@@ -110,6 +110,23 @@ impl MapFile {
     }
 }
 
+/// The pause before a stream is made anew that somebody has removed: a nats-server that is still removing its files would remove
+/// those of the new one.
+#[derive(Default)]
+pub struct Removed(Option<Instant>);
+
+impl Removed {
+    /// Whether the pause is over; a look that comes much later begins another one.
+    pub fn is_over(&mut self, now: Instant) -> bool {
+        let waited = self.0.map(|since| now.saturating_duration_since(since));
+        if waited.is_none_or(|waited| waited > limits::REMOVED_PAUSE * 10) {
+            self.0 = Some(now);
+            return false;
+        }
+        waited.is_some_and(|waited| waited >= limits::REMOVED_PAUSE)
+    }
+}
+
 /// Tells how many writes of others have lost, a line a minute at most.
 pub struct LostWrites {
     told: u64,
@@ -205,5 +222,14 @@ mod tests {
         assert!(!file.is_due(start + limits::SEQMAP_INTERVAL * 3, false), "too soon");
         assert!(file.is_due(start + limits::SEQMAP_INTERVAL * 3, true), "but for the last time");
         assert!(!file.is_due(start + limits::SEQMAP_INTERVAL * 9, true));
+    }
+
+    #[test]
+    fn a_removed_stream_is_made_anew_after_a_pause() {
+        let (start, pause) = (Instant::now(), limits::REMOVED_PAUSE);
+        let mut removed = Removed::default();
+        assert!(!removed.is_over(start) && !removed.is_over(start + pause / 2));
+        assert!(removed.is_over(start + pause) && removed.is_over(start + pause * 2));
+        assert!(!removed.is_over(start + pause * 100), "it is another removal");
     }
 }

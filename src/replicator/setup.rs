@@ -3,6 +3,7 @@
 use super::orders::Handle;
 use crate::base::error::Error;
 use crate::base::stop::Stop;
+use crate::cluster::Bucket;
 use crate::config::Config;
 use crate::db;
 use crate::nats::JetStream;
@@ -12,12 +13,16 @@ use std::sync::Arc;
 /// Brings the database to the state of a snapshot; the error says what is missing for that.
 pub type Recover = Box<dyn FnMut(&mut db::Applier) -> Result<(), Error> + Send>;
 
+/// Compares the database with a snapshot of this generation of the streams; the error says what is missing for that.
+pub type Heal = Box<dyn FnMut(&mut db::Applier, &str) -> Result<(), Error> + Send>;
+
 /// What a follower works with.
 pub struct Setup {
     pub config: Config,
     /// The connection that applies, to an opened database.
     pub database: db::Applier,
     pub js: JetStream,
+    pub bucket: Bucket,
     /// The publisher's, if there is one.
     pub publisher: Option<Handle>,
     /// Gets over gaps in the streams; `None`: a person must.
@@ -28,6 +33,8 @@ pub struct Setup {
     pub join: Option<Recover>,
     /// Finds out what was written in tables that were built anew; `None`: nothing tells, and all rows are published.
     pub settle_rebuilt: Option<Recover>,
+    /// Compares it with others after the broker lost what was read; `None`: it goes on as it is.
+    pub heal: Option<Heal>,
     pub board: Arc<Board>,
     pub signals: Arc<Signals>,
     pub stop: Stop,

@@ -50,7 +50,7 @@ impl Joining {
             ));
         }
         let found = match &store {
-            Ok(store) => self.search.find(Places { node, store, schema: Some(&schema) }),
+            Ok(store) => self.search.find(Places { node, store, schema: Some(&schema), generation: None }),
             Err(error) => Err(Missing::Store(error.clone())),
         };
         let found = match found {

@@ -6,6 +6,7 @@
 mod at;
 mod begin;
 mod due;
+mod heal;
 mod inherit;
 mod inspect;
 mod join;
@@ -20,6 +21,7 @@ mod transfer;
 mod tried;
 
 pub use at::{parse_when, restore_at, restore_everywhere, settle_rebuilt};
+pub use heal::Healing;
 pub use inherit::{end_visit, inherit};
 pub use inspect::{restore_to, verify};
 pub use join::Joining;

@@ -195,7 +195,8 @@ impl Replaying<'_> {
         self.batch.clear();
         self.gate.clear();
         let position = self.database.position(self.number).map_err(about_copy)?;
-        match self.reader.connect(position.as_ref())? {
+        let moments = self.database.moments(self.number).map_err(about_copy)?;
+        match self.reader.connect(position.as_ref(), &moments)? {
             Some(judgement) => after(judgement).map(drop),
             None => Err(Error::new(Kind::Missing, "was deleted")),
         }

@@ -186,7 +186,8 @@ impl Recovery<'_> {
             .wait_up(limits::API_TIMEOUT)
             .map_err(|error| Error::unreachable(format!("waiting for NATS ({error})")))?;
         let store = (self.open_store)()?;
-        let found = search.find(Places { node: self.node(), store: &store, schema: None })?;
+        let found =
+            search.find(Places { node: self.node(), store: &store, schema: None, generation: None })?;
         found.ok_or_else(|| {
             let place = store.describe();
             Error::waiting(format!("waiting for a snapshot in {place}, or for {other_help}"))
@@ -351,7 +352,7 @@ pub fn restore_live(
 ) -> Result<(), Error> {
     let (begun, path) = (Instant::now(), &node.config.db_path);
     let schema = db::schema_hash(path)?;
-    let found = search.find(Places { node, store, schema: Some(&schema) })?;
+    let found = search.find(Places { node, store, schema: Some(&schema), generation: None })?;
     let found = found.ok_or_else(|| {
         Error::waiting(format!("this node is not whole and waits for a snapshot in {}", store.describe()))
     })?;

@@ -41,6 +41,8 @@ struct Known {
     interval_from: Instant,
     requests: Requests,
     proving: Proving,
+    /// The generation of the streams for which a snapshot was made here last.
+    generation: String,
 }
 
 impl Scheduler {
@@ -53,6 +55,7 @@ impl Scheduler {
             interval_from: now,
             requests: Requests::new(now),
             proving: Proving::default(),
+            generation: String::new(),
         };
         let mut pauses = Pauses::default();
         let mut said = Once::default();
@@ -99,7 +102,9 @@ impl Scheduler {
         let store = (self.open_store)()?;
         let terms =
             Terms { patience: Duration::ZERO, leader: Some(&self.lease), anew: reason.wants_another() };
+        let generation = self.signals.generation();
         let saved = save(self.node(), &store, terms)?;
+        known.generation = generation;
         log_saved(&saved, &reason, &store);
         self.board.note_snapshot(Ok(saved.stored.label.time_ms));
         known.interval_from = Instant::now();
@@ -142,6 +147,11 @@ impl Scheduler {
         let stored = &stored.label;
         if known.unfinished {
             return Ok(Some(Reason::Unfinished));
+        }
+        // Nodes that have to compare themselves wait for it.
+        let generation = self.signals.generation();
+        if !stored.streams.is_empty() && stored.streams != generation && known.generation != generation {
+            return Ok(Some(Reason::StreamAnew));
         }
         let standings = self.standings(stored);
         let mut is_anew = false;

@@ -65,6 +65,8 @@ pub struct Places<'a> {
     pub store: &'a Store,
     /// Schema hash of the database that the snapshot is to fit; `None`: there is no database.
     pub schema: Option<&'a str>,
+    /// Only a snapshot of this generation of the streams serves; `None`: any.
+    pub generation: Option<&'a str>,
 }
 
 impl Places<'_> {
@@ -148,6 +150,13 @@ impl Search {
             return Err(self.refused(places, stored, why));
         }
         let label = &stored.label;
+        if places.generation.is_some_and(|generation| label.streams != generation) {
+            // The leader makes another one by itself.
+            return Err(Error::waiting(format!(
+                "{} is from before the broker lost messages: waiting for a fresh one",
+                places.name(stored)
+            )));
+        }
         if !label.positions.is_empty() {
             self.begin(places, stored, &label.positions)?;
         }

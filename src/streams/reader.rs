@@ -4,8 +4,9 @@
 use super::format::format_of;
 use super::judge::{Judgement, judge};
 use super::made::{reach_of, size_of};
-use crate::base::{error, limits};
+use crate::base::{clock, error, limits};
 use crate::model::gate::{self, Part};
+use crate::model::moments::Moments;
 use crate::model::{origin::Origin, positions::Position, reach::Reach, set::Format};
 use crate::nats::{Consumer, JetStream, Message, Pull, Step, StreamInfo};
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -42,6 +43,8 @@ pub struct Reader {
     format: Format,
     reach: Reach,
     size: u64,
+    created: String,
+    in_memory: bool,
 }
 
 impl Reader {
@@ -56,7 +59,14 @@ impl Reader {
             format: Format::Rows,
             reach: Reach::of_messages(u64::MAX),
             size: 0,
+            created: String::new(),
+            in_memory: false,
         }
+    }
+
+    /// Whether the broker keeps the stream in memory alone.
+    pub fn is_in_memory(&self) -> bool {
+        self.in_memory
     }
 
     /// The stream's name.
@@ -84,14 +94,26 @@ impl Reader {
         self.consumer = None;
     }
 
-    /// Begins to read after `position`, or at the first message without one; with a gap it does not. `None`: there is no such
-    /// stream.
-    pub fn connect(&mut self, position: Option<&Position>) -> Result<Option<Judgement>, error::Error> {
+    /// Begins to read after `position`, or at the first message without one; with a gap it does not. `moments`: of messages that were
+    /// read before. `None`: there is no such stream.
+    pub fn connect(
+        &mut self,
+        position: Option<&Position>,
+        moments: &Moments,
+    ) -> Result<Option<Judgement>, error::Error> {
         self.consumer = None;
         let Some(info) = self.js.stream(&self.stream)? else { return Ok(None) };
         self.format = format_of(&info)?;
         (self.reach, self.size) = (reach_of(&info), size_of(&info));
-        let judgement = judge(position, &info);
+        self.created.clone_from(&info.created);
+        self.in_memory = info.config["storage"] == "memory";
+        let judgement = match self.lost_after(position, moments, &info)? {
+            Some(seq) => {
+                let why = format!("holds other messages after {seq} than this node has read");
+                Judgement::Changed(Position { seq, created: info.created.clone() }, why)
+            }
+            None => judge(position, &info),
+        };
         let (Judgement::Continue(position) | Judgement::Changed(position, _)) = &judgement else {
             return Ok(Some(judgement));
         };
@@ -104,6 +126,29 @@ impl Reader {
         self.consumer = Some(Consumer::open(&self.js, &pull, self.deliver.clone())?);
         self.progress.begin(position.seq, &info);
         Ok(Some(judgement))
+    }
+
+    /// Up to where the same stream is what it was, if it has lost messages that were read from it.
+    fn lost_after(
+        &self,
+        position: Option<&Position>,
+        moments: &Moments,
+        info: &StreamInfo,
+    ) -> Result<Option<u64>, error::Error> {
+        let Some(position) = position.filter(|position| position.created == info.created) else {
+            return Ok(None);
+        };
+        let stored = |seq| {
+            let time = self.js.message_time(&self.stream, seq)?;
+            Ok::<_, error::Error>(time.and_then(|time| clock::parse(&time)))
+        };
+        let lost = moments.lost_after((info.state.first_seq, info.state.last_seq), stored)?;
+        Ok(lost.map(|seq| seq.min(position.seq)))
+    }
+
+    /// When the stream was created that it was connected to last.
+    pub fn created(&self) -> &str {
+        &self.created
     }
 
     /// Gives up a consumer that is of no use any more.

@@ -34,10 +34,12 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
             &[
                 "agree",
                 "blocks",
+                "epoch",
                 "event",
                 "fold",
                 "gate",
                 "gotime",
+                "moments",
                 "origin",
                 "payload",
                 "positions",
@@ -74,6 +76,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
             &[
                 "apply",
                 "apply/again",
+                "apply/anew",
                 "apply/applier",
                 "apply/aside",
                 "apply/bring_back",
@@ -171,7 +174,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
     &[("config", &["keys", "reader", "stores"])],
     &[("streams", &["format", "judge", "made", "reader"]), ("broker", &["blocks", "server", "settings"])],
     &[("operate", &["board", "flow", "health", "metrics", "responder", "signals"])],
-    &[("cluster", &["blocks", "founder", "lease", "presence", "proven", "shards", "wanted"])],
+    &[("cluster", &["blocks", "epoch", "founder", "lease", "presence", "proven", "shards", "wanted"])],
     &[
         (
             "replicator",
@@ -180,7 +183,9 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
                 "chores",
                 "claimer",
                 "cut",
+                "followed",
                 "follower",
+                "healing",
                 "orders",
                 "outbox",
                 "pacing",
@@ -213,6 +218,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
             "at",
             "begin",
             "due",
+            "heal",
             "inherit",
             "inspect",
             "join",

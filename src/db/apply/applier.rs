@@ -125,10 +125,9 @@ impl Applier {
         self.session.set_position(stream, position)
     }
 
-    /// The same in a stream that was made anew: nothing of it was folded.
-    pub fn begin_stream(&mut self, stream: usize, position: &Position) -> Result<(), Error> {
+    /// What was decoded is read again.
+    pub(super) fn forget_decoded(&mut self) {
         self.decoded.clear();
-        self.session.begin_stream(stream, position)
     }
 
     /// All positions by the streams' names, whether they have numbers here or not.
@@ -287,7 +286,7 @@ impl Applier {
     /// A transaction ends where a change set ends, unless it has become too long for the application that waits. Then the rest comes
     /// in the next one, and who begins anew passes over what was folded.
     fn consume_all(&mut self, batch: &[Incoming], begun: Instant) -> Result<(), Error> {
-        let mut last: Vec<Option<u64>> = vec![];
+        let mut last: Vec<Option<(u64, (u64, i64))>> = vec![];
         let (mut ends, mut count) = (true, 0);
         let worked = clock::of_thread();
         let is_long_for_a_set = || {
@@ -305,15 +304,16 @@ impl Applier {
             ends = incoming.ends.is_some();
             if let Some(Ends { checkpoint, .. }) = incoming.ends {
                 last.resize(last.len().max(incoming.stream + 1), None);
-                last[incoming.stream] = Some(checkpoint);
+                last[incoming.stream] = Some((checkpoint, (incoming.seq, incoming.time_ms)));
             }
         }
         self.session.find_orphans()?;
         self.session.applied.events = count;
         self.tell_pieces(&batch[..count]);
         for (stream, seq) in last.iter().enumerate() {
-            if let Some(seq) = seq {
+            if let Some((seq, moment)) = seq {
                 self.session.set_seq(stream, *seq)?;
+                self.session.note_moment(stream, *moment)?;
             }
         }
         Ok(())

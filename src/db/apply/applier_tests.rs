@@ -4,6 +4,8 @@ use super::*;
 use crate::db::apply::facts::Gathered;
 use crate::db::capture::ChangeLog;
 use crate::db::scratch::Scratch;
+use crate::db::state::Why as WhyAnew;
+use crate::model::epoch::Epoch;
 use crate::model::event::Kind;
 
 const OTHER: Origin = Origin { node: 9, incarnation: 1 };
@@ -128,17 +130,58 @@ fn a_duplicate_is_left_out_even_by_another_session() {
 }
 
 #[test]
-fn a_stream_that_begins_anew_forgets_its_marks() {
+fn what_is_counted_in_a_stream_is_not_counted_on_in_another_one() {
     let mut peer = Peer::new("anew", SCHEMA);
-    peer.apply(&[incoming(8, &image(5, 1, "a", "x"))]);
-    let begin = Position { seq: 0, created: "later".to_owned() };
-    peer.applier.begin_stream(0, &begin).unwrap();
-    assert_eq!(peer.applier.position(0).unwrap(), Some(begin));
-    assert_eq!(peer.apply(&[incoming(1, &image(5, 1, "a", "y"))]).rows, 1);
-    let other = Position { seq: 4, created: "later".to_owned() };
-    peer.applier.set_position(0, &other).unwrap();
-    assert_eq!(peer.apply(&[incoming(5, &image(5, 1, "a", "z"))]).rows, 0);
-    assert_eq!(peer.rows(), "'1ay'");
+    peer.write("INSERT INTO t VALUES(9, 'mine', 'x')");
+    peer.apply(&[Incoming { time_ms: 80, ..incoming(8, &image(5, 1, "a", "x")) }]);
+    peer.apply(&[Incoming { time_ms: 90, ..incoming(9, &image(6, 2, "b", "x")) }]);
+    let first = Position { seq: 9, created: "first".to_owned() };
+    peer.applier.set_position(0, &first).unwrap();
+    peer.applier.session.set_nameless(0, 12).unwrap();
+    let (name, generation) = (peer.log.origin().unwrap(), peer.applier.generation().unwrap());
+    // The same stream has lost its tail: what came before stays known.
+    let cut = Position { seq: 8, ..first };
+    peer.applier.begin_anew(&[(0, cut.clone())], WhyAnew::Lost).unwrap();
+    assert_eq!(peer.applier.position(0).unwrap(), Some(cut));
+    assert_eq!(peer.applier.moments(0).unwrap().pairs(), [(8, 80)]);
+    assert_eq!(peer.applier.session.nameless(0).unwrap(), 0);
+    assert_ne!(peer.log.origin().unwrap(), name, "others may have folded more under the old name");
+    // It is another stream.
+    let other = Position { seq: 0, created: "second".to_owned() };
+    peer.applier.begin_anew(&[(0, other.clone())], WhyAnew::Lost).unwrap();
+    assert_eq!(peer.applier.position(0).unwrap(), Some(other));
+    assert_eq!(peer.applier.moments(0).unwrap().pairs(), []);
+    let heard = "SELECT count(*) FROM __harmonylite__state WHERE kind = 'heard'";
+    let count: i64 = peer.applier.session.connection.query_row(heard, [], |row| row.get(0)).unwrap();
+    assert_eq!(count, 0, "where an origin was heard of last");
+    // The database remembers how far it had come, over a restart, until it is in the new epoch.
+    peer.applier = open(&peer.scratch);
+    let (epoch, standing) = peer.applier.epoch().unwrap();
+    assert!(epoch == Epoch::default() && standing.unwrap().starts_with("9 "));
+    let next = epoch.after(epoch);
+    let expected = peer.applier.generation_in(next).unwrap();
+    peer.applier.adopt_epoch(next).unwrap();
+    assert_eq!(peer.applier.epoch().unwrap(), (next, None));
+    assert!(expected == peer.applier.generation().unwrap() && expected != generation);
+    // What was folded stays folded: a broken connection may send it once more. The log is as it was.
+    assert_eq!(peer.apply(&[incoming(1, &image(5, 1, "a", "y"))]).rows, 0);
+    assert_eq!(peer.log.unsettled().unwrap().1, 1);
+}
+
+#[test]
+fn databases_that_stand_where_others_stood_are_known_by_it() {
+    let stand = |name: &str, events: &[Incoming], why| {
+        let mut peer = Peer::new(name, SCHEMA);
+        peer.apply(events);
+        peer.applier.begin_anew(&[], why).unwrap();
+        peer.applier.epoch().unwrap().1.unwrap()
+    };
+    let events = || vec![incoming(1, &image(5, 1, "a", "x")), incoming(2, &image(6, 2, "b", "x"))];
+    let first = stand("stood-1", &events(), WhyAnew::Lost);
+    assert_eq!(first, stand("stood-2", &events(), WhyAnew::Lost));
+    assert_ne!(first, stand("stood-3", &events()[..1], WhyAnew::Lost));
+    assert_ne!(first, stand("stood-4", &events(), WhyAnew::Gap), "what it lacks is not known");
+    assert!(first.starts_with("2 ") && stand("stood-5", &events(), WhyAnew::Others).starts_with("0 "));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! does not take is set aside.
 
 mod again;
+mod anew;
 mod applier;
 pub mod aside;
 mod bring_back;

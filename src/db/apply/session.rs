@@ -482,15 +482,30 @@ impl Session {
         Ok(())
     }
 
-    /// The same in a stream that was made anew: nothing of it was folded.
+    /// Writes the position in a stream that is another one now, or lost what was read from it; inside a transaction.
     pub fn begin_stream(&mut self, stream: usize, position: &Position) -> Result<(), Error> {
-        self.used = Some(Instant::now());
-        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        state::set_position(&transaction, &self.streams[stream], position)?;
-        state::forget_folded(&transaction, &self.streams[stream])?;
-        transaction.commit()?;
-        self.marks.forget();
+        let (connection, name) = (&self.connection, &self.streams[stream]);
+        let known = state::position(connection, name)?;
+        let mut moments = state::moments(connection, name)?;
+        let is_same = known.is_some_and(|known| known.created == position.created);
+        moments.cut(if is_same { position.seq } else { 0 });
+        state::set_moments(connection, name, &moments)?;
+        state::set_position(connection, name, position)?;
+        state::forget_heard(connection, name)
+    }
+
+    /// Publishes under a new incarnation, because the streams have lost what was published.
+    pub fn take_new_name(&mut self) -> Result<(), Error> {
+        state::new_incarnation(&self.connection)?;
+        self.origin = Some(self.origin()?);
         Ok(())
+    }
+
+    /// Notes when the newest message was stored that was applied here, inside a transaction.
+    pub fn note_moment(&self, stream: usize, (seq, time_ms): (u64, i64)) -> Result<(), Error> {
+        let mut moments = state::moments(&self.connection, &self.streams[stream])?;
+        moments.push(seq, time_ms);
+        state::set_moments(&self.connection, &self.streams[stream], &moments)
     }
 }
 

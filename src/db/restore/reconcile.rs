@@ -11,6 +11,7 @@ use crate::db::restore::encoding::match_encoding;
 use crate::db::schema::Schema;
 use crate::db::{error::Error, open, sql::quote, state, table::Table};
 use crate::model::event::{Event, Kind};
+use crate::model::shard;
 use crate::model::value::Value;
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
@@ -30,7 +31,21 @@ pub enum Extra {
     SetAside,
     /// They stay and are published: no other node has ever seen them.
     Publish,
+    /// Both databases stand at the same position, and one of them may have read what the streams have lost since. Then each row is as
+    /// the one has it that has read more of the row's stream. Where each has read something that the other has not, what only
+    /// the database has is published, and the rest is as the snapshot has it.
+    OfWhoReadMore,
 }
+
+/// Which of two databases has read more of a stream that has lost something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum More {
+    Snapshot,
+    Database,
+    Both,
+}
+
+const READ_MORE: [&str; 2] = ["main", "snap"];
 
 /// A snapshot and how it differs from a database.
 #[derive(Debug)]
@@ -270,6 +285,16 @@ impl Comparison {
     }
 }
 
+/// Which one has read more of a row's stream.
+fn of_row(more: &[More], table: &Table, key: &[Value]) -> More {
+    let first = more.first().copied().unwrap_or(More::Snapshot);
+    if more.iter().all(|more| *more == first) {
+        return first;
+    }
+    let number = shard::number(table.shard_hash(key), more.len() as u64);
+    usize::try_from(number - 1).ok().and_then(|at| more.get(at)).copied().unwrap_or(first)
+}
+
 impl Applier {
     /// Takes over the rows and the positions of a snapshot that was compared with the database.
     pub fn reconcile(&mut self, with: &Comparison, extra: Extra) -> Result<Applied, Error> {
@@ -287,17 +312,28 @@ impl Applier {
     fn reconcile_attached(&mut self, with: &Comparison, extra: Extra) -> Result<(), Error> {
         // The application may have changed the schema since the comparison.
         check_same_schema(&self.session.connection, &self.session.schema)?;
+        let more = self.who_read_more(extra)?;
         self.settle_what_the_snapshot_folded()?;
         self.give_up_rebuilt()?;
         let tables: Vec<Arc<Table>> = self.session.schema.tables.values().cloned().collect();
-        if extra != Extra::Publish {
-            for table in &tables {
-                with.each_key(table, "0", |key| self.remove_extra(table, &key, extra))?;
-            }
+        for table in tables.iter().filter(|_| more.contains(&More::Database)) {
+            with.each_key(table, "0, 1, 2", |key| match of_row(&more, table, &key) {
+                More::Database => self.publish_state(table, &key),
+                _ => Ok(()),
+            })?;
+        }
+        for table in tables.iter().filter(|_| extra != Extra::Publish) {
+            with.each_key(table, "0", |key| match of_row(&more, table, &key) {
+                More::Snapshot => self.remove_extra(table, &key, extra),
+                _ => Ok(()),
+            })?;
         }
         let mut refused = vec![];
         for table in &tables {
             with.each_image(table, |values| {
+                if self.stays(&more, table, &values)? {
+                    return Ok(());
+                }
                 let row = table.image.iter().cloned().zip(values).collect();
                 let (table, schema_hash) = (table.name.clone(), None);
                 let event = Event { node: 0, id: 0, kind: Kind::Insert, table, row, schema_hash };
@@ -305,11 +341,12 @@ impl Applier {
                 Ok(())
             })?;
         }
-        if extra == Extra::Publish {
-            // Only now, because the snapshot's rows have displaced those that collide with them in UNIQUE indexes.
-            for table in &tables {
-                with.each_key(table, "0", |key| self.publish_extra(table, &key))?;
-            }
+        // Only now, because the snapshot's rows have displaced those that collide with them in UNIQUE indexes.
+        for table in &tables {
+            with.each_key(table, "0", |key| match of_row(&more, table, &key) {
+                More::Both => self.publish_extra(table, &key),
+                _ => Ok(()),
+            })?;
         }
         self.take_state()?;
         // After the snapshot's own, which have replaced all that was set aside here.
@@ -317,6 +354,56 @@ impl Applier {
             let session = &mut self.session;
             session.aside.put(&session.connection, ("snapshot", number, 0), &cause, &payload)
         })
+    }
+
+    /// By stream. Marks rise in the order of a stream, and are never taken back: what one database has folded of an origin and the other
+    /// has not is in the part that was lost, because both stand at the same position.
+    fn who_read_more(&self, extra: Extra) -> Result<Vec<More>, Error> {
+        let of_stream = |stream: &String| {
+            let [main, snap] = READ_MORE;
+            let has_more = |ours: &str, theirs: &str| {
+                let sql = format!(
+                    "SELECT 1 FROM {ours}.{0} AS a WHERE a.kind = 'folded' AND substr(a.name, 1, length(?1) + 1) = ?1 || ' ' AND \
+                     a.value > coalesce((SELECT b.value FROM {theirs}.{0} AS b WHERE b.kind = 'folded' AND b.name = a.name), 0)",
+                    state::TABLE
+                );
+                self.session.connection.prepare(&sql)?.exists([stream]).map_err(Error::from)
+            };
+            Ok(match (has_more(main, snap)?, has_more(snap, main)?) {
+                (false, _) => More::Snapshot,
+                (true, false) => More::Database,
+                (true, true) => More::Both,
+            })
+        };
+        let streams = &self.session.streams;
+        match extra {
+            // A node that publishes nothing has nothing to say.
+            Extra::OfWhoReadMore if self.session.touched.is_some() => streams.iter().map(of_stream).collect(),
+            Extra::Publish => Ok(vec![More::Both; streams.len().max(1)]),
+            _ => Ok(vec![More::Snapshot; streams.len()]),
+        }
+    }
+
+    /// The row is right here, or rightly gone: that is published.
+    fn publish_state(&mut self, table: &Table, key: &[Value]) -> Result<(), Error> {
+        let row_key = table.row_key(key);
+        match self.session.is_touched(&row_key)? {
+            true => Ok(()),
+            false => self.session.touch(table, key, &row_key),
+        }
+    }
+
+    /// Whether the row of an image of the snapshot stays as it is here.
+    fn stays(&self, more: &[More], table: &Table, image: &[Value]) -> Result<bool, Error> {
+        if !more.contains(&More::Database) {
+            return Ok(false);
+        }
+        let value = |name: &str| {
+            let at = table.image.iter().position(|column| **column == *name);
+            at.and_then(|at| image.get(at)).cloned().unwrap_or(Value::Null)
+        };
+        let key: Vec<Value> = table.key.iter().map(|column| value(&column.name)).collect();
+        Ok(of_row(more, table, &key) == More::Database && self.session.is_touched(&table.row_key(&key))?)
     }
 
     /// Whether a row that only the database has is still there, and not on its way to the others.
@@ -395,7 +482,7 @@ impl Applier {
              DELETE FROM main.{1}; INSERT INTO main.{1} SELECT * FROM snap.{1};",
             state::TABLE,
             aside::TABLE,
-            "'seq', 'created', 'folded', 'heard', 'aside'"
+            state::OF_SNAPSHOT
         ))?;
         self.session.forget_cached_state()
     }

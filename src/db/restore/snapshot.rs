@@ -113,6 +113,10 @@ fn clean(path: &Path) -> Result<Cleaned, Error> {
         name != state::TABLE && !(any_aside && name == aside::TABLE) && !feed::belongs_to(name, &queues)
     })?;
     let positions = state::positions(&connection)?;
+    // Those before the newest one differ from node to node.
+    for stream in positions.keys() {
+        state::keep_newest_moment(&connection, stream)?;
+    }
     let streams = state::generation(&connection)?;
     let pages: i64 = connection.query_row("PRAGMA page_count", [], |row| row.get(0))?;
     let free: i64 = connection.query_row("PRAGMA freelist_count", [], |row| row.get(0))?;

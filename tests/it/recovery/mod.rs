@@ -6,6 +6,7 @@ mod chaos;
 pub mod damage;
 mod disasters;
 mod files;
+mod forgets;
 mod join;
 mod restore_live;
 mod scenarios;

@@ -87,6 +87,17 @@ impl Nats {
         let _ = std::fs::remove_dir_all(self.dir.join("js"));
     }
 
+    /// Keeps a copy of what JetStream has stored; for a stopped server.
+    pub fn keep(&self) {
+        copy_all(&self.dir.join("js"), &self.dir.join("kept"));
+    }
+
+    /// Puts that copy in the place of what JetStream has stored since; for a stopped server.
+    pub fn put_back(&self) {
+        self.wipe();
+        copy_all(&self.dir.join("kept"), &self.dir.join("js"));
+    }
+
     /// A connection of the independent client.
     pub fn client(&self) -> nats::jetstream::JetStream {
         nats::jetstream::new(nats::connect(self.url()).unwrap())
@@ -96,6 +107,19 @@ impl Nats {
 impl Drop for Nats {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+fn copy_all(from: &Path, to: &Path) {
+    let _ = std::fs::remove_dir_all(to);
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        if source.is_dir() {
+            copy_all(&source, &target);
+        } else {
+            std::fs::copy(&source, &target).unwrap();
+        }
     }
 }
 

@@ -153,6 +153,45 @@ impl Slow {
     }
 }
 
+/// A line that can be cut, and mended: while it is cut, no connection is there and none can be made.
+pub struct Line {
+    listener: Listener,
+    ends: Arc<Mutex<Option<Vec<TcpStream>>>>,
+}
+
+impl Line {
+    pub fn before(target: u16) -> Line {
+        let ends = Arc::new(Mutex::new(Some(vec![])));
+        let known: Arc<Mutex<Option<Vec<TcpStream>>>> = ends.clone();
+        let listener = Listener::start(move |client| {
+            let Ok(server) = TcpStream::connect(("127.0.0.1", target)) else { return };
+            let (back_from, back_to) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+            match &mut *known.lock().unwrap() {
+                Some(ends) => ends.extend([server.try_clone().unwrap(), client.try_clone().unwrap()]),
+                None => return,
+            }
+            std::thread::spawn(move || forward(back_from, back_to, |length| length));
+            forward(client, server, |length| length);
+        });
+        Line { listener, ends }
+    }
+
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.listener.port)
+    }
+
+    /// What was not delivered by now never is.
+    pub fn cut(&self) {
+        for end in self.ends.lock().unwrap().take().into_iter().flatten() {
+            let _ = end.shutdown(Shutdown::Both);
+        }
+    }
+
+    pub fn mend(&self) {
+        *self.ends.lock().unwrap() = Some(vec![]);
+    }
+}
+
 /// What is done with an HTTP request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
