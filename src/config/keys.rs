@@ -80,6 +80,25 @@ fn warn_without_effect(reader: &mut Reader, name: &str) -> Vec<String> {
     warnings
 }
 
+fn journal_mode(reader: &mut Reader) -> JournalMode {
+    match reader.text("journal_mode", "switch").as_str() {
+        "switch" => JournalMode::Switch,
+        "refuse" => JournalMode::Refuse,
+        other => {
+            reader.wrong("journal_mode", format!("{other:?}"), "\"switch\" (to WAL) or \"refuse\"");
+            JournalMode::Refuse
+        }
+    }
+}
+
+fn settle_orphans(reader: &mut Reader) -> bool {
+    let orphans = reader.text("orphans", "report");
+    if !matches!(orphans.as_str(), "report" | "settle") {
+        reader.wrong("orphans", format!("{orphans:?}"), "\"report\" or \"settle\" (as the foreign key says)");
+    }
+    orphans == "settle"
+}
+
 fn read(reader: &mut Reader, flag_node_id: Option<u64>) -> Option<Config> {
     let db_path = required_db_path(reader);
     let seq_map_path = reader.path("seq_map_path");
@@ -100,28 +119,10 @@ fn read(reader: &mut Reader, flag_node_id: Option<u64>) -> Option<Config> {
         0 => limits::POLL_INTERVAL,
         ms => millis(ms),
     };
-    let journal_mode = match reader.text("journal_mode", "switch").as_str() {
-        "switch" => JournalMode::Switch,
-        "refuse" => JournalMode::Refuse,
-        other => {
-            reader.wrong("journal_mode", format!("{other:?}"), "\"switch\" (to WAL) or \"refuse\"");
-            JournalMode::Refuse
-        }
-    };
+    let journal_mode = journal_mode(reader);
     let join = join(reader);
     let compare_interval = millis(reader.integer("compare_interval", 0, 0, YEAR_MS));
-    let settle_orphans = match reader.text("orphans", "report").as_str() {
-        "report" => false,
-        "settle" => true,
-        other => {
-            reader.wrong(
-                "orphans",
-                format!("{other:?}"),
-                "\"report\" or \"settle\" (as the foreign key says)",
-            );
-            false
-        }
-    };
+    let settle_orphans = settle_orphans(reader);
     let automatic_keys = reader.boolean("automatic_keys", true);
     let log_format = match reader.text("logging.format", "console").as_str() {
         "console" => Format::Console,

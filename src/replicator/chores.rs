@@ -14,11 +14,29 @@ pub struct Chores {
     lost_writes: LostWrites,
     /// Waiting events that were dropped for want of room: rows that this database lacks.
     lost: u64,
+    go_nodes_seen: bool,
 }
 
 impl Chores {
     pub fn new(now: Instant) -> Chores {
-        Chores { looked_aside: now, looked_unwritten: now, lost_writes: LostWrites::new(now), lost: 0 }
+        Chores {
+            looked_aside: now,
+            looked_unwritten: now,
+            lost_writes: LostWrites::new(now),
+            lost: 0,
+            go_nodes_seen: false,
+        }
+    }
+
+    /// `is_of_go_node`: an event without our message id was read.
+    pub fn warn_of_go_nodes(&mut self, is_of_go_node: bool, shards: u64) {
+        if is_of_go_node && shards > 1 && !self.go_nodes_seen {
+            self.go_nodes_seen = true;
+            log::warn!(
+                "a Go node publishes here and shards = {shards}: it spreads the rows of a table over several streams, so rows \
+                 that collide in a UNIQUE index can differ between nodes"
+            );
+        }
     }
 
     /// Does what is due.

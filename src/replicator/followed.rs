@@ -36,6 +36,12 @@ impl Followed {
         self.position.as_ref().is_some_and(|position| self.reader.has_caught_up(position.seq))
     }
 
+    /// Whether the database has all that was read, and nothing else.
+    pub fn is_even(&self) -> bool {
+        self.reader.is_connected()
+            && self.position.as_ref().is_some_and(|position| position.seq == self.checkpoint)
+    }
+
     /// What was read and not applied comes again.
     pub fn step_back(&mut self) {
         if let Some(position) = &mut self.position {

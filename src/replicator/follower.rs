@@ -39,8 +39,6 @@ pub struct Follower {
     started: bool,
     /// The publisher is to be told to publish again what has not come back.
     owes_rewind: bool,
-    /// An event without our message id was seen.
-    go_nodes_seen: bool,
     chores: Chores,
     rebuilt: Rebuilt,
     healing: Healing,
@@ -84,7 +82,6 @@ impl Follower {
             joined,
             started: false,
             owes_rewind: false,
-            go_nodes_seen: false,
             chores: Chores::new(now),
             rebuilt: Rebuilt::new(now),
             healing: Healing::new(setup.database.epoch()?.1.is_some(), now),
@@ -125,7 +122,10 @@ impl Follower {
             }
             self.setup.database.rest(limits::REST_AFTER);
             self.chores.run(&mut self.setup.database, &self.setup.board, &self.setup.signals);
-            self.settle_rebuilt()?;
+            let may_compare = self.started && self.waiting.pause(now).is_none();
+            if may_compare && self.streams.iter().all(Followed::is_even) {
+                self.rebuilt.look(&mut self.setup, now)?;
+            }
             self.look_at_formats();
             self.look_at_epoch()?;
             self.start_publisher_when_caught_up();
@@ -189,7 +189,7 @@ impl Follower {
             return; // Of a consumer that was given up.
         };
         let Some(item) = self.streams[at].reader.take(message, Instant::now()) else { return };
-        self.warn_of_go_nodes(&item);
+        self.chores.warn_of_go_nodes(item.origin.is_none(), self.setup.config.log.shards);
         let Item { seq, origin, payload, part, time_ms, .. } = item;
         self.setup.signals.flow.came(at, seq, payload.len());
         let incoming = Incoming { stream: at, seq, origin, time_ms, payload, ends: None };
@@ -215,17 +215,6 @@ impl Follower {
             Ok(()) => self.streams[at].has_applied(&self.setup.signals, Ends { read, checkpoint }),
             // With the next one again.
             Err(error) => log::debug!("write the position: {error}"),
-        }
-    }
-
-    fn warn_of_go_nodes(&mut self, item: &Item) {
-        let shards = self.setup.config.log.shards;
-        if item.origin.is_none() && shards > 1 && !self.go_nodes_seen {
-            self.go_nodes_seen = true;
-            log::warn!(
-                "a Go node publishes here and shards = {shards}: it spreads the rows of a table over several streams, so rows \
-                 that collide in a UNIQUE index can differ between nodes"
-            );
         }
     }
 
@@ -259,20 +248,6 @@ impl Follower {
         self.map_file.is_stale();
         // Entries that we made, or progress that the publisher waits for.
         self.wake_publisher();
-        Ok(())
-    }
-
-    /// Finds out what was written in tables that were built anew, when nothing is half applied.
-    fn settle_rebuilt(&mut self) -> Result<(), Error> {
-        let now = Instant::now();
-        let is_even = |stream: &Followed| {
-            stream.reader.is_connected()
-                && stream.position.as_ref().is_some_and(|position| position.seq == stream.checkpoint)
-        };
-        let may = self.started && self.waiting.pause(now).is_none() && self.streams.iter().all(is_even);
-        if may && self.rebuilt.is_due(self.setup.signals.take_rebuilt(), now) {
-            return self.rebuilt.settle(&mut self.setup);
-        }
         Ok(())
     }
 

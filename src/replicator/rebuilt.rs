@@ -22,15 +22,18 @@ impl Rebuilt {
         Rebuilt { due: Some(now), pause: PAUSES[0], said: Once::default() }
     }
 
-    pub fn is_due(&mut self, told: bool, now: Instant) -> bool {
+    fn is_due(&mut self, told: bool, now: Instant) -> bool {
         if told {
             (self.due, self.pause) = (Some(now), PAUSES[0]);
         }
         self.due.is_some_and(|due| due <= now)
     }
 
-    /// Looks. The database must stand where the streams were read to. [`Kind::Damaged`]: the database is.
-    pub fn settle(&mut self, setup: &mut Setup) -> Result<(), Error> {
+    /// Looks, if it is time. The database must stand where the streams were read to. [`Kind::Damaged`]: the database is.
+    pub fn look(&mut self, setup: &mut Setup, now: Instant) -> Result<(), Error> {
+        if !self.is_due(setup.signals.take_rebuilt(), now) {
+            return Ok(());
+        }
         match settle(setup) {
             Ok(()) => {
                 self.due = None;

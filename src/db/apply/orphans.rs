@@ -25,6 +25,9 @@ pub struct Orphans {
     pub settles: bool,
 }
 
+/// The key of a row, and what it refers to.
+type Referring = (Vec<Value>, Vec<Value>);
+
 /// A row that was written or deleted.
 #[derive(Debug)]
 pub struct Seen {
@@ -73,11 +76,7 @@ impl Orphans {
 
 impl ForeignKey {
     /// The rows of the child that are on their way and refer to nothing, by their keys, and what they refer to.
-    pub fn pending_orphans(
-        &self,
-        connection: &Connection,
-        child: &Table,
-    ) -> Result<Vec<(Vec<Value>, Vec<Value>)>, Error> {
+    pub fn pending_orphans(&self, connection: &Connection, child: &Table) -> Result<Vec<Referring>, Error> {
         let key: Vec<String> = (1..)
             .zip(&child.key)
             .map(|(at, column)| format!("{} IS l.k{at}", child.key_operand("c.", column)))

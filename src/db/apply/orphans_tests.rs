@@ -12,6 +12,9 @@ const SCHEMA: &str = "CREATE TABLE p(id INTEGER PRIMARY KEY, u UNIQUE);
      CREATE TABLE g(id INTEGER PRIMARY KEY, c REFERENCES c ON DELETE CASCADE); CREATE INDEX gc ON g(c);
      INSERT INTO p VALUES(1, 'one'), (2, 'two'); INSERT INTO c VALUES(1, 1, NULL)";
 
+/// Table, key, and the values of the rest, if it is not deleted.
+type Row<'a> = (&'a str, i64, Option<&'a [(&'a str, Value)]>);
+
 struct Node {
     scratch: Scratch,
     log: ChangeLog,
@@ -29,7 +32,7 @@ fn node(name: &str) -> Node {
 
 impl Node {
     /// Node 2 has written rows, in one transaction: table, key, and the values of the rest; without these it was deleted.
-    fn others(&mut self, rows: &[(&str, i64, Option<&[(&str, Value)]>)]) {
+    fn others(&mut self, rows: &[Row<'_>]) {
         let mut batch = vec![];
         for (table, key, rest) in rows {
             self.seq += 1;
