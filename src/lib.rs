@@ -102,6 +102,10 @@
 //! - **set aside**: an event that this database cannot use, kept whole beside it. It **waits** for a table or column that the
 //!   application has not created here yet, and later ones of its row wait after it; or it was **refused**: SQLite does not take it.
 //! - **conflict**: a write of another node that our write overwrote without having seen it. The node that wrote the winner keeps it.
+//! - **orphan**: a row that refers to one which another node deleted at the same time.
+//! - **built anew**, **rebuilt**: a table that the application has replaced by a copy, as frameworks change tables; **agreed**: the state of
+//!   a database at its own position, made of a snapshot and the streams.
+//! - **piece**: a part of a change set that holds only some of the bytes of a row, which is larger than a message.
 //! - **in the way**: a row that had the key or a UNIQUE value of one that was about to be written. Whether it was replaced, its absence tells.
 //! - **block**: keys of an AUTOINCREMENT table that one node alone gives; a **spare** one is claimed ahead. **steering**: letting SQLite go on
 //!   in them.
