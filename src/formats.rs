@@ -56,6 +56,10 @@
 //! A set takes effect where its last part stands. One of which a part is missing, or came over 60 seconds after the one before or
 //! 30 minutes after the first (by the stream's own times), or whose publisher begins another, takes none: its publisher publishes it again. Go nodes ignore the header.
 //!
+//! In a stream of sets a payload that is larger than a message of the server is cut: `2&` is a part whose payload goes on in the next part,
+//! and parts are joined before they are decompressed. The pieces of one row have message ids that differ in the attempt, to which
+//! the piece's number (from 0) times 2^40 is added.
+//!
 //! A stream whose description is `harmonylite change sets, format 1` (ours) takes messages with many rows, every other one a message
 //! for each row, as above. Both forms tell themselves apart by their first byte, and can stand in one stream.
 //!
