@@ -51,7 +51,7 @@ pub struct Record {
 pub struct Come {
     /// The epoch that it was in.
     pub epoch: Epoch,
-    /// The sum of its positions.
+    /// How many messages it had read that are lost.
     pub sum: u64,
     /// Equal where the rows are, but for those on their way.
     pub digest: String,

@@ -313,27 +313,22 @@ pub enum Why {
     Gap,
 }
 
-/// Notes how far the database has come: the sum of its positions, and a digest that is equal where the rows are. One that has lost
-/// nothing knows nothing of what is lost: it counts as if it had come nowhere.
-pub fn note_standing(connection: &Connection, why: Why) -> Result<(), Error> {
+/// Notes how far the database had come: how many messages it had `read` that are lost, and a digest that is equal where the rows are.
+/// Messages that are lost one after the other, before the database has compared itself, add up. One that has lost nothing knows
+/// nothing of what is lost.
+pub fn note_standing(connection: &Connection, why: Why, read: u64) -> Result<(), Error> {
     let before = standing(connection)?;
-    let before = before.as_deref().and_then(|text| text.split(' ').next()?.parse().ok()).unwrap_or(0);
-    if before != 0 && why != Why::Gap {
+    if before.is_some() && why == Why::Others {
         return Ok(());
     }
+    let before = before.and_then(|text| text.split(' ').next()?.parse().ok()).unwrap_or(0_u64);
     let mut statement = connection.prepare(COMMON)?;
     let mut lines: Vec<String> =
         statement.query_map([], |row| row.get(0))?.collect::<Result<_, rusqlite::Error>>()?;
     if why == Why::Gap {
         lines.push(crate::base::random::random_u64().to_string());
     }
-    let known = if why == Why::Others { SeqMap::new() } else { positions(connection)? };
-    let sum = match before {
-        0 => known.values().fold(0_u64, |sum, seq| sum.saturating_add(*seq)),
-        // The positions are other ones already.
-        before => before,
-    };
-    set(connection, EPOCH, STANDING, format!("{sum} {}", hash(&lines)))
+    set(connection, EPOCH, STANDING, format!("{} {}", before.saturating_add(read), hash(&lines)))
 }
 
 /// The generation of the streams that the positions count in: a short hash that changes when one of them is created anew, or lost

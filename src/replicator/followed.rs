@@ -1,5 +1,6 @@
 //! One stream of a follower: its reader, and up to where it is read and applied.
 
+use super::pacing::Removed;
 use crate::db::Ends;
 use crate::model::positions::Position;
 use crate::model::set::Format;
@@ -16,6 +17,8 @@ pub struct Followed {
     /// The database's own position: after it the stream is read again when the reading is interrupted. Parts of open change sets
     /// follow.
     pub checkpoint: u64,
+    /// Somebody has removed the stream.
+    pub removed: Removed,
     /// It was said that the broker keeps it in memory alone.
     told_memory: bool,
 }
@@ -23,7 +26,7 @@ pub struct Followed {
 impl Followed {
     pub fn new(at: usize, reader: Reader, position: Option<Position>) -> Followed {
         let checkpoint = position.as_ref().map_or(0, |position| position.seq);
-        Followed { at, reader, position, checkpoint, told_memory: false }
+        Followed { at, reader, position, checkpoint, removed: Removed::default(), told_memory: false }
     }
 
     /// From 1.

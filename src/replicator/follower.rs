@@ -3,7 +3,7 @@
 use super::chores::Chores;
 use super::followed::Followed;
 use super::healing::{Healing, Outcome, Tools};
-use super::pacing::{MapFile, Removed, Tries, Yielding};
+use super::pacing::{MapFile, Tries, Yielding};
 use super::rebuilt::Rebuilt;
 use super::setup::Setup;
 use super::waiting::Waiting;
@@ -42,7 +42,6 @@ pub struct Follower {
     chores: Chores,
     rebuilt: Rebuilt,
     healing: Healing,
-    removed: Removed,
     looked_at_formats: Instant,
     /// Whether there are more streams than this node's was looked at.
     looked_beyond: bool,
@@ -85,7 +84,6 @@ impl Follower {
             chores: Chores::new(now),
             rebuilt: Rebuilt::new(now),
             healing: Healing::new(setup.database.epoch()?.1.is_some(), now),
-            removed: Removed::default(),
             looked_at_formats: now,
             looked_beyond: false,
             setup,
@@ -332,16 +330,17 @@ impl Follower {
     fn connect_stream(&mut self, at: usize) -> Result<bool, Error> {
         let moments = self.setup.database.moments(at)?;
         let shard = self.streams[at].shard();
-        let Followed { reader, position, .. } = &mut self.streams[at];
+        let Followed { reader, position, removed, .. } = &mut self.streams[at];
         let stream = reader.stream().to_owned();
         let mut judgement = reader.connect(position.as_ref(), &moments)?;
         if judgement.is_none() {
-            if position.is_some() && !self.removed.is_over(Instant::now()) {
+            if position.is_some() && !removed.is_over(Instant::now()) {
                 return Err(Error::unreachable("was removed: making it anew in a moment"));
             }
             streams::ensure(&self.setup.js, &self.setup.config, shard)?;
             judgement = reader.connect(position.as_ref(), &moments)?;
         }
+        removed.forget();
         let recorded = match judgement {
             None => return Err(Error::unreachable("was removed as soon as it was made")),
             Some(Judgement::Gap(first, last)) => {

@@ -116,14 +116,15 @@ impl MapFile {
 pub struct Removed(Option<Instant>);
 
 impl Removed {
-    /// Whether the pause is over; a look that comes much later begins another one.
+    /// The stream is not there. Whether the pause is over.
     pub fn is_over(&mut self, now: Instant) -> bool {
-        let waited = self.0.map(|since| now.saturating_duration_since(since));
-        if waited.is_none_or(|waited| waited > limits::REMOVED_PAUSE * 10) {
-            self.0 = Some(now);
-            return false;
-        }
-        waited.is_some_and(|waited| waited >= limits::REMOVED_PAUSE)
+        let since = *self.0.get_or_insert(now);
+        now.saturating_duration_since(since) >= limits::REMOVED_PAUSE
+    }
+
+    /// It is there: the next removal is another one.
+    pub fn forget(&mut self) {
+        self.0 = None;
     }
 }
 
@@ -230,6 +231,7 @@ mod tests {
         let mut removed = Removed::default();
         assert!(!removed.is_over(start) && !removed.is_over(start + pause / 2));
         assert!(removed.is_over(start + pause) && removed.is_over(start + pause * 2));
-        assert!(!removed.is_over(start + pause * 100), "it is another removal");
+        removed.forget();
+        assert!(!removed.is_over(start + pause * 3), "it is another removal");
     }
 }

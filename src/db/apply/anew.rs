@@ -15,7 +15,11 @@ impl Applier {
     pub fn begin_anew(&mut self, positions: &[(usize, Position)], why: Why) -> Result<(), Error> {
         self.in_transaction(|applier| {
             let session = &mut applier.session;
-            state::note_standing(&session.connection, why)?;
+            let mut read = 0_u64;
+            for (stream, _) in positions {
+                read = read.saturating_add(session.position(*stream)?.map_or(0, |position| position.seq));
+            }
+            state::note_standing(&session.connection, why, read)?;
             for (stream, position) in positions {
                 session.begin_stream(*stream, position)?;
             }

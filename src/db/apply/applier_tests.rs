@@ -157,7 +157,7 @@ fn what_is_counted_in_a_stream_is_not_counted_on_in_another_one() {
     // The database remembers how far it had come, over a restart, until it is in the new epoch.
     peer.applier = open(&peer.scratch);
     let (epoch, standing) = peer.applier.epoch().unwrap();
-    assert!(epoch == Epoch::default() && standing.unwrap().starts_with("9 "));
+    assert!(epoch == Epoch::default() && standing.unwrap().starts_with("17 "));
     let next = epoch.after(epoch);
     let expected = peer.applier.generation_in(next).unwrap();
     peer.applier.adopt_epoch(next).unwrap();
@@ -170,18 +170,30 @@ fn what_is_counted_in_a_stream_is_not_counted_on_in_another_one() {
 
 #[test]
 fn databases_that_stand_where_others_stood_are_known_by_it() {
-    let stand = |name: &str, events: &[Incoming], why| {
+    let stand = |name: &str, events: &[Incoming], later: &[Incoming], why| {
         let mut peer = Peer::new(name, SCHEMA);
         peer.apply(events);
-        peer.applier.begin_anew(&[], why).unwrap();
+        let lost = [(0, Position { seq: 0, created: "b".to_owned() })];
+        let at: &[_] = if why == WhyAnew::Others { &[] } else { &lost };
+        peer.applier.begin_anew(at, why).unwrap();
+        if !later.is_empty() {
+            peer.apply(later);
+            peer.applier.begin_anew(at, why).unwrap();
+        }
         peer.applier.epoch().unwrap().1.unwrap()
     };
     let events = || vec![incoming(1, &image(5, 1, "a", "x")), incoming(2, &image(6, 2, "b", "x"))];
-    let first = stand("stood-1", &events(), WhyAnew::Lost);
-    assert_eq!(first, stand("stood-2", &events(), WhyAnew::Lost));
-    assert_ne!(first, stand("stood-3", &events()[..1], WhyAnew::Lost));
-    assert_ne!(first, stand("stood-4", &events(), WhyAnew::Gap), "what it lacks is not known");
-    assert!(first.starts_with("2 ") && stand("stood-5", &events(), WhyAnew::Others).starts_with("0 "));
+    let later = || vec![incoming(1, &image(8, 3, "c", "x"))];
+    let first = stand("stood-1", &events(), &[], WhyAnew::Lost);
+    assert_eq!(first, stand("stood-2", &events(), &[], WhyAnew::Lost));
+    assert_ne!(first, stand("stood-3", &events()[..1], &[], WhyAnew::Lost));
+    assert_ne!(first, stand("stood-4", &events(), &[], WhyAnew::Gap), "what it lacks is not known");
+    let unhurt = stand("stood-5", &events(), &[], WhyAnew::Others);
+    assert!(first.starts_with("2 ") && unhurt.starts_with("0 "));
+    assert_eq!(unhurt, stand("stood-6", &events(), &later(), WhyAnew::Others));
+    // What was read between two losses counts as well.
+    let twice = stand("stood-7", &events(), &later(), WhyAnew::Lost);
+    assert!(twice.starts_with("3 ") && twice[2..] != first[2..]);
 }
 
 #[test]
