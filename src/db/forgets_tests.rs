@@ -179,11 +179,12 @@ fn heal(peers: &mut [Peer], random: &mut Random, stream: &mut Stream, epoch: Epo
             peer.log.rewind();
         }
     }
-    let come = |peer: &Peer| {
+    let come = |peer: &mut Peer| {
         let standing = peer.applier.epoch().unwrap().1.unwrap();
         standing.split(' ').next().unwrap().parse::<u64>().unwrap()
     };
-    let leader = (0..peers.len()).max_by_key(|at| come(&peers[*at])).unwrap();
+    let come: Vec<u64> = peers.iter_mut().map(come).collect();
+    let leader = (0..peers.len()).max_by_key(|at| come[*at]).unwrap();
     peers[leader].applier.adopt_epoch(next).unwrap();
     // A snapshot is stored when all that it holds has come back.
     while peers[leader].unsettled() > 0 {

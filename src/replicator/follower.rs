@@ -49,7 +49,7 @@ pub struct Follower {
 
 impl Follower {
     /// A follower on an opened database.
-    pub fn new(setup: Setup) -> Result<Follower, Error> {
+    pub fn new(mut setup: Setup) -> Result<Follower, Error> {
         let shards = setup.config.log.shards;
         let (deliver, queue) = streams::queue(usize::try_from(shards).unwrap_or(1));
         let mut streams = vec![];

@@ -30,9 +30,17 @@ impl Applier {
     }
 
     /// The epoch that the database is in, and how far it had come before the streams changed, if it has not compared itself since.
-    pub fn epoch(&self) -> Result<(Epoch, Option<String>), Error> {
+    /// Asked for again and again, so it is remembered until something is written: a connection that is quiet has given back the schema,
+    /// and would read all of it for this.
+    pub fn epoch(&mut self) -> Result<(Epoch, Option<String>), Error> {
+        if let Some(known) = &self.epoch {
+            return Ok(known.clone());
+        }
+        self.session.is_used();
         let connection = &self.session.connection;
-        Ok((state::epoch(connection)?, state::standing(connection)?))
+        let known = (state::epoch(connection)?, state::standing(connection)?);
+        self.epoch = Some(known.clone());
+        Ok(known)
     }
 
     /// The database is in this epoch from now on.

@@ -11,6 +11,7 @@ use crate::db::apply::session::{Applied, Place, Session};
 use crate::db::apply::subject::{Source, Subject};
 use crate::db::steering::Steering;
 use crate::db::{capture::ChangeLog, error::Error, state, table::Table};
+use crate::model::epoch::Epoch;
 use crate::model::event::{Event, Malformed};
 use crate::model::fold::{self, Order, Reason};
 use crate::model::gate::Append;
@@ -78,6 +79,8 @@ pub struct Applier {
     pub(super) tried: Option<i64>,
     /// The last transaction ended inside a change set.
     in_pieces: bool,
+    /// The epoch, when it was read last; `None`: it may have changed.
+    pub(super) epoch: Option<(Epoch, Option<String>)>,
     /// What was decoded and not consumed, by stream and sequence.
     decoded: VecDeque<((usize, u64), Result<Payload, Malformed>)>,
 }
@@ -87,7 +90,7 @@ impl Applier {
     pub fn open(path: &Path, node: u64, streams: &[String]) -> Result<Applier, Error> {
         let codec = Codec::new(false).map_err(|error| Error::Other(error.to_string()))?;
         let session = Session::open(path, node, streams)?;
-        Ok(Applier { session, codec, tried: None, in_pieces: false, decoded: VecDeque::new() })
+        Ok(Applier { session, codec, tried: None, in_pieces: false, epoch: None, decoded: VecDeque::new() })
     }
 
     /// The same for a database whose schema another connection reads, too.
@@ -196,6 +199,7 @@ impl Applier {
         &mut self,
         body: impl FnOnce(&mut Applier) -> Result<(), Error>,
     ) -> Result<Applied, Error> {
+        self.epoch = None;
         self.session.begin()?;
         let result = self.catch_up().and_then(|()| body(self));
         self.session.end(result)
@@ -240,11 +244,6 @@ impl Applier {
             }
         });
         self.session.steering.await_blocks(keys);
-    }
-
-    /// Settles rows that refer to one which is gone as their foreign key says, from now on.
-    pub fn settle_orphans(&mut self) {
-        self.session.orphans.settle();
     }
 
     fn decoded_events(&self) -> impl Iterator<Item = &Event> {

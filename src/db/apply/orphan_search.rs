@@ -1,5 +1,6 @@
 //! Finding orphans (see [`crate::db::apply::orphans`]), keeping them, and settling them.
 
+use crate::db::apply::applier::Applier;
 use crate::db::apply::bring_back::own_write;
 use crate::db::apply::conflicts::{Found, Kind};
 use crate::db::apply::orphans::Seen;
@@ -23,6 +24,13 @@ struct Orphan {
     lost_by: u64,
     won_by: u64,
     place: (usize, u64, i64),
+}
+
+impl Applier {
+    /// Settles rows that refer to one which is gone as their foreign key says, from now on.
+    pub fn settle_orphans(&mut self) {
+        self.session.orphans.settle();
+    }
 }
 
 impl Session {

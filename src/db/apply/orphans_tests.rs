@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::db::apply::conflicts::{self, Conflict};
-use crate::db::apply::{Applier, Ends, Incoming};
+use crate::db::apply::{Ends, Incoming};
 use crate::db::capture::ChangeLog;
 use crate::db::scratch::Scratch;
 use crate::model::origin::Origin;

@@ -350,6 +350,11 @@ impl Session {
         Ok(!tables.is_empty())
     }
 
+    /// Something is read outside of a transaction.
+    pub fn is_used(&mut self) {
+        self.used = Some(Instant::now());
+    }
+
     /// Gives back memory when there was no work for so long. Without effect where the schema is small.
     pub fn rest(&mut self, after: Duration) {
         if self.used.is_none_or(|used| used.elapsed() < after) {
