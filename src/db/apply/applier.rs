@@ -378,6 +378,9 @@ impl Applier {
             self.session.new_incarnation()?;
             source.own = false;
         }
+        if source.own {
+            self.session.find_orphans()?;
+        }
         let passed = source.order.is_some_and(Order::is_passed);
         let Incoming { stream, seq, time_ms, .. } = *incoming;
         self.session.place = Some(Place { stream, seq, time_ms });

@@ -43,7 +43,8 @@ impl Session {
         }
     }
 
-    /// Finds what has become an orphan in this transaction.
+    /// Finds what has become an orphan in this transaction so far. An echo settles what tells that the rows before it were written
+    /// at the same time, so this comes before it.
     pub fn find_orphans(&mut self) -> Result<(), Error> {
         for _ in 0..DEPTH {
             if self.orphans.seen.is_empty() {

@@ -111,6 +111,38 @@ fn who_has_written_neither_and_what_is_agreed_on_tell_nothing() {
     assert!(node.orphans().is_empty(), "our write came first");
 }
 
+/// The deletion and the echo of our row are applied in one transaction.
+#[test]
+fn an_echo_that_comes_with_the_deletion() {
+    let mut node = node("orphan-echo");
+    node.scratch.app.execute_batch("INSERT INTO c VALUES(5, 1, NULL)").unwrap();
+    let batch = node.log.read(10).unwrap();
+    let origin = node.log.origin().unwrap();
+    let of = |seq, origin, event: &Event, ends| Incoming {
+        stream: 0,
+        seq,
+        origin: Some(origin),
+        time_ms: 7,
+        payload: event.encode(),
+        ends,
+    };
+    let gone = Event {
+        node: 2,
+        id: 0,
+        kind: event::Kind::Delete,
+        table: "p".into(),
+        row: vec![("id".into(), Value::Integer(1))],
+        schema_hash: None,
+    };
+    let ours = &batch.changes[0].event;
+    let both = [
+        of(1, (Origin { node: 2, incarnation: 9 }, 1), &gone, None),
+        of(2, (origin, ours.id), ours, Some(Ends::at(2))),
+    ];
+    assert_eq!(node.applier.apply(&both).unwrap().events, 2);
+    assert_eq!((node.logged().as_str(), node.orphans()), ("''", vec![("c 5".to_owned(), 1, 2)]));
+}
+
 #[test]
 fn a_parent_that_is_there_again_at_the_end_of_the_set() {
     let mut node = node("orphan-again");
