@@ -47,7 +47,7 @@ pub fn inherit(node: Node<'_>, map: &SeqMap, database: &mut db::Applier) -> Resu
     // What was captured and not published stays: it is later.
     let applied = patiently(node.stop, || database.reconcile(&comparison, Extra::Remove))?;
     log::warn!(
-        "took over the database of a Go node (or one that -cleanup had cleaned, if there was none), which passes over rows without a word: the {messages} messages that the streams hold were \
+        "took over the database of a Go node, which passes over rows without a word: the {messages} messages that the streams hold were \
          compared with it, and {} rows that were not as they say are now{kept} ({:.1} s). Rows that it passed over before are as they were: \
          for a whole database, remove this one, and a snapshot takes its place",
         applied.rows,

@@ -36,7 +36,7 @@ impl Applier {
         if let Some(known) = &self.epoch {
             return Ok(known.clone());
         }
-        self.session.is_used();
+        self.session.note_use();
         let connection = &self.session.connection;
         let known = (state::epoch(connection)?, state::standing(connection)?);
         self.epoch = Some(known.clone());

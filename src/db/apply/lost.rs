@@ -2,12 +2,12 @@
 
 use crate::base::clock;
 use crate::db::apply::conflicts::{Found, Kind};
+use crate::db::apply::rows;
 use crate::db::apply::session::Session;
 use crate::db::apply::subject::Subject;
 use crate::db::capture::log_table::{self, Touch};
 use crate::db::error::Error;
 use crate::db::table::Table;
-use crate::model::event::{Event, Kind::Insert};
 use crate::model::fold::{Plan, Reason};
 use crate::model::value::Value;
 use rusqlite::params_from_iter;
@@ -56,19 +56,8 @@ pub fn note(session: &mut Session, subject: &Subject<'_>, plan: &Plan, node: u64
 impl Session {
     /// Keeps a row that is about to go, and that no other node may ever have had.
     pub fn keep_local(&mut self, table: &Table, key_values: &[Value]) -> Result<(), Error> {
-        let mut statement = self.connection.prepare_cached(&table.sql().image)?;
-        let values: Vec<Value> = statement.query_row(params_from_iter(key_values), |row| {
-            (0..table.image.len()).map(|place| row.get(place)).collect()
-        })?;
-        drop(statement);
-        let row = table.image.iter().cloned().zip(values).collect();
-        let event = Event {
-            node: self.node(),
-            id: 0,
-            kind: Insert,
-            table: table.name.clone(),
-            row,
-            schema_hash: None,
+        let Some(event) = rows::event_of(&self.connection, table, key_values, self.node())? else {
+            return Ok(());
         };
         let found = Found {
             table: &table.name,

@@ -4,13 +4,13 @@ use crate::db::apply::applier::Applier;
 use crate::db::apply::bring_back::own_write;
 use crate::db::apply::conflicts::{Found, Kind};
 use crate::db::apply::orphans::Seen;
+use crate::db::apply::rows;
 use crate::db::apply::session::{Place, Session};
 use crate::db::capture::log_table;
 use crate::db::foreign_keys::{Action, ForeignKey};
 use crate::db::{error::Error, table::Table};
 use crate::model::event::{self, Event};
 use crate::model::value::Value;
-use rusqlite::{OptionalExtension, params_from_iter};
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -36,7 +36,8 @@ impl Applier {
 impl Session {
     /// Notes that a row of another node was written, if it can make an orphan: if something of our own is on its way.
     pub fn see_row(&mut self, event: &Event, Place { stream, seq, time_ms }: Place) {
-        if self.touched.as_ref().is_some_and(|touched| !touched.is_empty())
+        if !self.orphans.keys.is_empty()
+            && self.touched.as_ref().is_some_and(|touched| !touched.is_empty())
             && let Some(table) = self.schema.find(&event.table).cloned()
         {
             self.orphans.see(&table, event, (stream, seq, time_ms));
@@ -113,18 +114,7 @@ impl Session {
     }
 
     fn image_of(&self, orphan: &Orphan) -> Result<Option<Event>, Error> {
-        let table = &orphan.table;
-        let mut statement = self.connection.prepare_cached(&table.sql().image)?;
-        let image = statement
-            .query_row(params_from_iter(&orphan.key), |row| {
-                (0..table.image.len()).map(|at| row.get::<_, Value>(at)).collect::<Result<Vec<_>, _>>()
-            })
-            .optional()?;
-        Ok(image.map(|values| {
-            let row = table.image.iter().cloned().zip(values).collect();
-            let (node, table) = (orphan.lost_by, table.name.clone());
-            Event { node, id: 0, kind: event::Kind::Insert, table, row, schema_hash: None }
-        }))
+        rows::event_of(&self.connection, &orphan.table, &orphan.key, orphan.lost_by)
     }
 
     fn keep_orphan(&mut self, orphan: &Orphan) -> Result<(), Error> {

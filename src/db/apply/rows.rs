@@ -5,8 +5,9 @@ use crate::db::{
     error::Error,
     table::{Keyed, ROWID, Table},
 };
+use crate::model::event::{Event, Kind};
 use crate::model::value::Value;
-use rusqlite::{Connection, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, params_from_iter};
 
 /// Why a row could not be written, told apart by whose fault it is.
 #[derive(Debug)]
@@ -132,6 +133,22 @@ pub fn delete<'a>(
     key: impl IntoIterator<Item = &'a Value>,
 ) -> Result<usize, Failure> {
     run(connection, &table.sql().delete, key)
+}
+
+/// The row with this key as an event of a node; `None`: it is not there.
+pub fn event_of(
+    connection: &Connection,
+    table: &Table,
+    key: &[Value],
+    node: u64,
+) -> Result<Option<Event>, Error> {
+    let image = connection.prepare_cached(&table.sql().image)?.query_row(params_from_iter(key), |row| {
+        let values = table.image.iter().enumerate();
+        values.map(|(at, name)| Ok((name.clone(), row.get(at)?))).collect::<Result<Vec<_>, rusqlite::Error>>()
+    });
+    let of_row =
+        |row| Event { node, id: 0, kind: Kind::Insert, table: table.name.clone(), row, schema_hash: None };
+    Ok(image.optional()?.map(of_row))
 }
 
 /// Whether there is a row with this key.

@@ -351,7 +351,7 @@ impl Session {
     }
 
     /// Something is read outside of a transaction.
-    pub fn is_used(&mut self) {
+    pub fn note_use(&mut self) {
         self.used = Some(Instant::now());
     }
 
