@@ -15,6 +15,8 @@ pub struct Outbox {
     sent: usize,
     /// The lowest id in the first of them.
     first: Option<i64>,
+    /// It was said that a transaction goes out in pieces: one that writes all the time would say it several times a second.
+    told: bool,
 }
 
 impl Outbox {
@@ -54,9 +56,9 @@ impl Outbox {
         let is_last = complete && self.waiting.is_empty();
         let number = self.parts + 1;
         let more = !is_last && number < bounds.parts && self.sent < limits::SET_MESSAGES_BYTES;
-        if !is_last && !more && number > 1 {
+        if !is_last && !more && number > 1 && !std::mem::replace(&mut self.told, true) {
             log::info!(
-                "a transaction is published in pieces: it has more than {number} messages, or is larger than {} MiB",
+                "a transaction is published in pieces: it has more than {number} messages, or is larger than {} MiB (said once)",
                 limits::SET_MESSAGES_BYTES >> 20
             );
         }

@@ -143,7 +143,8 @@ fn without_a_good_snapshot(one: &mut Node, two: &mut Node, store: &Path, restore
     Scenario::new("no-snapshot", restored).run(one, two, |one, two| {
         two.stop();
         run_away(one, "no snapshot");
-        std::fs::remove_dir_all(store).unwrap();
+        // A snapshot may just be on its way into it.
+        wait_for("the store is gone", 10, || std::fs::remove_dir_all(store).ok());
         two.start();
     });
     Scenario::new("rotten", restored).run(one, two, |one, two| {
