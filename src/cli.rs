@@ -42,6 +42,9 @@ Usage: harmonylite -config FILE [flags]       (flags take one dash or two)
   -table T, -since WHEN with -conflicts: of one table, not older than a time
   -conflict-restore ID  write a lost write again; TABLE instead of ID: all of a table
   -autoincrement TABLE  make its INTEGER PRIMARY KEY AUTOINCREMENT, so that every node may insert; -no-autoincrement TABLE: back
+  -migrate FILE         run a file of statements once on every node, in order with the changes of rows; -dry-run: only on a copy
+  -migrate-status       the changes of the schema that this node has seen, and where they failed
+  -schema-undo [N]      what other nodes dropped and this one keeps; with a number: bring it back on all nodes
   -stream-format F      from now on all nodes publish change sets (sets) or single rows, as Go nodes do (rows)
   -json                 with these: one JSON document instead of text
   -quiet                with these: nothing when all is well
@@ -74,6 +77,9 @@ enum Command {
     StreamFormat,
     Verify,
     Repair,
+    Migrate,
+    MigrateStatus,
+    SchemaUndo,
     Cleanup,
     Version,
     Help,
@@ -225,6 +231,9 @@ fn execute(flags: &Flags, config: &Config) -> Result<(), Error> {
         Command::Autoincrement => commands::autoincrement(config, show, name, true),
         Command::NoAutoincrement => commands::autoincrement(config, show, name, false),
         Command::StreamFormat => commands::stream_format(config, &stop, flags.format, show),
+        Command::Migrate => commands::migrate(config, &stop, show, (name.as_ref(), flags.dry_run)),
+        Command::MigrateStatus => commands::migrate_status(config, &stop, show),
+        Command::SchemaUndo => commands::schema_undo(config, show, name.parse().ok()),
         Command::Verify => commands::compare(config, &stop, show, flags.filter.table.clone()),
         Command::Repair => {
             let side = needed(flags.side, "-repair needs -from majority, -from leader or -from NODE")?;
@@ -322,6 +331,9 @@ fn parse(arguments: Vec<OsString>) -> Result<Flags, String> {
             }
             Arg::Long("verify") => command = switch(&mut parser, Command::Verify)?,
             Arg::Long("repair") => command = switch(&mut parser, Command::Repair)?,
+            Arg::Long("migrate") => command = named(&mut parser, "migrate", &mut flags, Command::Migrate)?,
+            Arg::Long("migrate-status") => command = switch(&mut parser, Command::MigrateStatus)?,
+            Arg::Long("schema-undo") => command = schema_undo(&mut parser, &mut flags)?,
             Arg::Long("from") => flags.side = Some(side(&text(&mut parser, "from")?)?),
             Arg::Long("dry-run") => flags.dry_run = on(&mut parser)?,
             Arg::Long("save-snapshot") => command = switch(&mut parser, Command::SaveSnapshot)?,
@@ -368,7 +380,7 @@ fn parse(arguments: Vec<OsString>) -> Result<Flags, String> {
             let first = matches!(flags.command, Command::Daemon) || flags.command == command;
             if !first && !matches!(command, Command::Help | Command::Version) {
                 return Err("only one of -save-snapshot, -list-snapshots, -verify-snapshot, -restore-snapshot, -restore-at, \
-                     -set-aside, -conflicts, -conflict-restore, -autoincrement, -no-autoincrement, -stream-format, -verify, -repair and -cleanup can be done at a time"
+                     -set-aside, -conflicts, -conflict-restore, -autoincrement, -no-autoincrement, -stream-format, -verify, -repair, -migrate, -migrate-status, -schema-undo and -cleanup can be done at a time"
                     .to_owned());
             }
             flags.command = command;
@@ -394,8 +406,9 @@ fn agree(flags: &Flags) -> Result<(), String> {
             "-table is for -conflicts list, -verify and -repair, and -since for -conflicts list".to_owned()
         );
     }
-    if (flags.side.is_some() || flags.dry_run) && flags.command != Command::Repair {
-        return Err("-from and -dry-run are for -repair".to_owned());
+    let tries = matches!(flags.command, Command::Repair | Command::Migrate);
+    if flags.side.is_some() && flags.command != Command::Repair || flags.dry_run && !tries {
+        return Err("-from is for -repair, and -dry-run for -repair and -migrate".to_owned());
     }
     if flags.command == Command::Daemon && flags.show != Show::default() {
         return Err("-json and -quiet are for commands, such as -save-snapshot".to_owned());
@@ -415,6 +428,15 @@ fn named(
 ) -> Result<Option<Command>, String> {
     flags.name = text(parser, flag)?;
     Ok(Some(command))
+}
+
+/// The number of what is to come back, if one is given.
+fn schema_undo(parser: &mut Parser, flags: &mut Flags) -> Result<Option<Command>, String> {
+    if let Some(word) = optional_word(parser) {
+        let number = word.to_str().filter(|word| word.parse::<i64>().is_ok());
+        flags.name = number.ok_or("-schema-undo: accepted is a number, or nothing for the list")?.to_owned();
+    }
+    Ok(Some(Command::SchemaUndo))
 }
 
 fn verify_snapshot(parser: &mut Parser, flags: &mut Flags) -> Result<Option<Command>, String> {

@@ -82,6 +82,16 @@
 //! Rows count in the order of their ids. At most 262,144 values are accepted, 2,000 columns, names of 1,000 bytes, each column
 //! once.
 //!
+//! # Changes of the schema
+//!
+//! In a stream of sets, the first one: a row of the table `__harmonylite__schema`, which no database has, with the columns `id` (16 hex
+//! digits) and `body`, a JSON text (`model/change.rs`): `{"version": 1, "id", "node", "time_ms", "before", "after", "steps": [...]}`, the hashes of
+//! the schema around it, and what became of each thing, in the order in which it can be done. `"script": {"name", "sql"}` instead of steps: statements that
+//! every node runs. Its id in the set is negative, so that no row of the change log has it. A database keeps what it has seen in
+//! `__harmonylite__change(n, id, state, time, why, body)`, which also travels inside snapshots, the schema as it was looked at last in
+//! `__harmonylite__definition(type, name, tbl, sql, columns, number)`, and what others have dropped in `__harmonylite__kept(id, tbl, col, sql, time)` and tables
+//! `__harmonylite__kept_<id>`.
+//!
 //! # Shards
 //!
 //! `shard = hash mod shards + 1`. The hash is FNV-1 with 64 bits (multiply by `0x100000001b3`, then xor; basis
@@ -136,6 +146,8 @@
 //! | `founder` | JSON `{"node_id": 3}` | ours |
 //! | `snapshot-wanted` | JSON, see `cluster/wanted.rs` | ours |
 //! | `keys.<first half of the SHA-256 of a table's name, hex>` | JSON `{"table": "notes", "next": 1025}`: the first key that nobody has claimed | ours |
+//! | `migration` | JSON, see `cluster/migration.rs`: who publishes a migration now | ours |
+//! | `migration-<id>` | JSON `{"1": "", "2": "no such table: t"}`: what became of it, by node | ours |
 //! | `snapshot-proven` | JSON, see `cluster/proven.rs` | ours |
 //!
 //! Daemons of ours also tell each other on plain subjects, which nothing keeps and Go nodes do not know:

@@ -17,6 +17,9 @@
 //!    do, carries that plan out, and writes rows and checkpoint in one transaction. An event of our own that comes back settles
 //!    its log entries.
 //!
+//! A change of the application's schema takes the same road (`db::migrate`): the publisher notices what has changed since it looked last, and sends it
+//! before the rows that were written after it; every other node carries it out before it applies what follows.
+//!
 //! Beside that road: `cluster` elects the leader and lets one node upload at a time, `snapshot` makes snapshots and gives a
 //! node without a database one, `storage` is where they are kept (one contract, `storage::Backend`; the rules common to all
 //! stores, `storage::Store`), `nats` speaks to the broker, `broker` connects to it or runs it, `operate` shows what goes on,

@@ -264,6 +264,24 @@ pub const HEALTH_ASKER: Duration = Duration::from_secs(2);
 pub const SNAPSHOT_NAME: &str = "snapshot.db";
 /// Name of the file of SFTP host keys, beside the sequence map.
 pub const SFTP_HOST_KEYS: &str = "sftp-known-hosts";
+/// Steps of one change of the schema.
+pub const CHANGE_STEPS: usize = 100_000;
+/// Changes of the schema that a database remembers; the oldest ones go first.
+pub const CHANGES_KEPT: i64 = 1_000;
+/// Rows with a value of their own that are looked through to tell a renamed column from a dropped and a new one.
+pub const RENAME_LOOK: usize = 1_000;
+/// Pause before a change of the schema is tried again that a node could not carry out.
+pub const CHANGE_AGAIN: Duration = Duration::from_secs(15);
+/// How long events wait for a change of the schema to be noted that the application has just made.
+pub const LOOK_PATIENCE: Duration = Duration::from_millis(300);
+/// Time between two looks for what was kept long enough.
+pub const KEPT_LOOK: Duration = Duration::from_secs(3_600);
+/// Milliseconds after which somebody who publishes a migration and does not end counts as dead.
+pub const MIGRATION_LIFE_MS: i64 = 120_000;
+/// How long who publishes a migration waits for the nodes to say what became of it.
+pub const MIGRATION_WAIT: Duration = Duration::from_secs(60);
+/// So long after the last node that says it, no other one is waited for.
+pub const MIGRATION_QUIET: Duration = Duration::from_secs(2);
 /// Prefix of every table and trigger of ours and of a Go node.
 pub const PREFIX: &str = "__harmonylite__";
 /// What the names of all objects begin with by which the application feeds its virtual tables.

@@ -7,6 +7,7 @@ pub mod blocks;
 pub mod epoch;
 pub mod founder;
 pub mod lease;
+pub mod migration;
 pub mod presence;
 pub mod proven;
 mod shards;

@@ -99,6 +99,18 @@ fn settle_orphans(reader: &mut Reader) -> bool {
     orphans == "settle"
 }
 
+fn schema_travels(reader: &mut Reader) -> bool {
+    let schema = reader.text("schema", "travel");
+    if !matches!(schema.as_str(), "travel" | "own") {
+        reader.wrong(
+            "schema",
+            format!("{schema:?}"),
+            "\"travel\" or \"own\" (each node is migrated by itself)",
+        );
+    }
+    schema == "travel"
+}
+
 fn read(reader: &mut Reader, flag_node_id: Option<u64>) -> Option<Config> {
     let db_path = required_db_path(reader);
     let seq_map_path = reader.path("seq_map_path");
@@ -124,6 +136,8 @@ fn read(reader: &mut Reader, flag_node_id: Option<u64>) -> Option<Config> {
     let compare_interval = millis(reader.integer("compare_interval", 0, 0, YEAR_MS));
     let settle_orphans = settle_orphans(reader);
     let automatic_keys = reader.boolean("automatic_keys", true);
+    let schema_travels = schema_travels(reader);
+    let schema_keep = Duration::from_secs(reader.integer("schema_keep_days", 7, 0, 3_650) * 86_400);
     let log_format = match reader.text("logging.format", "console").as_str() {
         "console" => Format::Console,
         "json" => Format::Json,
@@ -156,6 +170,8 @@ fn read(reader: &mut Reader, flag_node_id: Option<u64>) -> Option<Config> {
         join,
         automatic_keys,
         settle_orphans,
+        schema_travels,
+        schema_keep,
         log,
         snapshot,
         nats,

@@ -45,6 +45,10 @@ pub struct Config {
     pub automatic_keys: bool,
     /// Rows that refer to one which another node has deleted are settled as their foreign key says.
     pub settle_orphans: bool,
+    /// Changes of the schema are published and followed; otherwise people migrate each node.
+    pub schema_travels: bool,
+    /// How long what a change of the schema took away is kept; zero: not at all.
+    pub schema_keep: Duration,
     /// The section `[replication_log]`: the change streams.
     pub log: ReplicationLog,
     /// The section `[snapshot]`.

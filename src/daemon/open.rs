@@ -210,6 +210,7 @@ fn try_open(config: &Config) -> Result<Option<Database>, db::Error> {
             &log.schema_hash()[..12]
         );
         log.steer(steering.clone());
+        log.note_schema(config.schema_travels)?;
         Some(log)
     } else {
         opening.without_capture()?;
@@ -226,6 +227,9 @@ fn try_open(config: &Config) -> Result<Option<Database>, db::Error> {
     }
     if let (Some(applier), true) = (&mut applier, config.settle_orphans) {
         applier.settle_orphans();
+    }
+    if let (Some(applier), true) = (&mut applier, config.schema_travels) {
+        applier.travel(!config.schema_keep.is_zero())?;
     }
     let unknown = match &applier {
         Some(applier) => applier.positions()?.is_empty(),

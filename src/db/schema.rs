@@ -10,6 +10,7 @@ use rusqlite::Connection;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 #[derive(Clone, Debug)]
@@ -44,7 +45,16 @@ impl Default for Schema {
 
 /// The schema as it was read last, for all connections to one database: the next one takes it, or reads only what has changed.
 #[derive(Clone, Default)]
-pub struct Known(Arc<Mutex<Arc<Schema>>>);
+pub struct Known(Arc<Mutex<Arc<Schema>>>, Arc<Looks>);
+
+/// What is known of the application's changes of the schema.
+#[derive(Default)]
+struct Looks {
+    /// The version at which it was looked for some; 0: nobody looks.
+    version: AtomicI64,
+    /// How many were noted.
+    noted: AtomicU64,
+}
 
 impl Known {
     /// The schema with the numbers that capture has given to the tables, as the connection sees it now.
@@ -61,6 +71,22 @@ impl Known {
     /// What was read last, however old it is.
     pub fn last(&self) -> Arc<Schema> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// It was looked for changes of the application, and one was noted or none.
+    pub fn has_looked(&self, version: i64, noted: bool) {
+        self.1.noted.fetch_add(u64::from(noted), Ordering::Relaxed);
+        self.1.version.store(version, Ordering::Release);
+    }
+
+    /// The version at which it was looked last; `None`: nobody looks.
+    pub fn looked(&self) -> Option<i64> {
+        Some(self.1.version.load(Ordering::Acquire)).filter(|version| *version != 0)
+    }
+
+    /// How many changes were noted.
+    pub fn noted(&self) -> u64 {
+        self.1.noted.load(Ordering::Acquire)
     }
 
     pub fn put(&self, schema: Arc<Schema>) {

@@ -63,6 +63,8 @@ const FORGET_OWN: &str = "DELETE FROM __harmonylite__state WHERE kind IN ('meta'
 const REBUILT: &str = "rebuilt";
 const ALL_REBUILT: &str = "SELECT name, value FROM __harmonylite__state WHERE kind = 'rebuilt' ORDER BY name";
 const FORGET_REBUILT: &str = "DELETE FROM __harmonylite__state WHERE kind = 'rebuilt'";
+const FORGET_REBUILT_TABLE: &str =
+    "DELETE FROM __harmonylite__state WHERE kind = 'rebuilt' AND name = ?1 COLLATE NOCASE";
 const REFUSED: &str = "SELECT CAST(name AS INTEGER) FROM __harmonylite__state WHERE kind = 'refused'";
 const FORGET_PUBLISHED: &str = "DELETE FROM __harmonylite__state WHERE kind = 'refused' \
      AND CAST(name AS INTEGER) NOT IN (SELECT id FROM __harmonylite__log WHERE t <> 0)";
@@ -142,6 +144,12 @@ pub fn rebuilt(connection: &Connection) -> Result<Vec<(String, i64)>, Error> {
     let mut statement = connection.prepare(ALL_REBUILT)?;
     let tables = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
     Ok(tables.collect::<Result<_, _>>()?)
+}
+
+/// The rows of a table that was built anew are those that it had.
+pub fn forget_rebuilt_table(connection: &Connection, table: &str) -> Result<(), Error> {
+    connection.execute(FORGET_REBUILT_TABLE, [table])?;
+    Ok(())
 }
 
 pub fn forget_rebuilt(connection: &Connection) -> Result<(), Error> {

@@ -3,6 +3,7 @@
 
 pub mod agree;
 pub mod blocks;
+pub mod change;
 pub mod epoch;
 pub mod event;
 pub mod fold;

@@ -2,10 +2,10 @@
 //! written, and goes on in fresh blocks of keys.
 
 use super::pacing::LostWrites;
-use crate::base::limits;
+use crate::base::{clock, limits};
 use crate::db;
 use crate::operate::{Board, Signals, Whole};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// When each was last done, and what it found.
 pub struct Chores {
@@ -15,16 +15,19 @@ pub struct Chores {
     /// Waiting events that were dropped for want of room: rows that this database lacks.
     lost: u64,
     go_nodes_seen: bool,
+    /// How long what a change of the schema took away is kept, and when it was looked for what is older.
+    keeps: (Duration, Option<Instant>),
 }
 
 impl Chores {
-    pub fn new(now: Instant) -> Chores {
+    pub fn new(now: Instant, keep: Duration) -> Chores {
         Chores {
             looked_aside: now,
             looked_unwritten: now,
             lost_writes: LostWrites::new(now),
             lost: 0,
             go_nodes_seen: false,
+            keeps: (keep, None),
         }
     }
 
@@ -49,6 +52,11 @@ impl Chores {
         if now.saturating_duration_since(self.looked_unwritten) >= limits::ECHO_WAIT {
             self.looked_unwritten = now;
             settle_unwritten(database, signals);
+        }
+        let (keep, looked) = self.keeps;
+        if looked.is_none_or(|looked| now.saturating_duration_since(looked) >= limits::KEPT_LOOK) {
+            self.keeps.1 = Some(now);
+            forget_kept(database, keep);
         }
         if database.is_block_due()
             && let Err(error) = database.tidy()
@@ -90,6 +98,16 @@ impl Chores {
                  date, then restore this node from a snapshot, or accept the loss (-set-aside drop all)"
             )),
         }
+    }
+}
+
+/// What a change of the schema took away long ago goes for good.
+fn forget_kept(database: &mut db::Applier, keep: Duration) {
+    let keep = i64::try_from(keep.as_millis()).unwrap_or(i64::MAX);
+    match database.forget_kept(clock::unix_ms().saturating_sub(keep)) {
+        Ok(0) => {}
+        Ok(count) => log::info!("{count} dropped tables and columns that were kept are gone for good"),
+        Err(error) => log::debug!("forget what was kept: {error}"),
     }
 }
 

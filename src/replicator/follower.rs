@@ -5,6 +5,7 @@ use super::followed::Followed;
 use super::healing::{Healing, Outcome, Tools};
 use super::pacing::{MapFile, Tries, Yielding};
 use super::rebuilt::Rebuilt;
+use super::reports;
 use super::setup::Setup;
 use super::waiting::Waiting;
 use crate::base::error::{Context, Error, Kind};
@@ -81,7 +82,7 @@ impl Follower {
             joined,
             started: false,
             owes_rewind: false,
-            chores: Chores::new(now),
+            chores: Chores::new(now, setup.config.schema_keep),
             rebuilt: Rebuilt::new(now),
             healing: Healing::new(setup.database.epoch()?.1.is_some(), now),
             looked_at_formats: now,
@@ -244,6 +245,7 @@ impl Follower {
         self.setup.board.count_consumed(applied.changes, applied.rows);
         self.setup.board.count_lost(applied.lost);
         self.map_file.is_stale();
+        reports::tell(&mut self.setup);
         // Entries that we made, or progress that the publisher waits for.
         self.wake_publisher();
         Ok(())

@@ -1,6 +1,7 @@
 //! Replication: one thread publishes what the application changed, one follows the streams and applies what they hold.
 
 mod audit;
+mod changes;
 mod chores;
 mod claimer;
 mod cut;
@@ -12,6 +13,7 @@ mod outbox;
 mod pacing;
 mod publisher;
 mod rebuilt;
+mod reports;
 mod setup;
 mod waiting;
 

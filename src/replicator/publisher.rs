@@ -1,6 +1,7 @@
 //! The publisher: from the change log into the streams, many in flight, in order, until each has come back.
 
 use super::audit::{AUDIT_INTERVAL, Audit, Seen, Verdict};
+use super::changes::Changes;
 use super::cut;
 use super::orders::{Command, Orders};
 use super::outbox::{Bounds, Outbox};
@@ -58,6 +59,7 @@ pub struct Publisher {
     alone: bool,
     /// Bytes that were sent since the last look how far the streams reach back.
     since_look: usize,
+    changes: Changes,
     said: Once,
 }
 
@@ -117,6 +119,7 @@ impl Publisher {
             process: u64::from(random_u32()) + 1,
             alone: false,
             since_look: limits::REACH_LOOK,
+            changes: Changes::default(),
             said: Once::default(),
             setup,
         })
@@ -211,6 +214,7 @@ impl Publisher {
         self.pieces.clear();
         self.complete = true;
         self.attempt += 1;
+        self.changes = Changes::default();
         self.audit.rewound();
         self.setup.log.rewind();
     }
@@ -221,12 +225,16 @@ impl Publisher {
             Ok(Some(capture)) => {
                 report(&capture);
                 self.look_at_rebuilt(&capture)?;
+                self.changes.are_due();
             }
             Ok(None) => {}
             Err(error) => return retry_later("follow the schema", error),
         }
         if !self.started {
             return Ok(true);
+        }
+        if let Err(error) = self.take_changes() {
+            return retry_later("read changes of the schema", error);
         }
         loop {
             if !self.send_waiting()? {
@@ -251,6 +259,18 @@ impl Publisher {
                 Err(error) => return retry_later("read the change log", error),
             }
         }
+    }
+
+    /// Changes of the schema go before the rows that were written after them, and into one set with them. Go nodes know none.
+    fn take_changes(&mut self) -> Result<(), db::Error> {
+        if self.setup.signals.flow.format(0) != Format::Sets {
+            return Ok(());
+        }
+        for event in self.changes.take(&self.setup.log)? {
+            self.outboxes[0].push(event);
+            (self.complete, self.more) = (false, true);
+        }
+        Ok(())
     }
 
     /// Sees to what was written in tables while they were built anew: the follower can tell, if there is one.
@@ -468,6 +488,9 @@ impl Publisher {
             return false;
         }
         let behind = self.setup.config.replicate && self.setup.signals.flow.not_come_back() > 0;
+        if !behind && self.pipeline.is_empty() && self.is_sent() {
+            self.changes.look_for_lost();
+        }
         let verdict = self.audit.judge(Seen {
             published: counted.map(|(published, _)| published),
             on_its_way: !self.pipeline.is_empty() || !self.is_sent() || behind,

@@ -138,6 +138,9 @@ pub fn settle_rebuilt(node: Node<'_>, store: &Store, database: &mut db::Applier)
         Err(error) if error.kind() == Kind::Missing && list(store)?.is_empty() => None,
         Err(error) => return Err(error),
     };
+    if let Some(agreed) = &agreed {
+        database.carry_over(agreed.path()).map_err(about_copy).context("copy of the agreed state")?;
+    }
     let path = &node.config.db_path;
     let found = patiently(node.stop, || database.log_rebuilt(path, agreed.as_ref().map(Temporary::path)))?;
     found.tell(agreed.is_some());

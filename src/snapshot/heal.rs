@@ -3,7 +3,7 @@
 //! is what one of the two had read before the loss and the other had not, and nothing that was written since.
 
 use super::replay::{Until, replay};
-use super::restore::{noted, patiently};
+use super::restore::{meet, noted, patiently};
 use super::scratch::about_copy;
 use super::search::{Found, Places, Search};
 use super::{Node, show_positions};
@@ -53,6 +53,7 @@ impl Healing {
         }
         let (differ, applied) = noted(&mut self.search, &found, |found| {
             replay(node, found.path(), &Until::Positions(ours))?;
+            meet(node, database, found)?;
             let with = db::compare(path, found.path())?;
             let applied = patiently(node.stop, || database.reconcile(&with, db::Extra::OfWhoReadMore))?;
             Ok((with.extra + with.missing + with.changed, applied))

@@ -5,7 +5,7 @@
 //! publishes it, `"replace"` takes it out. In both cases a copy of the database is kept before any value is lost.
 
 use super::replay::{Until, replay};
-use super::restore::{noted, patiently};
+use super::restore::{meet, noted, patiently};
 use super::scratch::{beside, need_room, size};
 use super::search::{Found, Places, Search};
 use super::tried::Missing;
@@ -140,6 +140,7 @@ fn join_with(node: Node<'_>, found: &Found, database: &mut db::Applier) -> Resul
     // What the streams hold after the snapshot is the cluster's, too: in the streams the last writer of a row wins, and
     // this database's rows are not in them.
     replay(node, found.path(), &Until::End)?;
+    meet(node, database, found)?;
     let comparison = db::compare(&config.db_path, found.path())?;
     let (extra, loses) = match config.join {
         Join::Merge => (db::Extra::Publish, comparison.changed > 0 || comparison.may_collide),

@@ -69,6 +69,9 @@ pub fn replay(node: Node<'_>, path: &Path, until: &Until) -> Result<u64, Error> 
     let streams = node.config.streams();
     let open = db::Applier::open(path, node.config.node_id, &streams);
     let mut database = open.map_err(about_copy).context("copy of the snapshot")?;
+    if node.config.schema_travels {
+        database.travel(false).map_err(about_copy).context("copy of the snapshot")?;
+    }
     let mut count = 0;
     for (number, stream) in streams.iter().enumerate() {
         let Some(info) = node.js().stream(stream).context(format!("stream {stream}"))? else { continue };

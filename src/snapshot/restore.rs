@@ -342,6 +342,19 @@ pub fn noted<R>(
     step(found).inspect_err(|why| search.failed(found, why))
 }
 
+/// Brings a database and a snapshot to one schema, if each knows the changes that the other one lacks.
+pub(super) fn meet(node: Node<'_>, database: &mut db::Applier, found: &Found) -> Result<(), Error> {
+    if node.config.schema_travels {
+        patiently(node.stop, || database.follow_snapshot(found.path()))?;
+    }
+    let [ours, theirs] = [&node.config.db_path, found.path()].map(|path| db::schema_hash(path));
+    let (ours, theirs) = (ours?, theirs?);
+    if ours == theirs {
+        return Ok(());
+    }
+    Err(Error::waiting(db::schema_mismatch(&theirs, &ours)).at(&found.name))
+}
+
 /// Brings a database that lacks what the streams no longer hold to the state of a stored snapshot, under a live application.
 /// The error says what is missing.
 pub fn restore_live(
@@ -359,6 +372,7 @@ pub fn restore_live(
     // A node that publishes has logged what its application wrote, so the rest was deleted elsewhere.
     let extra = if node.config.publish { db::Extra::Remove } else { db::Extra::SetAside };
     let applied = noted(search, &found, |found| {
+        meet(node, database, found)?;
         let comparison = db::compare(path, found.path())?;
         patiently(node.stop, || database.reconcile(&comparison, extra))
     })?;

@@ -77,7 +77,8 @@ impl Places<'_> {
 
     fn check_schema(&self, stored: &Stored, theirs: &str) -> Result<(), Error> {
         match self.schema {
-            Some(ours) if ours != theirs => {
+            // Where schemas travel, both may come to the same one.
+            Some(ours) if ours != theirs && !self.node.config.schema_travels => {
                 Err(Error::waiting(db::schema_mismatch(theirs, ours)).at(self.name(stored)))
             }
             _ => Ok(()),

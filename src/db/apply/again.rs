@@ -19,7 +19,7 @@ impl Applier {
     /// Whether events that are set aside, or what waits for the application's triggers, are to be tried again: [`Applier::apply`] does
     /// it, some in each transaction.
     pub fn has_more(&self) -> bool {
-        self.tried.is_some() || self.session.are_feeds_due()
+        self.tried.is_some() || self.session.are_feeds_due() || self.is_change_due()
     }
 
     /// Looks whether something that is set aside, or waits for the application's triggers, is to be tried again.
@@ -132,6 +132,8 @@ impl Applier {
 
     fn fold_late(&mut self, held: &Held, event: &Event) -> Result<Outcome, Error> {
         let source = Source { late: true, ..Source::default() };
+        let missing = self.session.translated_names(event, &held.missing);
+        let event = &*self.session.translated(event);
         let table = self.session.schema.find(&event.table).cloned();
         if let Some(subject) = table.as_ref().and_then(|table| Subject::new(table, event, source)) {
             let row = (&*subject.table.name, subject.key.as_slice());
@@ -146,7 +148,7 @@ impl Applier {
                 }));
             }
             if held.overtaken && subject.missing().is_empty() {
-                return self.write_missing(held, &subject);
+                return self.write_missing(&missing, &subject);
             }
         }
         self.session.place = self
@@ -162,15 +164,15 @@ impl Applier {
 
     /// Only the columns that were missing here are written, and only if the row is still there: the others, and whether it is there,
     /// the application has decided since, later in the order.
-    fn write_missing(&mut self, held: &Held, subject: &Subject<'_>) -> Result<Outcome, Error> {
+    fn write_missing(&mut self, missing: &[String], subject: &Subject<'_>) -> Result<Outcome, Error> {
         let done = Ok(Outcome::Done { folded: true });
         if subject.is_tombstone() {
             return done;
         }
         let row = &subject.event.row;
-        let listed = |name: &str| held.missing.iter().any(|missing| missing.eq_ignore_ascii_case(name));
+        let listed = |name: &str| missing.iter().any(|missing| missing.eq_ignore_ascii_case(name));
         // A list that is full was cut. Columns that a migration adds are a table's last ones: the others follow the last of the list.
-        let cut = held.missing.len() >= limits::ASIDE_COLUMNS;
+        let cut = missing.len() >= limits::ASIDE_COLUMNS;
         let last = row.iter().rposition(|(name, _)| cut && listed(name)).unwrap_or(row.len());
         let follows = |name: &str| row.iter().skip(last).any(|(known, _)| known.eq_ignore_ascii_case(name));
         let is_missing = |name: &str| listed(name) || follows(name);

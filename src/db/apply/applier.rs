@@ -4,6 +4,7 @@ use crate::base::{clock, limits};
 use crate::db::apply::aside::Cause;
 use crate::db::apply::carry::{carry_out, delete};
 use crate::db::apply::facts::{Gathered, Look, gather};
+use crate::db::apply::incoming::{Ends, Incoming};
 use crate::db::apply::lost;
 use crate::db::apply::renewal::Why;
 use crate::db::apply::rows::Failure;
@@ -11,10 +12,10 @@ use crate::db::apply::session::{Applied, Place, Session};
 use crate::db::apply::subject::{Source, Subject};
 use crate::db::steering::Steering;
 use crate::db::{capture::ChangeLog, error::Error, state, table::Table};
+use crate::model::change::Change;
 use crate::model::epoch::Epoch;
 use crate::model::event::{Event, Malformed};
 use crate::model::fold::{self, Order, Reason};
-use crate::model::gate::Append;
 use crate::model::origin::Origin;
 use crate::model::payload::{Codec, Payload};
 use crate::model::positions::{Position, SeqMap};
@@ -23,46 +24,6 @@ use std::collections::{BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
-
-/// An event as it came out of a stream.
-#[derive(Debug)]
-pub struct Incoming {
-    /// The stream's number: its place in the list that [`Applier::open`] was given.
-    pub stream: usize,
-    pub seq: u64,
-    /// The publisher's name and the event's change-log id there; `None` for an event of the Go program.
-    pub origin: Option<(Origin, i64)>,
-    /// When the stream stored it, Unix milliseconds.
-    pub time_ms: i64,
-    /// The message's body.
-    pub payload: Vec<u8>,
-    /// A change set ends with it. `None`: more of the set follows, and belongs into the same transaction.
-    pub ends: Option<Ends>,
-}
-
-impl Append for Incoming {
-    fn append(&mut self, next: Incoming) {
-        self.payload.extend_from_slice(&next.payload);
-        self.seq = next.seq;
-    }
-}
-
-/// Where a reader stands after a change set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ends {
-    /// Everything up to here was read.
-    pub read: u64,
-    /// After this sequence somebody must begin who knows nothing of sets whose last part has not come.
-    pub checkpoint: u64,
-}
-
-#[cfg(test)]
-impl Ends {
-    /// No set is open.
-    pub fn at(seq: u64) -> Ends {
-        Ends { read: seq, checkpoint: seq }
-    }
-}
 
 /// What one event came to, besides changes of the database.
 pub enum Outcome {
@@ -82,7 +43,7 @@ pub struct Applier {
     /// The epoch, when it was read last; `None`: it may have changed.
     pub(super) epoch: Option<(Epoch, Option<String>)>,
     /// What was decoded and not consumed, by stream and sequence.
-    decoded: VecDeque<((usize, u64), Result<Payload, Malformed>)>,
+    pub(super) decoded: VecDeque<((usize, u64), Result<Payload, Malformed>)>,
 }
 
 impl Applier {
@@ -149,6 +110,8 @@ impl Applier {
         // Before the transaction: the application must not wait for the decoding of anything.
         let again = self.decode_aside()?;
         self.decode(batch);
+        self.await_look()?;
+        let batch = &batch[..self.follow_schema(batch)?];
         self.await_blocks();
         self.prepare_probes()?;
         let after = self.tried;
@@ -373,6 +336,9 @@ impl Applier {
         event: &Event,
         origin: Option<(Origin, i64)>,
     ) -> Result<Option<Cause>, Error> {
+        if let Some(change) = Change::of(event) {
+            return Ok(self.session.cause_of(change));
+        }
         let mut source = self.session.source(incoming.stream, origin)?;
         if self.session.is_spent(source) && self.session.may_take_new_incarnation(Why::Beyond) {
             self.session.new_incarnation()?;
@@ -433,6 +399,7 @@ impl Applier {
 
     fn fold_in_turn(&mut self, event: &Event, source: Source) -> Result<Outcome, Error> {
         let passed = source.order.is_some_and(Order::is_passed);
+        let event = self.session.translated(event);
         let Some(table) = self.session.schema.find(&event.table).cloned() else {
             // An event of ours had a table when it was published: the application has dropped it since.
             if passed || source.own {
@@ -440,7 +407,8 @@ impl Applier {
             }
             return Ok(Outcome::Aside(self.no_table(&event.table)));
         };
-        let Some(mut subject) = Subject::new(&table, event, source) else {
+        let event = self.session.completed(&table, event)?;
+        let Some(mut subject) = Subject::new(&table, &event, source) else {
             let why = format!("table {}: an event lacks a column of the key", table.name);
             return Ok(Outcome::Aside(refused(&table, vec![], why)));
         };

@@ -47,11 +47,13 @@ pub enum Kind {
     Orphan,
     /// A row that only this node had, which publishes nothing: it went when the database was brought to the state of a snapshot.
     Local,
+    /// A change of the schema: another node had changed the same before.
+    Schema,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 6] =
-        [Kind::Update, Kind::Insert, Kind::Delete, Kind::Unique, Kind::Orphan, Kind::Local];
+    pub const ALL: [Kind; 7] =
+        [Kind::Update, Kind::Insert, Kind::Delete, Kind::Unique, Kind::Orphan, Kind::Local, Kind::Schema];
 
     fn number(self) -> i64 {
         match self {
@@ -61,6 +63,7 @@ impl Kind {
             Kind::Unique => 3,
             Kind::Orphan => 4,
             Kind::Local => 5,
+            Kind::Schema => 6,
         }
     }
 
@@ -77,6 +80,7 @@ impl Kind {
             Kind::Unique => "unique",
             Kind::Orphan => "orphan",
             Kind::Local => "local",
+            Kind::Schema => "schema",
         }
     }
 }

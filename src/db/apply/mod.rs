@@ -15,6 +15,7 @@ mod facts;
 pub mod feed;
 mod feed_queue;
 mod feed_sql;
+mod incoming;
 mod lost;
 mod marks;
 mod mirrored;
@@ -26,13 +27,15 @@ mod savepoint;
 mod session;
 mod subject;
 mod touched;
+mod travel;
 mod trigger;
 mod visit;
 mod writers;
 
-pub use applier::{Applier, Ends, Incoming};
+pub use applier::Applier;
 pub use bring_back::{Restored, own_write, remove_row};
 pub use feed::queued;
+pub use incoming::{Ends, Incoming};
 pub use rows::is_there;
 #[cfg(test)]
 pub use session::ensure_state;

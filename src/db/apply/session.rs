@@ -13,6 +13,7 @@ use crate::db::apply::{
     savepoint,
     subject::Source,
     touched::Touched,
+    travel::Travel,
     writers::{self, Writers},
 };
 use crate::db::capture::log_table;
@@ -129,6 +130,7 @@ pub struct Session {
     /// Those that only the application may run.
     feeds: Feeds,
     checkpointer: Checkpointer,
+    pub travel: Travel,
 }
 
 impl Session {
@@ -169,6 +171,7 @@ impl Session {
             mirrored: Mirrored::default(),
             feeds: Feeds::default(),
             checkpointer: Checkpointer::open(path)?,
+            travel: Travel::default(),
             connection,
         })
     }
@@ -263,10 +266,11 @@ impl Session {
     /// Takes notice of what the application has done since the last transaction: of its writes, and of changes of the schema.
     /// Returns whether the schema changed.
     pub fn catch_up(&mut self) -> Result<bool, Error> {
-        let changed = self.is_schema_changed()?;
+        let mut changed = self.is_schema_changed()?;
         if changed {
             self.read_schema()?;
         }
+        changed |= self.look_at_changes()?;
         if let Some(touched) = &mut self.touched {
             self.applied.noticed = touched.catch_up(&self.connection, &self.schema)?;
         }
@@ -326,6 +330,7 @@ impl Session {
         self.feeds.refresh(&self.connection, fed)?;
         self.steering.load(&self.connection, &self.schema)?;
         self.orphans.read(&self.connection, &self.schema)?;
+        self.travel.read(&self.connection, self.known.noted())?;
         self.version = schema::version(&self.connection)?;
         self.large = schema_rows::is_large(schema_rows::count(&self.connection)?);
         if self.large {
@@ -393,6 +398,11 @@ impl Session {
     /// Whether a transaction is to do that.
     pub fn are_feeds_due(&self) -> bool {
         self.feeds.is_due()
+    }
+
+    /// What was made for the schema is made anew at the next transaction.
+    pub fn forget_schema(&mut self) {
+        self.version = -1;
     }
 
     /// Whether the application has changed the schema since the last transaction.
@@ -514,7 +524,7 @@ impl Session {
     }
 }
 
-fn drop_temporary_triggers(connection: &Connection) -> Result<(), Error> {
+pub fn drop_temporary_triggers(connection: &Connection) -> Result<(), Error> {
     let mut list = connection.prepare("SELECT name FROM temp.sqlite_schema WHERE type = 'trigger'")?;
     let names: Vec<String> = list.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
     if names.is_empty() {

@@ -3,9 +3,12 @@
 use crate::base::{limits, memory};
 use crate::db::capture::install::{self, Capture};
 use crate::db::capture::log_table::{self, Touch};
+use crate::db::migrate::history::{self, State};
+use crate::db::migrate::{self, Looker};
 use crate::db::schema::{self, Known, Schema};
 use crate::db::steering::Steering;
 use crate::db::{error::Error, open, schema_rows, state, table::Table};
+use crate::model::change;
 use crate::model::event::{Event, Kind};
 use crate::model::origin::Origin;
 use crate::model::value::Value;
@@ -50,6 +53,10 @@ pub struct ChangeLog {
     rows: i64,
     /// What was known when the connection gave back its schema; `None` since it was used.
     resting: Option<Resting>,
+    /// Who notes what the application changes of its schema; `None`: nobody.
+    looker: Option<Looker>,
+    /// The version of the schema when that was looked for.
+    looked: i64,
 }
 
 /// A key that the log holds.
@@ -118,7 +125,43 @@ impl ChangeLog {
         let entries = log_table::entries(log_table::width(&connection)?);
         let rows = schema_rows::count(&connection)?;
         let steering = Steering::off();
-        Ok(ChangeLog { connection, node, schema, known, entries, cursor: 0, steering, rows, resting: None })
+        Ok(ChangeLog {
+            connection,
+            node,
+            schema,
+            known,
+            entries,
+            cursor: 0,
+            steering,
+            rows,
+            resting: None,
+            looker: None,
+            looked: 0,
+        })
+    }
+
+    /// Notes from now on what the application changes of its schema, and what it has changed since that was done last. `travels`: for
+    /// other nodes, too.
+    pub fn note_schema(&mut self, travels: bool) -> Result<(), Error> {
+        self.looker = Some(Looker { node: self.node, travels });
+        self.look_at_schema()
+    }
+
+    fn look_at_schema(&mut self) -> Result<(), Error> {
+        let Some(looker) = self.looker else { return Ok(()) };
+        if self.looked != self.schema.version {
+            self.resting = None;
+            let noted = migrate::look(&self.connection, &self.schema, looker)?.is_some();
+            self.looked = self.schema.version;
+            self.known.has_looked(self.looked, noted);
+        }
+        Ok(())
+    }
+
+    /// The changes of the schema that others have not got yet, with numbers above `number`.
+    pub fn changes_after(&self, number: i64) -> Result<Vec<(i64, change::Change)>, Error> {
+        let waiting = history::in_state(&self.connection, State::Waiting)?;
+        Ok(waiting.into_iter().filter(|(known, _)| *known > number).collect())
     }
 
     /// Tells whoever steers the keys of AUTOINCREMENT tables which the application has given.
@@ -164,6 +207,7 @@ impl ChangeLog {
     pub fn follow_schema(&mut self) -> Result<Option<Capture>, Error> {
         let before = schema::version(&self.connection)?;
         if before == self.schema.version {
+            self.look_at_schema()?;
             return Ok(None);
         }
         let since = Instant::now();
@@ -184,6 +228,10 @@ impl ChangeLog {
         }
         schema.tell_refused(&self.schema);
         self.schema = schema;
+        if let Err(error) = self.look_at_schema() {
+            // The next time.
+            log::debug!("look at the schema: {error}");
+        }
         Ok(Some(done))
     }
 

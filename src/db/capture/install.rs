@@ -79,6 +79,18 @@ fn carry_out(connection: &mut Connection, plan: &mut Plan, done: &mut Capture) -
     Ok(true)
 }
 
+/// The same inside of a transaction of the caller, after a change of the schema that it made.
+pub fn install_inside(connection: &Connection, before: &Schema) -> Result<(Schema, Capture), Error> {
+    let mut plan = Plan::make(connection, before)?;
+    let mut done = Capture::default();
+    while !plan.finished {
+        done.add(plan.slice(connection, Room::USUAL)?);
+        // What was written as rows of the schema is known to this connection only when it reads them.
+        connection.execute_batch("PRAGMA writable_schema=RESET")?;
+    }
+    Ok((plan.into_schema(), done))
+}
+
 /// Installs capture in a file that is about to become the database: an application may write as soon as it has its name.
 pub fn install_capture(path: &Path) -> Result<(), Error> {
     install(&mut open::open(path)?).map(drop)

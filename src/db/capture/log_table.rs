@@ -178,6 +178,16 @@ pub fn count_unsettled(connection: &Connection, id: i64) -> Result<(i64, i64), E
     Ok(connection.prepare_cached(UNSETTLED)?.query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))?)
 }
 
+/// Logs all rows once more that have entries: what they are now is published, too.
+pub fn log_again(connection: &Connection) -> Result<(), Error> {
+    let keys = key_columns(width(connection)?);
+    connection.execute(
+        &format!("INSERT INTO {NAME}(t{keys}) SELECT t{keys} FROM {NAME} WHERE t <> 0 ORDER BY id"),
+        [],
+    )?;
+    Ok(())
+}
+
 /// The highest id; 0: there is no entry.
 pub fn highest(connection: &Connection) -> Result<i64, Error> {
     let id = connection.query_row(HIGHEST, [], |row| row.get::<_, Option<i64>>(0))?;
@@ -246,6 +256,15 @@ pub fn settle_table(connection: &Connection, id: i64) -> Result<usize, Error> {
 /// The number of entries that say that a row of a table was written.
 pub fn count_of(connection: &Connection, id: i64) -> Result<i64, Error> {
     Ok(connection.query_row(COUNT_OF, numbers_of(id), |row| row.get(0))?)
+}
+
+/// The keys, of `width` columns, of a table's rows that have entries.
+pub fn keys_of(connection: &Connection, id: i64, width: usize) -> Result<Vec<Vec<Value>>, Error> {
+    let keys: String = (1..=width).map(|n| format!(", k{n}")).collect();
+    let mut statement =
+        connection.prepare(&format!("SELECT id{keys} FROM {NAME} WHERE t IN (?1, ?2, ?3)"))?;
+    let rows = statement.query_map(numbers_of(id), |row| (1..=width).map(|at| row.get(at)).collect())?;
+    Ok(rows.collect::<Result<_, _>>()?)
 }
 
 fn numbers_of(table: i64) -> [i64; 3] {

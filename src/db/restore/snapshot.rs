@@ -5,6 +5,7 @@ use crate::base::temporary::Temporary;
 use crate::base::{clock, digest, files, limits};
 use crate::db::apply::{aside, create_tables, feed};
 use crate::db::capture::log_table;
+use crate::db::migrate::history;
 use crate::db::restore::check::{Look, check};
 use crate::db::restore::copy::{Copied, copy, rollback_mode};
 use crate::db::{error::Error, open, ours, rowids, schema::Schema, state};
@@ -110,8 +111,12 @@ fn clean(path: &Path) -> Result<Cleaned, Error> {
     // What the application has not run yet, the index in the snapshot lacks too: the queue goes along, with what runs it.
     let queues = feed::pending(&connection)?;
     ours::drop_prefixed(&connection, |name| {
-        name != state::TABLE && !(any_aside && name == aside::TABLE) && !feed::belongs_to(name, &queues)
+        let is_kept = name == state::TABLE || name == history::TABLE || any_aside && name == aside::TABLE;
+        !is_kept && !feed::belongs_to(name, &queues)
     })?;
+    if history::exists(&connection)? {
+        history::forget_unpublished(&connection)?;
+    }
     let positions = state::positions(&connection)?;
     // Those before the newest one differ from node to node.
     for stream in positions.keys() {
@@ -215,7 +220,8 @@ pub fn make_ready(path: &Path) -> Result<Ready, Error> {
     let schema = tables.hash.to_string();
     let queues = feed::pending(&connection)?;
     ours::drop_prefixed(&connection, |name| {
-        name != state::TABLE && !aside::TABLES.contains(&name) && !feed::belongs_to(name, &queues)
+        let is_kept = name == state::TABLE || name == history::TABLE || aside::TABLES.contains(&name);
+        !is_kept && !feed::belongs_to(name, &queues)
     })?;
     let known = state::exists(&connection)?;
     create_tables(&connection)?;

@@ -156,7 +156,7 @@ fn columns_dead_nodes_and_nodes_that_cannot_be_compared_are_named() {
     let mut nodes = nodes::<3>(
         &dir,
         &nats,
-        "",
+        "schema = \"own\"\n",
         "CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT); CREATE TABLE o(id INTEGER PRIMARY KEY)",
     );
     nodes[2].sql("INSERT INTO t VALUES(1, 'a')");

@@ -148,14 +148,15 @@ fn nodes_with_different_tables_go_on_and_show_what_they_cannot_use() {
     let dir = Dir::new("different-tables");
     let nats = Nats::start(&dir);
     let port = free_port();
-    let extra =
-        format!("snapshot.enabled = false\n[health_check]\nenable = true\nbind = \"127.0.0.1:{port}\"\n");
+    let extra = format!(
+        "schema = \"own\"\nsnapshot.enabled = false\n[health_check]\nenable = true\nbind = \"127.0.0.1:{port}\"\n"
+    );
     let common = "CREATE TABLE t(id INTEGER PRIMARY KEY, v);";
     let mut one = Node::with_schema(
         &dir,
         1,
         &nats.url(),
-        "snapshot.enabled = false",
+        "schema = \"own\"\nsnapshot.enabled = false",
         &format!(
             "{common} CREATE TABLE k(id TEXT PRIMARY KEY, v); CREATE TABLE n(id INTEGER PRIMARY KEY, v); \
              CREATE TABLE m(id INTEGER PRIMARY KEY, v, w); CREATE TABLE new(id INTEGER PRIMARY KEY, v)"

@@ -202,8 +202,12 @@ fn the_application_notices_nothing() {
 fn new_tables_and_columns_are_picked_up_while_running() {
     let dir = Dir::new("schema");
     let nats = Nats::start(&dir);
-    let (mut one, mut two) =
-        two(&dir, &nats, "", "CREATE TABLE t(id INTEGER PRIMARY KEY, a); INSERT INTO t VALUES(1, 'old')");
+    let (mut one, mut two) = two(
+        &dir,
+        &nats,
+        "schema = \"own\"\n",
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, a); INSERT INTO t VALUES(1, 'old')",
+    );
     one.sql("CREATE TABLE later(id INTEGER PRIMARY KEY, v); INSERT INTO later VALUES(1, 'before'), (2, 'the triggers')");
     one.sql(
         "ALTER TABLE t ADD COLUMN b; INSERT INTO t VALUES(2, 'new', 'b'); UPDATE t SET b = 'B' WHERE id = 1",

@@ -186,7 +186,7 @@ fn an_older_copy_of_the_database() {
 fn a_migration_that_was_not_run_here() {
     let dir = Dir::new("migration");
     let nats = Nats::start(&dir);
-    let (one, mut two) = nodes(&dir, &nats);
+    let (one, mut two) = nodes_with(&dir, &nats, "schema = \"own\"\n");
     two.stop();
     own_writes(&two);
     let migration = "ALTER TABLE own ADD COLUMN since";

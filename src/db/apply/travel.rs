@@ -1,0 +1,333 @@
+//! Changes of the schema that come out of a stream. A message with one is never applied together with what was before it: first the
+//! change is carried out, in a transaction of its own; what was read is then decoded already, and applied to the schema as it is.
+
+use crate::base::{clock, limits};
+use crate::db::apply::applier::Applier;
+use crate::db::apply::aside::Cause;
+use crate::db::apply::conflicts::{Found, Kind};
+use crate::db::apply::incoming::Incoming;
+use crate::db::apply::session::{Session, drop_temporary_triggers};
+use crate::db::capture::{install, log_table};
+use crate::db::migrate::history::{self, Past, State};
+use crate::db::migrate::{self, Carried, Looker, Terms, Translation, kept};
+use crate::db::schema::{self, Schema};
+use crate::db::{error::Error, open, state, table::Table};
+use crate::model::change::Change;
+use crate::model::event::Event;
+use crate::model::payload::Payload;
+use crate::model::value::Value;
+use rusqlite::Connection;
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Instant;
+
+/// How a database follows changes of the schema.
+#[derive(Debug, Default)]
+pub struct Travel {
+    /// It does. Otherwise people migrate each node.
+    pub on: bool,
+    /// What is dropped is kept for a while.
+    pub keeps: bool,
+    translation: Translation,
+    /// How many changes had been noted when they were read.
+    noted: u64,
+    /// When changes that failed are tried again.
+    again: Option<Instant>,
+    /// Scripts that were run, by their changes' ids, and why they failed; empty: they did not.
+    reports: Vec<(String, String)>,
+}
+
+impl Travel {
+    /// Reads the changes that the database has seen.
+    pub fn read(&mut self, connection: &Connection, noted: u64) -> Result<(), Error> {
+        self.noted = noted;
+        self.translation = Translation::read(connection)?;
+        Ok(())
+    }
+}
+
+impl Session {
+    /// Reads the changes again if the publisher has noted more. Whether it has.
+    pub fn look_at_changes(&mut self) -> Result<bool, Error> {
+        let noted = self.known.noted();
+        if noted == self.travel.noted {
+            return Ok(false);
+        }
+        self.travel.read(&self.connection, noted)?;
+        Ok(true)
+    }
+
+    /// An event as it would be had it been made now.
+    pub fn translated<'a>(&self, event: &'a Event) -> Cow<'a, Event> {
+        self.travel.translation.translate(event, &self.schema)
+    }
+
+    /// What columns of an event are called now; those that are gone have no name.
+    pub fn translated_names(&self, event: &Event, names: &[String]) -> Vec<String> {
+        let row = names.iter().map(|name| (name.as_str().into(), Value::Null)).collect();
+        let event =
+            Event { row, table: event.table.clone(), schema_hash: event.schema_hash.clone(), ..*event };
+        self.translated(&event).row.iter().map(|(name, _)| name.to_string()).collect()
+    }
+
+    /// The same with the columns that it lacks.
+    pub fn completed<'a>(&self, table: &Table, event: Cow<'a, Event>) -> Result<Cow<'a, Event>, Error> {
+        self.travel.translation.complete(&self.connection, table, event)
+    }
+
+    /// Whether the schema has changed and nobody has noted yet what became of it.
+    fn is_look_missing(&self) -> Result<bool, Error> {
+        match self.known.looked() {
+            Some(looked) => Ok(looked != schema::version(&self.connection)?),
+            None => Ok(false),
+        }
+    }
+
+    /// Why a change of the schema was not carried out: it is none that this program knows.
+    pub fn cause_of(&self, change: Result<Change, String>) -> Option<Cause> {
+        let why = change.err().filter(|_| self.travel.on)?;
+        let why = format!("a change of the schema: {why}");
+        Some(Cause { table: String::new(), key: vec![], missing: vec![], refused: true, why })
+    }
+
+    /// Carries out a change that comes next in the order, and notes it.
+    fn carry_out(&mut self, change: &Change) -> Result<Carried, Error> {
+        let before = history::exists(&self.connection)?;
+        let known = if before { history::state_of(&self.connection, &change.id)? } else { None };
+        if known == Some(State::Done) {
+            return Ok(Carried::default());
+        }
+        drop_temporary_triggers(&self.connection)?;
+        let captures = self.touched.is_some();
+        // What the application has changed a moment ago comes later in the order.
+        let mut schema = (*self.schema).clone();
+        if captures {
+            schema = install::install_inside(&self.connection, &schema)?.0;
+            migrate::look(&self.connection, &schema, Looker { node: self.node(), travels: true })?;
+        }
+        history::create(&self.connection)?;
+        let terms = Terms { keeps: self.travel.keeps, own: self.own_changes(change)? };
+        let noted: BTreeSet<String> =
+            state::rebuilt(&self.connection)?.into_iter().map(|(name, _)| name).collect();
+        let carried = migrate::carry_out(&self.connection, change, &terms)?;
+        if captures && carried.changed {
+            schema = install::install_inside(&self.connection, &schema)?.0;
+            for table in carried.rebuilt.iter().filter(|table| !noted.contains(*table)) {
+                state::forget_rebuilt_table(&self.connection, table)?;
+            }
+        } else if carried.changed {
+            schema = Schema::read(&self.connection)?;
+        }
+        let mut change = Cow::Borrowed(change);
+        if migrate::exist(&self.connection)? {
+            let difference = migrate::difference(&self.connection)?;
+            if change.script.is_some() {
+                // What it came to, for events of the schema before.
+                change.to_mut().steps = migrate::steps(&self.connection, &schema, &difference)?;
+            }
+            migrate::remember(&self.connection, &difference)?;
+        } else {
+            migrate::remember_all(&self.connection)?;
+        }
+        if change.script.is_some() && captures {
+            // Others have run it before they get what was written here meanwhile.
+            log_table::log_again(&self.connection)?;
+        }
+        migrate::set_last_hash(&self.connection, &schema.hash)?;
+        let lost = carried.lost.join("; ");
+        history::put(&self.connection, &change, State::Done, (clock::unix_ms(), &lost))?;
+        if known == Some(State::Waiting) {
+            self.keep_lost(&change, &carried)?;
+        }
+        Ok(carried)
+    }
+
+    /// Names of what this node's application has changed since, in lower case.
+    fn own_changes(&self, change: &Change) -> Result<BTreeSet<String>, Error> {
+        let waiting = history::in_state(&self.connection, State::Waiting)?;
+        let others = waiting.into_iter().filter(|(_, own)| own.id != change.id);
+        Ok(others.flat_map(|(_, own)| own.steps).map(|step| step.subject().to_lowercase()).collect())
+    }
+
+    /// Keeps, on the node that made it, what of a change has lost against others.
+    fn keep_lost(&mut self, change: &Change, carried: &Carried) -> Result<(), Error> {
+        for (nth, lost) in carried.lost.iter().enumerate() {
+            let row = vec![("schema".into(), Value::Text(lost.as_bytes().to_vec()))];
+            let event = Event { row, ..change.event(0) };
+            self.conflicts.put(
+                &self.connection,
+                &Found {
+                    table: crate::model::change::TABLE,
+                    key: format!("{} {nth}", change.id).as_bytes(),
+                    kind: Kind::Schema,
+                    lost_by: change.node,
+                    won_by: 0,
+                    won_id: 0,
+                    stream: "",
+                    seq: 0,
+                    time_ms: change.time_ms,
+                    key_columns: vec!["schema"],
+                    payload: event.encode(),
+                },
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl Applier {
+    /// Follows changes of the schema from now on. `keeps`: what they drop is kept for a while.
+    pub fn travel(&mut self, keeps: bool) -> Result<(), Error> {
+        let failed = history::any_in_state(&self.session.connection, State::Failed)?;
+        let again = failed.then(Instant::now);
+        self.session.travel = Travel { on: true, keeps, again, ..Travel::default() };
+        Ok(())
+    }
+
+    /// Carries out, in the copy at `path` of a state that others know too, what this database has seen of changes and the copy has not.
+    pub fn carry_over(&self, path: &Path) -> Result<(), Error> {
+        let mut copy = Applier::open(path, self.session.node(), &self.session.streams)?;
+        copy.travel(false)?;
+        copy.catch_up_with(history::all(&self.session.connection)?)
+    }
+
+    /// The same the other way round, from a snapshot.
+    pub fn follow_snapshot(&mut self, path: &Path) -> Result<(), Error> {
+        self.catch_up_with(history::all(&open::open(path)?)?)?;
+        self.carry_over(path)
+    }
+
+    fn catch_up_with(&mut self, all: Vec<Past>) -> Result<(), Error> {
+        let known: BTreeSet<String> =
+            history::all(&self.session.connection)?.into_iter().map(|past| past.change.id).collect();
+        let is_new = |past: &Past| past.state != State::Failed && !known.contains(&past.change.id);
+        for past in all.into_iter().filter(is_new) {
+            self.in_transaction(|applier| applier.session.carry_out(&past.change).map(drop))?;
+            self.session.forget_schema();
+        }
+        Ok(())
+    }
+
+    /// Carries out the changes of the schema in the first message, if it has some that were not seen yet. Returns how many messages can
+    /// be applied before the next one that has.
+    pub(super) fn follow_schema(&mut self, batch: &[Incoming]) -> Result<usize, Error> {
+        if !self.session.travel.on {
+            return Ok(batch.len());
+        }
+        self.try_changes_again()?;
+        for change in self.unseen(0)? {
+            self.carry_out_change(&change)?;
+        }
+        for at in 1..self.decoded.len().min(batch.len()) {
+            if !self.unseen(at)?.is_empty() {
+                return Ok(at);
+            }
+        }
+        Ok(batch.len())
+    }
+
+    /// Waits a moment for the publisher when the application has just changed the schema: what became of its columns must be noted
+    /// before events are applied.
+    pub(super) fn await_look(&self) -> Result<(), Error> {
+        let begun = Instant::now();
+        while self.session.is_look_missing()? && begun.elapsed() < limits::LOOK_PATIENCE {
+            std::thread::park_timeout(limits::BUSY_STEP);
+        }
+        Ok(())
+    }
+
+    /// The changes in a decoded message that are neither done nor failed.
+    fn unseen(&self, at: usize) -> Result<Vec<Change>, Error> {
+        let events = match self.decoded.get(at) {
+            Some((_, Ok(Payload::Set(events)))) => events.as_slice(),
+            Some((_, Ok(Payload::Row(event)))) => std::slice::from_ref(event),
+            _ => &[],
+        };
+        let mut found = vec![];
+        for change in events.iter().filter_map(Change::of).flatten() {
+            let connection = &self.session.connection;
+            let known =
+                if history::exists(connection)? { history::state_of(connection, &change.id)? } else { None };
+            if matches!(known, None | Some(State::Waiting | State::Own)) {
+                found.push(change);
+            }
+        }
+        Ok(found)
+    }
+
+    fn carry_out_change(&mut self, change: &Change) -> Result<(), Error> {
+        let mut carried = Carried::default();
+        let done = self.in_transaction(|applier| {
+            carried = applier.session.carry_out(change)?;
+            Ok(())
+        });
+        self.session.forget_schema();
+        let (node, summary) = (change.node, change.summary());
+        if change.script.is_some()
+            && !matches!(done, Err(Error::Busy | Error::Disk(_) | Error::SchemaChanged))
+        {
+            let why = done.as_ref().err().map(ToString::to_string).unwrap_or_default();
+            self.session.travel.reports.push((change.id.clone(), why));
+        }
+        match done {
+            Ok(_) => {
+                if carried.changed {
+                    log::info!("node {node} has changed the schema ({summary}): this database follows");
+                }
+                for lost in &carried.lost {
+                    log::warn!("a change of the schema by node {node} has no effect: {lost}");
+                }
+                Ok(())
+            }
+            Err(Error::Mismatch(why) | Error::Other(why)) => {
+                log::error!(
+                    "node {node} has changed the schema ({summary}), and this database cannot follow: {why}; trying again. Rows \
+                     that need it wait"
+                );
+                self.session.travel.again = Some(Instant::now() + limits::CHANGE_AGAIN);
+                self.in_transaction(|applier| {
+                    let connection = &applier.session.connection;
+                    history::create(connection)?;
+                    history::put(connection, change, State::Failed, (clock::unix_ms(), &why))
+                })
+                .map(drop)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What became of scripts since the last call: the ids of their changes, and why they failed.
+    pub fn take_reports(&mut self) -> Vec<(String, String)> {
+        std::mem::take(&mut self.session.travel.reports)
+    }
+
+    /// Drops what was kept before a moment of what changes of the schema took away; returns how many.
+    pub fn forget_kept(&mut self, before_ms: i64) -> Result<usize, Error> {
+        if kept::all(&self.session.connection)?.iter().all(|kept| kept.time_ms >= before_ms) {
+            return Ok(0);
+        }
+        let mut count = 0;
+        self.in_transaction(|applier| {
+            count = kept::forget_older(&applier.session.connection, before_ms)?;
+            Ok(())
+        })?;
+        Ok(count)
+    }
+
+    /// Whether changes that failed are to be tried again.
+    pub(super) fn is_change_due(&self) -> bool {
+        self.session.travel.again.is_some_and(|again| again <= Instant::now())
+    }
+
+    fn try_changes_again(&mut self) -> Result<(), Error> {
+        if !self.is_change_due() {
+            return Ok(());
+        }
+        self.session.travel.again = None;
+        for (_, change) in history::in_state(&self.session.connection, State::Failed)? {
+            self.carry_out_change(&change)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,195 @@
+//! What an event of an older schema is in the schema of now: columns that were renamed go under the new name, those that were dropped
+//! are left out, and those that are new keep what the row has here, or get what all rows got.
+
+use crate::db::migrate::history::{self, State};
+use crate::db::{error::Error, schema::Schema, table::Table};
+use crate::model::change::Step;
+use crate::model::event::Event;
+use crate::model::value::Value;
+use rusqlite::{Connection, OptionalExtension, params_from_iter};
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// The changes that this database has seen, as far as events of older schemas need them.
+#[derive(Debug, Default)]
+pub struct Translation {
+    changes: Vec<Past>,
+    /// By table and column, in lower case: what a new column was filled with, as SQL.
+    fills: HashMap<(String, String), String>,
+}
+
+#[derive(Debug)]
+struct Past {
+    before: String,
+    /// In lower case: as it was, and as it is.
+    tables: Vec<(String, String)>,
+    columns: Vec<OfTable>,
+}
+
+/// What became of a table's columns.
+#[derive(Debug)]
+struct OfTable {
+    table: String,
+    renamed: Vec<(String, String)>,
+    dropped: Vec<String>,
+}
+
+impl Translation {
+    pub fn read(connection: &Connection) -> Result<Translation, Error> {
+        let mut found = Translation::default();
+        for past in history::all(connection)? {
+            if past.state == State::Failed {
+                continue;
+            }
+            let (mut tables, mut columns) = (vec![], vec![]);
+            for step in past.change.steps {
+                match step {
+                    Step::RenameTable { from, to } => tables.push((from, to)),
+                    Step::AlterTable { table, columns: all, dropped, .. } => {
+                        let mut renamed = vec![];
+                        for column in all {
+                            match (column.from, column.fill) {
+                                (Some(from), _) if from != column.name => renamed.push((from, column.name)),
+                                (None, Some(fill)) => {
+                                    found
+                                        .fills
+                                        .insert((table.to_lowercase(), column.name.to_lowercase()), fill);
+                                }
+                                _ => {}
+                            }
+                        }
+                        if !renamed.is_empty() || !dropped.is_empty() {
+                            columns.push(OfTable { table, renamed, dropped });
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            if !tables.is_empty() || !columns.is_empty() {
+                found.changes.push(Past { before: past.change.before, tables, columns });
+            }
+        }
+        Ok(found)
+    }
+
+    /// The event as it would be had it been made now; itself if nothing of it has changed.
+    pub fn translate<'a>(&self, event: &'a Event, schema: &Schema) -> Cow<'a, Event> {
+        if self.changes.is_empty() {
+            return Cow::Borrowed(event);
+        }
+        let is_of = |hash: &str| match event.schema_hash.as_deref() {
+            Some(print) if !print.is_empty() => hash.starts_with(print),
+            _ => false,
+        };
+        if is_of(&schema.hash) {
+            return Cow::Borrowed(event);
+        }
+        let known = self.changes.iter().rposition(|past| is_of(&past.before));
+        let mut event = Cow::Borrowed(event);
+        for past in &self.changes[known.unwrap_or(0)..] {
+            // Of an unknown schema only names are taken for others that nothing here has.
+            past.follow(&mut event, |table, column| known.is_none() && has(schema, table, column));
+        }
+        event
+    }
+
+    /// Gives an event the columns that it lacks: what its row has here, or what all rows got when the column was added.
+    pub fn complete<'a>(
+        &self,
+        connection: &Connection,
+        table: &Table,
+        mut event: Cow<'a, Event>,
+    ) -> Result<Cow<'a, Event>, Error> {
+        if event.is_tombstone() || event.row.len() >= table.image.len() {
+            return Ok(event);
+        }
+        let find =
+            |event: &Event, name: &str| event.row.iter().any(|(known, _)| known.eq_ignore_ascii_case(name));
+        let lacking: Vec<usize> =
+            (0..table.image.len()).filter(|at| !find(&event, &table.image[*at])).collect();
+        let value =
+            |name: &str| event.row.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, v)| v);
+        let Some(key) = table.key.iter().map(|column| value(&column.name)).collect::<Option<Vec<_>>>() else {
+            return Ok(event);
+        };
+        let mut image = connection.prepare_cached(&table.sql().image)?;
+        let local: Option<Vec<Value>> = image
+            .query_row(params_from_iter(key), |row| lacking.iter().map(|at| row.get(*at)).collect())
+            .optional()?;
+        let mut more: Vec<(Arc<str>, Value)> = vec![];
+        for (nth, at) in lacking.into_iter().enumerate() {
+            let name = &table.image[at];
+            let value = match &local {
+                Some(local) => Some(local[nth].clone()),
+                None => self.initial(connection, table, name)?,
+            };
+            more.extend(value.map(|value| (name.clone(), value)));
+        }
+        if !more.is_empty() {
+            event.to_mut().row.extend(more);
+        }
+        Ok(event)
+    }
+
+    /// The value that a row gets in a column that its event lacks; `None`: the column's default.
+    fn initial(&self, connection: &Connection, table: &Table, name: &str) -> Result<Option<Value>, Error> {
+        let fill = self.fills.get(&(table.name.to_lowercase(), name.to_lowercase()));
+        if let Some(fill) = fill {
+            return Ok(Some(connection.query_row(&format!("SELECT {fill}"), [], |row| row.get(0))?));
+        }
+        let sql = "SELECT \"notnull\" AND dflt_value IS NULL AND pk = 0, upper(type) FROM pragma_table_xinfo(?1) WHERE name = ?2";
+        let found = connection.query_row(sql, [&*table.name, name], |row| Ok((row.get(0)?, row.get(1)?)));
+        let Some((true, declared)): Option<(bool, String)> = found.optional()? else { return Ok(None) };
+        // Nothing else can stand there; with nothing, the row would be refused.
+        Ok(Some(match declared.as_str() {
+            text if ["CHAR", "CLOB", "TEXT"].iter().any(|word| text.contains(word)) => Value::Text(vec![]),
+            blob if blob.is_empty() || blob.contains("BLOB") => Value::Blob(vec![]),
+            _ => Value::Integer(0),
+        }))
+    }
+}
+
+fn has(schema: &Schema, table: &str, column: Option<&str>) -> bool {
+    schema.find(table).is_some_and(|table| {
+        column.is_none_or(|name| table.columns.iter().any(|known| known.name.eq_ignore_ascii_case(name)))
+    })
+}
+
+impl Past {
+    /// Takes an event over this change, leaving alone what `stays`.
+    fn follow(&self, event: &mut Cow<'_, Event>, stays: impl Fn(&str, Option<&str>) -> bool) {
+        if let Some((_, now)) =
+            self.tables.iter().find(|(before, _)| before.eq_ignore_ascii_case(&event.table))
+            && !stays(&event.table, None)
+        {
+            event.to_mut().table = now.as_str().into();
+        }
+        let Some(of_table) = self.columns.iter().find(|of| of.table.eq_ignore_ascii_case(&event.table))
+        else {
+            return;
+        };
+        let table = event.table.clone();
+        let is_gone = |name: &str| {
+            of_table.dropped.iter().any(|gone| gone.eq_ignore_ascii_case(name)) && !stays(&table, Some(name))
+        };
+        let renamed = |name: &str| {
+            let found = of_table.renamed.iter().find(|(before, _)| before.eq_ignore_ascii_case(name));
+            found.filter(|_| !stays(&table, Some(name))).map(|(_, now)| now)
+        };
+        if !event.row.iter().any(|(name, _)| is_gone(name) || renamed(name).is_some()) {
+            return;
+        }
+        let event = event.to_mut();
+        event.row.retain(|(name, _)| !is_gone(name));
+        for (name, _) in &mut event.row {
+            if let Some(now) = renamed(name) {
+                *name = now.as_str().into();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "translate_tests.rs"]
+mod tests;

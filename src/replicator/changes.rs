@@ -1,0 +1,67 @@
+//! The changes of the schema that are to be published.
+
+use crate::base::limits;
+use crate::db::{self, ChangeLog};
+use crate::model::event::Event;
+use std::time::Instant;
+
+/// Which of them were sent.
+#[derive(Debug)]
+pub struct Changes {
+    /// There may be some that were not.
+    due: bool,
+    /// The number of the last one that was.
+    sent: i64,
+    /// When something was sent last.
+    at: Option<Instant>,
+}
+
+impl Default for Changes {
+    fn default() -> Changes {
+        Changes { due: true, sent: 0, at: None }
+    }
+}
+
+impl Changes {
+    /// The schema has changed.
+    pub fn are_due(&mut self) {
+        self.due = true;
+    }
+
+    /// The events of those that are to be sent now.
+    pub fn take(&mut self, log: &ChangeLog) -> Result<Vec<Event>, db::Error> {
+        if !self.due {
+            return Ok(vec![]);
+        }
+        let waiting = log.changes_after(self.sent)?;
+        self.due = false;
+        if let Some((last, _)) = waiting.last() {
+            (self.sent, self.at) = (*last, Some(Instant::now()));
+        }
+        Ok(waiting.into_iter().map(|(number, change)| change.event(number)).collect())
+    }
+
+    /// Nothing is on its way: what was sent long ago and has not come back is sent again.
+    pub fn look_for_lost(&mut self) {
+        if self.at.is_some_and(|at| at.elapsed() > limits::CHANGE_AGAIN) {
+            *self = Changes::default();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn what_was_sent_long_ago_is_looked_for_again() {
+        let long_ago = Instant::now().checked_sub(limits::CHANGE_AGAIN + Duration::from_secs(1));
+        let mut changes = Changes { due: false, sent: 7, at: long_ago };
+        changes.look_for_lost();
+        assert!(changes.due && changes.sent == 0 && changes.at.is_none());
+        let mut changes = Changes { due: false, sent: 7, at: Some(Instant::now()) };
+        changes.look_for_lost();
+        assert!(!changes.due);
+    }
+}
