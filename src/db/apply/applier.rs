@@ -433,7 +433,7 @@ impl Applier {
 
     fn fold_in_turn(&mut self, event: &Event, source: Source) -> Result<Outcome, Error> {
         let passed = source.order.is_some_and(Order::is_passed);
-        let Some(table) = self.session.schema.find(&event.table).cloned() else {
+        let Some(table) = self.session.table_of(event) else {
             // An event of ours had a table when it was published: the application has dropped it since.
             if passed || source.own {
                 return Ok(Outcome::Done { folded: !passed });

@@ -256,7 +256,7 @@ fn work(desk: &Mutex<Desk>, stop: &AtomicBool) {
             for _ in 0..desk.writer.random().of(&[1, 1, 1, 8]) {
                 desk.write();
             }
-            desk.writer.random().below(60)
+            desk.writer.random().below(30)
         };
         pause(5 + rest);
     }

@@ -103,6 +103,18 @@ fn is_as(written: Option<&Image>, here: Option<&Image>) -> bool {
     }
 }
 
+/// An image for people.
+fn short(image: Option<&Image>) -> String {
+    let Some(image) = image else { return "none".to_owned() };
+    let values: Vec<String> =
+        image.iter().map(|(name, value)| format!("{name} {}", cut(value, 24))).collect();
+    format!("({})", values.join(", "))
+}
+
+fn cut(text: &str, length: usize) -> String {
+    text.chars().take(length).collect()
+}
+
 type Write = (u64, Option<Image>, Option<Image>);
 
 fn of_row(row: &Row, writes: &[Write], here: Option<&Image>, conflicts: &[Conflict]) -> Vec<String> {

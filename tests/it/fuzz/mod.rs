@@ -5,6 +5,7 @@
 
 mod application;
 mod cluster;
+mod fail_points;
 mod faults;
 mod history;
 mod random;

@@ -246,7 +246,7 @@ impl Writer {
     /// A key of this node's own, or one that all use.
     fn key(&mut self, table: &Table, own: bool) -> String {
         let whose = if own { self.node } else { 0 };
-        let number = self.random.below(if own { 25 } else { 15 });
+        let number = self.random.below(if own { 20 } else { 6 });
         match table.key {
             Key::Integer | Key::Automatic | Key::StrictInteger => (whose * 1_000_000 + number).to_string(),
             Key::Text | Key::BareText | Key::StrictText => format!("'n{whose}-{number}'"),
