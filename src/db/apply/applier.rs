@@ -143,14 +143,14 @@ impl Applier {
         Ok(state::meta(&self.session.connection, state::RESTORED)?.is_some())
     }
 
-    /// Applies a batch in order, up to its end or until its time or its bytes are used up, and moves the checkpoint: all or
-    /// nothing.
+    /// Applies a batch in order, up to its end or until its time is used up, and moves the checkpoint: all or nothing.
     pub fn apply(&mut self, batch: &[Incoming]) -> Result<Applied, Error> {
         // Before the transaction: the application must not wait for the decoding of anything.
         let again = self.decode_aside()?;
         self.decode(batch);
-        self.await_blocks();
         self.prepare_probes()?;
+        // After the schema was read: it says which tables need blocks.
+        self.await_blocks();
         let after = self.tried;
         let applied = self.in_transaction(|applier| {
             let begun = Instant::now();

@@ -34,6 +34,7 @@ class Application:
         self.db.execute("PRAGMA foreign_keys=ON")
         self.db.execute("PRAGMA synchronous=NORMAL")
         self.db.execute("CREATE TEMP TABLE held(n INTEGER PRIMARY KEY, v)")
+        self.db.execute("CREATE TEMP TABLE touched(tbl, k1, k2)")
         self.version, self.tables = None, []
         return {}
 
@@ -60,6 +61,24 @@ class Application:
             key = sorted(row[1] for row in columns if row[5] > 0)
             sql = f"SELECT {', '.join(map(quoted, stored))} FROM {quoted(name)}"
             self.tables.append((name, stored, key, sql))
+            self.watch(name, key)
+
+    def watch(self, name, key):
+        """A write that leaves a row as it was is a write, too: only triggers see it."""
+        for event, images in (("INSERT", ["new"]), ("UPDATE", ["old", "new"]), ("DELETE", ["old"])):
+            values = lambda image: ", ".join([f"{image}.{quoted(column)}" for column in key] + ["NULL"] * (2 - len(key)))
+            text = name.replace("'", "''")
+            body = "".join(f"INSERT INTO touched VALUES('{text}', {values(image)});" for image in images)
+            trigger = quoted(f"touched by {event} on {name}")
+            self.db.execute(
+                f"CREATE TEMP TRIGGER IF NOT EXISTS {trigger} AFTER {event} ON main.{quoted(name)} BEGIN {body} END"
+            )
+
+    def touched(self):
+        keys = {name: key for name, _, key, _ in self.tables}
+        for name, *values in self.db.execute("SELECT DISTINCT tbl, k1, k2 FROM temp.touched").fetchall():
+            name = name.decode()
+            yield name, ",".join(f"{column}={shown(value)}" for column, value in zip(keys[name], values))
 
     def rows(self):
         self.look()
@@ -73,7 +92,9 @@ class Application:
 
     def transaction(self, order):
         db, done = self.db, []
+        self.look()
         db.execute("BEGIN IMMEDIATE")
+        db.execute("DELETE FROM temp.touched")
         before, changes = self.rows(), db.total_changes
         for sql in order["statements"]:
             try:
@@ -83,6 +104,7 @@ class Application:
             except sqlite3.Error as error:
                 raise RuntimeError(f"{error}: {sql}")
         after = self.rows() if db.total_changes != changes else before
+        touched = set(self.touched())
         try:
             db.execute("COMMIT" if order["commit"] else "ROLLBACK")
         except sqlite3.IntegrityError:
@@ -94,8 +116,8 @@ class Application:
         image = lambda row: row and dict(zip(*row))
         changed = [
             {"table": table, "key": key, "before": image(before.get((table, key))), "after": image(after.get((table, key)))}
-            for table, key in sorted(before.keys() | after.keys())
-            if before.get((table, key)) != after.get((table, key))
+            for table, key in sorted(before.keys() | after.keys() | touched)
+            if before.get((table, key)) != after.get((table, key)) or (table, key) in touched
         ]
         return {"done": done, "changes": changed}
 

@@ -124,10 +124,13 @@ fn of_row(row: &Row, writes: &[Write], here: Option<&Image>, conflicts: &[Confli
     let told = |why: &str| {
         let all: Vec<String> = writes
             .iter()
-            .map(|(node, before, after)| format!("  node {node}: {before:?} -> {after:?}"))
+            .map(|(node, before, after)| {
+                format!("  node {node}: {} -> {}", short(before.as_ref()), short(after.as_ref()))
+            })
             .collect();
-        let listed: Vec<&str> = of_row.iter().map(|conflict| conflict.text.as_str()).collect();
-        format!("{row:?} {why}\n{}\n  is now: {here:?}\n  conflicts: {listed:?}", all.join("\n"))
+        let listed: String =
+            of_row.iter().map(|conflict| format!("\n  {}", cut(&conflict.text, 600))).collect();
+        format!("{row:?} {why}\n{}\n  is now: {}\n  conflicts: {listed}", all.join("\n"), short(here))
     };
     let last =
         |node: u64| writes.iter().rev().find(|write| write.0 == node).and_then(|write| write.2.as_ref());

@@ -80,7 +80,7 @@ fn whatever_applications_write() {
     match number_from_environment("HARMONYLITE_FUZZ_MINUTES") {
         None => schedule(seed, number_from_environment("HARMONYLITE_FUZZ_ROUNDS").unwrap_or(3), &mut tally),
         Some(minutes) => {
-            let rounds = number_from_environment("HARMONYLITE_FUZZ_ROUNDS").unwrap_or(12);
+            let rounds = number_from_environment("HARMONYLITE_FUZZ_ROUNDS").unwrap_or(30);
             for number in 0.. {
                 schedule(seed * 1_000_000 + number, rounds, &mut tally);
                 if begun.elapsed() > Duration::from_secs(minutes * 60) {
