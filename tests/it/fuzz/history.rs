@@ -23,6 +23,7 @@ pub struct Conflict {
     pub row: Row,
     pub kind: String,
     pub lost_by: u64,
+    pub won_by: u64,
     pub text: String,
 }
 
@@ -34,6 +35,7 @@ impl Conflict {
             row: (entry["table"].as_str().unwrap().to_owned(), key.join(",")),
             kind: entry["kind"].as_str().unwrap().to_owned(),
             lost_by: entry["lost_by"].as_u64().unwrap(),
+            won_by: entry["won_by"].as_u64().unwrap(),
             text: entry.to_string(),
         }
     }
@@ -145,8 +147,15 @@ fn of_row(row: &Row, writes: &[Write], here: Option<&Image>, conflicts: &[Confli
             faults.push(told(&format!("lacks the last write of node {node}")));
         }
     }
-    let wrong = ["insert", "update", "delete"];
-    if writers.len() == 1 && of_row.iter().any(|conflict| wrong.contains(&conflict.kind.as_str())) {
+    // The README: an event that is applied late gives in to the row that has its UNIQUE value, and both are published as they are, by
+    // the node that was late.
+    let gave_in = |conflict: &Conflict| {
+        conflicts.iter().any(|other| {
+            other.kind == "unique" && other.row.0 == conflict.row.0 && other.won_by == conflict.won_by
+        })
+    };
+    let is_race = |conflict: &Conflict| ["insert", "update", "delete"].contains(&conflict.kind.as_str());
+    if writers.len() == 1 && of_row.iter().any(|conflict| is_race(conflict) && !gave_in(conflict)) {
         faults.push(told("was written by one node alone, and is called a conflict"));
     }
     faults
@@ -184,6 +193,7 @@ mod tests {
                 row: ("t".into(), "k=i1".into()),
                 kind: (*kind).into(),
                 lost_by: *lost_by,
+                won_by: 3 - lost_by,
                 text: String::new(),
             })
             .collect();
@@ -204,5 +214,7 @@ mod tests {
         assert_eq!(judged(&unseen, Some("b"), &[("update", 1)]), 0);
         assert_eq!(judged(&unseen, Some("b"), &[("update", 2)]), 1, "the wrong one is listed");
         assert_eq!(judged(&[(1, Some("first"), Some("a"))], Some("a"), &[("update", 1)]), 1, "no race");
+        let gave_in = [("update", 1), ("unique", 1)];
+        assert_eq!(judged(&[(1, Some("first"), Some("a"))], Some("a"), &gave_in), 0, "applied late");
     }
 }
