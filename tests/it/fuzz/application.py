@@ -146,6 +146,8 @@ class Application:
             sql = f"SELECT {', '.join(map(quoted, key))} FROM {quoted(table)} WHERE rowid = ?"
             values = self.db.execute(sql, (rowid,)).fetchone()
             orphans.append({"table": table, "key": ",".join(f"{c}={shown(v)}" for c, v in zip(key, values))})
+        # SQLite finds them in the order of the rowids, which each node gives by itself.
+        orphans.sort(key=lambda orphan: (orphan["table"], orphan["key"]))
         check = [row[0] for row in self.text("PRAGMA quick_check")]
         self.db.execute("COMMIT")
         return {"rows": rows, "orphans": orphans, "check": check}

@@ -89,10 +89,21 @@ impl History {
         let orphans =
             |row: &Row| conflicts.iter().any(|conflict| conflict.row == *row && conflict.kind == "orphan");
         let untold = now.orphans.iter().filter(|row| !before.orphans.contains(row) && !orphans(row));
-        faults.extend(
-            untold.map(|row| format!("{row:?} is an orphan, and no conflict says so: {:?}", self.0.get(row))),
-        );
+        faults.extend(untold.map(|row| self.of_orphan(row, now)));
         faults
+    }
+
+    /// An orphan, and what happened to it and to the row that it refers to.
+    fn of_orphan(&self, row: &Row, now: &State) -> String {
+        let parent = format!("k={}", now.rows[row]["p"]);
+        let mut told = format!("{row:?} is an orphan, and no conflict says so");
+        for (row, writes) in self.0.iter().filter(|(other, _)| *other == row || other.1 == parent) {
+            for (node, before, after) in writes {
+                let (before, after) = (short(before.as_ref()), short(after.as_ref()));
+                told.push_str(&format!("\n  {row:?} node {node}: {before} -> {after}"));
+            }
+        }
+        told
     }
 }
 
