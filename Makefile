@@ -67,10 +67,13 @@ demo: deps
 bench: setup
 	HARMONYLITE_BENCH_MB=$${MB:-300} $(CARGO_TEST) --test it -- speed:: sets:: large:: no_kill_and_no_outage --nocapture --test-threads 1
 
-# Random schedules of the rules and of real databases, mutants of all that comes from outside, kills, outages and chaos, again
-# and again: ROUNDS of them (default 20), about three minutes each.
+# With MINUTES: the fuzzer of tests/it/fuzz for so long, on what SEED makes up (default 1). Otherwise random schedules of the rules
+# and of real databases, mutants of all that comes from outside, kills, outages and chaos, again and again: ROUNDS of them (default
+# 20), about three minutes each.
 soak: setup
-	@for round in $$(seq $${ROUNDS:-20}); do echo "== round $$round"; \
+	@if [ -n "$$MINUTES" ]; then HARMONYLITE_FUZZ_MINUTES=$$MINUTES HARMONYLITE_FUZZ_SEED=$${SEED:-1} \
+	    $(CARGO_TEST) --test it -- fuzz::whatever --nocapture; exit; fi; \
+	  for round in $$(seq $${ROUNDS:-20}); do echo "== round $$round"; \
 	  HARMONYLITE_SCHEDULES=100000 HARMONYLITE_DB_SCHEDULES=300 HARMONYLITE_MUTANTS=100000 \
 	    $(CARGO_TEST) --lib -q -- fold:: databases_converge mutants_of_ || exit 1; \
 	  $(CARGO_TEST) --test it -q -- crash:: three_nodes --test-threads 2 || exit 1; \

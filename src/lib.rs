@@ -170,6 +170,8 @@ pub use cli::run;
 #[doc(hidden)]
 pub mod testing {
     pub use crate::base::Error;
+    #[cfg(feature = "failpoints")]
+    pub use crate::base::fail::POINTS as FAIL_POINTS;
     pub use crate::base::retry::Retry;
     pub use crate::base::secret::Secret;
     pub use crate::base::worker::Workers;

@@ -5,6 +5,7 @@ pub mod clock;
 pub mod copies;
 pub mod digest;
 pub mod error;
+pub mod fail;
 pub mod files;
 pub mod limits;
 pub mod logger;

@@ -2,7 +2,7 @@
 //! of such a table in the ordinary table `sqlite_sequence` and gives the next one, so whoever writes there chooses it: the
 //! application's own statements, `last_insert_rowid()` and RETURNING are right without its doing anything.
 
-use crate::base::limits;
+use crate::base::{fail, limits};
 use crate::db::schema::Schema;
 use crate::db::{error::Error, open, ours};
 use crate::model::blocks::{Block, Tables, Want};
@@ -101,6 +101,7 @@ impl Steering {
 
     /// Rows of other nodes with these keys are about to be written. Waits until there is a block above them, within a bound.
     pub fn await_blocks<'a>(&self, keys: impl Iterator<Item = (&'a str, i64)>) {
+        fail::point("batch decoded");
         let Some((shared, mut tables)) = self.shared() else { return };
         if tables.is_empty() {
             return;
@@ -156,6 +157,7 @@ impl Steering {
             put(connection, &name, block)?;
             log::debug!("table {name}: keys {} to {} are this node's", block.first, block.last);
             any = true;
+            fail::point("keys taken");
         }
         if any {
             // Another one in reserve is wanted.

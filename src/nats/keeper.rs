@@ -6,7 +6,7 @@ use super::error::Error;
 use super::login::Auth;
 use super::shared::Shared;
 use super::url::Url;
-use crate::base::{limits, once::Once, random, retry, stop::Stop};
+use crate::base::{fail, limits, once::Once, random, retry, stop::Stop};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use std::collections::HashMap;
 use std::io::ErrorKind;
@@ -158,7 +158,10 @@ impl Keeper {
         }
         if !writing.is_done() || link.transport.wants_write() {
             match link.transport.write(writing.rest()) {
-                Ok(count) => writing.written += count,
+                Ok(count) => {
+                    writing.written += count;
+                    fail::point("bytes written to the broker");
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(error) => return Err(lost(&error)),
             }

@@ -1,6 +1,7 @@
 //! One stream of a follower: its reader, and up to where it is read and applied.
 
 use super::pacing::Removed;
+use crate::base::fail;
 use crate::db::Ends;
 use crate::model::positions::Position;
 use crate::model::set::Format;
@@ -63,6 +64,7 @@ impl Followed {
         self.has_read(signals, ends.read);
         self.checkpoint = ends.checkpoint;
         signals.flow.checkpoint(self.at, ends.checkpoint);
+        fail::point("applied noted");
     }
 
     /// The database has this position, which did not come from applying.

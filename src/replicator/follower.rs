@@ -9,7 +9,7 @@ use super::reports;
 use super::setup::Setup;
 use super::waiting::Waiting;
 use crate::base::error::{Context, Error, Kind};
-use crate::base::{limits, once::Once};
+use crate::base::{fail, limits, once::Once};
 use crate::db::{self, Ends, Incoming, WhyAnew};
 use crate::model::positions::{self, Position, SeqMap};
 use crate::model::reach::Reach;
@@ -188,6 +188,7 @@ impl Follower {
             return; // Of a consumer that was given up.
         };
         let Some(item) = self.streams[at].reader.take(message, Instant::now()) else { return };
+        fail::point("message received");
         self.chores.warn_of_go_nodes(item.origin.is_none(), self.setup.config.log.shards);
         let Item { seq, origin, payload, part, time_ms, .. } = item;
         self.setup.signals.flow.came(at, seq, payload.len());
@@ -586,7 +587,10 @@ impl Follower {
         if map != self.shown {
             let path = &self.setup.config.seq_map_path;
             match positions::write(path, &map) {
-                Ok(()) => self.shown = map,
+                Ok(()) => {
+                    self.shown = map;
+                    fail::point("sequence map written");
+                }
                 Err(error) => log::warn!("write {}: {error}", path.display()),
             }
         }

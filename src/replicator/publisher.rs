@@ -6,7 +6,7 @@ use super::cut;
 use super::orders::{Command, Orders};
 use super::outbox::{Bounds, Outbox};
 use crate::base::error::{Error, Kind};
-use crate::base::{limits, once::Once, random::random_u32, stop::Stop};
+use crate::base::{fail, limits, once::Once, random::random_u32, stop::Stop};
 use crate::config::Config;
 use crate::db::{self, Capture, ChangeLog};
 use crate::model::event::Event;
@@ -246,6 +246,7 @@ impl Publisher {
             }
             match self.setup.log.read(self.setup.config.scan_max_changes) {
                 Ok(batch) => {
+                    fail::point("log read");
                     (self.more, self.complete) = (batch.more, !batch.more);
                     if batch.passed {
                         self.setup.signals.note_unwritten();
@@ -333,6 +334,7 @@ impl Publisher {
         }
         let payload = if as_set { self.codec.pack_set(rows) } else { self.codec.pack(first) };
         let payload = payload.map_err(|error| Error::local(format!("zstd: {error}")))?;
+        fail::point("set encoded");
         let ids = (first.id, last.id);
         let whole = Outgoing { stream, ids, rows: rows.len(), table, payload, part, piece: 0 };
         let most = cut::most(self.pipeline.max_payload());
@@ -370,6 +372,7 @@ impl Publisher {
             let why = format!("{error}; raise the server's max_payload");
             self.refused((&table, last), rows > 1 || part.is_some(), ("is not published", &why));
         }
+        fail::point("message handed over");
     }
 
     /// A message that its stream will never take. A set that it belongs to takes no effect, so the rows are published again, each
@@ -418,7 +421,9 @@ impl Publisher {
         let mut count = 0;
         while let Some(message) = next {
             if let Some(acked) = self.pipeline.on_ack(&message) {
+                fail::point("acknowledgement received");
                 count += self.acknowledged(acked);
+                fail::point("acknowledgement noted");
             }
             next = self.pipeline.acks().try_recv().ok();
         }

@@ -4,7 +4,7 @@
 //! makes the application's writers wait, and fails those of its transactions that have read and are about to write. Echoes alone (events of our own that
 //! came back) wait until the application is quiet, or for seconds: settling the change log is not urgent.
 
-use crate::base::limits;
+use crate::base::{fail, limits};
 use crate::db::{Ends, Incoming};
 use crate::model::gate::{Append, Arrival, Gate, Part};
 use crate::model::reach::Reach;
@@ -100,6 +100,7 @@ impl Waiting {
         }
         self.bytes += event.payload.len();
         self.events.push_back(event);
+        fail::point("message queued");
     }
 
     /// Nothing is waited for any more.

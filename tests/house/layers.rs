@@ -13,6 +13,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
             "copies",
             "digest",
             "error",
+            "fail",
             "files",
             "limits",
             "logger",

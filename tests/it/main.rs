@@ -13,6 +13,7 @@
 
 mod bench;
 mod broker;
+mod fuzz;
 mod nodes;
 mod recovery;
 mod snapshots;

@@ -104,16 +104,16 @@ impl Applier {
         Ok(state::meta(&self.session.connection, state::RESTORED)?.is_some())
     }
 
-    /// Applies a batch in order, up to its end or until its time or its bytes are used up, and moves the checkpoint: all or
-    /// nothing.
+    /// Applies a batch in order, up to its end or until its time is used up, and moves the checkpoint: all or nothing.
     pub fn apply(&mut self, batch: &[Incoming]) -> Result<Applied, Error> {
         // Before the transaction: the application must not wait for the decoding of anything.
         let again = self.decode_aside()?;
         self.decode(batch);
         self.await_look()?;
         let batch = &batch[..self.follow_schema(batch)?];
-        self.await_blocks();
         self.prepare_probes()?;
+        // After the schema was read: it says which tables need blocks.
+        self.await_blocks();
         let after = self.tried;
         let applied = self.in_transaction(|applier| {
             let begun = Instant::now();
@@ -400,7 +400,7 @@ impl Applier {
     fn fold_in_turn(&mut self, event: &Event, source: Source) -> Result<Outcome, Error> {
         let passed = source.order.is_some_and(Order::is_passed);
         let event = self.session.translated(event);
-        let Some(table) = self.session.schema.find(&event.table).cloned() else {
+        let Some(table) = self.session.table_of(&event) else {
             // An event of ours had a table when it was published: the application has dropped it since.
             if passed || source.own {
                 return Ok(Outcome::Done { folded: !passed });

@@ -117,6 +117,7 @@ fn what_is_known_of_an_event_later_counts_too() {
         peer.take(&[("k", ONE), ("v", text("a")), ("a column", ONE), ("another column", ONE)]);
     }
     peer.write("CREATE TABLE t(k INTEGER PRIMARY KEY)");
+    peer.log.follow_schema().unwrap();
     peer.look();
     assert_eq!(peer.held()[0].missing, ["v", "a column", "another column"]);
     let mut fresh = Aside::default();

@@ -184,8 +184,14 @@ fn events_of_a_table_that_is_not_here_wait_for_it() {
     // What comes before they are tried again waits after them.
     peer.take(&[("k", ONE), ("v", text("c"))]);
     peer.look();
+    // All rows that capture finds in a new table are published: those of others must not be among them.
+    assert_eq!(peer.states(), [State::Waiting; 3]);
+    let capture = peer.log.follow_schema().unwrap().unwrap();
+    assert_eq!(capture.new_tables, [("t".to_owned(), 0)]);
+    peer.look();
     assert_eq!(peer.rows(), "'1c'");
     assert!(peer.held().is_empty());
+    assert!(peer.log.read(9).unwrap().changes.is_empty());
 }
 
 #[test]
@@ -555,6 +561,7 @@ fn no_event_stops_a_random_table() {
             assert_eq!(peer.apply(OTHER, &fine).rows, 1);
         }
         peer.write("CREATE TABLE gone(k, l, v, w, x); DROP TABLE t; CREATE TABLE t(k, l, v, w, x)");
+        peer.log.follow_schema().unwrap();
         peer.look();
         let waits = peer.held().iter().filter(|held| held.state != State::Refused).count();
         assert_eq!(waits, 0, "both tables have all columns now");

@@ -1,5 +1,6 @@
 //! A plan carried out: the only place where the rows of events are changed.
 
+use crate::base::fail;
 use crate::db::apply::rows::{self, Failure};
 use crate::db::apply::{facts::Gathered, savepoint, session::Session, subject::Subject};
 use crate::db::table::Table;
@@ -15,6 +16,7 @@ pub fn carry_out(
     plan: &Plan,
 ) -> Result<(), Failure> {
     session.applied.rows += change_rows(session, subject, gathered, plan)?;
+    fail::point("row written");
     let Some(touched) = &mut session.touched else { return Ok(()) };
     // Logged before it is settled: the new entry has an id above the event's and stays.
     if plan.touch {
@@ -25,10 +27,12 @@ pub fn carry_out(
             &subject.key,
         )?;
         session.applied.touched += 1;
+        fail::point("row logged");
     }
     if plan.settle {
         touched.settle(&session.connection, &subject.key, &gathered.unsettled)?;
         session.applied.settled += gathered.unsettled.len();
+        fail::point("echo settled");
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Which writes of others lose to ours, as the rules decide it; and rows that a read replica loses.
 
-use crate::base::clock;
+use crate::base::{clock, fail};
 use crate::db::apply::conflicts::{Found, Kind};
 use crate::db::apply::rows;
 use crate::db::apply::session::Session;
@@ -50,6 +50,7 @@ pub fn note(session: &mut Session, subject: &Subject<'_>, plan: &Plan, node: u64
     };
     session.conflicts.put(&session.connection, &found)?;
     session.applied.lost += 1;
+    fail::point("lost write kept");
     Ok(())
 }
 

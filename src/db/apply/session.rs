@@ -1,7 +1,7 @@
 //! The writing session: the one connection that writes into the database while it is replicated, and everything in memory
 //! that stands for contents of the database and must be rolled back with them.
 
-use crate::base::{limits, memory};
+use crate::base::{fail, limits, memory};
 
 use crate::db::apply::aside::{self, Aside};
 use crate::db::apply::conflicts::{self, Conflicts};
@@ -20,6 +20,7 @@ use crate::db::capture::log_table;
 use crate::db::schema::{self, Known, Schema};
 use crate::db::steering::{self, Steering};
 use crate::db::{digits, error::Error, open, ours, rowids, schema_rows, sql::quote, state, table::Table};
+use crate::model::event::Event;
 use crate::model::fold::Order;
 use crate::model::origin::Origin;
 use crate::model::positions::{Position, SeqMap};
@@ -178,6 +179,7 @@ impl Session {
 
     /// Begins a write transaction. A schema that the application has changed is read before: it would wait for that.
     pub fn begin(&mut self) -> Result<(), Error> {
+        fail::point("transaction asked for");
         if self.large {
             // The connection may have given back the schema.
             schema_rows::warm(&self.connection)?;
@@ -196,6 +198,7 @@ impl Session {
         if self.connection.is_autocommit() {
             self.connection.execute_batch("BEGIN IMMEDIATE")?;
         }
+        fail::point("transaction begun");
         self.applied = Applied::default();
         self.orphans.begin();
         self.renewals.begin();
@@ -207,8 +210,13 @@ impl Session {
     /// Commits the transaction if `result` is good and all can be written; otherwise the database goes back to where it was,
     /// and memory with it.
     pub fn end(&mut self, result: Result<(), Error>) -> Result<Applied, Error> {
+        if result.is_ok() {
+            fail::point("rows written");
+        }
         let committed = result.and_then(|()| self.insist()).and_then(|()| self.write_back()).and_then(|()| {
+            fail::point("log written back");
             self.connection.execute_batch("COMMIT")?;
+            fail::point("committed");
             Ok(())
         });
         if let Err(error) = committed {
@@ -228,6 +236,7 @@ impl Session {
     /// Writes what memory has gathered for the database.
     fn write_back(&mut self) -> Result<(), Error> {
         self.marks.write(&self.connection, &self.streams, self.origin)?;
+        fail::point("marks written");
         self.steering.settle(&self.connection)?;
         if let Some(touched) = &mut self.touched {
             touched.write_back(&self.connection)?;
@@ -275,6 +284,7 @@ impl Session {
             self.applied.noticed = touched.catch_up(&self.connection, &self.schema)?;
         }
         self.feeds.begin(&self.connection)?;
+        fail::point("schema and log caught up");
         Ok(changed)
     }
 
@@ -410,6 +420,14 @@ impl Session {
         Ok(schema::version(&self.connection)? != self.version)
     }
 
+    /// The table of an event. One that capture has not seen yet is not there for what comes out of a stream: capture publishes all rows
+    /// that it finds in a new table, so those of others would be published as this node's.
+    pub fn table_of(&self, event: &Event) -> Option<Arc<Table>> {
+        let table = self.schema.find(&event.table)?;
+        let is_unseen = self.touched.is_some() && self.place.is_some() && table.id == 0;
+        (!is_unseen).then(|| table.clone())
+    }
+
     /// Whether this database publishes under a name.
     pub fn is_ours(&self, origin: Origin) -> bool {
         self.origin == Some(origin)
@@ -476,7 +494,9 @@ impl Session {
 
     /// Moves the checkpoint, inside a transaction.
     pub fn set_seq(&self, stream: usize, seq: u64) -> Result<(), Error> {
-        state::set_seq(&self.connection, &self.streams[stream], seq)
+        state::set_seq(&self.connection, &self.streams[stream], seq)?;
+        fail::point("checkpoint written");
+        Ok(())
     }
 
     /// The position in a stream; `None` when the database never followed it.
@@ -520,7 +540,9 @@ impl Session {
     pub fn note_moment(&self, stream: usize, (seq, time_ms): (u64, i64)) -> Result<(), Error> {
         let mut moments = state::moments(&self.connection, &self.streams[stream])?;
         moments.push(seq, time_ms);
-        state::set_moments(&self.connection, &self.streams[stream], &moments)
+        state::set_moments(&self.connection, &self.streams[stream], &moments)?;
+        fail::point("moment written");
+        Ok(())
     }
 }
 

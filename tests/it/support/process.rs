@@ -28,6 +28,11 @@ impl Process {
         self.0.as_mut().unwrap().stdin.as_mut().unwrap()
     }
 
+    /// What it writes; can be taken once.
+    pub fn stdout(&mut self) -> std::process::ChildStdout {
+        self.0.as_mut().unwrap().stdout.take().unwrap()
+    }
+
     /// How the process ended; `None` while it runs.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.0.as_mut().unwrap().try_wait().unwrap()

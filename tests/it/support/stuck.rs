@@ -14,8 +14,9 @@ const PATIENCE: Duration = Duration::from_secs(15 * 60);
 /// The directories of the tests that run, and since when.
 static RUNNING: LazyLock<Mutex<HashMap<PathBuf, Instant>>> = LazyLock::new(|| {
     // Whoever sets one of these wants a long run.
-    let is_long =
-        ["HARMONYLITE_CHAOS", "HARMONYLITE_BENCH_MB"].iter().any(|name| std::env::var_os(name).is_some());
+    let is_long = ["HARMONYLITE_CHAOS", "HARMONYLITE_BENCH_MB", "HARMONYLITE_FUZZ_MINUTES"]
+        .iter()
+        .any(|name| std::env::var_os(name).is_some());
     if !is_long {
         std::thread::spawn(watch);
     }
