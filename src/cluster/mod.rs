@@ -10,6 +10,7 @@ pub mod lease;
 pub mod presence;
 pub mod proven;
 mod shards;
+mod states;
 pub mod wanted;
 
 use crate::base::limits;

@@ -14,6 +14,7 @@
 mod bench;
 mod broker;
 mod nodes;
+mod operate;
 mod recovery;
 mod snapshots;
 mod stores;
