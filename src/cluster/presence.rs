@@ -49,7 +49,7 @@ pub fn start(view: &View, stop: &Stop, workers: &mut Workers) -> Result<(), Erro
             }
             select! {
                 recv(stop.receiver()) -> _ => {
-                    let last = State { leaves: true, ..state(&view) };
+                    let last = State { leaves: true, problems: 0, whole: true, ..state(&view) };
                     states.speak(connection, fleet, &last, Instant::now());
                     return Ok(());
                 }

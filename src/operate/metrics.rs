@@ -158,8 +158,10 @@ mod tests {
             let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(file);
             let content = std::fs::read_to_string(path).unwrap();
             let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
-            let asked: Vec<&str> =
-                content.split(|c: char| !is_part(c)).filter(|word| word.starts_with("harmonylite_")).collect();
+            let asked: Vec<&str> = content
+                .split(|c: char| !is_part(c))
+                .filter(|word| word.starts_with("harmonylite_"))
+                .collect();
             assert!(asked.len() > 8, "{file}: {asked:?}");
             for metric in asked {
                 assert!(text.contains(&format!("# TYPE {metric} ")), "{file}: there is no {metric}");

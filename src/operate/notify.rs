@@ -38,19 +38,19 @@ pub fn start(view: &View, stop: &Stop, end: &Stop, workers: &mut Workers) -> Res
 /// supervisor starts the daemon anew.
 fn tell(teller: &Teller, view: &View, alive: Option<Duration>, (stop, end): (&Stop, &Stop)) {
     let pause = alive.map_or(LOOK, |alive| LOOK.min(alive / 4));
-    let mut told = line(view);
-    teller.say(&format!("READY=1\nSTATUS={told}"));
+    // What the supervisor has taken; nothing yet.
+    let mut told = String::new();
     let mut alive_at = Instant::now();
     loop {
+        let line = line(view);
+        let ready = if told.is_empty() { "READY=1\n" } else { "" };
+        if line != told && teller.say(&format!("{ready}STATUS={line}")) {
+            told = line;
+        }
         select! {
             recv(stop.receiver()) -> _ => break,
             recv(end.receiver()) -> _ => break,
             default(pause) => {}
-        }
-        let line = line(view);
-        if line != told {
-            teller.say(&format!("STATUS={line}"));
-            told = line;
         }
         if alive.is_some_and(|alive| alive_at.elapsed() >= alive / 4) {
             teller.say("WATCHDOG=1");
@@ -87,9 +87,9 @@ impl Teller {
         Ok(Teller { socket, address })
     }
 
-    /// A supervisor that does not listen is no concern of ours.
-    fn say(&self, text: &str) {
-        let _ = self.socket.send_to_addr(text.as_bytes(), &self.address);
+    /// Whether the supervisor has taken it: its queue is short, and nobody waits for it.
+    fn say(&self, text: &str) -> bool {
+        self.socket.send_to_addr(text.as_bytes(), &self.address).is_ok()
     }
 }
 

@@ -2,6 +2,8 @@
 
 use super::status::SCHEMA;
 use crate::support::*;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -37,6 +39,48 @@ fn pair(dir: &Dir, nats: &Nats, port: u16) -> [Node; 2] {
     ];
     nodes.iter_mut().for_each(Node::start_ready);
     nodes
+}
+
+/// Serves the page of a node; in each answer the node is healthy in another round.
+fn in_rounds(port: u16) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let own = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for round in 1.. {
+            let Ok((mut stream, _)) = listener.accept() else { return };
+            let _ = stream.read(&mut [0; 4_096]);
+            let Some((_, html)) = http_get(port, "/") else { return };
+            let html = html.replace(">healthy<", &format!(">round {round}<"));
+            let head = "HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\nConnection: close";
+            let _ = write!(stream, "{head}\r\nContent-Length: {}\r\n\r\n{html}", html.len());
+        }
+    });
+    own
+}
+
+#[test]
+fn the_page_fetches_itself_again() {
+    let Some(browser) = browser() else { return };
+    let dir = Dir::new("page-again");
+    let nats = Nats::start(&dir);
+    let port = free_port();
+    let [one, _two] = pair(&dir, &nats, port);
+    wait_for("node 1 is healthy", 10, || http_get(port, "/")?.1.contains(">healthy<").then_some(()));
+    // The browser's clock runs ahead while nothing is on its way: nine seconds are four looks.
+    let mut command = Command::new(browser);
+    command.args([
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--virtual-time-budget=9000",
+        "--dump-dom",
+    ]);
+    command.arg(format!("--user-data-dir={}", dir.0.join("browser").display()));
+    command.arg(format!("http://127.0.0.1:{}/", in_rounds(port)));
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let html = String::from_utf8_lossy(&output.stdout);
+    let rounds = (3..9).any(|round| html.contains(&format!(">round {round}<")));
+    assert!(rounds, "{html}\n{}", one.log());
 }
 
 /// The row of the second node.

@@ -57,14 +57,12 @@ fn listen(listener: TcpListener, status: &'static str) -> std::sync::mpsc::Recei
 
 #[test]
 fn a_stored_snapshot_is_told_to_whoever_counts_them() {
-    let dir = Dir::new("ping");
-    let nats = Nats::start(&dir);
     for (id, status, warns) in [(1, "200 OK", false), (2, "500 No", true)] {
+        let dir = Dir::new("ping");
+        let nats = Nats::start(&dir);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let extra = format!(
-            "nats.stream_prefix = \"s{id}\"\nnats.subject_prefix = \"c{id}\"\n[snapshot]\nping_url = \"http://{}/secret-token\"",
-            listener.local_addr().unwrap()
-        );
+        let extra =
+            format!("[snapshot]\nping_url = \"http://{}/secret-token\"", listener.local_addr().unwrap());
         let pings = listen(listener, status);
         let mut node = Node::with_schema(&dir, id, &nats.url(), &extra, SCHEMA);
         node.start_ready();
