@@ -13,9 +13,9 @@ all: check test
 
 INSTALL := DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends
 # Packages to install where a program is missing, as program:package.
-TOOLS := faketime:faketime nats-server:nats-server sqlite3:sqlite3 openssl:openssl pgrep:procps curl:curl sftp:openssh-client \
+TOOLS := faketime:faketime systemd-analyze:systemd nats-server:nats-server sqlite3:sqlite3 openssl:openssl pgrep:procps curl:curl sftp:openssh-client \
   sshd:openssh-server apache2:apache2 lighttpd:lighttpd nginx:nginx-light proftpd:proftpd-core radosgw:radosgw tinyproxy:tinyproxy-bin \
-  ceph-mon:ceph-mon ceph-osd:ceph-osd ceph:ceph-common
+  chromium-headless-shell:chromium-headless-shell ceph-mon:ceph-mon ceph-osd:ceph-osd ceph:ceph-common
 # The same as file:package.
 MODULES := /usr/lib/lighttpd/mod_webdav.so:lighttpd-mod-webdav /usr/lib/proftpd/mod_sftp.so:proftpd-mod-crypto \
   /usr/lib/nginx/modules/ngx_http_dav_ext_module.so:libnginx-mod-http-dav-ext

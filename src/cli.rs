@@ -1,5 +1,8 @@
 //! The command line: flags, exit codes, and the commands that are not the daemon.
 
+mod operate;
+mod values;
+
 use crate::base::error::{Error, Kind};
 use crate::base::logger::{self, Output};
 use crate::base::worker::{self, Workers};
@@ -11,11 +14,13 @@ use crate::db::{self, WhichConflicts};
 use crate::equality::Side;
 use crate::model::set::Format;
 use crate::snapshot;
-use crate::storage;
-use lexopt::{Arg, Parser, ValueExt};
+use lexopt::{Arg, Parser};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use values::{
+    format, list, node_id, on, optional_name, side, since, snapshot_name, switch, text, value, verb,
+};
 
 const HELP: &str = "\
 harmonylite: replicates an application's SQLite database between nodes through NATS JetStream
@@ -45,6 +50,15 @@ Usage: harmonylite -config FILE [flags]       (flags take one dash or two)
   -migrate FILE         run a file of statements once on every node, in order with the changes of rows; -dry-run: only on a copy
   -migrate-status       the changes of the schema that this node has seen, and where they failed
   -schema-undo [N]      what other nodes dropped and this one keeps; with a number: bring it back on all nodes
+  -status               this node and all others: alive, behind, what waits and why, snapshots; exit 1: look at it; 75: no daemon
+  -doctor               look at everything that replication needs, a line each, and what to do; exit 1: look at it; 2: broken
+  -sync                 wait until all that is captured here is in the stream; -everywhere: on every live node
+  -timeout S            with -sync: for S seconds at most (60 unless given)
+  -init -db FILE        check a database and a broker, and write a configuration (to -config FILE, or harmonylite.toml)
+  -nats URL, -store URL with -init: the broker (a nats-server of our own unless given), the store of snapshots; -dry-run: only show it
+  -demo                 show two nodes, a snapshot and a third node in a temporary directory, and clean up
+  -print-service KIND   print a file for systemd, procd (OpenWrt) or cron, made for this configuration
+  -completion SHELL     print what bash, zsh or fish needs to complete these flags
   -stream-format F      from now on all nodes publish change sets (sets) or single rows, as Go nodes do (rows)
   -json                 with these: one JSON document instead of text
   -quiet                with these: nothing when all is well
@@ -80,6 +94,13 @@ enum Command {
     Migrate,
     MigrateStatus,
     SchemaUndo,
+    Status,
+    Doctor,
+    Sync,
+    Init,
+    Demo,
+    PrintService,
+    Completion,
     Cleanup,
     Version,
     Help,
@@ -109,8 +130,9 @@ struct Flags {
     dry_run: bool,
     /// `-to`.
     to: Option<PathBuf>,
-    /// `-restore-at` changes the whole cluster.
+    /// `-restore-at` changes the whole cluster; `-sync` waits for all nodes.
     everywhere: bool,
+    more: operate::More,
 }
 
 /// Runs the program with the arguments after its name.
@@ -132,10 +154,18 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
             println!("{HELP}");
             return ExitCode::SUCCESS;
         }
+        Command::Completion => {
+            print!("{}", commands::completion(flags.more.shell, HELP));
+            return ExitCode::SUCCESS;
+        }
+        Command::Init | Command::Demo => return operate::without_configuration(&flags),
         _ => {}
     }
     let (config, warnings) = match configuration(&flags) {
         Ok(loaded) => loaded,
+        Err(errors) if flags.command == Command::Doctor => {
+            return ExitCode::from(commands::refused_configuration(&errors, flags.show));
+        }
         Err(errors) => {
             for error in errors {
                 eprintln!("harmonylite: {error}");
@@ -145,11 +175,14 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
     };
     let output = match (flags.command, flags.show.quiet) {
         (Command::Daemon, _) => Output::Daemon,
-        (_, true) => Output::Quiet,
+        (Command::Doctor, _) | (_, true) => Output::Quiet,
         _ => Output::Command,
     };
     logger::start(config.log_format, config.verbose, config.node_id, output);
     worker::abort_on_panic();
+    if flags.command == Command::Doctor {
+        return operate::doctor(&config, &warnings, flags.show);
+    }
     for warning in warnings {
         log::warn!("{warning}");
     }
@@ -209,6 +242,7 @@ fn configuration(flags: &Flags) -> Result<(Config, Vec<String>), Vec<Error>> {
             "-cluster-peers needs -cluster-addr: where our own nats-server listens for its cluster",
         )]);
     }
+    warnings.extend(flags.more.warning());
     if flags.command == Command::RestoreAt {
         snapshot::parse_when(&config, &flags.name).map_err(|error| vec![error.at("-restore-at")])?;
     }
@@ -222,6 +256,9 @@ fn execute(flags: &Flags, config: &Config) -> Result<(), Error> {
     let (show, name) = (flags.show, flags.name.as_str());
     match flags.command {
         Command::Cleanup => commands::cleanup(config, show),
+        Command::Status => commands::status(config, show),
+        Command::Sync => commands::sync(config, &stop, show, (flags.everywhere, flags.more.limit())),
+        Command::PrintService => commands::print_service(config, flags.config.as_deref(), flags.more.service),
         Command::SetAside => commands::set_aside(config, show, flags.verb),
         Command::Conflicts => commands::conflicts(config, show, &flags.conflict_verb, &flags.filter),
         Command::ConflictRestore => {
@@ -371,32 +408,46 @@ fn parse(arguments: Vec<OsString>) -> Result<Flags, String> {
             Arg::Long("cleanup") => command = switch(&mut parser, Command::Cleanup)?,
             Arg::Long("version") | Arg::Short('V') => command = switch(&mut parser, Command::Version)?,
             Arg::Long("help") | Arg::Short('h') => command = switch(&mut parser, Command::Help)?,
-            Arg::Long(later @ ("schema-status" | "schema-status-cluster" | "pprof")) => {
+            Arg::Long(
+                name @ ("status" | "doctor" | "sync" | "timeout" | "init" | "db" | "nats" | "store" | "demo"
+                | "print-service" | "completion" | "pprof"),
+            ) => {
+                let name = name.to_owned();
+                command = operate::flag(&name, &mut parser, &mut flags.more)?;
+            }
+            Arg::Long(later @ ("schema-status" | "schema-status-cluster")) => {
                 return Err(config::not_yet(&format!("-{later}")));
             }
             other => return Err(format!("{}; -h shows the flags", other.unexpected())),
         }
         if let Some(command) = command {
-            let first = matches!(flags.command, Command::Daemon) || flags.command == command;
-            if !first && !matches!(command, Command::Help | Command::Version) {
-                return Err("only one of -save-snapshot, -list-snapshots, -verify-snapshot, -restore-snapshot, -restore-at, \
-                     -set-aside, -conflicts, -conflict-restore, -autoincrement, -no-autoincrement, -stream-format, -verify, -repair, -migrate, -migrate-status, -schema-undo and -cleanup can be done at a time"
-                    .to_owned());
-            }
-            flags.command = command;
+            choose(&mut flags, command)?;
         }
     }
     agree(&flags)?;
     Ok(flags)
 }
 
+/// Only one command can be given, unless the other one asks for help.
+fn choose(flags: &mut Flags, command: Command) -> Result<(), String> {
+    let first = matches!(flags.command, Command::Daemon) || flags.command == command;
+    if !first && !matches!(command, Command::Help | Command::Version) {
+        return Err("only one of -save-snapshot, -list-snapshots, -verify-snapshot, -restore-snapshot, -restore-at, \
+             -set-aside, -conflicts, -conflict-restore, -autoincrement, -no-autoincrement, -stream-format, -verify, -repair, -status, -doctor, -sync, -init, -demo, -print-service, -completion and -cleanup can be done at a time"
+            .to_owned());
+    }
+    flags.command = command;
+    Ok(())
+}
+
 /// Which flags belong together.
 fn agree(flags: &Flags) -> Result<(), String> {
-    if flags.everywhere && (flags.command != Command::RestoreAt || flags.to.is_some()) {
+    let syncs = flags.command == Command::Sync;
+    if flags.everywhere && !syncs && (flags.command != Command::RestoreAt || flags.to.is_some()) {
         return Err("-everywhere is for -restore-at WHEN, instead of -to FILE".to_owned());
     }
     let restores = matches!(flags.command, Command::RestoreSnapshot | Command::RestoreAt);
-    if (flags.to.is_some() || flags.everywhere) != restores {
+    if (flags.to.is_some() || (flags.everywhere && !syncs)) != restores {
         return Err("-restore-snapshot NAME or -restore-at WHEN, and -to FILE belong together".to_owned());
     }
     let lists = flags.command == Command::Conflicts && flags.conflict_verb == ConflictVerb::List;
@@ -406,10 +457,11 @@ fn agree(flags: &Flags) -> Result<(), String> {
             "-table is for -conflicts list, -verify and -repair, and -since for -conflicts list".to_owned()
         );
     }
-    let tries = matches!(flags.command, Command::Repair | Command::Migrate);
+    let tries = matches!(flags.command, Command::Repair | Command::Init | Command::Migrate);
     if flags.side.is_some() && flags.command != Command::Repair || flags.dry_run && !tries {
-        return Err("-from is for -repair, and -dry-run for -repair and -migrate".to_owned());
+        return Err("-from is for -repair, and -dry-run for -repair, -migrate and -init".to_owned());
     }
+    flags.more.agree(flags.command)?;
     if flags.command == Command::Daemon && flags.show != Show::default() {
         return Err("-json and -quiet are for commands, such as -save-snapshot".to_owned());
     }
@@ -452,114 +504,6 @@ fn conflicts(parser: &mut Parser, flags: &mut Flags) -> Result<Option<Command>, 
 fn conflict_restore(parser: &mut Parser, flags: &mut Flags) -> Result<Option<Command>, String> {
     flags.lost = Some(commands::which_conflicts(&text(parser, "conflict-restore")?));
     Ok(Some(Command::ConflictRestore))
-}
-
-/// A switch, which Go programs also take as `-flag=true`.
-fn switch(parser: &mut Parser, command: Command) -> Result<Option<Command>, String> {
-    match parser.optional_value() {
-        None => Ok(Some(command)),
-        Some(value) if value == "true" => Ok(Some(command)),
-        Some(value) if value == "false" => Ok(None),
-        Some(value) => Err(format!("{}: accepted is true or false", value.to_string_lossy())),
-    }
-}
-
-fn on(parser: &mut Parser) -> Result<bool, String> {
-    Ok(switch(parser, Command::Daemon)?.is_some())
-}
-
-/// The word that follows a flag, unless another flag follows.
-fn optional_word(parser: &mut Parser) -> Option<OsString> {
-    parser.optional_value().or_else(|| {
-        parser
-            .try_raw_args()
-            .and_then(|mut rest| rest.next_if(|argument| !argument.as_encoded_bytes().starts_with(b"-")))
-    })
-}
-
-/// The number that follows `-node-id`.
-fn node_id(parser: &mut Parser) -> Result<u64, String> {
-    let text = value(parser, "node-id")?;
-    text.parse().map_err(|_| format!("-node-id {}: accepted is a number", text.to_string_lossy()))
-}
-
-/// The form that follows `-stream-format`.
-fn format(text: &str) -> Result<Format, String> {
-    match text {
-        "rows" => Ok(Format::Rows),
-        "sets" => Ok(Format::Sets),
-        other => Err(format!("-stream-format {other}: accepted is sets or rows")),
-    }
-}
-
-/// Whose rows are right, as it follows `-from`.
-fn side(text: &str) -> Result<Side, String> {
-    match (text, text.parse()) {
-        ("majority", _) => Ok(Side::Majority),
-        ("leader", _) => Ok(Side::Leader),
-        (_, Ok(node)) => Ok(Side::Node(node)),
-        (other, Err(_)) => Err(format!("-from {other}: accepted is majority, leader or a node's number")),
-    }
-}
-
-/// The verb that follows a flag, and what follows the verb.
-fn verb<T: Default>(
-    parser: &mut Parser,
-    flag: &str,
-    parse: impl Fn(&str, Option<&str>) -> Option<T>,
-    accepted: &str,
-) -> Result<T, String> {
-    let Some(word) = optional_word(parser) else { return Ok(T::default()) };
-    let word = word.to_string_lossy().into_owned();
-    let object = if word == "list" { None } else { optional_word(parser) };
-    let object = object.map(|object| object.to_string_lossy().into_owned());
-    parse(&word, object.as_deref()).ok_or_else(|| {
-        format!("-{flag} {}: {accepted}", object.map_or(word.clone(), |object| format!("{word} {object}")))
-    })
-}
-
-/// The time that follows `-since`, Unix milliseconds.
-fn since(parser: &mut Parser) -> Result<i64, String> {
-    let text = text(parser, "since")?;
-    crate::base::clock::parse(&text)
-        .ok_or_else(|| format!("-since {text}: accepted is a time such as 2026-11-24T15:00:00Z"))
-}
-
-/// The name that follows a flag, unless another flag follows; then the current snapshot's name.
-fn optional_name(parser: &mut Parser) -> Result<String, String> {
-    match optional_word(parser) {
-        None => Ok(limits::SNAPSHOT_NAME.to_owned()),
-        Some(name) => snapshot_name(name.to_string_lossy().into_owned()),
-    }
-}
-
-/// A name that a snapshot can have.
-fn snapshot_name(name: String) -> Result<String, String> {
-    if storage::is_snapshot(&name) {
-        Ok(name)
-    } else {
-        Err(format!(
-            "{name}: accepted is a name that -list-snapshots shows, such as {}",
-            limits::SNAPSHOT_NAME
-        ))
-    }
-}
-
-fn value(parser: &mut Parser, flag: &str) -> Result<OsString, String> {
-    parser.value().map_err(|_| format!("-{flag} needs a value; -h shows the flags"))
-}
-
-fn text(parser: &mut Parser, flag: &str) -> Result<String, String> {
-    value(parser, flag)?.string().map_err(|_| format!("-{flag}: not UTF-8"))
-}
-
-fn list(parser: &mut Parser, flag: &str) -> Result<Vec<String>, String> {
-    Ok(text(parser, flag)?
-        .split(',')
-        .map(str::trim)
-        .filter(|part| !part.is_empty())
-        .map(str::to_owned)
-        .collect())
 }
 
 #[cfg(test)]

@@ -39,7 +39,7 @@ fn one_message_each() {
         (&["-node-id", "x"], "-node-id x: accepted is a number"),
         (
             &["-cleanup", "-save-snapshot"],
-            "only one of -save-snapshot, -list-snapshots, -verify-snapshot, -restore-snapshot, -restore-at, -set-aside, -conflicts, -conflict-restore, -autoincrement, -no-autoincrement, -stream-format, -verify, -repair and -cleanup can be done at a time",
+            "only one of -save-snapshot, -list-snapshots, -verify-snapshot, -restore-snapshot, -restore-at, -set-aside, -conflicts, -conflict-restore, -autoincrement, -no-autoincrement, -stream-format, -verify, -repair, -status, -doctor, -sync, -init, -demo, -print-service, -completion and -cleanup can be done at a time",
         ),
         (&["-everywhere"], "-everywhere is for -restore-at WHEN, instead of -to FILE"),
         (
@@ -62,10 +62,13 @@ fn one_message_each() {
         ),
         (&["-cleanup=maybe"], "maybe: accepted is true or false"),
         (&["-cluster-addr", "x"], "-cluster-addr x: accepted is host:port"),
-        (
-            &["-pprof", "x"],
-            "-pprof: this version does not have that capability yet; it comes with a later one",
-        ),
+        (&["-timeout", "5"], "-timeout is for -sync"),
+        (&["-sync", "-timeout", "x"], "-timeout x: accepted is a number of seconds, 1 to 86400"),
+        (&["-init"], "-init needs -db FILE: the application's database"),
+        (&["-db", "x"], "-db, -nats and -store are for -init"),
+        (&["-dry-run"], "-from is for -repair, and -dry-run for -repair and -init"),
+        (&["-print-service", "x"], "-print-service x: accepted is systemd, procd or cron"),
+        (&["-completion", "x"], "-completion x: accepted is bash, zsh or fish"),
         (
             &["-schema-status"],
             "-schema-status: this version does not have that capability yet; it comes with a later one",
@@ -106,4 +109,22 @@ fn switches_as_go_programs_take_them() {
     assert_eq!(flags(&["-save-snapshot=true"]).unwrap().command, Command::SaveSnapshot);
     assert_eq!(flags(&["--save-snapshot=false"]).unwrap().command, Command::Daemon);
     assert!(flags(&["-save-snapshot=maybe"]).is_err());
+}
+
+#[test]
+fn the_profiler_of_the_go_program_is_accepted_and_told_of() {
+    let found = flags(&["-pprof", "127.0.0.1:6060"]).unwrap();
+    assert_eq!(found.command, Command::Daemon);
+    assert!(found.more.warning().unwrap().contains("no effect"));
+    assert_eq!(flags(&[]).unwrap().more.warning(), None);
+}
+
+#[test]
+fn an_operators_flags() {
+    let found = flags(&["-sync", "-everywhere", "-timeout", "5"]).unwrap();
+    assert_eq!((found.command, found.everywhere, found.more.limit().as_secs()), (Command::Sync, true, 5));
+    let found = flags(&["-init", "-db", "/d/app.db", "-nats", "nats://h", "-dry-run"]).unwrap();
+    assert_eq!((found.command, found.dry_run), (Command::Init, true));
+    assert_eq!(flags(&["-doctor", "-json"]).unwrap().command, Command::Doctor);
+    assert_eq!(flags(&["-print-service", "procd"]).unwrap().more.service, commands::Service::Procd);
 }

@@ -45,7 +45,7 @@
 //! | `config` | the configuration file, read and checked once |
 //! | `streams` | the change streams: made, judged against a position, read in order |
 //! | `broker` | the connection, and our own nats-server if we run it |
-//! | `operate` | the board (what is shown), signals (what controls), health, metrics |
+//! | `operate` | the board and the fleet (what is shown), signals (what controls), health, metrics, status and page |
 //! | `cluster` | what nodes tell each other: leases, founder, requests, proofs, presence |
 //! | `equality` | nodes compared with each other, and repaired |
 //! | `replicator` | publisher and follower |
@@ -76,12 +76,12 @@
 //!
 //!   claimer ── blocks of keys (shared, `db::Steering`) ──> follower (takes them) and publisher (tells what was given)
 //!
-//!   lease ── held? ──> snapshot ── with upload-lease, s3-part ──> store          presence, health, metrics, signals, streams
+//!   lease ── held? ──> snapshot ── with upload-lease, s3-part ──> store          presence, status, health, metrics, signals, streams
 //! ```
 //!
 //! The numbers are places in the channels: each is bounded, and what happens when one is full stands at its making. `nats` owns
 //! the socket and waits for nobody. `publisher`, `follower`, `claimer`, `watch`, `check`, `compare` (it answers when nodes are compared) and `snapshot` work on the database: together they
-//! are a session (`daemon::session`); a replaced or damaged database ends it, and the next one begins. `lease`, `presence`,
+//! are a session (`daemon::session`); a replaced or damaged database ends it, and the next one begins. `lease`, `presence`, `status` (the socket), `notify` (systemd),
 //! `health`, `metrics` and, with `replicate = false`, `streams` live as long as the daemon; `signals` as long as the process. Each
 //! mutable thing has one owner thread. Whoever starts a thread joins it (`base::worker`). Stop is the disconnection of a channel
 //! (`base::stop`). A worker that ends by itself, but for `check`, ends the daemon; a panic ends the process.

@@ -258,6 +258,25 @@ pub const ASKED_LOOK: Duration = Duration::from_secs(5);
 pub const ASKERS: usize = 16;
 /// Time between two messages by which a daemon says that it is there.
 pub const PRESENCE_INTERVAL: Duration = Duration::from_secs(30);
+/// Time between two messages in which a node tells its state, in a cluster of so many others: each gets one in fifty seconds from all
+/// of them together.
+pub fn state_interval(nodes: usize) -> Duration {
+    Duration::from_secs(50) * u32::try_from(nodes + 1).unwrap_or(u32::MAX).max(2)
+}
+/// The same after something has changed that others should know.
+pub const STATE_CHANGES: Duration = Duration::from_secs(10);
+/// The same after others have asked.
+pub const STATE_ANSWERS: Duration = Duration::from_millis(700);
+/// Time between two questions, while somebody looks.
+pub fn state_questions(nodes: usize) -> Duration {
+    Duration::from_millis(100) * u32::try_from(nodes).unwrap_or(u32::MAX).max(10)
+}
+/// A node that has not answered for so long is called silent.
+pub const STATE_ANSWER: Duration = Duration::from_millis(1_800);
+/// Nodes are asked for so long after somebody has looked.
+pub const STATE_LOOKED: Duration = Duration::from_secs(6);
+/// How long `-status` waits for their answers.
+pub const STATE_PATIENCE: Duration = Duration::from_millis(700);
 /// Somebody who asks for health or metrics has this long for the whole request and its answer.
 pub const HEALTH_ASKER: Duration = Duration::from_secs(2);
 /// Name of the snapshot in every store.

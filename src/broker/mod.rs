@@ -8,10 +8,12 @@ mod settings;
 use crate::base::stop::{self, Stop, StopSource};
 use crate::base::{Error, limits, worker::Workers};
 use crate::config::Config;
-use crate::nats::{Auth, Connection, Options, Url};
+use crate::nats::{Auth, Connection, Options, Traffic, Url};
 use crate::storage::{OpenStore, Seals, Store};
 use server::Server;
+pub use server::server_version;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Time for the connection and our own server to end: the server is given four seconds.
@@ -38,15 +40,16 @@ impl Broker {
         let server =
             if config.nats.urls.is_empty() { Some(Server::start(config, stop, &mut workers)?) } else { None };
         let options = options(config, server.as_ref())?;
-        let connection = Connection::open(options.clone(), token.clone(), &mut workers)?;
+        let stops = (token.clone(), stop.clone());
+        let connection = Connection::open_leaving(options.clone(), Arc::default(), stops, &mut workers)?;
         Ok(Broker { connection, options, server, workers, keep, token })
     }
 
     /// Opens the store. A store in NATS gets a connection of its own, closed with it, so that bulk data delays no change.
     pub fn store_opener(&self, config: &Config) -> OpenStore {
         let options = Options { quiet: true, ..self.options.clone() };
-        let (config, token) = (config.clone(), self.token.clone());
-        Box::new(move || open_apart(&config, &options, &token))
+        let (config, token, traffic) = (config.clone(), self.token.clone(), self.connection.traffic());
+        Box::new(move || open_apart(&config, &options, (&traffic, &token)))
     }
 
     /// Closes the connection, stops the server.
@@ -91,12 +94,17 @@ pub fn open_store(config: &Config, connection: Option<&Connection>, stop: &Stop)
 }
 
 /// Opens the store through a connection of its own, if it needs one.
-fn open_apart(config: &Config, options: &Options, stop: &Stop) -> Result<Store, Error> {
+fn open_apart(
+    config: &Config,
+    options: &Options,
+    (traffic, stop): (&Arc<Traffic>, &Stop),
+) -> Result<Store, Error> {
     if config.snapshot.store.is_apart_from_nats() {
         return open_store(config, None, stop);
     }
     // The connection's thread ends when the store is dropped. Its end is no news, so nothing receives it.
-    let connection = Connection::open(options.clone(), stop.clone(), &mut Workers::default())?;
+    let connection =
+        Connection::open_counted(options.clone(), traffic.clone(), stop.clone(), &mut Workers::default())?;
     connection.wait_up(limits::CONNECT_TIMEOUT)?;
     open_store(config, Some(&connection), stop)
 }

@@ -8,6 +8,7 @@ use crate::nats::Url;
 use crossbeam_channel::{RecvTimeoutError, Sender};
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -100,8 +101,16 @@ impl Server {
         let version = version(&binary)?;
         log::info!("starting {} {version} in {}", binary.display(), home.0.display());
         let (source, token) = stop::pair();
-        let supervisor =
-            Supervisor { config: config.clone(), home, binary, version, port: None, logged: 0, stop: token };
+        let supervisor = Supervisor {
+            config: config.clone(),
+            home,
+            binary,
+            version,
+            port: None,
+            logged: 0,
+            stop: token,
+            leaving: stop.clone(),
+        };
         let (first, started) = crossbeam_channel::bounded(1);
         workers.spawn("nats-server", move || {
             supervisor.run(&first);
@@ -160,6 +169,12 @@ fn find_binary(config: &Config) -> Result<PathBuf, Error> {
     })
 }
 
+/// Which nats-server a daemon of this configuration runs: its path and version.
+pub fn server_version(config: &Config) -> Result<String, Error> {
+    let binary = find_binary(config)?;
+    Ok(format!("{} {}", binary.display(), version(&binary)?))
+}
+
 /// Asks the program which version it is.
 fn version(binary: &Path) -> Result<Version, Error> {
     let failed = |why: &str| Error::local(format!("{} --version: {why}", binary.display()));
@@ -180,6 +195,8 @@ struct Supervisor {
     /// Bytes of the server's log before this start: it is kept over starts.
     logged: u64,
     stop: Stop,
+    /// The daemon was asked to stop.
+    leaving: Stop,
 }
 
 impl Supervisor {
@@ -197,6 +214,12 @@ impl Supervisor {
                         let _ = std::fs::remove_file(self.home.address());
                         return;
                     };
+                    // A service manager may ask the whole group to stop, the server included.
+                    if self.leaving.requested() {
+                        log::info!("nats-server has ended");
+                        let _ = std::fs::remove_file(self.home.address());
+                        return;
+                    }
                     log::error!(
                         "nats-server ended by itself ({status}); its log: {}",
                         self.home.log().display()
@@ -283,6 +306,8 @@ impl Supervisor {
         let last_words = files::create_private(&path).map_err(|error| failed(&path, &error))?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(last_words);
         child::die_with_parent(&mut command);
+        // Ctrl-C in a terminal goes to a whole group: the daemon alone is to hear it, and stops the server last.
+        command.process_group(0);
         command.spawn().map_err(|error| failed(&self.binary, &error))
     }
 
@@ -427,7 +452,8 @@ mod tests {
         let (_source, stop) = stop::pair();
         let (home, version) = (Home(dir.0.clone()), Version::parse("v2.10.0").unwrap());
         let (binary, port) = (PathBuf::new(), None);
-        let supervisor = Supervisor { config, home, binary, version, port, logged: 0, stop };
+        let supervisor =
+            Supervisor { config, home, binary, version, port, logged: 0, leaving: stop.clone(), stop };
         std::fs::write(supervisor.home.log(), "[1] [ERR] old\n").unwrap();
         assert_eq!(supervisor.why_not(), "old");
         std::fs::write(supervisor.home.last_words(), "\n").unwrap();

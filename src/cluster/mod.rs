@@ -11,6 +11,7 @@ pub mod migration;
 pub mod presence;
 pub mod proven;
 mod shards;
+mod states;
 pub mod wanted;
 
 use crate::base::limits;

@@ -5,54 +5,89 @@
 //! for one. The same thread listens for daemons that have another number of shards.
 
 use super::shards::Shards;
+use super::states::States;
 use super::{HELLO_BYTES, Told};
 use crate::base::{error::Error, limits, random, stop::Stop, worker::Workers};
 use crate::config::Config;
-use crate::nats::Connection;
-use crate::operate::Board;
+use crate::nats::{Connection, JetStream};
+use crate::operate::status::{host, state};
+use crate::operate::{Board, State, View};
 use crossbeam_channel::{bounded, select};
 use serde_json::json;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Messages that wait to be looked at; one that finds no room comes again.
 const QUEUE: usize = 16;
+/// States that wait: all nodes of a large cluster answer at once.
+const STATES: usize = 256;
 /// Characters of a text of another daemon that are shown, and of ours that are sent: together they fit into a message.
 const SHOWN: usize = 200;
 
 /// Starts the thread that speaks and listens.
-pub fn start(
-    config: &Config,
-    connection: &Connection,
-    board: &Arc<Board>,
-    stop: &Stop,
-    workers: &mut Workers,
-) -> Result<(), Error> {
-    let (connection, board, stop) = (connection.clone(), board.clone(), stop.clone());
-    let mut namesakes = Namesakes::new(config, &host());
-    let mut shards = Shards::new(config, &host());
+pub fn start(view: &View, stop: &Stop, workers: &mut Workers) -> Result<(), Error> {
+    let (view, stop) = (view.clone(), stop.clone());
     workers.spawn("presence", move || {
-        let (queue, heard) = bounded(QUEUE);
-        let _subscription = connection.subscribe(&namesakes.subject, queue);
-        let (queue, numbers) = bounded(QUEUE);
-        let _numbers = connection.subscribe(&shards.subject, queue);
+        let View { config, connection, board, fleet, .. } = &view;
+        let mut namesakes = Namesakes::new(config, &host());
+        let mut shards = Shards::new(config, &host());
+        let mut states = States::new(&config.nats.stream_prefix);
+        let js = JetStream::new(connection.clone());
+        let listen = |subject: &str, places: usize| {
+            let (queue, messages) = bounded(places);
+            (connection.subscribe(subject, queue), messages)
+        };
+        let (_namesakes, heard) = listen(&namesakes.subject, QUEUE);
+        let (_numbers, numbers) = listen(&shards.subject, QUEUE);
+        let (_states, told) = listen(&states.subject, STATES);
+        let (_questions, questions) = listen(&states.ask_subject, QUEUE);
         loop {
-            namesakes.look(&connection, &board, Instant::now());
-            shards.look(&connection, &board, Instant::now());
+            namesakes.look(connection, board, Instant::now());
+            shards.look(connection, board, Instant::now());
+            states.speak(connection, fleet, &state(&view), Instant::now());
+            if states.ask(connection, fleet, Instant::now()) {
+                look_at_streams(&view, &js);
+            }
             select! {
-                recv(stop.receiver()) -> _ => return Ok(()),
+                recv(stop.receiver()) -> _ => {
+                    let last = State { leaves: true, problems: 0, whole: true, ..state(&view) };
+                    states.speak(connection, fleet, &last, Instant::now());
+                    return Ok(());
+                }
                 recv(heard) -> message => {
                     let Ok(message) = message else { return Ok(()) };
-                    namesakes.hear(&message.payload, &board, Instant::now());
+                    namesakes.hear(&message.payload, board, Instant::now());
                 }
                 recv(numbers) -> message => {
                     let Ok(message) = message else { return Ok(()) };
-                    shards.hear(&message.payload, &board, Instant::now());
+                    shards.hear(&message.payload, board, Instant::now());
                 }
+                recv(told) -> message => {
+                    let Ok(message) = message else { return Ok(()) };
+                    states.hear(&message.payload, fleet, Instant::now());
+                }
+                recv(questions) -> message => {
+                    let Ok(message) = message else { return Ok(()) };
+                    states.hear_question(&message.payload);
+                }
+                recv(fleet.woken()) -> _ => {}
                 default(Duration::from_secs(1)) => {}
             }
         }
     })
+}
+
+/// How far the streams reach, for whoever looks: a node that reads nothing does not know it.
+fn look_at_streams(view: &View, js: &JetStream) {
+    for (stream, name) in view.config.streams().iter().enumerate() {
+        match js.stream(name) {
+            Ok(Some(info)) => {
+                view.fleet.note_end(&view.signals.generation(), stream, info.state.last_seq);
+            }
+            Ok(None) => {}
+            // The others would be waited for in vain, too.
+            Err(_) => return,
+        }
+    }
 }
 
 /// What a daemon knows about others with its node id.
@@ -157,10 +192,6 @@ fn somebody_else(payload: &[u8], me: &str) -> Option<String> {
     let text = |key: &str| value[key].as_str().map(shown);
     (text("id")? != me)
         .then(|| format!("on {}: {}", text("host").unwrap_or_default(), text("database").unwrap_or_default()))
-}
-
-fn host() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 #[cfg(test)]

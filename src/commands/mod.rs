@@ -3,24 +3,38 @@
 mod aside;
 mod autoincrement;
 mod cleanup;
+mod completion;
 mod conflicts;
+mod demo;
+mod doctor;
 mod equality;
 mod format;
+mod init;
 mod migrate;
+mod service;
 mod shown;
 mod snapshots;
+mod status;
+mod sync;
 
 pub use aside::{Verb as AsideVerb, set_aside};
 pub use autoincrement::autoincrement;
 pub use cleanup::cleanup;
+pub use completion::{Shell, completion};
 pub use conflicts::{
     Filter as ConflictFilter, Verb as ConflictVerb, conflicts, parse_which as which_conflicts,
     restore as restore_conflicts,
 };
+pub use demo::demo;
+pub use doctor::{doctor, refused_configuration};
 pub use equality::{compare, repair};
 pub use format::stream_format;
+pub use init::{Wanted, init};
 pub use migrate::{migrate, migrate_status, schema_undo};
+pub use service::{Service, print_service};
 pub use snapshots::{list, restore, restore_at, restore_everywhere, save, verify};
+pub use status::status;
+pub use sync::sync;
 
 use serde_json::Value;
 

@@ -111,6 +111,7 @@ pub fn save(config: &Config, stop: &Stop, show: Show) -> Result<(), Error> {
         let store = &places.store;
         let terms = Terms { patience: limits::SNAPSHOT_PATIENCE, leader: None, anew: false };
         let saved = snapshot::save(places.node()?, store, terms)?;
+        snapshot::ping(&config.snapshot.ping_url);
         let seconds = saved.took.as_secs_f64();
         show.print(
             || {

@@ -257,7 +257,9 @@ fn snapshot(reader: &mut Reader, stream_prefix: &str, seq_map_path: Option<&Path
     }
     let store = stores::store(reader, stream_prefix, seq_map_path);
     stores::warn_of_clear_text(reader, &store, &packing);
+    let ping_url = ping_url(reader);
     Snapshot {
+        ping_url,
         enabled: reader.boolean("snapshot.enabled", true),
         store,
         interval: Duration::from_millis(reader.integer("snapshot.interval", 0, 0, YEAR_MS)),
@@ -269,6 +271,15 @@ fn snapshot(reader: &mut Reader, stream_prefix: &str, seq_map_path: Option<&Path
         packing,
         accept_plain,
     }
+}
+
+fn ping_url(reader: &mut Reader) -> Secret {
+    let url = reader.secret("snapshot.ping_url");
+    let host = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    if !url.is_empty() && host.is_none_or(|rest| rest.is_empty() || rest.starts_with('/')) {
+        reader.wrong("snapshot.ping_url", "(hidden)", "http://... or https://...");
+    }
+    Secret::new(url)
 }
 
 fn health(reader: &mut Reader) -> Health {
@@ -366,9 +377,9 @@ fn nats(reader: &mut Reader) -> Nats {
         user_name: reader.secret("nats.user_name"),
         user_password: Secret::new(reader.secret("nats.user_password")),
         token: Secret::new(reader.secret("nats.token")),
-        ca_file: reader.path("nats.ca_file"),
-        cert_file: reader.path("nats.cert_file"),
-        key_file: reader.secret_file("nats.key_file"),
+        ca_file: reader.path("nats.ca_file").or(reader.path("nats.tls_ca_file")),
+        cert_file: reader.path("nats.cert_file").or(reader.path("nats.tls_cert_file")),
+        key_file: reader.secret_file("nats.key_file").or(reader.secret_file("nats.tls_key_file")),
         ignore_discovered: reader.boolean("nats.ignore_discovered_servers", false),
         cluster_addr: String::new(),
         cluster_peers: vec![],

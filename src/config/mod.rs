@@ -129,6 +129,8 @@ pub struct Snapshot {
     pub read_back: bool,
     /// How stored files are packed. Its key also unpacks.
     pub packing: Packing,
+    /// Is asked for after each stored snapshot; empty: nothing is.
+    pub ping_url: Secret,
     /// With a key: take also snapshots that are not encrypted, or whose label is not authenticated.
     pub accept_plain: bool,
 }
@@ -237,6 +239,11 @@ impl Config {
     /// The file that a running daemon keeps locked.
     pub fn lock_path(&self) -> PathBuf {
         files::beside(&self.db_path, ".harmonylite.lock")
+    }
+
+    /// The socket at which a running daemon tells its status.
+    pub fn socket_path(&self) -> PathBuf {
+        files::beside(&self.seq_map_path, ".sock")
     }
 
     /// Whether the keys of AUTOINCREMENT tables are steered.

@@ -16,7 +16,7 @@ use crate::cluster::lease::Keeper;
 use crate::cluster::presence;
 use crate::config::Config;
 use crate::db;
-use crate::operate::{View, Whole, health, metrics};
+use crate::operate::{View, Whole, health, metrics, notify, socket};
 use crate::snapshot::{self, Recovery};
 use crate::streams;
 use claim::Claim;
@@ -24,6 +24,7 @@ pub use claim::lock_database;
 use open::{Pauses, Unfounded, get_database};
 use session::Session;
 use state::Daemon;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use supervise::{End, supervise};
 
@@ -51,8 +52,11 @@ impl Daemon<'_> {
             connection: self.broker.connection.clone(),
             board: self.board.clone(),
             signals: self.signals.clone(),
+            fleet: Arc::default(),
         };
-        presence::start(config, &view.connection, &self.board, &self.token, &mut self.workers)?;
+        presence::start(&view, &self.token, &mut self.workers)?;
+        notify::start(&view, self.stop, &self.token, &mut self.workers)?;
+        socket::start(&view, &self.token, &mut self.workers)?;
         health::start(&view, &self.token, &mut self.workers)?;
         metrics::start(&view, &self.token, &mut self.workers)?;
         if config.makes_snapshots() {

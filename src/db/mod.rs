@@ -9,6 +9,7 @@ mod capture;
 mod digits;
 pub mod equality;
 mod error;
+mod examine;
 mod foreign_keys;
 mod indexes;
 mod look;
@@ -18,6 +19,7 @@ mod opening;
 mod ours;
 mod restore;
 mod rowids;
+mod sample;
 mod schema;
 mod schema_rows;
 mod sql;
@@ -37,6 +39,7 @@ pub use apply::{Applier, Ends, Incoming, Restored, queued};
 pub use autoincrement::set_autoincrement;
 pub use capture::{Capture, ChangeLog, install_capture, watch};
 pub use error::Error;
+pub use examine::{Examined, examine, newest_captured};
 pub use look::{Mark, Seen, holds_tables, is_known, look, mark, writer_of};
 pub use migrate::history::{Past as PastChange, State as ChangeState};
 pub use migrate::kept::Kept as KeptThing;
@@ -49,6 +52,7 @@ pub use restore::{
     fill_database, find_damage, holds_unsettled, inspect_snapshot, make_ready, make_snapshot, positions_of,
     replace_database, schema_hash, schema_mismatch, schema_of_nothing, set_positions, strip_snapshot,
 };
+pub use sample::{lines_of, run_script};
 pub use state::Why as WhyAnew;
 pub use steering::{Steering, steer_file};
 

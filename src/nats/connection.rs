@@ -3,7 +3,7 @@
 
 use super::error::Error;
 use super::keeper::{Keeper, Options};
-use super::shared::{Shared, State};
+use super::shared::{Shared, State, Traffic};
 use super::wire::{self, Message};
 use crate::base::{limits, stop::Stop, worker::Workers};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -46,8 +46,28 @@ impl Drop for Subscription {
 impl Connection {
     /// Starts the connection's thread and returns at once; the thread connects, and reconnects, until `stop`.
     pub fn open(options: Options, stop: Stop, workers: &mut Workers) -> Result<Connection, Error> {
-        let connection = Connection::without_thread()?;
-        let mut keeper = Keeper::new(connection.shared.clone(), options, stop);
+        Connection::open_counted(options, Arc::default(), stop, workers)
+    }
+
+    /// The same; its bytes count where those of other connections do.
+    pub fn open_counted(
+        options: Options,
+        traffic: Arc<Traffic>,
+        stop: Stop,
+        workers: &mut Workers,
+    ) -> Result<Connection, Error> {
+        Connection::open_leaving(options, traffic, (stop.clone(), stop), workers)
+    }
+
+    /// The same. When a stop of the second kind was requested, that the connection ends is no news any more.
+    pub fn open_leaving(
+        options: Options,
+        traffic: Arc<Traffic>,
+        (stop, leaving): (Stop, Stop),
+        workers: &mut Workers,
+    ) -> Result<Connection, Error> {
+        let connection = Connection::without_thread(traffic)?;
+        let mut keeper = Keeper::new(connection.shared.clone(), options, (stop, leaving));
         workers
             .spawn("nats", move || {
                 keeper.run();
@@ -57,9 +77,14 @@ impl Connection {
         Ok(connection)
     }
 
-    fn without_thread() -> Result<Connection, Error> {
-        let shared = Shared::new()?;
+    fn without_thread(traffic: Arc<Traffic>) -> Result<Connection, Error> {
+        let shared = Shared::new(traffic)?;
         Ok(Connection { close: Arc::new(CloseOnDrop(shared.clone())), shared })
+    }
+
+    /// Where its bytes are counted.
+    pub fn traffic(&self) -> Arc<Traffic> {
+        self.shared.traffic.clone()
     }
 
     /// Whether the broker is there now.
@@ -203,7 +228,7 @@ impl Connection {
 impl Connection {
     /// Down, and no login yet.
     pub fn offline() -> Connection {
-        Connection::without_thread().unwrap()
+        Connection::without_thread(Arc::default()).unwrap()
     }
 
     /// As if the thread had logged in.

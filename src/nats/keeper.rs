@@ -39,14 +39,16 @@ pub struct Keeper {
     shared: Arc<Shared>,
     options: Options,
     stop: Stop,
+    /// The daemon was asked to stop: what happens to the connection is no news any more.
+    leaving: Stop,
     /// The last warning about each address, so that a warning is logged once.
     said: HashMap<String, Once>,
     outage: Outage,
 }
 
 impl Keeper {
-    pub fn new(shared: Arc<Shared>, options: Options, stop: Stop) -> Keeper {
-        Keeper { shared, options, stop, said: HashMap::new(), outage: Outage::new(Instant::now()) }
+    pub fn new(shared: Arc<Shared>, options: Options, (stop, leaving): (Stop, Stop)) -> Keeper {
+        Keeper { shared, options, stop, leaving, said: HashMap::new(), outage: Outage::new(Instant::now()) }
     }
 
     /// Keeps the connection up until stop, or until its last handle is dropped.
@@ -61,7 +63,7 @@ impl Keeper {
                     self.outage = Outage::new(Instant::now());
                     self.shared.lock().disconnected(&why);
                     self.shared.notify();
-                    if !self.finished() && !self.options.quiet {
+                    if !self.finished() && !self.is_quiet() {
                         log::warn!("lost the connection to NATS: {why}; reconnecting");
                     }
                     if held { backoff.reset() } else { self.pause(backoff.pause()) }
@@ -73,6 +75,10 @@ impl Keeper {
 
     fn finished(&self) -> bool {
         self.stop.requested() || self.shared.lock().closed
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.options.quiet || self.leaving.requested()
     }
 
     /// Waits, but ends soon after the connection is no longer wanted.
@@ -104,7 +110,7 @@ impl Keeper {
                     self.outage.tries += 1;
                     let warning = format!("connect to NATS at {}: {why}", url.address());
                     self.shared.lock().last_error.clone_from(&warning);
-                    if !self.options.quiet && self.said.entry(url.address()).or_default().is_news(&warning) {
+                    if !self.is_quiet() && self.said.entry(url.address()).or_default().is_news(&warning) {
                         log::warn!("{warning}; trying for ever");
                     }
                 }
@@ -160,6 +166,7 @@ impl Keeper {
             match link.transport.write(writing.rest()) {
                 Ok(count) => {
                     writing.written += count;
+                    self.shared.traffic.add_sent(count);
                     fail::point("bytes written to the broker");
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
@@ -214,6 +221,7 @@ impl Keeper {
                 Ok(0) => return Err(Error::Transient("closed by the server".to_owned())),
                 Ok(count) => {
                     any = true;
+                    self.shared.traffic.add_received(count);
                     link.parser.push(&buffer[..count]);
                     while let Some(op) = link.parser.next()? {
                         self.shared.lock().handle(op)?;

@@ -32,6 +32,7 @@ pub use kv::Kv;
 pub use login::Auth;
 pub use objects::{ObjectInfo, Objects};
 pub use publish::{Acked, Pipeline};
+pub use shared::Traffic;
 pub use url::{Url, is_loopback, percent_encode};
 pub use wire::Message;
 

@@ -11,7 +11,7 @@ use crossbeam_channel::{Sender, TrySendError};
 use rustix::event::EventfdFlags;
 use rustix::fd::OwnedFd;
 use std::collections::HashMap;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -31,15 +31,38 @@ pub struct Shared {
     pub wake: OwnedFd,
     /// Replies go to subjects below this one.
     pub inbox: String,
+    pub traffic: Arc<Traffic>,
+}
+
+/// Bytes that connections have sent and received, before TLS.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    sent: AtomicU64,
+    received: AtomicU64,
+}
+
+impl Traffic {
+    pub fn add_sent(&self, bytes: usize) {
+        self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub fn add_received(&self, bytes: usize) {
+        self.received.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Bytes sent and received since the start.
+    pub fn so_far(&self) -> (u64, u64) {
+        (self.sent.load(Ordering::Relaxed), self.received.load(Ordering::Relaxed))
+    }
 }
 
 impl Shared {
-    pub fn new() -> Result<Arc<Shared>, Error> {
+    pub fn new(traffic: Arc<Traffic>) -> Result<Arc<Shared>, Error> {
         let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|error| Error::Local(format!("eventfd: {error}")))?;
         let state = Mutex::new(State { last_id: REPLIES, ..State::default() });
         let inbox = format!("_INBOX.{}", nuid());
-        Ok(Arc::new(Shared { state, changed: Condvar::new(), wake, inbox }))
+        Ok(Arc::new(Shared { state, changed: Condvar::new(), wake, inbox, traffic }))
     }
 
     pub fn lock(&self) -> MutexGuard<'_, State> {

@@ -22,6 +22,10 @@ struct StreamFlow {
     read: u64,
     /// The sequence after which the stream is read by somebody who gets this database now.
     checkpoint: u64,
+    /// Highest sequence that is known to exist.
+    end: u64,
+    /// Bytes of all messages that were read since the start, whatever stream they came from.
+    came: u64,
     sizes: Sizes,
     reach: Reach,
     /// In which form changes are to be published.
@@ -35,6 +39,8 @@ impl StreamFlow {
             away: Away::default(),
             read: 0,
             checkpoint: 0,
+            end: 0,
+            came: 0,
             sizes: Sizes::default(),
             reach,
             format: Format::default(),
@@ -63,13 +69,18 @@ impl Flow {
             // It may have been stored in the stream that is gone, or have come back already.
             if flow.making == making && seq > flow.read {
                 flow.away.add(seq, stored_size(bytes));
+                flow.end = flow.end.max(seq);
             }
         });
     }
 
     /// The follower was given a message.
     pub fn came(&self, stream: usize, seq: u64, bytes: usize) {
-        self.change(stream, |flow| flow.sizes.add(seq, stored_size(bytes)));
+        self.change(stream, |flow| {
+            flow.sizes.add(seq, stored_size(bytes));
+            flow.end = flow.end.max(seq);
+            flow.came += bytes as u64;
+        });
     }
 
     /// The follower is done with all up to `read`.
@@ -82,17 +93,37 @@ impl Flow {
 
     /// The database's position in the stream.
     pub fn checkpoint(&self, stream: usize, checkpoint: u64) {
-        self.change(stream, |flow| flow.checkpoint = checkpoint);
+        self.change(stream, |flow| {
+            flow.checkpoint = checkpoint;
+            flow.end = flow.end.max(checkpoint);
+        });
+    }
+
+    /// How many streams there are.
+    pub fn streams(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The highest sequence of a stream that this node knows to exist.
+    pub fn known_end(&self, stream: usize) -> u64 {
+        self.change(stream, |flow| flow.end).unwrap_or(0)
+    }
+
+    /// Bytes of all messages that were read since the start.
+    pub fn bytes_read(&self) -> u64 {
+        (0..self.0.len()).filter_map(|stream| self.change(stream, |flow| flow.came)).sum()
     }
 
     /// The stream is not the one that it was: sequences count anew, and the follower stands at `seq`.
     pub fn begin_anew(&self, stream: usize, seq: u64) {
         self.change(stream, |flow| {
-            let StreamFlow { making: Making(making), reach, format, .. } = *flow;
+            let StreamFlow { making: Making(making), reach, format, came, .. } = *flow;
             *flow = StreamFlow {
                 making: Making(making + 1),
                 read: seq,
                 checkpoint: seq,
+                end: seq,
+                came,
                 format,
                 ..StreamFlow::new(reach)
             };

@@ -5,11 +5,15 @@
 //! without a connection to NATS or without a database.
 
 use super::responder::{self, Reply};
-use super::{Board, View, Whole};
-use crate::base::{clock, error::Error, secret, stop::Stop, worker::Workers};
+use super::verdict::{problems, word};
+use super::{Board, View, Whole, page, status};
+use crate::base::{clock, error::Error, stop::Stop, worker::Workers};
 use crate::config::Config;
-use crate::db::{OfTable, SetAside};
 use serde_json::json;
+use std::time::Instant;
+
+/// Where a browser finds the status, unless health itself is there.
+const PAGE: &str = "/";
 
 /// Starts the thread that answers, if it is wanted.
 pub fn start(view: &View, stop: &Stop, workers: &mut Workers) -> Result<(), Error> {
@@ -26,7 +30,12 @@ pub fn start(view: &View, stop: &Stop, workers: &mut Workers) -> Result<(), Erro
 }
 
 fn reply(view: &View, path: &str) -> Reply {
-    let View { config, connection, board, signals } = view;
+    let View { config, connection, board, signals, .. } = view;
+    if path == PAGE && path != config.health.path && config.health.detailed {
+        view.fleet.look(Instant::now());
+        let body = page::page(&status::document(view));
+        return Reply { status: "200 OK", kind: "text/html; charset=utf-8", body };
+    }
     let (status, body) = if path == config.health.path {
         let report = report(config, connection.is_up(), board, &signals.whole());
         (if report.works { "200 OK" } else { "503 Service Unavailable" }, report.body)
@@ -42,72 +51,6 @@ struct Report {
     body: String,
 }
 
-/// What a person should look at, one line each.
-fn problems(connected: bool, board: &Board, whole: &Whole) -> Vec<String> {
-    let snapshot = board.snapshot();
-    let namesake = board.namesake();
-    let mut problems = vec![];
-    if !connected {
-        problems.push("not connected to NATS".to_owned());
-    }
-    match whole {
-        Whole::Yes if !board.is_open() => problems.push("the database is not open".to_owned()),
-        Whole::Yes => {}
-        Whole::Waiting(why) => problems.push(format!("not whole: {}", secret::redact(why))),
-        Whole::Damaged(why) => problems.push(format!("not whole: damaged: {}", secret::redact(why))),
-    }
-    if !snapshot.failure.is_empty() {
-        problems.push(format!("no snapshot: {}", secret::redact(&snapshot.failure)));
-    }
-    if !snapshot.unproven.is_empty() {
-        problems.push(format!("restore not proven: {}", secret::redact(&snapshot.unproven)));
-    }
-    problems.extend(set_aside(&board.aside()));
-    let compared = board.compared();
-    if compared.differences > 0 {
-        problems.push(format!("not equal: {}: see -verify", compared.text));
-    }
-    if !namesake.is_empty() {
-        problems.push(format!("another daemon has this node_id, {namesake}"));
-    }
-    let disagreement = board.disagreement();
-    if !disagreement.is_empty() {
-        problems.push(format!("another number of shards: {disagreement}"));
-    }
-    if board.is_in_memory() {
-        problems.push("the broker keeps changes in memory alone, and loses them when it restarts".to_owned());
-    }
-    problems
-}
-
-/// What is set aside, one line for each table, and what was lost.
-fn set_aside(aside: &SetAside) -> Vec<String> {
-    let of_table = |of: &OfTable| match (of.refused, of.table.as_str()) {
-        (true, "") => format!("{} messages that are no events are set aside: see -set-aside", of.events),
-        (true, table) => {
-            format!(
-                "table {table}: {} events that the database refused are set aside: see -set-aside",
-                of.events
-            )
-        }
-        (false, table) => {
-            format!(
-                "table {table}: {} events wait for a table or column that is not here: see -set-aside",
-                of.events
-            )
-        }
-    };
-    let mut lines: Vec<String> = aside.tables.iter().map(of_table).collect();
-    for (lost, what) in [(aside.lost_waiting, "waiting"), (aside.lost_refused, "refused")] {
-        if lost > 0 {
-            lines.push(format!(
-                "{lost} {what} events were dropped, the oldest first, because there were too many"
-            ));
-        }
-    }
-    lines
-}
-
 /// Conflicts that are kept, by kind.
 fn conflicts(board: &Board) -> serde_json::Map<String, serde_json::Value> {
     board.conflicts().into_iter().map(|(kind, count)| (kind.word().to_owned(), count.into())).collect()
@@ -117,11 +60,7 @@ fn conflicts(board: &Board) -> serde_json::Map<String, serde_json::Value> {
 fn report(config: &Config, connected: bool, board: &Board, whole: &Whole) -> Report {
     let problems = problems(connected, board, whole);
     let works = connected && board.is_open();
-    let word = match (works, problems.is_empty()) {
-        (false, _) => "unhealthy",
-        (true, false) => "degraded",
-        (true, true) => "healthy",
-    };
+    let word = word(works, &problems);
     let time = |ms: i64| if ms == 0 { "0001-01-01T00:00:00Z".to_owned() } else { clock::rfc3339(ms) };
     let (published, consumed) = board.last_events();
     let (snapshot, compared) = (board.snapshot(), board.compared());
@@ -150,6 +89,7 @@ fn report(config: &Config, connected: bool, board: &Board, whole: &Whole) -> Rep
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::db::{OfTable, SetAside};
 
     fn of(connected: bool, board: &Board, whole: &Whole) -> (bool, serde_json::Value) {
         let report = report(&crate::config::tests::with(""), connected, board, whole);

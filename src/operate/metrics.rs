@@ -16,7 +16,7 @@ pub fn start(view: &View, stop: &Stop, workers: &mut Workers) -> Result<(), Erro
     let listener = responder::listen("metrics", "prometheus.bind", &view.config.prometheus.bind)?;
     let (view, stop) = (view.clone(), stop.clone());
     workers.spawn("metrics", move || {
-        let View { config, connection, board, signals } = &view;
+        let View { config, connection, board, signals, .. } = &view;
         responder::answer_all(&listener, &stop, |_| Reply {
             status: "200 OK",
             kind: "text/plain; version=0.0.4; charset=utf-8",
@@ -148,6 +148,25 @@ mod tests {
             assert!(values.iter().any(|line| line.starts_with(value)), "{value} in {text}");
         }
         assert!(text.contains(",stream=\"harmonylite-changes-c-1\"} 42\n"), "{text}");
+    }
+
+    #[test]
+    fn dashboard_and_alerts_ask_for_metrics_that_there_are() {
+        let signals = Signals::new(1, Reach::of_messages(1_024));
+        let text = text(&crate::config::tests::with(""), true, &Board::default(), &signals);
+        for file in ["prometheus/alerts.yml", "grafana/harmonylite.json"] {
+            let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(file);
+            let content = std::fs::read_to_string(path).unwrap();
+            let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            let asked: Vec<&str> = content
+                .split(|c: char| !is_part(c))
+                .filter(|word| word.starts_with("harmonylite_"))
+                .collect();
+            assert!(asked.len() > 8, "{file}: {asked:?}");
+            for metric in asked {
+                assert!(text.contains(&format!("# TYPE {metric} ")), "{file}: there is no {metric}");
+            }
+        }
     }
 
     #[test]

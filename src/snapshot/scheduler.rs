@@ -1,6 +1,7 @@
 //! The thread that makes snapshots while this node is the leader, and now and then restores one on trial.
 
 use super::due::{self, Facts, Pauses, Proving, Reason, Requests, Standing};
+use super::ping::ping;
 use super::proof::prove;
 use super::save::{Saved, Terms, save};
 use super::search::holds_tables;
@@ -107,6 +108,7 @@ impl Scheduler {
         known.generation = generation;
         log_saved(&saved, &reason, &store);
         self.board.note_snapshot(Ok(saved.stored.label.time_ms));
+        ping(&self.config.snapshot.ping_url);
         known.interval_from = Instant::now();
         known.unfinished = false;
         known.requests.made(&reason, Instant::now());

@@ -8,6 +8,7 @@ mod nats;
 mod open;
 pub mod pack;
 mod pour;
+mod probe;
 mod s3;
 mod seal;
 mod sftp;

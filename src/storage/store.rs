@@ -258,7 +258,11 @@ impl Store {
     }
 
     /// Runs an operation with a budget of tries.
-    fn run<R>(&self, what: &str, operation: impl FnMut(&Tries<'_>) -> Result<R, Error>) -> Result<R, Error> {
+    pub(super) fn run<R>(
+        &self,
+        what: &str,
+        operation: impl FnMut(&Tries<'_>) -> Result<R, Error>,
+    ) -> Result<R, Error> {
         self.run_with(&self.retry, what, operation)
     }
 

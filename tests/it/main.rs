@@ -15,6 +15,7 @@ mod bench;
 mod broker;
 mod fuzz;
 mod nodes;
+mod operate;
 mod recovery;
 mod snapshots;
 mod stores;

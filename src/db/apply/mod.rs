@@ -41,3 +41,4 @@ pub use rows::is_there;
 pub use session::ensure_state;
 pub use session::{Applied, create_tables, ensure_state_of};
 pub use visit::note as note_visit;
+pub use writers::warnings as same_keys;

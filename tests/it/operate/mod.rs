@@ -1,0 +1,8 @@
+//! What an operator sees and does: status, page, doctor, service files, first steps.
+
+mod doctor;
+mod first_steps;
+mod page;
+mod service;
+mod status;
+mod sync;
