@@ -433,7 +433,7 @@ fn choose(flags: &mut Flags, command: Command) -> Result<(), String> {
     let first = matches!(flags.command, Command::Daemon) || flags.command == command;
     if !first && !matches!(command, Command::Help | Command::Version) {
         return Err("only one of -save-snapshot, -list-snapshots, -verify-snapshot, -restore-snapshot, -restore-at, \
-             -set-aside, -conflicts, -conflict-restore, -autoincrement, -no-autoincrement, -stream-format, -verify, -repair, -status, -doctor, -sync, -init, -demo, -print-service, -completion and -cleanup can be done at a time"
+             -set-aside, -conflicts, -conflict-restore, -autoincrement, -no-autoincrement, -stream-format, -verify, -repair, -migrate, -migrate-status, -schema-undo, -status, -doctor, -sync, -init, -demo, -print-service, -completion and -cleanup can be done at a time"
             .to_owned());
     }
     flags.command = command;
