@@ -43,6 +43,9 @@ Usage: harmonylite -config FILE [flags]       (flags take one dash or two)
   -conflict-restore ID  write a lost write again; TABLE instead of ID: all of a table
   -autoincrement TABLE  make its INTEGER PRIMARY KEY AUTOINCREMENT, so that every node may insert; -no-autoincrement TABLE: back
   -stream-format F      from now on all nodes publish change sets (sets) or single rows, as Go nodes do (rows)
+  -schema-status        the schema of this database: tables, what is not replicated, what waits because of it
+  -schema-status-cluster
+                        the schemas of all nodes: which one differs, in which table and column
   -json                 with these: one JSON document instead of text
   -quiet                with these: nothing when all is well
   -cleanup              remove everything of harmonylite from the database, and exit
@@ -55,6 +58,10 @@ Usage: harmonylite -config FILE [flags]       (flags take one dash or two)
 
 Exit codes: 0 done; 1 failed, or -verify found differences; 2 wrong usage or configuration; 75 not now, the same may succeed later: the broker or the
 store cannot be reached, or somebody else is at work.";
+
+const ONE_COMMAND: &str = "only one of -save-snapshot, -list-snapshots, -verify-snapshot, -restore-snapshot, -restore-at, -set-aside, -conflicts, \
+     -conflict-restore, -autoincrement, -no-autoincrement, -stream-format, -schema-status, -schema-status-cluster, -verify, -repair and \
+     -cleanup can be done at a time";
 
 /// What to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,6 +79,8 @@ enum Command {
     Autoincrement,
     NoAutoincrement,
     StreamFormat,
+    SchemaStatus,
+    SchemaStatusCluster,
     Verify,
     Repair,
     Cleanup,
@@ -225,6 +234,8 @@ fn execute(flags: &Flags, config: &Config) -> Result<(), Error> {
         Command::Autoincrement => commands::autoincrement(config, show, name, true),
         Command::NoAutoincrement => commands::autoincrement(config, show, name, false),
         Command::StreamFormat => commands::stream_format(config, &stop, flags.format, show),
+        Command::SchemaStatus => commands::schema_status(config, show),
+        Command::SchemaStatusCluster => commands::schema_status_of_cluster(config, &stop, show),
         Command::Verify => commands::compare(config, &stop, show, flags.filter.table.clone()),
         Command::Repair => {
             let side = needed(flags.side, "-repair needs -from majority, -from leader or -from NODE")?;
@@ -359,17 +370,17 @@ fn parse(arguments: Vec<OsString>) -> Result<Flags, String> {
             Arg::Long("cleanup") => command = switch(&mut parser, Command::Cleanup)?,
             Arg::Long("version") | Arg::Short('V') => command = switch(&mut parser, Command::Version)?,
             Arg::Long("help") | Arg::Short('h') => command = switch(&mut parser, Command::Help)?,
-            Arg::Long(later @ ("schema-status" | "schema-status-cluster" | "pprof")) => {
-                return Err(config::not_yet(&format!("-{later}")));
+            Arg::Long("schema-status") => command = switch(&mut parser, Command::SchemaStatus)?,
+            Arg::Long("schema-status-cluster") => {
+                command = switch(&mut parser, Command::SchemaStatusCluster)?
             }
+            Arg::Long("pprof") => return Err(config::not_yet("-pprof")),
             other => return Err(format!("{}; -h shows the flags", other.unexpected())),
         }
         if let Some(command) = command {
             let first = matches!(flags.command, Command::Daemon) || flags.command == command;
             if !first && !matches!(command, Command::Help | Command::Version) {
-                return Err("only one of -save-snapshot, -list-snapshots, -verify-snapshot, -restore-snapshot, -restore-at, \
-                     -set-aside, -conflicts, -conflict-restore, -autoincrement, -no-autoincrement, -stream-format, -verify, -repair and -cleanup can be done at a time"
-                    .to_owned());
+                return Err(ONE_COMMAND.to_owned());
             }
             flags.command = command;
         }

@@ -39,7 +39,7 @@ fn one_message_each() {
         (&["-node-id", "x"], "-node-id x: accepted is a number"),
         (
             &["-cleanup", "-save-snapshot"],
-            "only one of -save-snapshot, -list-snapshots, -verify-snapshot, -restore-snapshot, -restore-at, -set-aside, -conflicts, -conflict-restore, -autoincrement, -no-autoincrement, -stream-format, -verify, -repair and -cleanup can be done at a time",
+            "only one of -save-snapshot, -list-snapshots, -verify-snapshot, -restore-snapshot, -restore-at, -set-aside, -conflicts, -conflict-restore, -autoincrement, -no-autoincrement, -stream-format, -schema-status, -schema-status-cluster, -verify, -repair and -cleanup can be done at a time",
         ),
         (&["-everywhere"], "-everywhere is for -restore-at WHEN, instead of -to FILE"),
         (
@@ -65,10 +65,6 @@ fn one_message_each() {
         (
             &["-pprof", "x"],
             "-pprof: this version does not have that capability yet; it comes with a later one",
-        ),
-        (
-            &["-schema-status"],
-            "-schema-status: this version does not have that capability yet; it comes with a later one",
         ),
     ] {
         assert_eq!(flags(arguments).unwrap_err(), message);

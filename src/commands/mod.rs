@@ -6,6 +6,7 @@ mod cleanup;
 mod conflicts;
 mod equality;
 mod format;
+mod schema;
 mod shown;
 mod snapshots;
 
@@ -18,6 +19,7 @@ pub use conflicts::{
 };
 pub use equality::{compare, repair};
 pub use format::stream_format;
+pub use schema::{status as schema_status, status_of_cluster as schema_status_of_cluster};
 pub use snapshots::{list, restore, restore_at, restore_everywhere, save, verify};
 
 use serde_json::Value;

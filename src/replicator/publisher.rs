@@ -255,7 +255,7 @@ impl Publisher {
 
     /// Sees to what was written in tables while they were built anew: the follower can tell, if there is one.
     fn look_at_rebuilt(&mut self, capture: &Capture) -> Result<(), Error> {
-        if capture.rebuilt.is_empty() {
+        if capture.rebuilt.is_empty() && capture.included.is_empty() {
             return Ok(());
         }
         if self.setup.config.replicate {
@@ -526,6 +526,9 @@ pub fn report(capture: &Capture) {
         log::info!(
             "table {table} was built anew and is captured again; looking for what was written meanwhile"
         );
+    }
+    for table in &capture.included {
+        log::info!("table {table} is replicated from now on; looking for what the cluster has of it");
     }
     for (table, rows) in &capture.new_tables {
         log::info!("table {table} is captured from now on; its {rows} rows are published");

@@ -435,7 +435,7 @@ impl Applier {
         let passed = source.order.is_some_and(Order::is_passed);
         let Some(table) = self.session.schema.find(&event.table).cloned() else {
             // An event of ours had a table when it was published: the application has dropped it since.
-            if passed || source.own {
+            if passed || source.own || self.session.passes_over(&event.table)? {
                 return Ok(Outcome::Done { folded: !passed });
             }
             return Ok(Outcome::Aside(self.no_table(&event.table)));
