@@ -194,7 +194,7 @@ mod tests {
 
     fn keys(connection: &Connection) -> String {
         let sql = "SELECT coalesce(group_concat(name || ' ' || quote(k1), ', '), '') FROM (SELECT n.name, k1 FROM __harmonylite__log l \
-             JOIN __harmonylite__table n ON n.id = l.t ORDER BY l.id)";
+             JOIN __harmonylite__table n ON n.id = l.t & 16777215 ORDER BY l.id)";
         connection.query_row(sql, [], |row| row.get(0)).unwrap()
     }
 
