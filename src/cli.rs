@@ -19,7 +19,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use values::{
-    format, list, node_id, on, optional_name, side, since, snapshot_name, switch, text, value, verb,
+    format, list, node_id, on, optional_name, optional_word, side, since, snapshot_name, switch, text, value,
+    verb,
 };
 
 const HELP: &str = "\
@@ -60,6 +61,9 @@ Usage: harmonylite -config FILE [flags]       (flags take one dash or two)
   -print-service KIND   print a file for systemd, procd (OpenWrt) or cron, made for this configuration
   -completion SHELL     print what bash, zsh or fish needs to complete these flags
   -stream-format F      from now on all nodes publish change sets (sets) or single rows, as Go nodes do (rows)
+  -schema-status        the schema of this database: tables, what is not replicated, what waits because of it
+  -schema-status-cluster
+                        the schemas of all nodes: which one differs, in which table and column
   -json                 with these: one JSON document instead of text
   -quiet                with these: nothing when all is well
   -cleanup              remove everything of harmonylite from the database, and exit
@@ -89,6 +93,8 @@ enum Command {
     Autoincrement,
     NoAutoincrement,
     StreamFormat,
+    SchemaStatus,
+    SchemaStatusCluster,
     Verify,
     Repair,
     Migrate,
@@ -271,6 +277,8 @@ fn execute(flags: &Flags, config: &Config) -> Result<(), Error> {
         Command::Migrate => commands::migrate(config, &stop, show, (name.as_ref(), flags.dry_run)),
         Command::MigrateStatus => commands::migrate_status(config, &stop, show),
         Command::SchemaUndo => commands::schema_undo(config, show, name.parse().ok()),
+        Command::SchemaStatus => commands::schema_status(config, show),
+        Command::SchemaStatusCluster => commands::schema_status_of_cluster(config, &stop, show),
         Command::Verify => commands::compare(config, &stop, show, flags.filter.table.clone()),
         Command::Repair => {
             let side = needed(flags.side, "-repair needs -from majority, -from leader or -from NODE")?;
@@ -415,8 +423,9 @@ fn parse(arguments: Vec<OsString>) -> Result<Flags, String> {
                 let name = name.to_owned();
                 command = operate::flag(&name, &mut parser, &mut flags.more)?;
             }
-            Arg::Long(later @ ("schema-status" | "schema-status-cluster")) => {
-                return Err(config::not_yet(&format!("-{later}")));
+            Arg::Long("schema-status") => command = switch(&mut parser, Command::SchemaStatus)?,
+            Arg::Long("schema-status-cluster") => {
+                command = switch(&mut parser, Command::SchemaStatusCluster)?
             }
             other => return Err(format!("{}; -h shows the flags", other.unexpected())),
         }
@@ -433,7 +442,7 @@ fn choose(flags: &mut Flags, command: Command) -> Result<(), String> {
     let first = matches!(flags.command, Command::Daemon) || flags.command == command;
     if !first && !matches!(command, Command::Help | Command::Version) {
         return Err("only one of -save-snapshot, -list-snapshots, -verify-snapshot, -restore-snapshot, -restore-at, \
-             -set-aside, -conflicts, -conflict-restore, -autoincrement, -no-autoincrement, -stream-format, -verify, -repair, -migrate, -migrate-status, -schema-undo, -status, -doctor, -sync, -init, -demo, -print-service, -completion and -cleanup can be done at a time"
+             -set-aside, -conflicts, -conflict-restore, -autoincrement, -no-autoincrement, -stream-format, -schema-status, -schema-status-cluster, -verify, -repair, -migrate, -migrate-status, -schema-undo, -status, -doctor, -sync, -init, -demo, -print-service, -completion and -cleanup can be done at a time"
             .to_owned());
     }
     flags.command = command;

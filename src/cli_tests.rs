@@ -39,7 +39,7 @@ fn one_message_each() {
         (&["-node-id", "x"], "-node-id x: accepted is a number"),
         (
             &["-cleanup", "-save-snapshot"],
-            "only one of -save-snapshot, -list-snapshots, -verify-snapshot, -restore-snapshot, -restore-at, -set-aside, -conflicts, -conflict-restore, -autoincrement, -no-autoincrement, -stream-format, -verify, -repair, -status, -doctor, -sync, -init, -demo, -print-service, -completion and -cleanup can be done at a time",
+            "only one of -save-snapshot, -list-snapshots, -verify-snapshot, -restore-snapshot, -restore-at, -set-aside, -conflicts, -conflict-restore, -autoincrement, -no-autoincrement, -stream-format, -schema-status, -schema-status-cluster, -verify, -repair, -migrate, -migrate-status, -schema-undo, -status, -doctor, -sync, -init, -demo, -print-service, -completion and -cleanup can be done at a time",
         ),
         (&["-everywhere"], "-everywhere is for -restore-at WHEN, instead of -to FILE"),
         (
@@ -66,13 +66,9 @@ fn one_message_each() {
         (&["-sync", "-timeout", "x"], "-timeout x: accepted is a number of seconds, 1 to 86400"),
         (&["-init"], "-init needs -db FILE: the application's database"),
         (&["-db", "x"], "-db, -nats and -store are for -init"),
-        (&["-dry-run"], "-from is for -repair, and -dry-run for -repair and -init"),
+        (&["-dry-run"], "-from is for -repair, and -dry-run for -repair, -migrate and -init"),
         (&["-print-service", "x"], "-print-service x: accepted is systemd, procd or cron"),
         (&["-completion", "x"], "-completion x: accepted is bash, zsh or fish"),
-        (
-            &["-schema-status"],
-            "-schema-status: this version does not have that capability yet; it comes with a later one",
-        ),
     ] {
         assert_eq!(flags(arguments).unwrap_err(), message);
     }

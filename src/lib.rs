@@ -80,7 +80,7 @@
 //! ```
 //!
 //! The numbers are places in the channels: each is bounded, and what happens when one is full stands at its making. `nats` owns
-//! the socket and waits for nobody. `publisher`, `follower`, `claimer`, `watch`, `check`, `compare` (it answers when nodes are compared) and `snapshot` work on the database: together they
+//! the socket and waits for nobody. `publisher`, `follower`, `claimer`, `watch`, `check`, `compare` (it answers when nodes are compared), `teller` (it tells the schema) and `snapshot` work on the database: together they
 //! are a session (`daemon::session`); a replaced or damaged database ends it, and the next one begins. `lease`, `presence`, `status` (the socket), `notify` (systemd),
 //! `health`, `metrics` and, with `replicate = false`, `streams` live as long as the daemon; `signals` as long as the process. Each
 //! mutable thing has one owner thread. Whoever starts a thread joins it (`base::worker`). Stop is the disconnection of a channel
@@ -115,6 +115,9 @@
 //! - **late**: an event that was set aside and is applied after events that follow it in its stream.
 //! - **queue** (of a full-text index): rows that other nodes changed and that the application has not run its triggers for yet;
 //!   its next write does, through **hooks**, which are triggers that exist only while a queue holds something.
+//! - **excluded**: a table that the lists of tables leave out; events of it are **passed over**. **Included**: one that was excluded and is not any
+//!   more, as long as its rows are not those of the cluster.
+//! - **told**: what a node says of its schema in the registry. **read replica**: a node that publishes nothing.
 //! - **whole**: a node is whole when its database holds all that the streams and snapshots brought. One that is not never leads.
 //! - **gap**: messages that a stream no longer holds and that a node has not folded: only a snapshot helps.
 //! - **leader**: the node that makes the snapshots. **founder**: the node whose rows were the cluster's first state.

@@ -2,6 +2,27 @@
 
 use std::time::Duration;
 
+/// Tables that are not replicated and of which it is noted that events were passed over.
+pub const TABLES_PASSED: usize = 1_024;
+/// Names that a list of tables holds at most.
+pub const LISTED_TABLES: usize = 1_000;
+/// Keys of a bucket that are listed at most.
+pub const KEYS: usize = 1_000;
+/// After this long, a node's entry in the registry of schemas goes unless the node renews it; fixed in the Go program.
+pub const REGISTRY_TTL: Duration = Duration::from_secs(300);
+/// Pause between two renewals.
+pub const REGISTRY_RENEWAL: Duration = Duration::from_secs(60);
+/// Pause between two looks whether the application has changed the schema, for the registry.
+pub const REGISTRY_LOOK: Duration = Duration::from_secs(1);
+/// Pause between two looks at what the others have told.
+pub const REGISTRY_READ: Duration = Duration::from_secs(10);
+/// From so many tables on, a changed schema is told after some looks more.
+pub const LARGE_TELLING: usize = 300;
+pub const LARGE_TELLING_LOOKS: u32 = 5;
+/// Bytes of an entry in it: beyond, tables are told without their columns, then not at all.
+pub const REGISTRY_ENTRY: usize = 40 << 10;
+/// Names of tables that one line of the log holds at most.
+pub const NAMES_SHOWN: usize = 20;
 /// Entries that the publisher reads from the change log at once, unless `scan_max_changes` says otherwise.
 pub const SCAN_MAX_CHANGES: u64 = 16_384;
 /// Bytes of images that the publisher reads at once.

@@ -22,7 +22,7 @@ pub fn on(parser: &mut Parser) -> Result<bool, String> {
 }
 
 /// The word that follows a flag, unless another flag follows.
-fn optional_word(parser: &mut Parser) -> Option<OsString> {
+pub fn optional_word(parser: &mut Parser) -> Option<OsString> {
     parser.optional_value().or_else(|| {
         parser
             .try_raw_args()

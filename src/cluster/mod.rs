@@ -1,6 +1,6 @@
 //! What the nodes of a cluster tell each other beside the rows: leases, requests, proofs, who is there.
 //!
-//! All but presence lies in one bucket of NATS, the one in which the Go program keeps its leases (formats, section
+//! All but presence and the registry of schemas lies in one bucket of NATS, the one in which the Go program keeps its leases (formats, section
 //! "Key-value buckets"). Each key has a type; the bucket is opened here and nowhere else.
 
 pub mod blocks;
@@ -10,8 +10,10 @@ pub mod lease;
 pub mod migration;
 pub mod presence;
 pub mod proven;
+pub mod registry;
 mod shards;
 mod states;
+pub mod teller;
 pub mod wanted;
 
 use crate::base::limits;
@@ -58,6 +60,14 @@ impl Told {
     }
 }
 
+#[derive(Clone, Copy)]
+enum BucketKind {
+    /// The cluster's own, with so many copies.
+    Cluster(u64),
+    /// The registry of schemas.
+    Registry,
+}
+
 /// What a key held when it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry<T> {
@@ -71,14 +81,19 @@ pub struct Entry<T> {
 #[derive(Clone)]
 pub struct Bucket {
     js: JetStream,
-    replicas: u64,
+    kind: BucketKind,
     opened: Arc<Mutex<Option<Kv>>>,
 }
 
 impl Bucket {
     /// The bucket of this cluster, not opened yet. `replicas`: copies in a NATS cluster, if it has to be created.
     pub fn new(js: &JetStream, replicas: u64) -> Bucket {
-        Bucket { js: js.clone(), replicas, opened: Arc::default() }
+        Bucket { js: js.clone(), kind: BucketKind::Cluster(replicas), opened: Arc::default() }
+    }
+
+    /// The registry of schemas (see [`registry`]), not opened yet.
+    pub fn registry(js: &JetStream) -> Bucket {
+        Bucket { js: js.clone(), kind: BucketKind::Registry, opened: Arc::default() }
     }
 
     /// The stream's connection.
@@ -92,7 +107,12 @@ impl Bucket {
         let kv = match opened {
             Some(kv) => kv,
             None => {
-                let kv = Kv::open(&self.js, BUCKET, self.replicas)?;
+                let kv = match self.kind {
+                    BucketKind::Cluster(replicas) => Kv::open(&self.js, BUCKET, replicas)?,
+                    BucketKind::Registry => {
+                        Kv::open_aging(&self.js, registry::BUCKET, limits::REGISTRY_TTL, registry::WHAT)?
+                    }
+                };
                 *self.opened.lock().unwrap_or_else(PoisonError::into_inner) = Some(kv.clone());
                 kv
             }
@@ -117,6 +137,22 @@ impl Bucket {
     pub fn update<T>(&self, key: &Key<'_, T>, value: &T, revision: u64) -> Result<u64, Error> {
         self.with(|kv| kv.update(key.name, &(key.encode)(value), revision))
             .map_err(|error| error.at(format!("key {}", key.name)))
+    }
+
+    /// Writes a key, whatever it held.
+    pub fn put<T>(&self, key: &Key<'_, T>, value: &T) -> Result<(), Error> {
+        self.with(|kv| kv.put(key.name, &(key.encode)(value)))
+            .map_err(|error| error.at(format!("key {}", key.name)))
+    }
+
+    /// The keys that begin with a prefix.
+    fn names(&self, prefix: &str) -> Result<Vec<String>, Error> {
+        self.with(|kv| kv.keys(prefix))
+    }
+
+    /// Deletes a key if its revision is still `revision`.
+    fn delete(&self, name: &str, revision: u64) -> Result<(), Error> {
+        self.with(|kv| kv.delete(name, revision))
     }
 
     /// Changes a key to what `change` makes of its present value, however often somebody else changes it in between. `None`:

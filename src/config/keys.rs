@@ -5,7 +5,7 @@ use super::{Config, Health, Join, Nats, Prometheus, ReplicationLog, Snapshot, st
 use crate::base::secret::Secret;
 use crate::base::{Error, files, limits, logger::Format};
 use crate::db::JournalMode;
-use crate::model::set;
+use crate::model::{lists::Lists, set};
 use crate::nats::{Url, is_loopback};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,20 +13,12 @@ use std::time::Duration;
 /// The longest interval: 366 days in milliseconds.
 const YEAR_MS: u64 = 366 * 86_400_000;
 
-/// Keys of the Go program whose capability this version does not have: they may be there, but must ask for nothing.
-const NOT_YET: &[&str] = &["sharding.ignore_tables", "tables.include", "tables.exclude"];
-
 /// Keys of the Go program that have no effect here, and why.
 const WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("cleanup_interval", "a change-log row is removed as soon as its event has come back"),
     ("nats.connect_retries", "connecting is tried for ever"),
     ("nats.reconnect_wait_seconds", "pauses between tries grow by themselves"),
 ];
-
-/// The text that refuses a key or flag whose capability this version does not have.
-pub fn not_yet(what: &str) -> String {
-    format!("{what}: this version does not have that capability yet; it comes with a later one")
-}
 
 /// Reads a configuration file, or the defaults without one. `node_id` is that of the command line.
 ///
@@ -43,7 +35,6 @@ pub fn load(file: Option<&Path>, node_id: Option<u64>) -> Result<(Config, Vec<St
         }
     };
     let mut reader = Reader::new(name.clone(), table);
-    refuse_not_yet(&mut reader);
     let mut warnings = warn_without_effect(&mut reader, &name);
     let config = read(&mut reader, node_id);
     warnings.extend(reader.warnings());
@@ -60,13 +51,27 @@ fn syntax_error(text: &str, error: &toml::de::Error) -> String {
     format!("line {line}: not TOML: {}", error.message().replace('\n', ", "))
 }
 
-/// The sections of a Go node's sample configuration, with nothing in them, ask for nothing.
-fn refuse_not_yet(reader: &mut Reader) {
-    for key in NOT_YET {
-        if reader.asks_for_something(key) {
-            reader.note(key, not_yet(key));
+/// The lists of tables. What the Go program's documentation calls `sharding.ignore_tables` adds to `tables.exclude`.
+fn tables(reader: &mut Reader) -> Lists {
+    let (include, mut exclude) = (reader.list("tables.include"), reader.list("tables.exclude"));
+    exclude.extend(reader.list("sharding.ignore_tables"));
+    for (key, list) in [("tables.include", &include), ("tables.exclude", &exclude)] {
+        if list.iter().any(|name| name.is_empty() || name.len() > limits::EVENT_NAME) {
+            reader.wrong(
+                key,
+                "(a name is empty or too long)",
+                "names of tables, * for any characters, ? for one",
+            );
+        }
+        if list.len() > limits::LISTED_TABLES {
+            reader.wrong(
+                key,
+                format!("({} names)", list.len()),
+                &format!("up to {} names", limits::LISTED_TABLES),
+            );
         }
     }
+    Lists { include, exclude, in_snapshots: reader.boolean("tables.in_snapshots", true) }
 }
 
 fn warn_without_effect(reader: &mut Reader, name: &str) -> Vec<String> {
@@ -131,9 +136,10 @@ fn read(reader: &mut Reader, flag_node_id: Option<u64>) -> Option<Config> {
         0 => limits::POLL_INTERVAL,
         ms => millis(ms),
     };
-    let journal_mode = journal_mode(reader);
+    let (journal_mode, tables) = (journal_mode(reader), tables(reader));
     let join = join(reader);
     let compare_interval = millis(reader.integer("compare_interval", 0, 0, YEAR_MS));
+    let forget_nodes_after = millis(reader.integer("forget_nodes_after", 604_800_000, 300_000, YEAR_MS));
     let settle_orphans = settle_orphans(reader);
     let automatic_keys = reader.boolean("automatic_keys", true);
     let schema_travels = schema_travels(reader);
@@ -165,8 +171,10 @@ fn read(reader: &mut Reader, flag_node_id: Option<u64>) -> Option<Config> {
         scan_max_changes,
         sleep_timeout,
         polling_interval,
+        tables,
         journal_mode,
         compare_interval,
+        forget_nodes_after,
         join,
         automatic_keys,
         settle_orphans,

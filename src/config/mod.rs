@@ -6,13 +6,13 @@ mod stores;
 
 use crate::base::{files, logger::Format, secret::Secret};
 use crate::db::JournalMode;
-use crate::model::{reach::Reach, set, shard};
+use crate::model::{lists::Lists, reach::Reach, set, shard};
 use crate::nats::is_loopback;
 use crate::storage::{Location, pack::Packing};
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use keys::{load, not_yet};
+pub use keys::load;
 
 /// The whole configuration, with what flags of the command line add to it.
 #[derive(Clone, Debug)]
@@ -35,12 +35,16 @@ pub struct Config {
     pub sleep_timeout: Duration,
     /// Time between two looks for changes when no file event comes.
     pub polling_interval: Duration,
+    /// Which tables are replicated.
+    pub tables: Lists,
     /// What to do with a database that is not in WAL mode.
     pub journal_mode: JournalMode,
     /// What becomes of rows that only this node has when it joins.
     pub join: Join,
     /// Time between two comparisons of all nodes; zero: none.
     pub compare_interval: Duration,
+    /// After this time without a word, a node is not shown any more.
+    pub forget_nodes_after: Duration,
     /// Keys of AUTOINCREMENT tables come from blocks that the node claims.
     pub automatic_keys: bool,
     /// Rows that refer to one which another node has deleted are settled as their foreign key says.

@@ -69,20 +69,6 @@ impl Reader {
         self.find(key).is_some()
     }
 
-    /// Whether `key`, a value or a section, holds anything but empty texts, empty lists and false.
-    pub fn asks_for_something(&mut self, key: &'static str) -> bool {
-        fn filled(value: &Value) -> bool {
-            match value {
-                Value::String(text) => !text.is_empty(),
-                Value::Boolean(on) => *on,
-                Value::Array(items) => !items.is_empty(),
-                Value::Table(table) => table.values().any(filled),
-                _ => true,
-            }
-        }
-        self.find(key).is_some_and(|value| filled(&value))
-    }
-
     /// Notes a mistake in `key`, which is shown with its value and what is accepted. A value that may be a URL with a login in
     /// it, in whatever key, is not shown: where a login ends in a wrong URL, nobody can tell.
     pub fn wrong(&mut self, key: &str, value: impl std::fmt::Display, accepted: &str) {
@@ -302,13 +288,6 @@ mod tests {
             assert_eq!(reader.integer(key, 3, 1, 5), read, "{key}");
             assert_eq!(reader.is_wrong(key), matches!(key, "c" | "d" | "e"), "{key}");
         }
-    }
-
-    #[test]
-    fn what_asks_for_nothing() {
-        let mut reader = reader("[a]\nx = \"\"\ny = false\nz = []\n[a.b]\n[c]\nx = 0");
-        assert!(!reader.asks_for_something("a") && !reader.asks_for_something("none"));
-        assert!(reader.asks_for_something("c"));
     }
 
     #[test]

@@ -303,15 +303,17 @@ fn node_id_of_the_command_line_wins() {
 }
 
 #[test]
-fn capabilities_of_the_go_program_that_are_not_here_are_refused() {
-    for (text, key) in [
-        ("[tables]\ninclude = [\"a\"]", "tables.include"),
-        ("[tables]\nexclude = [\"a\"]", "tables.exclude"),
-        ("[sharding]\nignore_tables = [\"a\"]", "sharding.ignore_tables"),
-    ] {
-        assert_eq!(errors(text), [format!("FILE: {}", not_yet(key))]);
-    }
-    assert!(warnings("[tables]\ninclude = []").is_empty());
+fn lists_of_tables_are_read_under_the_keys_of_the_go_documentation_too() {
+    let tables =
+        with("[tables]\ninclude = [\"a*\"]\nexclude = [\"ab\"]\n[sharding]\nignore_tables = [\"logs\"]")
+            .tables;
+    assert_eq!(
+        (&tables.include[..], &tables.exclude[..]),
+        (&["a*".to_owned()][..], &["ab".to_owned(), "logs".to_owned()][..])
+    );
+    assert!(tables.in_snapshots && !with("tables.in_snapshots = false").tables.in_snapshots);
+    assert!(with("[tables]\ninclude = []").tables.name_nothing());
+    assert!(errors("tables.exclude = [\"\"]")[0].contains("tables.exclude = (a name is empty or too long)"));
 }
 
 #[test]

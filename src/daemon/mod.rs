@@ -36,6 +36,9 @@ const STREAMS_LOOK: [Duration; 2] = [Duration::from_secs(30), Duration::from_sec
 
 /// Runs until stop, or until something fails for good.
 pub fn run(config: &Config, stop: &Stop) -> Result<(), Error> {
+    if !config.publish {
+        log::info!("a read replica (publish = false): what is written here stays here");
+    }
     let Some(claim) = Claim::take(config, stop)? else { return Ok(()) };
     snapshot::remove_leftovers(config);
     let mut daemon = Daemon::new(config, claim, stop)?;

@@ -181,6 +181,7 @@ fn try_open(config: &Config) -> Result<Option<Database>, db::Error> {
         return Ok(None);
     }
     opening.prepare(config.journal_mode)?;
+    opening.set_lists(&config.tables)?;
     opening.note_writer(writer)?;
     let reached = match positions::read(&config.seq_map_path) {
         positions::Found::Map(reached) => reached,
@@ -202,6 +203,9 @@ fn try_open(config: &Config) -> Result<Option<Database>, db::Error> {
     let capture = if config.publish {
         let (mut log, done) = opening.with_capture(config.node_id)?;
         replicator::report(&done);
+        if !config.replicate {
+            log.log_rebuilt()?;
+        }
         let names = log.table_names();
         log::info!(
             "capturing {} tables of {} (schema {})",

@@ -5,6 +5,10 @@ use super::state::Daemon;
 use crate::base::error::{Context, Error, Kind};
 use crate::base::stop::{self, Stop, StopSource};
 use crate::base::{files, limits, memory, worker::Workers};
+use crate::cluster::{
+    registry::{Registry, Told},
+    teller,
+};
 use crate::db;
 use crate::equality;
 use crate::model::positions::SeqMap;
@@ -93,6 +97,7 @@ impl Session {
             daemon.signals.set_whole(Whole::Yes);
         }
         self.start_comparing(daemon, token)?;
+        self.start_teller(daemon, token)?;
         if config.makes_snapshots() {
             let scheduler = snapshot::Scheduler {
                 config: config.clone(),
@@ -124,6 +129,20 @@ impl Session {
         let (config, stop) = (daemon.config.clone(), token.clone());
         let connection = daemon.broker.connection.clone();
         self.workers.spawn("compare-due", move || equality::compare_when_due(&config, &connection, &stop))
+    }
+
+    /// Starts the thread that tells the schema to the others.
+    fn start_teller(&mut self, daemon: &Daemon<'_>, token: &Stop) -> Result<(), Error> {
+        let setup = teller::Setup {
+            config: daemon.config.clone(),
+            bucket: daemon.bucket.clone(),
+            board: daemon.board.clone(),
+            stop: token.clone(),
+        };
+        self.workers.spawn("teller", move || {
+            teller::run(&setup);
+            Ok(())
+        })
     }
 
     fn start_publisher(
@@ -210,13 +229,23 @@ fn recover(daemon: &Daemon<'_>, stop: &Stop) -> Recover {
     })
 }
 
-/// How what was written in tables that were built anew is found out.
+/// How what was written in tables that were built anew is found out, and what the cluster has of those that were not replicated before.
 fn settle_rebuilt(daemon: &Daemon<'_>, stop: &Stop) -> Recover {
     let open_store = daemon.broker.store_opener(daemon.config);
     let (config, bucket, stop) = (daemon.config.clone(), daemon.bucket.clone(), stop.clone());
+    let (registry, mut including) = (Registry::new(&bucket), snapshot::Including::default());
     Box::new(move |database| {
         let node = snapshot::Node { config: &config, bucket: &bucket, stop: &stop };
-        snapshot::settle_rebuilt(node, &open_store()?, database)
+        let store = open_store()?;
+        if config.publish {
+            snapshot::settle_rebuilt(node, &store, database)?;
+        }
+        let me = config.node_id;
+        including.try_include(node, &store, database, |tables| {
+            let running = registry.running().unwrap_or_default();
+            let has_one = |told: &Told| told.node != me && tables.iter().any(|table| told.replicates(table));
+            running.iter().find(|told| has_one(told)).map(|told| told.node)
+        })
     })
 }
 

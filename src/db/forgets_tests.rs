@@ -153,7 +153,7 @@ fn consume(applier: &mut Applier, stream: &Stream, count: usize) {
 fn compare_with(peer: &mut Peer, snapshot: &Path, stream: &Stream, epoch: Epoch) {
     let copy = peer.path.with_extension("copy");
     std::fs::copy(snapshot, &copy).unwrap();
-    make_ready(&copy).unwrap();
+    make_ready(&copy, &Default::default()).unwrap();
     let (ours, mut theirs) = (peer.position().seq, open(&copy, peer.id));
     let at = theirs.position(0).unwrap().unwrap().seq;
     if at > ours {

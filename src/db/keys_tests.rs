@@ -299,7 +299,7 @@ fn reconciled(seed: u64, random: &mut Random, declaration: &Declaration, values:
     }
     let dir = crate::base::files::parent(&of.scratch.path);
     let made = make_snapshot(&of.scratch.path, &dir, &Stamp::default()).unwrap();
-    make_ready(made.file.path()).unwrap();
+    make_ready(made.file.path(), &Default::default()).unwrap();
     let comparison = compare(&other.path, made.file.path()).unwrap();
     let mut applier = Applier::open(&other.path, 3, &["s-1".to_owned()]).unwrap();
     applier.reconcile(&comparison, Extra::Remove).unwrap();

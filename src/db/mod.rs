@@ -6,12 +6,14 @@
 mod apply;
 mod autoincrement;
 mod capture;
+mod describe;
 mod digits;
 pub mod equality;
 mod error;
 mod examine;
 mod foreign_keys;
 mod indexes;
+mod lists;
 mod look;
 mod migrate;
 mod open;
@@ -38,8 +40,10 @@ pub use apply::conflicts::{
 pub use apply::{Applier, Ends, Incoming, Restored, queued};
 pub use autoincrement::set_autoincrement;
 pub use capture::{Capture, ChangeLog, install_capture, watch};
+pub use describe::{Described, SchemaWatch, TableDescribed, describe};
 pub use error::Error;
 pub use examine::{Examined, examine, newest_captured};
+pub use lists::included_in;
 pub use look::{Mark, Seen, holds_tables, is_known, look, mark, writer_of};
 pub use migrate::history::{Past as PastChange, State as ChangeState};
 pub use migrate::kept::Kept as KeptThing;
@@ -48,9 +52,10 @@ pub use open::{JournalMode, sqlite_version};
 pub use opening::Opening;
 pub use ours::cleanup;
 pub use restore::{
-    Extra, Filled, Inside, LastLook, Look, Made, Salvage, Salvaged, Stamp, compare, copy_database,
-    fill_database, find_damage, holds_unsettled, inspect_snapshot, make_ready, make_snapshot, positions_of,
-    replace_database, schema_hash, schema_mismatch, schema_of_nothing, set_positions, strip_snapshot,
+    Extra, Filled, Included, Inside, LastLook, Look, Made, Salvage, Salvaged, Stamp, compare, copy_database,
+    fill_database, find_damage, holds_unsettled, inspect_snapshot, keep_excluded, make_ready, make_snapshot,
+    positions_of, replace_database, schema_hash, schema_mismatch, schema_of_nothing, set_positions,
+    strip_snapshot,
 };
 pub use sample::{lines_of, run_script};
 pub use state::Why as WhyAnew;

@@ -2,7 +2,8 @@
 
 use crate::db::capture::{self, Capture, ChangeLog};
 use crate::db::open::{self, JournalMode};
-use crate::db::{apply, digits, error::Error, ours, state};
+use crate::db::{apply, digits, error::Error, lists, ours, state};
+use crate::model::lists::Lists;
 use crate::model::positions::SeqMap;
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
@@ -27,6 +28,11 @@ impl Opening {
     pub fn prepare(&mut self, mode: JournalMode) -> Result<(), Error> {
         open::switch(&self.connection, &self.path, mode)?;
         apply::ensure_state_of(&mut self.connection)
+    }
+
+    /// Writes down which tables are replicated from now on.
+    pub fn set_lists(&mut self, wanted: &Lists) -> Result<(), Error> {
+        lists::set(&mut self.connection, wanted)
     }
 
     /// Notes which SQLite wrote the database's header last (see [`digits`]), and warns of what no version writes as another one does.

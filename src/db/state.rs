@@ -4,6 +4,7 @@
 use crate::base::limits;
 use crate::db::{error::Error, ours};
 use crate::model::epoch::Epoch;
+use crate::model::lists::Lists;
 use crate::model::moments::Moments;
 use crate::model::origin::{Origin, parse_incarnation};
 use crate::model::positions::{Position, SeqMap};
@@ -18,6 +19,9 @@ pub const RESTORED: &str = "restored";
 pub const TAKEN_OVER: &str = "taken_over";
 /// Name of the text that holds the schema hash of a snapshot.
 pub const SCHEMA_HASH: &str = "schema_hash";
+
+/// Name of the text with the hashes of the schema that was seen last, and of the one before.
+pub const SCHEMA_SEEN: &str = "schema_seen";
 
 /// Kind of the numbers about what is set aside.
 const ASIDE: &str = "aside";
@@ -65,6 +69,14 @@ const ALL_REBUILT: &str = "SELECT name, value FROM __harmonylite__state WHERE ki
 const FORGET_REBUILT: &str = "DELETE FROM __harmonylite__state WHERE kind = 'rebuilt'";
 const FORGET_REBUILT_TABLE: &str =
     "DELETE FROM __harmonylite__state WHERE kind = 'rebuilt' AND name = ?1 COLLATE NOCASE";
+/// Kind of the text that holds the lists of tables, and its name.
+const LISTS: &str = "tables";
+/// Kind of the names of tables that are replicated again and whose rows are not yet those of the cluster.
+const INCLUDED: &str = "included";
+/// Kind of the names of tables whose events were passed over, because they are not replicated here.
+const PASSED: &str = "passed";
+const NAMES: &str = "SELECT name FROM __harmonylite__state WHERE kind = ?1 ORDER BY name";
+const FORGET_NAME: &str = "DELETE FROM __harmonylite__state WHERE kind = ?1 AND name = ?2 COLLATE NOCASE";
 const REFUSED: &str = "SELECT CAST(name AS INTEGER) FROM __harmonylite__state WHERE kind = 'refused'";
 const FORGET_PUBLISHED: &str = "DELETE FROM __harmonylite__state WHERE kind = 'refused' \
      AND CAST(name AS INTEGER) NOT IN (SELECT id FROM __harmonylite__log WHERE t <> 0)";
@@ -154,6 +166,55 @@ pub fn forget_rebuilt_table(connection: &Connection, table: &str) -> Result<(), 
 
 pub fn forget_rebuilt(connection: &Connection) -> Result<(), Error> {
     connection.execute(FORGET_REBUILT, [])?;
+    Ok(())
+}
+
+/// The lists of tables that the database was opened with last; `None`: it knows none.
+pub fn lists(connection: &Connection) -> Result<Option<Lists>, Error> {
+    if !exists(connection)? {
+        return Ok(None);
+    }
+    Ok(get::<String>(connection, LISTS, LISTS)?.map(|text| Lists::decode(&text)))
+}
+
+pub fn set_lists(connection: &Connection, lists: &Lists) -> Result<(), Error> {
+    set(connection, LISTS, LISTS, lists.encode())
+}
+
+fn names(connection: &Connection, kind: &str) -> Result<Vec<String>, Error> {
+    let mut statement = connection.prepare_cached(NAMES)?;
+    let names = statement.query_map([kind], |row| row.get(0))?;
+    Ok(names.collect::<Result<_, _>>()?)
+}
+
+/// Notes that a table is replicated from now on, and was not before: its rows are not yet those of the cluster.
+pub fn note_included(connection: &Connection, table: &str) -> Result<(), Error> {
+    set(connection, INCLUDED, table, 1)
+}
+
+/// The tables that are, whether they are there or not.
+pub fn included(connection: &Connection) -> Result<Vec<String>, Error> {
+    names(connection, INCLUDED)
+}
+
+/// The rows of a table are those of the cluster, or it is not replicated any more.
+pub fn forget_included(connection: &Connection, table: &str) -> Result<(), Error> {
+    connection.execute(FORGET_NAME, [INCLUDED, table])?;
+    Ok(())
+}
+
+/// Notes that an event of a table was passed over.
+pub fn note_passed(connection: &Connection, table: &str) -> Result<(), Error> {
+    set(connection, PASSED, table, 1)
+}
+
+/// The tables of which events were passed over.
+pub fn passed(connection: &Connection) -> Result<Vec<String>, Error> {
+    names(connection, PASSED)
+}
+
+pub fn forget_passed(connection: &Connection, table: &str) -> Result<(), Error> {
+    connection.execute(FORGET_NAME, [PASSED, table])?;
     Ok(())
 }
 

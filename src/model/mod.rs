@@ -9,6 +9,7 @@ pub mod event;
 pub mod fold;
 pub mod gate;
 pub mod gotime;
+pub mod lists;
 pub mod moments;
 pub mod origin;
 pub mod payload;

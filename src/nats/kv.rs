@@ -2,7 +2,9 @@
 
 use super::error::Error;
 use super::jetstream::JetStream;
+use crate::base::limits;
 use serde_json::{Value, json};
+use std::time::Duration;
 
 /// One bucket: the stream `KV_<bucket>`.
 #[derive(Clone)]
@@ -27,6 +29,12 @@ impl Kv {
         Ok(Kv { js: js.clone(), bucket: bucket.to_owned() })
     }
 
+    /// Opens a bucket whose values go by themselves after a time, created if missing.
+    pub fn open_aging(js: &JetStream, bucket: &str, age: Duration, what: &str) -> Result<Kv, Error> {
+        js.ensure_stream(&aging_config(bucket, age, what))?;
+        Ok(Kv { js: js.clone(), bucket: bucket.to_owned() })
+    }
+
     fn subject(&self, key: &str) -> String {
         format!("$KV.{}.{key}", self.bucket)
     }
@@ -48,6 +56,22 @@ impl Kv {
         Ok(self.js.publish(&self.subject(key), &headers, value)?.seq)
     }
 
+    /// Writes a key, whatever it held.
+    pub fn put(&self, key: &str, value: &[u8]) -> Result<(), Error> {
+        self.js.publish(&self.subject(key), &[], value).map(drop)
+    }
+
+    /// The keys that begin with a prefix, some of a bucket that holds very many. Among them may be deleted ones.
+    pub fn keys(&self, prefix: &str) -> Result<Vec<String>, Error> {
+        let filter = self.subject(">");
+        let operation = format!("STREAM.INFO.KV_{}", self.bucket);
+        let info: Value = self.js.api(&operation, &json!({ "subjects_filter": filter }))?;
+        let subjects = info["state"]["subjects"].as_object().into_iter().flatten();
+        let before = self.subject("");
+        let keys = subjects.filter_map(|(subject, _)| subject.strip_prefix(&before));
+        Ok(keys.filter(|key| key.starts_with(prefix)).take(limits::KEYS).map(str::to_owned).collect())
+    }
+
     /// Deletes a key if its revision is still `revision`.
     pub fn delete(&self, key: &str, revision: u64) -> Result<(), Error> {
         let expected = revision.to_string();
@@ -66,6 +90,14 @@ fn bucket_config(bucket: &str, replicas: u64) -> Value {
     })
 }
 
+/// The same of a bucket that forgets, as the Go program makes its own.
+fn aging_config(bucket: &str, age: Duration, what: &str) -> Value {
+    let mut config = bucket_config(bucket, 1);
+    config["max_age"] = json!(u64::try_from(age.as_nanos()).unwrap_or(u64::MAX));
+    config["description"] = json!(what);
+    config
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,6 +108,8 @@ mod tests {
         assert_eq!((&config["name"], &config["subjects"]), (&json!("KV_leases"), &json!(["$KV.leases.>"])));
         assert_eq!((&config["max_msgs_per_subject"], &config["max_age"]), (&json!(1), &json!(0)));
         assert_eq!(config["num_replicas"], json!(3));
+        let aging = aging_config("registry", Duration::from_secs(300), "what");
+        assert_eq!((&aging["max_age"], &aging["num_replicas"]), (&json!(300_000_000_000_u64), &json!(1)));
         assert_eq!(bucket_config("leases", 0)["num_replicas"], json!(1));
     }
 }

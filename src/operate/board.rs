@@ -25,6 +25,7 @@ pub struct Board {
     lost: AtomicU64,
     compared: Mutex<Compared>,
     in_memory: AtomicBool,
+    schemas_equal: AtomicBool,
 }
 
 /// Events, and when the last of them was counted.
@@ -95,6 +96,7 @@ impl Default for Board {
             lost: AtomicU64::new(0),
             compared: Mutex::default(),
             in_memory: AtomicBool::new(false),
+            schemas_equal: AtomicBool::new(true),
         }
     }
 }
@@ -108,6 +110,21 @@ impl Board {
     /// What is set aside.
     pub fn aside(&self) -> SetAside {
         lock(&self.aside).clone()
+    }
+
+    /// Events that wait for a table or column.
+    pub fn waiting_events(&self) -> u64 {
+        lock(&self.aside).tables.iter().filter(|of| !of.refused).map(|of| of.events).sum()
+    }
+
+    /// All running nodes have this node's schema, or not.
+    pub fn set_schemas_equal(&self, equal: bool) {
+        self.schemas_equal.store(equal, Relaxed);
+    }
+
+    /// Whether they have, as far as they have told.
+    pub fn are_schemas_equal(&self) -> bool {
+        self.schemas_equal.load(Relaxed)
     }
 
     /// Shows how many conflicts are kept.

@@ -26,6 +26,15 @@ pub fn start(view: &View, stop: &Stop, workers: &mut Workers) -> Result<(), Erro
     })
 }
 
+/// What is known of the schema, beside those of the others.
+fn of_schemas(board: &Board) -> [(&'static str, &'static str, i64); 2] {
+    let waiting = i64::try_from(board.waiting_events()).unwrap_or(i64::MAX);
+    [
+        ("schemas_equal", "1: all running nodes have this node's schema.", board.are_schemas_equal().into()),
+        ("schema_waiting_events", "Events that wait for a table or column.", waiting),
+    ]
+}
+
 /// All metrics.
 fn text(config: &Config, connected: bool, board: &Board, signals: &Signals) -> String {
     let snapshot = board.snapshot();
@@ -61,6 +70,7 @@ fn text(config: &Config, connected: bool, board: &Board, signals: &Signals) -> S
     put("connected", gauge, "1: connected to NATS.", &flag(connected));
     put("database_open", gauge, "1: the database is open.", &flag(board.is_open()));
     put("whole", gauge, "1: nothing is missing.", &flag(signals.is_whole()));
+    of_schemas(board).into_iter().for_each(|(name, help, value)| put(name, gauge, help, &plain(value)));
     let (tables, lost) = set_aside(board);
     put("set_aside_events", gauge, "Events that are set aside, by table and state.", &tables);
     put("set_aside_dropped", counter, "Events that were dropped because too many were set aside.", &lost);

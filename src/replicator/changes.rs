@@ -1,7 +1,7 @@
 //! The changes of the schema that are to be published.
 
 use crate::base::limits;
-use crate::db::{self, ChangeLog};
+use crate::db::{self, Capture, ChangeLog};
 use crate::model::event::Event;
 use std::time::Instant;
 
@@ -46,6 +46,24 @@ impl Changes {
         if self.at.is_some_and(|at| at.elapsed() > limits::CHANGE_AGAIN) {
             *self = Changes::default();
         }
+    }
+}
+
+/// What a change of schema brought, for people.
+pub fn report(capture: &Capture) {
+    if capture.taken_over > 0 {
+        log::info!("took over from a Go node: {} captured changes are published now", capture.taken_over);
+    }
+    for table in &capture.rebuilt {
+        log::info!(
+            "table {table} was built anew and is captured again; looking for what was written meanwhile"
+        );
+    }
+    for table in &capture.included {
+        log::info!("table {table} is replicated from now on; looking for what the cluster has of it");
+    }
+    for (table, rows) in &capture.new_tables {
+        log::info!("table {table} is captured from now on; its {rows} rows are published");
     }
 }
 

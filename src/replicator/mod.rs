@@ -17,8 +17,9 @@ mod reports;
 mod setup;
 mod waiting;
 
+pub use changes::report;
 pub use claimer::claim_blocks;
 pub use follower::Follower;
 pub use orders::{Handle as PublisherHandle, Orders, orders};
-pub use publisher::{Publisher, Setup as PublisherSetup, report};
+pub use publisher::{Publisher, Setup as PublisherSetup};
 pub use setup::{Heal, Recover, Setup as FollowerSetup};

@@ -1,7 +1,7 @@
 //! The publisher: from the change log into the streams, many in flight, in order, until each has come back.
 
 use super::audit::{AUDIT_INTERVAL, Audit, Seen, Verdict};
-use super::changes::Changes;
+use super::changes::{Changes, report};
 use super::cut;
 use super::orders::{Command, Orders};
 use super::outbox::{Bounds, Outbox};
@@ -276,7 +276,7 @@ impl Publisher {
 
     /// Sees to what was written in tables while they were built anew: the follower can tell, if there is one.
     fn look_at_rebuilt(&mut self, capture: &Capture) -> Result<(), Error> {
-        if capture.rebuilt.is_empty() {
+        if capture.rebuilt.is_empty() && capture.included.is_empty() {
             return Ok(());
         }
         if self.setup.config.replicate {
@@ -542,21 +542,6 @@ impl Publisher {
                 published + waiting
             );
         }
-    }
-}
-
-/// What a change of schema brought, for people.
-pub fn report(capture: &Capture) {
-    if capture.taken_over > 0 {
-        log::info!("took over from a Go node: {} captured changes are published now", capture.taken_over);
-    }
-    for table in &capture.rebuilt {
-        log::info!(
-            "table {table} was built anew and is captured again; looking for what was written meanwhile"
-        );
-    }
-    for (table, rows) in &capture.new_tables {
-        log::info!("table {table} is captured from now on; its {rows} rows are published");
     }
 }
 

@@ -69,7 +69,7 @@ fn parse(streams: &[String], text: &str) -> Result<Until, Error> {
 /// Writes the state at a moment or position to a file that must not exist, with nothing of ours in it.
 pub fn restore_at(node: Node<'_>, store: &Store, until: &Until, target: &Path) -> Result<Restored, Error> {
     refuse_existing(target)?;
-    let (copy, restored) = state_at(node, store, until, || beside(target, "download"))?;
+    let (copy, restored) = state_at((node, store), until, || beside(target, "download"), &[])?;
     db::strip_snapshot(copy.path()).map_err(about_copy).context(&restored.from.name)?;
     put_in_place(&copy, target)?;
     Ok(restored)
@@ -83,7 +83,7 @@ pub fn restore_everywhere(
     until: &Until,
 ) -> Result<(Restored, [u64; 2]), Error> {
     let path = &node.config.db_path;
-    let (copy, restored) = state_at(node, store, until, || scratch(node.config, "everywhere"))?;
+    let (copy, restored) = state_at((node, store), until, || scratch(node.config, "everywhere"), &[])?;
     let mut database = db::Applier::open(path, node.config.node_id, &node.config.streams())?;
     let written = patiently(node.stop, || {
         let comparison = db::compare(path, copy.path())?;
@@ -93,12 +93,12 @@ pub fn restore_everywhere(
     Ok((restored, written))
 }
 
-/// Brings a copy of the newest snapshot that is old enough to a moment or position.
-fn state_at(
-    node: Node<'_>,
-    store: &Store,
+/// Brings a copy of the newest snapshot that is old enough to a moment or position. Its maker must have replicated these `tables`.
+pub fn state_at(
+    (node, store): (Node<'_>, &Store),
     until: &Until,
     scratch: impl Fn() -> Result<Temporary, Error>,
+    tables: &[String],
 ) -> Result<(Temporary, Restored), Error> {
     let mut found = list(store)?;
     // The newest first: the least to replay.
@@ -119,7 +119,14 @@ fn state_at(
             }
             Err(error) => return Err(error),
         }
-        db::make_ready(copy.path()).map_err(about_copy).context(&stored.name)?;
+        db::make_ready(copy.path(), &node.config.tables).map_err(about_copy).context(&stored.name)?;
+        let lacking = db::included_in(copy.path()).map_err(about_copy).context(&stored.name)?;
+        if let Some(table) =
+            lacking.iter().find(|lacking| tables.iter().any(|t| t.eq_ignore_ascii_case(lacking)))
+        {
+            why = format!("{}: its maker does not replicate table {table}", stored.name);
+            continue;
+        }
         let messages = replay(node, copy.path(), until).context(format!("from {}", stored.name))?;
         let positions = db::positions_of(copy.path()).map_err(about_copy).context(&stored.name)?;
         return Ok((copy, Restored { from: stored, messages, positions }));
@@ -131,11 +138,16 @@ fn state_at(
 /// database's own position is published. Nothing else may be applied meanwhile.
 pub fn settle_rebuilt(node: Node<'_>, store: &Store, database: &mut db::Applier) -> Result<(), Error> {
     let positions = database.positions()?;
-    let agreed = state_at(node, store, &Until::Positions(positions), || scratch(node.config, "agreed"));
+    let tables = database.rebuilt()?;
+    if tables.is_empty() {
+        return Ok(());
+    }
+    let until = Until::Positions(positions);
+    let agreed = state_at((node, store), &until, || scratch(node.config, "agreed"), &tables);
     let agreed = match agreed {
         Ok((copy, _)) => Some(copy),
         // No snapshot tells what was agreed.
-        Err(error) if error.kind() == Kind::Missing && list(store)?.is_empty() => None,
+        Err(error) if error.kind() == Kind::Missing && list(store)?.iter().all(is_unplaced) => None,
         Err(error) => return Err(error),
     };
     if let Some(agreed) = &agreed {
@@ -145,6 +157,11 @@ pub fn settle_rebuilt(node: Node<'_>, store: &Store, database: &mut db::Applier)
     let found = patiently(node.stop, || database.log_rebuilt(path, agreed.as_ref().map(Temporary::path)))?;
     found.tell(agreed.is_some());
     Ok(())
+}
+
+/// Whether a Go node made it, which knows no position.
+fn is_unplaced(stored: &Stored) -> bool {
+    stored.label.positions.is_empty()
 }
 
 /// Why a snapshot cannot be brought forward to the bound; `None`: it can.

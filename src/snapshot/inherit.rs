@@ -38,7 +38,9 @@ pub fn inherit(node: Node<'_>, map: &SeqMap, database: &mut db::Applier) -> Resu
     let made = db::make_snapshot(path, &files::parent(copy.path()), &Stamp::default())
         .context(format!("copy {}", path.display()))?;
     let folded = made.file.path();
-    db::make_ready(folded).and_then(|_| db::set_positions(folded, &first)).map_err(about_copy)?;
+    db::make_ready(folded, &node.config.tables)
+        .and_then(|_| db::set_positions(folded, &first))
+        .map_err(about_copy)?;
     let messages = replay(node, folded, &Until::End)?;
     let comparison = db::compare(path, folded)?;
     let loses = comparison.changed + comparison.extra > 0;

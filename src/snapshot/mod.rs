@@ -7,6 +7,7 @@ mod at;
 mod begin;
 mod due;
 mod heal;
+mod included;
 mod inherit;
 mod inspect;
 mod join;
@@ -23,6 +24,7 @@ mod tried;
 
 pub use at::{parse_when, restore_at, restore_everywhere, settle_rebuilt};
 pub use heal::Healing;
+pub use included::Including;
 pub use inherit::{end_visit, inherit};
 pub use inspect::{restore_to, verify};
 pub use join::Joining;

@@ -33,7 +33,7 @@ pub fn prove(node: Node<'_>, store: &Store) -> Result<Proof, Error> {
         _ => error,
     })?;
     db::inspect_snapshot(restored.path()).map_err(about_copy).context(name)?;
-    db::make_ready(restored.path()).map_err(about_copy).context(name)?;
+    db::make_ready(restored.path(), &config.tables).map_err(about_copy).context(name)?;
     // A copy of the live database, so that both sides stand still.
     db::copy_database(&config.db_path, live.path()).context("copy the database")?;
     let positions = db::positions_of(live.path()).map_err(about_copy).context("copy of the database")?;

@@ -230,6 +230,7 @@ impl Recovery<'_> {
                 false => None,
             };
             let mut carry = || {
+                db::keep_excluded(path, found.path(), &self.config.tables)?;
                 saved = salvage.as_mut().map_or(Ok(saved), db::Salvage::run)?;
                 Ok(())
             };
@@ -531,7 +532,7 @@ mod tests {
         assert!(recovery.put_in_place(&found).is_err());
         std::fs::remove_file(found.path()).unwrap();
         rusqlite::Connection::open(found.path()).unwrap().execute_batch("CREATE TABLE t(a)").unwrap();
-        db::make_ready(found.path()).unwrap();
+        db::make_ready(found.path(), &Default::default()).unwrap();
         recovery.put_in_place(&found).unwrap();
         assert_eq!(Rights::of(&config.db_path).unwrap(), rights);
         assert!(!left.exists() && scratch.names().iter().any(|name| name.contains(LOST)));

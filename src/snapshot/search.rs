@@ -161,7 +161,8 @@ impl Search {
         if !label.positions.is_empty() {
             self.begin(places, stored, &label.positions)?;
         }
-        if !label.schema.is_empty() {
+        // Where some tables are not replicated, only the snapshot itself tells what it holds of the others.
+        if !label.schema.is_empty() && places.node.config.tables.name_nothing() {
             places.check_schema(stored, &label.schema)?;
         }
         if label.encoding.contains("encrypted") && places.node.config.snapshot.packing.key.is_none() {
@@ -223,7 +224,7 @@ impl Search {
         let tried = self.tried.entry(identity.to_owned()).or_insert_with(|| Tried::new(begun));
         tried.downloaded(fetched_at);
         let checked = match fetched {
-            Ok(_) => db::make_ready(file.path()).map_err(about_copy),
+            Ok(_) => db::make_ready(file.path(), &config.tables).map_err(about_copy),
             Err(error) => Err(error_of_fetch(error)?),
         };
         let ready = match checked {

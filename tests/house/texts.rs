@@ -68,7 +68,7 @@ fn the_readme_and_the_help_name_every_flag() {
     let flags = flags();
     assert!(flags.len() > 15, "{flags:?}: does this test still know how flags are read?");
     // Accepted for the Go program's sake, or refused with a line of its own.
-    let silent = ["leaf-server", "schema-status", "schema-status-cluster", "pprof"];
+    let silent = ["leaf-server", "pprof"];
     for flag in flags.iter().filter(|flag| !silent.contains(&flag.as_str())) {
         assert!(readme.contains(&format!("`-{flag}")), "README: no word of -{flag}");
         assert!(help.contains(&format!("-{flag}")), "-help: no word of -{flag}");

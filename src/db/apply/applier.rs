@@ -402,7 +402,7 @@ impl Applier {
         let event = self.session.translated(event);
         let Some(table) = self.session.table_of(&event) else {
             // An event of ours had a table when it was published: the application has dropped it since.
-            if passed || source.own {
+            if passed || source.own || self.session.passes_over(&event.table)? {
                 return Ok(Outcome::Done { folded: !passed });
             }
             return Ok(Outcome::Aside(self.no_table(&event.table)));

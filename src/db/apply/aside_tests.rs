@@ -365,7 +365,7 @@ fn a_snapshot_carries_what_waits_on_its_maker() {
     peer.take(&[("v", ONE)]);
     let dir = crate::base::files::parent(&peer.scratch.path);
     let made = make_snapshot(&peer.scratch.path, &dir, &Stamp::default()).unwrap();
-    make_ready(made.file.path()).unwrap();
+    make_ready(made.file.path(), &Default::default()).unwrap();
     assert_eq!(list(made.file.path()).unwrap().len(), 2);
     // Who starts from it migrates later.
     let path = made.file.path();

@@ -347,7 +347,7 @@ fn a_snapshot_brings_the_queue_that_its_index_needs() {
     drop(without);
     peer.note(1, "remote");
     let made = make_snapshot(&peer.scratch.path, &dir, &Stamp::default()).unwrap();
-    make_ready(made.file.path()).unwrap();
+    make_ready(made.file.path(), &Default::default()).unwrap();
     let restored = Connection::open(made.file.path()).unwrap();
     restored.execute_batch("UPDATE notes SET body = 'mine' WHERE id = 1").unwrap();
     restored.execute_batch(CHECK).unwrap();

@@ -26,6 +26,7 @@ use crate::model::origin::Origin;
 use crate::model::positions::{Position, SeqMap};
 use crate::model::value::Value;
 use rusqlite::{Connection, TransactionBehavior};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -122,6 +123,8 @@ pub struct Session {
     renewals: Renewals,
     /// Tables that cannot be replicated are named in warnings: nobody else who reads the schema does.
     pub tells_refused: bool,
+    /// Tables of which it is noted that events were passed over; `None` until the first one is.
+    passed: Option<BTreeSet<String>>,
     /// When the running transaction began.
     begun: Instant,
     /// What the running transaction has come to.
@@ -167,6 +170,7 @@ impl Session {
             place: None,
             renewals: Renewals::default(),
             tells_refused: false,
+            passed: None,
             begun: Instant::now(),
             applied: Applied::default(),
             mirrored: Mirrored::default(),
@@ -263,6 +267,7 @@ impl Session {
     /// Our tables hold something else than memory does: they are read again when they are needed.
     pub fn forget_cached_state(&mut self) -> Result<(), Error> {
         self.marks.forget();
+        self.passed = None;
         self.conflicts.load(&self.connection)?;
         self.aside.load(&self.connection)
     }
@@ -363,6 +368,23 @@ impl Session {
         let tables = rowids::lacking(&self.connection, schema)?;
         rowids::keep(&self.connection, &tables)?;
         Ok(!tables.is_empty())
+    }
+
+    /// Whether events of a table are passed over because it is not replicated here. The first time that is noted: if it is replicated
+    /// again, the cluster has rows of it.
+    pub fn passes_over(&mut self, table: &str) -> Result<bool, Error> {
+        if !self.schema.lists.exclude(table) {
+            return Ok(false);
+        }
+        let passed = match &mut self.passed {
+            Some(passed) => passed,
+            none => none.insert(state::passed(&self.connection)?.into_iter().collect()),
+        };
+        // Whoever invents tables must not fill the database.
+        if passed.len() < limits::TABLES_PASSED && passed.insert(table.to_owned()) {
+            state::note_passed(&self.connection, table)?;
+        }
+        Ok(true)
     }
 
     /// Something is read outside of a transaction.

@@ -409,16 +409,20 @@ impl ChangeLog {
         Event { node: self.node, id, kind, table, row, schema_hash }
     }
 
-    /// Logs all rows of the tables that were built anew. For `replicate = false`, where nothing is known of the others.
+    /// Logs all rows of the tables that were built anew, or that were not to be replicated before. For `replicate = false`, where nothing
+    /// is known of the others.
     pub fn log_rebuilt(&mut self) -> Result<(), Error> {
-        let names = state::rebuilt(&self.connection)?;
-        if names.is_empty() {
+        let included = state::included(&self.connection)?;
+        let rebuilt = state::rebuilt(&self.connection)?.into_iter().map(|(name, _)| name);
+        let names: Vec<String> = rebuilt.chain(included).collect();
+        if !names.iter().any(|name| self.schema.tables.contains_key(&**name)) {
             return Ok(());
         }
         let transaction =
             self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        for table in names.iter().filter_map(|(name, _)| self.schema.tables.get(&**name)) {
+        for table in names.iter().filter_map(|name| self.schema.tables.get(&**name)) {
             super::log_all_rows(&transaction, table)?;
+            state::forget_included(&transaction, &table.name)?;
         }
         state::forget_rebuilt(&transaction)?;
         Ok(transaction.commit()?)

@@ -21,6 +21,8 @@ pub struct Capture {
     pub new_tables: Vec<(String, usize)>,
     /// Tables that were there and have lost their triggers: somebody has built them anew.
     pub rebuilt: Vec<String>,
+    /// Tables that were not to be replicated before, and are now.
+    pub included: Vec<String>,
 }
 
 impl Capture {
@@ -28,6 +30,7 @@ impl Capture {
         self.taken_over += slice.taken_over;
         self.new_tables.extend(slice.new_tables);
         self.rebuilt.extend(slice.rebuilt);
+        self.included.extend(slice.included);
     }
 }
 

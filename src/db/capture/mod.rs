@@ -1,5 +1,6 @@
 //! Capture: what the application writes is noticed, logged by its key, and read for the publisher.
 
+mod all_rows;
 mod changelog;
 pub mod install;
 pub mod log_table;
@@ -8,7 +9,7 @@ mod takeover;
 mod triggers;
 mod watch;
 
+pub use all_rows::log_all_rows;
 pub use changelog::ChangeLog;
 pub use install::{Capture, install_capture, remove_capture};
-pub use plan::log_all_rows;
 pub use watch::watch;

@@ -2,9 +2,8 @@
 //! however many tables there are.
 
 use crate::base::limits;
-use crate::db::capture::log_table::Touch;
 use crate::db::capture::triggers::{self, Form, Present};
-use crate::db::capture::{log_table, takeover};
+use crate::db::capture::{all_rows::log_all_rows, log_table, takeover};
 use crate::db::schema::{self, Schema};
 use crate::db::{error::Error, ours, rowids, schema_rows, sql::quote, state, table::Table};
 use rusqlite::Connection;
@@ -62,6 +61,8 @@ enum Found {
     Known,
     /// So many rows are logged.
     New(usize),
+    /// It was not to be replicated before: its rows are compared with the cluster's.
+    Included,
     Rebuilt,
 }
 
@@ -81,6 +82,7 @@ pub struct Slice {
     pub taken_over: usize,
     pub new_tables: Vec<(String, usize)>,
     pub rebuilt: Vec<String>,
+    pub included: Vec<String>,
 }
 
 impl Plan {
@@ -99,9 +101,12 @@ impl Plan {
         let gone = numbers.iter().filter(|(name, _)| !schema.tables.contains_key(name.as_str()));
         let gone = gone.map(|(name, id)| (name.clone(), *id)).collect();
         schema.number(&numbers);
-        let (tables, stray) = compare(&schema, &present);
+        let (tables, mut stray) = compare(&schema, &present);
         let loose = rowids::lacking(connection, &schema)?;
         let takes_over = ours::any_of_go_program(connection)?;
+        if takes_over {
+            stray.extend(takeover::broken(connection, &schema)?);
+        }
         let (begun, finished) = (false, false);
         let form = Form::for_tables(schema.tables.len());
         let mut plan = Plan {
@@ -163,6 +168,7 @@ impl Plan {
                 match self.capture(connection, &name)? {
                     Found::New(rows) => done.new_tables.push((name.to_string(), rows)),
                     Found::Rebuilt => done.rebuilt.push(name.to_string()),
+                    Found::Included => done.included.push(name.to_string()),
                     Found::Known => {}
                 }
             }
@@ -172,7 +178,11 @@ impl Plan {
         if self.finished && self.takes_over {
             // Last: until now its triggers have captured what ours did not.
             self.schema.number(&self.numbers);
-            done.taken_over = takeover::take_over(connection, &self.schema)?;
+            let taken = takeover::take_over(connection, &self.schema)?;
+            done.taken_over = taken.pending;
+            done.new_tables.extend(taken.new_tables);
+            done.rebuilt.extend(taken.rebuilt);
+            self.schema.tables.values().try_for_each(|table| triggers::check(connection, table))?;
         }
         self.schema.version = schema::version(connection)?;
         Ok(done)
@@ -210,8 +220,13 @@ impl Plan {
         for (name, id) in std::mem::take(&mut self.gone) {
             let entries = log_table::forget(connection, id)?;
             self.numbers.remove(&name);
-            let what =
-                if self.schema.refused.contains_key(&name) { "not replicated any more" } else { "gone" };
+            let what = if self.schema.excluded.contains(&name) {
+                "not replicated any more, as the lists of tables say"
+            } else if self.schema.refused.contains_key(&name) {
+                "not replicated any more"
+            } else {
+                "gone"
+            };
             log::info!("table {name} is {what}; {entries} unpublished changes of it are not published");
         }
         Ok(rebuilt)
@@ -255,12 +270,18 @@ impl Plan {
             schema_rows::add(connection, &table.name, &trigger, &sql)?;
             self.rows += 1;
         }
-        triggers::check(connection, &table)?;
+        if !self.takes_over {
+            // Triggers of the Go program, which may not compile, are there to the end.
+            triggers::check(connection, &table)?;
+        }
         Ok(match (captured || is_initial, is_known) {
             (true, _) => Found::Known,
             (false, true) => {
                 state::note_rebuilt(connection, name, log_table::highest(connection)?)?;
                 Found::Rebuilt
+            }
+            (false, false) if state::included(connection)?.iter().any(|known| known == name) => {
+                Found::Included
             }
             (false, false) => Found::New(log_all_rows(connection, &table)?),
         })
@@ -337,14 +358,6 @@ fn is_copy(connection: &Connection, id: i64, table: &str) -> Result<bool, Error>
     let rows: i64 =
         connection.query_row(&format!("SELECT count(*) FROM {}", quote(table)), [], |row| row.get(0))?;
     Ok(log_table::count_of(connection, id)? >= rows)
-}
-
-/// Logs the rows that a table held before it had triggers; returns their number.
-pub fn log_all_rows(connection: &Connection, table: &Table) -> Result<usize, Error> {
-    let keys: String = table.key.iter().map(|column| format!(", {}", quote(&column.name))).collect();
-    let log = log_table::insert(table.key.len());
-    let number = Touch::Changed.number(table.id);
-    Ok(connection.execute(&format!("{log} SELECT {number}{keys} FROM {}", quote(&table.name)), [])?)
 }
 
 #[cfg(test)]

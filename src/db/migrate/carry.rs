@@ -249,18 +249,24 @@ impl Carrier<'_> {
                 ));
             }
         }
-        if differs { self.rebuild_as(alter.table, &present, &[]) } else { Ok(()) }
+        if differs { self.rebuild_as(alter.table, &present, &[], vec![]) } else { Ok(()) }
     }
 
-    /// Builds a table anew under another statement; `renamed`: columns as they were and as they are.
-    fn rebuild_as(&mut self, table: &str, sql: &str, renamed: &[(String, String)]) -> Result<(), Error> {
+    /// Builds a table anew under another statement; `renamed`: columns as they were and as they are, `values`: what new ones hold.
+    fn rebuild_as(
+        &mut self,
+        table: &str,
+        sql: &str,
+        renamed: &[(String, String)],
+        mut values: Vec<(String, String)>,
+    ) -> Result<(), Error> {
         let columns = self.columns(table)?;
         let now = |name: &str| {
             let found = renamed.iter().find(|(before, _)| before.eq_ignore_ascii_case(name));
             found.map_or_else(|| name.to_owned(), |(_, now)| now.clone())
         };
         let stored = columns.iter().filter(|column| !column.generated);
-        let values = stored.map(|column| (now(&column.name), quote(&column.name))).collect();
+        values.extend(stored.map(|column| (now(&column.name), quote(&column.name))));
         rebuild(self.connection, &Target { table, sql, more: vec![], values })?;
         self.done.rebuilt.insert(table.to_owned());
         Ok(())
@@ -296,14 +302,9 @@ impl Carrier<'_> {
             }));
             now
         });
-        self.rebuild_as(alter.table, &sql, &renamed)?;
-        for column in alter.columns.iter().filter(|column| column.from.is_none() && !is_there(&column.name)) {
-            if let Some(fill) = &column.fill {
-                let (table, name) = (quote(alter.table), quote(&column.name));
-                self.run(&format!("UPDATE main.{table} SET {name} = {fill} WHERE {name} IS NOT {fill}"))?;
-            }
-        }
-        Ok(())
+        let added = alter.columns.iter().filter(|column| column.from.is_none() && !is_there(&column.name));
+        let fills = added.filter_map(|column| Some((column.name.clone(), column.fill.clone()?))).collect();
+        self.rebuild_as(alter.table, &sql, &renamed, fills)
     }
 
     fn has_all(&self, alter: &Alter<'_>) -> Result<bool, Error> {

@@ -96,7 +96,7 @@ mod tests {
             ("COMMIT", "commit: accepted"),
             ("CREATE TEMP TABLE x(a)", "create temp"),
             ("DELETE FROM __harmonylite__log", "a table of this program"),
-            ("UPDATE nothing SET a = 1", "no such table"),
+            ("UPDATE nowhere SET a = 1", "no such table"),
         ] {
             let error = ran(sql).unwrap_err();
             assert!(error.contains(why), "{sql}: {error}");

@@ -51,9 +51,10 @@ fn an_event_of_any_schema_before_is_one_of_now() {
     // Of a schema that nobody here had, only what has no place here goes under another name.
     let unknown = Event {
         schema_hash: Some("0123456789abcdef".into()),
+        table: "s".into(),
         ..event(now, &[("id", 1), ("a", 2), ("b", 3)])
     };
-    assert_eq!(shown(&translation.translate(&unknown, now)), "s: id=1 x=2 b=3");
+    assert_eq!(shown(&translation.translate(&unknown, now)), "s: id=1 a=2 b=3");
 }
 
 #[test]

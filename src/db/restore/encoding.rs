@@ -262,7 +262,7 @@ mod tests {
         );
         crate::db::install_capture(&source.path).unwrap();
         let made = make_snapshot(&source.path, &files::parent(&source.path), &Stamp::default()).unwrap();
-        make_ready(made.file.path()).unwrap();
+        make_ready(made.file.path(), &Default::default()).unwrap();
         let database =
             Scratch::with_first("plain-tables-16", "PRAGMA encoding='UTF-16le'; CREATE TABLE t(v)");
         match_encoding(made.file.path(), &database.path).unwrap();

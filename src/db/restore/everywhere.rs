@@ -59,7 +59,7 @@ mod tests {
         let scratch = Scratch::new("everywhere", sql);
         let dir = crate::base::files::parent(&scratch.path);
         let made = make_snapshot(&scratch.path, &dir, &Stamp::default()).unwrap();
-        make_ready(made.file.path()).unwrap();
+        make_ready(made.file.path(), &Default::default()).unwrap();
         let log = ChangeLog::open(&scratch.path, 1).unwrap().0;
         let changes = "UPDATE p SET u = NULL; UPDATE p SET u = 'b' WHERE id = 1; UPDATE p SET u = 'a' WHERE id = 2;
              DELETE FROM p WHERE id = 3; INSERT INTO p VALUES(9, 'c'); DELETE FROM c; DELETE FROM log WHERE v = 1";

@@ -6,6 +6,8 @@ mod encoding;
 mod everywhere;
 mod fill;
 mod header;
+mod included;
+mod keep;
 mod rebuilt;
 mod reconcile;
 mod replace;
@@ -14,6 +16,8 @@ mod snapshot;
 pub use check::Look;
 pub use copy::copy_database;
 pub use fill::{Filled, fill_database};
+pub use included::Included;
+pub use keep::keep_excluded;
 pub use reconcile::{Extra, compare, schema_mismatch};
 pub use replace::{LastLook, Salvage, Salvaged, find_damage, replace_database};
 pub use snapshot::{

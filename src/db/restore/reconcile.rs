@@ -9,7 +9,7 @@ use crate::base::limits;
 use crate::db::apply::{Applied, Applier, aside, is_there};
 use crate::db::restore::encoding::match_encoding;
 use crate::db::schema::Schema;
-use crate::db::{error::Error, open, sql::quote, state, table::Table};
+use crate::db::{error::Error, lists, open, sql::quote, state, table::Table};
 use crate::model::event::{Event, Kind};
 use crate::model::shard;
 use crate::model::value::Value;
@@ -102,7 +102,7 @@ pub fn compare_tables(
 }
 
 /// Opens the database with the other file attached, which gets an empty table of differences.
-fn begin(database: &Path, other: &Path) -> Result<(Connection, Schema), Error> {
+pub(super) fn begin(database: &Path, other: &Path) -> Result<(Connection, Schema), Error> {
     let connection = open::open(database)?;
     attach(&connection, other)?;
     connection.execute_batch(&format!(
@@ -127,10 +127,10 @@ pub(super) fn attach(connection: &Connection, snapshot: &Path) -> Result<(), Err
 }
 
 /// What is compared of a row: the columns that are stored, quoted, and whether values must have the same type, too.
-struct Values(Vec<(String, bool)>);
+pub(super) struct Values(Vec<(String, bool)>);
 
 impl Values {
-    fn all(table: &Table) -> Values {
+    pub(super) fn all(table: &Table) -> Values {
         Values(table.stored().map(|column| (quote(&column.name), true)).collect())
     }
 
@@ -203,11 +203,16 @@ pub fn schema_mismatch(theirs: &str, ours: &str) -> String {
 }
 
 impl Comparison {
-    fn new(other: &Path) -> Comparison {
+    pub(super) fn new(other: &Path) -> Comparison {
         Comparison { snapshot: other.to_path_buf(), extra: 0, missing: 0, changed: 0, may_collide: false }
     }
 
-    fn note(&mut self, connection: &Connection, table: &Table, values: &Values) -> Result<(), Error> {
+    pub(super) fn note(
+        &mut self,
+        connection: &Connection,
+        table: &Table,
+        values: &Values,
+    ) -> Result<(), Error> {
         let note = |kind| note(connection, table, values, kind);
         let [extra, missing, changed] = [note(0)?, note(1)?, note(2)?];
         self.extra += extra as u64;
@@ -412,7 +417,7 @@ impl Applier {
         Ok(!session.is_touched(&table.row_key(key))? && is_there(&session.connection, table, key)?)
     }
 
-    fn remove_extra(&mut self, table: &Table, key: &[Value], extra: Extra) -> Result<(), Error> {
+    pub(super) fn remove_extra(&mut self, table: &Table, key: &[Value], extra: Extra) -> Result<(), Error> {
         if !self.is_extra(table, key)? {
             return Ok(());
         }
@@ -422,7 +427,7 @@ impl Applier {
         self.delete(table, key)
     }
 
-    fn publish_extra(&mut self, table: &Table, key: &[Value]) -> Result<(), Error> {
+    pub(super) fn publish_extra(&mut self, table: &Table, key: &[Value]) -> Result<(), Error> {
         if !self.is_extra(table, key)? {
             return Ok(());
         }
@@ -484,6 +489,7 @@ impl Applier {
             aside::TABLE,
             state::OF_SNAPSHOT
         ))?;
+        lists::drop_aside(&self.session.connection)?;
         self.session.forget_cached_state()
     }
 }
@@ -519,7 +525,7 @@ mod tests {
         );
         let dir = crate::base::files::parent(&scratch.path);
         let made = make_snapshot(&scratch.path, &dir, &Stamp::default()).unwrap();
-        make_ready(made.file.path()).unwrap();
+        make_ready(made.file.path(), &Default::default()).unwrap();
         scratch
             .app
             .execute_batch("UPDATE t SET c1999 = 'x' WHERE id = 2; INSERT INTO t(id) VALUES(3)")

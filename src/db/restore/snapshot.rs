@@ -8,9 +8,11 @@ use crate::db::capture::log_table;
 use crate::db::migrate::history;
 use crate::db::restore::check::{Look, check};
 use crate::db::restore::copy::{Copied, copy, rollback_mode};
-use crate::db::{error::Error, open, ours, rowids, schema::Schema, state};
+use crate::db::{error::Error, lists, open, ours, rowids, schema::Schema, sql::quote, state};
+use crate::model::lists::Lists;
 use crate::model::positions::{Position, SeqMap};
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 use std::fs::File;
 use std::path::Path;
 
@@ -105,7 +107,11 @@ fn clean(path: &Path) -> Result<Cleaned, Error> {
     let connection = open_scratch(path)?;
     let captures = log_table::exists(&connection)?;
     let unsettled_up_to = if captures { log_table::highest_unsettled(&connection)? } else { 0 };
-    let schema = Schema::read(&connection)?.hash.to_string();
+    let schema = Schema::read(&connection)?;
+    if !schema.lists.in_snapshots {
+        empty(&connection, schema.excluded.iter())?;
+    }
+    let schema = schema.hash.to_string();
     state::create(&connection)?;
     let any_aside = !aside::is_empty(&connection)?;
     // What the application has not run yet, the index in the snapshot lacks too: the queue goes along, with what runs it.
@@ -117,6 +123,7 @@ fn clean(path: &Path) -> Result<Cleaned, Error> {
     if history::exists(&connection)? {
         history::forget_unpublished(&connection)?;
     }
+    state::remove_meta(&connection, state::SCHEMA_SEEN)?;
     let positions = state::positions(&connection)?;
     // Those before the newest one differ from node to node.
     for stream in positions.keys() {
@@ -127,6 +134,16 @@ fn clean(path: &Path) -> Result<Cleaned, Error> {
     let free: i64 = connection.query_row("PRAGMA freelist_count", [], |row| row.get(0))?;
     let slack = free * 100 > pages * SLACK_PERCENT;
     Ok(Cleaned { positions, streams, schema, unsettled_up_to, slack })
+}
+
+/// Removes all rows of tables. Nothing of them is left on free pages either.
+fn empty<'a>(connection: &Connection, tables: impl Iterator<Item = &'a String>) -> Result<(), Error> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
+    connection.execute_batch("PRAGMA foreign_keys=OFF; PRAGMA secure_delete=ON")?;
+    for table in tables {
+        connection.execute_batch(&format!("DELETE FROM main.{}", quote(table)))?;
+    }
+    Ok(())
 }
 
 fn put_stamp(path: &Path, stamp: &Stamp, schema: &str) -> Result<(), Error> {
@@ -213,11 +230,11 @@ pub struct Ready {
     pub schema: String,
 }
 
-/// Checks a downloaded snapshot and makes it this node's: it gets an incarnation of its own and loses what was its maker's.
-pub fn make_ready(path: &Path) -> Result<Ready, Error> {
-    let connection = open_checked(path, Look::Pages)?;
+/// Checks a downloaded snapshot and makes it this node's: it gets an incarnation of its own, loses what was its maker's, and follows
+/// these lists of tables. What its maker did not replicate and this node does is noted in it.
+pub fn make_ready(path: &Path, lists: &Lists) -> Result<Ready, Error> {
+    let mut connection = open_checked(path, Look::Pages)?;
     let tables = Schema::read(&connection)?;
-    let schema = tables.hash.to_string();
     let queues = feed::pending(&connection)?;
     ours::drop_prefixed(&connection, |name| {
         let is_kept = name == state::TABLE || name == history::TABLE || aside::TABLES.contains(&name);
@@ -228,10 +245,13 @@ pub fn make_ready(path: &Path) -> Result<Ready, Error> {
     // Before anybody gives it pages of another size, by VACUUM.
     rowids::keep(&connection, &rowids::lacking(&connection, &tables)?)?;
     if let Some(stamped) = state::meta(&connection, state::SCHEMA_HASH)?
-        && stamped != schema
+        && *stamped != *tables.hash
     {
-        return Err(Error::Corrupt(format!("its schema has the hash {schema}, its maker says {stamped}")));
+        let why = format!("its schema has the hash {}, its maker says {stamped}", tables.hash);
+        return Err(Error::Corrupt(why));
     }
+    lists::set(&mut connection, lists)?;
+    let schema = Schema::read(&connection)?.without(&state::included(&connection)?);
     state::forget_own(&connection)?;
     state::set_meta(&connection, state::SCHEMA_HASH, &schema)?;
     state::new_incarnation(&connection)?;
