@@ -377,7 +377,6 @@ fn parse(arguments: Vec<OsString>) -> Result<Flags, String> {
             Arg::Long("verify") => command = switch(&mut parser, Command::Verify)?,
             Arg::Long("repair") => command = switch(&mut parser, Command::Repair)?,
             Arg::Long("migrate") => command = named(&mut parser, "migrate", &mut flags, Command::Migrate)?,
-            Arg::Long("migrate-status") => command = switch(&mut parser, Command::MigrateStatus)?,
             Arg::Long("schema-undo") => command = schema_undo(&mut parser, &mut flags)?,
             Arg::Long("from") => flags.side = Some(side(&text(&mut parser, "from")?)?),
             Arg::Long("dry-run") => flags.dry_run = on(&mut parser)?,
@@ -416,16 +415,9 @@ fn parse(arguments: Vec<OsString>) -> Result<Flags, String> {
             Arg::Long("cleanup") => command = switch(&mut parser, Command::Cleanup)?,
             Arg::Long("version") | Arg::Short('V') => command = switch(&mut parser, Command::Version)?,
             Arg::Long("help") | Arg::Short('h') => command = switch(&mut parser, Command::Help)?,
-            Arg::Long(
-                name @ ("status" | "doctor" | "sync" | "timeout" | "init" | "db" | "nats" | "store" | "demo"
-                | "print-service" | "completion" | "pprof"),
-            ) => {
+            Arg::Long(name) if operate::is_one(name) => {
                 let name = name.to_owned();
                 command = operate::flag(&name, &mut parser, &mut flags.more)?;
-            }
-            Arg::Long("schema-status") => command = switch(&mut parser, Command::SchemaStatus)?,
-            Arg::Long("schema-status-cluster") => {
-                command = switch(&mut parser, Command::SchemaStatusCluster)?
             }
             other => return Err(format!("{}; -h shows the flags", other.unexpected())),
         }

@@ -53,9 +53,35 @@ impl More {
     }
 }
 
+const NAMES: [&str; 15] = [
+    "schema-status",
+    "schema-status-cluster",
+    "migrate-status",
+    "status",
+    "doctor",
+    "sync",
+    "timeout",
+    "init",
+    "db",
+    "nats",
+    "store",
+    "demo",
+    "print-service",
+    "completion",
+    "pprof",
+];
+
+/// Whether a flag is one of these.
+pub fn is_one(name: &str) -> bool {
+    NAMES.contains(&name)
+}
+
 /// Takes one of these flags; returns the command that it is, if any.
 pub fn flag(name: &str, parser: &mut Parser, more: &mut More) -> Result<Option<Command>, String> {
     match name {
+        "schema-status" => return switch(parser, Command::SchemaStatus),
+        "schema-status-cluster" => return switch(parser, Command::SchemaStatusCluster),
+        "migrate-status" => return switch(parser, Command::MigrateStatus),
         "status" => return switch(parser, Command::Status),
         "doctor" => return switch(parser, Command::Doctor),
         "sync" => return switch(parser, Command::Sync),

@@ -104,7 +104,8 @@ fn settle_orphans(reader: &mut Reader) -> bool {
     orphans == "settle"
 }
 
-fn schema_travels(reader: &mut Reader) -> bool {
+/// Whether changes of the schema travel, and how long what they took away is kept.
+fn schema(reader: &mut Reader) -> (bool, Duration) {
     let schema = reader.text("schema", "travel");
     if !matches!(schema.as_str(), "travel" | "own") {
         reader.wrong(
@@ -113,7 +114,8 @@ fn schema_travels(reader: &mut Reader) -> bool {
             "\"travel\" or \"own\" (each node is migrated by itself)",
         );
     }
-    schema == "travel"
+    let days = reader.integer("schema_keep_days", 7, 0, 3_650);
+    (schema == "travel", Duration::from_secs(days * 86_400))
 }
 
 fn read(reader: &mut Reader, flag_node_id: Option<u64>) -> Option<Config> {
@@ -142,8 +144,7 @@ fn read(reader: &mut Reader, flag_node_id: Option<u64>) -> Option<Config> {
     let forget_nodes_after = millis(reader.integer("forget_nodes_after", 604_800_000, 300_000, YEAR_MS));
     let settle_orphans = settle_orphans(reader);
     let automatic_keys = reader.boolean("automatic_keys", true);
-    let schema_travels = schema_travels(reader);
-    let schema_keep = Duration::from_secs(reader.integer("schema_keep_days", 7, 0, 3_650) * 86_400);
+    let (schema_travels, schema_keep) = schema(reader);
     let log_format = match reader.text("logging.format", "console").as_str() {
         "console" => Format::Console,
         "json" => Format::Json,

@@ -5,7 +5,7 @@
 //! has nothing left to do.
 
 use crate::base::limits;
-use crate::model::event::{Event, Kind};
+use crate::model::event::{Event, Kind, Malformed, malformed};
 use crate::model::value::Value;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -138,19 +138,20 @@ impl Change {
     }
 
     /// Reads a body.
-    pub fn parse(body: &str) -> Result<Change, String> {
-        let change: Change = serde_json::from_str(body).map_err(|error| error.to_string())?;
+    pub fn parse(body: &str) -> Result<Change, Malformed> {
+        let change: Change =
+            serde_json::from_str(body).map_err(|error| Malformed::new(&error.to_string()))?;
         if change.version > VERSION {
-            return Err(format!(
+            return malformed(format!(
                 "version {} of a change of the schema; this program knows {VERSION}",
                 change.version
             ));
         }
         if change.id.len() != 16 || !change.id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err("its id is not 16 hex digits".to_owned());
+            return malformed("its id is not 16 hex digits");
         }
         if change.steps.len() > limits::CHANGE_STEPS {
-            return Err(format!("more than {} steps", limits::CHANGE_STEPS));
+            return malformed(format!("more than {} steps", limits::CHANGE_STEPS));
         }
         Ok(change)
     }
@@ -171,7 +172,7 @@ impl Change {
     }
 
     /// The change of an event; `None`: the event is of a row.
-    pub fn of(event: &Event) -> Option<Result<Change, String>> {
+    pub fn of(event: &Event) -> Option<Result<Change, Malformed>> {
         if *event.table != *TABLE {
             return None;
         }
@@ -179,7 +180,7 @@ impl Change {
             Value::Text(bytes) if &**name == "body" => std::str::from_utf8(bytes).ok(),
             _ => None,
         });
-        Some(body.map_or_else(|| Err("it has no body".to_owned()), Change::parse))
+        Some(body.map_or_else(|| malformed("it has no body"), Change::parse))
     }
 
     /// In a few words, for people.
@@ -253,7 +254,7 @@ mod tests {
 
     #[test]
     fn what_is_no_change_is_said() {
-        let refused = |body: &str| Change::parse(body).unwrap_err();
+        let refused = |body: &str| Change::parse(body).unwrap_err().to_string();
         assert!(refused("no json").contains("expected"));
         let body = change().body();
         assert!(refused(&body.replacen(r#""version":1"#, r#""version":2"#, 1)).contains("version 2"));

@@ -348,7 +348,7 @@ pub(super) fn meet(node: Node<'_>, database: &mut db::Applier, found: &Found) ->
     if node.config.schema_travels {
         patiently(node.stop, || database.follow_snapshot(found.path()))?;
     }
-    let [ours, theirs] = [&node.config.db_path, found.path()].map(|path| db::schema_hash(path));
+    let (ours, theirs) = (db::schema_hash(&node.config.db_path), db::schema_hash(found.path()));
     let (ours, theirs) = (ours?, theirs?);
     if ours == theirs {
         return Ok(());

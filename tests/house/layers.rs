@@ -91,6 +91,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
                 "apply/feed",
                 "apply/feed_queue",
                 "apply/feed_sql",
+                "apply/follows",
                 "apply/incoming",
                 "apply/lost",
                 "apply/marks",

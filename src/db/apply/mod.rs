@@ -15,6 +15,7 @@ mod facts;
 pub mod feed;
 mod feed_queue;
 mod feed_sql;
+mod follows;
 mod incoming;
 mod lost;
 mod marks;

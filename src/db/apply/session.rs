@@ -8,12 +8,12 @@ use crate::db::apply::conflicts::{self, Conflicts};
 use crate::db::apply::orphans::Orphans;
 use crate::db::apply::{checkpoint::Checkpointer, collisions, feed::Feeds, marks::Marks};
 use crate::db::apply::{
+    follows::Travel,
     mirrored::Mirrored,
     renewal::{Renewals, Why},
     savepoint,
     subject::Source,
     touched::Touched,
-    travel::Travel,
     writers::{self, Writers},
 };
 use crate::db::capture::log_table;

@@ -5,47 +5,22 @@ use crate::base::{clock, limits};
 use crate::db::apply::applier::Applier;
 use crate::db::apply::aside::Cause;
 use crate::db::apply::conflicts::{Found, Kind};
+use crate::db::apply::follows::Travel;
 use crate::db::apply::incoming::Incoming;
 use crate::db::apply::session::{Session, drop_temporary_triggers};
 use crate::db::capture::{install, log_table};
 use crate::db::migrate::history::{self, Past, State};
-use crate::db::migrate::{self, Carried, Looker, Terms, Translation, kept};
+use crate::db::migrate::{self, Carried, Looker, Terms, kept};
 use crate::db::schema::{self, Schema};
 use crate::db::{error::Error, open, state, table::Table};
 use crate::model::change::Change;
-use crate::model::event::Event;
+use crate::model::event::{Event, Malformed};
 use crate::model::payload::Payload;
 use crate::model::value::Value;
-use rusqlite::Connection;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Instant;
-
-/// How a database follows changes of the schema.
-#[derive(Debug, Default)]
-pub struct Travel {
-    /// It does. Otherwise people migrate each node.
-    pub on: bool,
-    /// What is dropped is kept for a while.
-    pub keeps: bool,
-    translation: Translation,
-    /// How many changes had been noted when they were read.
-    noted: u64,
-    /// When changes that failed are tried again.
-    again: Option<Instant>,
-    /// Scripts that were run, by their changes' ids, and why they failed; empty: they did not.
-    reports: Vec<(String, String)>,
-}
-
-impl Travel {
-    /// Reads the changes that the database has seen.
-    pub fn read(&mut self, connection: &Connection, noted: u64) -> Result<(), Error> {
-        self.noted = noted;
-        self.translation = Translation::read(connection)?;
-        Ok(())
-    }
-}
 
 impl Session {
     /// Reads the changes again if the publisher has noted more. Whether it has.
@@ -85,7 +60,7 @@ impl Session {
     }
 
     /// Why a change of the schema was not carried out: it is none that this program knows.
-    pub fn cause_of(&self, change: Result<Change, String>) -> Option<Cause> {
+    pub fn cause_of(&self, change: Result<Change, Malformed>) -> Option<Cause> {
         let why = change.err().filter(|_| self.travel.on)?;
         let why = format!("a change of the schema: {why}");
         Some(Cause { table: String::new(), key: vec![], missing: vec![], refused: true, why })

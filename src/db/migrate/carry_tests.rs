@@ -1,3 +1,5 @@
+//! Changes of the schema carried out, and two databases that come to the same.
+
 use super::*;
 use crate::base::mutants::{Mutator, each_seed};
 use crate::db::capture::install::install;

@@ -1,3 +1,5 @@
+//! What is noticed of a changed schema.
+
 use super::*;
 use crate::db::capture::install::install;
 use crate::db::state;

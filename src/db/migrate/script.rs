@@ -36,32 +36,33 @@ pub fn run(connection: &Connection, script: &Script) -> Result<(), Error> {
         };
         let Some(mut statement) = batch.next().map_err(|error| at(error.into()))? else { return Ok(()) };
         let text = statement.expanded_sql().unwrap_or_default();
-        refuse(&text).map_err(|why| at(Error::Mismatch(why)))?;
+        if let Some(why) = refused(&text) {
+            return Err(at(Error::Mismatch(why)));
+        }
         let mut rows = statement.query([]).map_err(|error| at(error.into()))?;
         while rows.next().map_err(|error| at(error.into()))?.is_some() {}
     }
 }
 
-/// Why a statement cannot be part of a migration.
-fn refuse(sql: &str) -> Result<(), String> {
+/// Why a statement cannot be part of a migration; `None`: it can.
+fn refused(sql: &str) -> Option<String> {
     let words: Vec<String> = tokens(sql).iter().map(|token| sql[token.0..token.1].to_lowercase()).collect();
     let head = words.first().map_or("", String::as_str);
     let second = words.get(1).map_or("", String::as_str);
     if !HEADS.contains(&head) {
-        return Err(format!("{head}: accepted are {}", HEADS.join(", ")));
+        return Some(format!("{head}: accepted are {}", HEADS.join(", ")));
     }
     if matches!(second, "temp" | "temporary" | "virtual") {
-        return Err(format!("{head} {second}: only what every node keeps can be made"));
+        return Some(format!("{head} {second}: only what every node keeps can be made"));
     }
     if words.iter().any(|word| bare(word).starts_with(crate::base::limits::PREFIX)) {
-        return Err("it names a table of this program".to_owned());
+        return Some("it names a table of this program".to_owned());
     }
     let writes = matches!(head, "insert" | "update" | "delete" | "replace" | "with");
     let other = words.iter().find(|word| RANDOM.contains(&word.as_str()) || *word == "'now'");
-    match other.filter(|_| writes) {
-        Some(word) => Err(format!("{word} has another value on each node: write the value itself")),
-        None => Ok(()),
-    }
+    other
+        .filter(|_| writes)
+        .map(|word| format!("{word} has another value on each node: write the value itself"))
 }
 
 #[cfg(test)]

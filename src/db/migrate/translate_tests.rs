@@ -1,3 +1,5 @@
+//! Events of schemas that were.
+
 use super::*;
 use crate::db::capture::install::install;
 use crate::db::migrate::{Looker, look};
