@@ -147,9 +147,9 @@ mod tests {
         signals.flow.checkpoint(0, 42);
         let text = text(&crate::config::tests::with(""), true, &board, &signals);
         let values: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
-        // What is set aside has no value for want of tables, what was dropped has two, and conflicts six.
-        assert_eq!(text.matches("# HELP ").count() + 5, values.len());
-        assert_eq!(text.matches("# TYPE ").count() + 5, values.len());
+        // What is set aside has no value for want of tables, what was dropped has two, and conflicts seven.
+        assert_eq!(text.matches("# HELP ").count() + 6, values.len());
+        assert_eq!(text.matches("# TYPE ").count() + 6, values.len());
         for value in [
             "harmonylite_published{node_id=\"",
             "harmonylite_whole{node_id=\"",

@@ -267,7 +267,10 @@ impl Carrier<'_> {
         };
         let stored = columns.iter().filter(|column| !column.generated);
         values.extend(stored.map(|column| (now(&column.name), quote(&column.name))));
-        rebuild(self.connection, &Target { table, sql, more: vec![], values })?;
+        rebuild(
+            self.connection,
+            &Target { table, sql, more: vec![], values, later: made_later(self.steps) },
+        )?;
         self.done.rebuilt.insert(table.to_owned());
         Ok(())
     }
@@ -393,10 +396,17 @@ impl Carrier<'_> {
                 .filter(|(name, _)| find(name).is_some_and(|c| !c.generated))
                 .map(|(name, _)| (name.clone(), quote(name))),
         );
-        rebuild(self.connection, &Target { table: alter.table, sql: alter.sql, more, values })?;
+        let later = made_later(self.steps);
+        rebuild(self.connection, &Target { table: alter.table, sql: alter.sql, more, values, later })?;
         self.done.rebuilt.insert(alter.table.to_owned());
         Ok(())
     }
+}
+
+/// Names of what a change makes anew after its tables.
+fn made_later(steps: &[Step]) -> Vec<&str> {
+    let made = |step: &'_ Step| matches!(step, Step::Create { .. });
+    steps.iter().filter(|step| made(step)).map(Step::subject).collect()
 }
 
 fn is_named(names: &[String], name: &str) -> bool {

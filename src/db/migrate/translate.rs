@@ -15,8 +15,8 @@ use std::sync::Arc;
 #[derive(Debug, Default)]
 pub struct Translation {
     changes: Vec<Past>,
-    /// By table and column, in lower case: what a new column was filled with, as SQL.
-    fills: HashMap<(String, String), String>,
+    /// By table and column, in lower case: what a new column was filled with, as SQL; `None`: with no one value.
+    fills: HashMap<(String, String), Option<String>>,
 }
 
 #[derive(Debug)]
@@ -51,7 +51,7 @@ impl Translation {
                         for column in all {
                             match (column.from, column.fill) {
                                 (Some(from), _) if from != column.name => renamed.push((from, column.name)),
-                                (None, Some(fill)) => {
+                                (None, fill) => {
                                     found
                                         .fills
                                         .insert((table.to_lowercase(), column.name.to_lowercase()), fill);
@@ -134,7 +134,9 @@ impl Translation {
 
     /// The value that a row gets in a column that its event lacks; `None`: the column's default.
     fn initial(&self, connection: &Connection, table: &Table, name: &str) -> Result<Option<Value>, Error> {
-        let fill = self.fills.get(&(table.name.to_lowercase(), name.to_lowercase()));
+        let Some(fill) = self.fills.get(&(table.name.to_lowercase(), name.to_lowercase())) else {
+            return Ok(None);
+        };
         if let Some(fill) = fill {
             return Ok(Some(connection.query_row(&format!("SELECT {fill}"), [], |row| row.get(0))?));
         }
