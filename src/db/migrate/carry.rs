@@ -377,9 +377,12 @@ impl Carrier<'_> {
             let by_name = || find(&column.name).filter(|old| !is_named(alter.dropped, &old.name));
             let old = column.from.as_deref().and_then(find).or_else(by_name);
             match (old, &column.fill) {
-                (Some(old), _) if !old.generated => {
+                (Some(old), fill) if !old.generated => {
                     used.insert(old.name.to_lowercase());
-                    values.push((column.name.clone(), quote(&old.name)));
+                    let value = quote(&old.name);
+                    let value =
+                        fill.as_ref().map_or(value.clone(), |fill| format!("coalesce({value}, {fill})"));
+                    values.push((column.name.clone(), value));
                 }
                 (_, Some(fill)) => values.push((column.name.clone(), fill.clone())),
                 _ => {}

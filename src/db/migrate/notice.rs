@@ -262,7 +262,8 @@ impl<'a> Steps<'a> {
                 (Some(_), Some(table), Some(found)) if renamed => !self.holds_old_values(table, found)?,
                 _ => false,
             };
-            let fill = match is_new {
+            // What is taken for renamed in a table that was built anew may be another column, which must not be NULL.
+            let fill = match is_new || renamed && rebuilt {
                 true => self.constant(&now.name, &column.name)?,
                 false => None,
             };

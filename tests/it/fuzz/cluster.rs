@@ -242,8 +242,9 @@ fn configuration(dir: &Dir, random: &mut Random) -> String {
     let store = dir.0.join("backups");
     let shards = random.of(&[1, 1, 1, 3]);
     let format = random.of(&["sets", "sets", "sets", "rows"]);
+    // Each node is migrated by itself, so that they lag behind each other.
     format!(
-        "replication_log.shards = {shards}\nreplication_log.format = {format:?}\n\
+        "schema = \"own\"\nreplication_log.shards = {shards}\nreplication_log.format = {format:?}\n\
          [snapshot]\nstore = \"file\"\nfile.path = {store:?}\nleader_ttl = 1000\nkeep = 2\n"
     )
 }
