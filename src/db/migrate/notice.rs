@@ -235,12 +235,16 @@ impl<'a> Steps<'a> {
         Ok(drops)
     }
 
-    /// A table takes its indexes and triggers along.
+    /// A table takes its indexes and triggers along when it goes, and keeps them under another name.
     fn goes_along_or_is_gone(&self, before: &Definition) -> Result<bool, Error> {
-        let exists =
-            |kind| definitions::sql_of(self.connection, kind, &before.table).map(|sql| sql.is_some());
-        Ok(before.kind == Thing::View
-            || (exists(Thing::Table)? || exists(Thing::View)?) && self.goes_along(before))
+        let renamed = self.renamed.iter().find(|(table, _)| table.name == before.table);
+        let table = renamed.map_or(&before.table, |(_, now)| &now.name);
+        let exists = |kind| definitions::sql_of(self.connection, kind, table).map(|sql| sql.is_some());
+        if before.kind == Thing::View {
+            return Ok(true);
+        }
+        let now = Definition { table: table.clone(), ..before.clone() };
+        Ok((exists(Thing::Table)? || exists(Thing::View)?) && self.goes_along(&now))
     }
 
     fn alter(&self, before: &Definition, now: &Definition) -> Result<Step, Error> {

@@ -194,7 +194,7 @@ fn everything(shards: u64) {
     for node in [&one, &two] {
         let aside = node.command(&["-set-aside", "-json"]);
         assert_eq!(String::from_utf8_lossy(&aside.stdout).trim(), "[]");
-        assert_eq!(node.count("not replicated") + node.count("ERROR"), 0, "{}", node.log());
+        assert_eq!(node.count("is not replicated") + node.count("ERROR"), 0, "{}", node.log());
     }
     // And a third node gets all of it from a snapshot.
     let mut three = Node::new(&dir, 3, &nats.url(), &format!("replication_log.shards = {shards}\n"));
