@@ -144,7 +144,9 @@ impl ChangeLog {
     /// other nodes, too.
     pub fn note_schema(&mut self, travels: bool) -> Result<(), Error> {
         self.looker = Some(Looker { node: self.node, travels });
-        self.look_at_schema()
+        self.look_at_schema()?;
+        // Until there is something to publish.
+        if self.may_rest() { self.rest() } else { Ok(()) }
     }
 
     fn look_at_schema(&mut self) -> Result<(), Error> {

@@ -17,6 +17,8 @@ const ALL: &str = "SELECT state, time, why, body FROM __harmonylite__change ORDE
 const STATE: &str = "SELECT state FROM __harmonylite__change WHERE id = ?1";
 const OF_STATE: &str = "SELECT n, body FROM __harmonylite__change WHERE state = ?1 ORDER BY n";
 const ANY_OF_STATE: &str = "SELECT 1 FROM __harmonylite__change WHERE state = ?1 LIMIT 1";
+const ANY_PUBLISHED: &str =
+    "SELECT 1 FROM __harmonylite__change WHERE state NOT IN ('waiting', 'failed') LIMIT 1";
 const FORGET_UNPUBLISHED: &str = "DELETE FROM __harmonylite__change WHERE state IN ('waiting', 'failed')";
 
 /// What became of a change here.
@@ -116,6 +118,11 @@ pub fn in_state(connection: &Connection, state: State) -> Result<Vec<(i64, Chang
 /// Whether any change is in a state.
 pub fn any_in_state(connection: &Connection, state: State) -> Result<bool, Error> {
     Ok(exists(connection)? && connection.prepare_cached(ANY_OF_STATE)?.exists([state.word()])?)
+}
+
+/// Whether it has seen a change that is not its own alone.
+pub fn any_published(connection: &Connection) -> Result<bool, Error> {
+    Ok(exists(connection)? && connection.prepare(ANY_PUBLISHED)?.exists([])?)
 }
 
 /// Removes what is of one database alone: for a snapshot.

@@ -116,11 +116,13 @@ fn clean(path: &Path) -> Result<Cleaned, Error> {
     let any_aside = !aside::is_empty(&connection)?;
     // What the application has not run yet, the index in the snapshot lacks too: the queue goes along, with what runs it.
     let queues = feed::pending(&connection)?;
+    let any_changes = history::any_published(&connection)?;
     ours::drop_prefixed(&connection, |name| {
-        let is_kept = name == state::TABLE || name == history::TABLE || any_aside && name == aside::TABLE;
+        let is_history = any_changes && name == history::TABLE;
+        let is_kept = name == state::TABLE || is_history || any_aside && name == aside::TABLE;
         !is_kept && !feed::belongs_to(name, &queues)
     })?;
-    if history::exists(&connection)? {
+    if any_changes {
         history::forget_unpublished(&connection)?;
     }
     state::remove_meta(&connection, state::SCHEMA_SEEN)?;

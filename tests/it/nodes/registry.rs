@@ -8,7 +8,8 @@ const STREAM: &str = "KV_harmonylite-schema-registry";
 
 fn node(dir: &Dir, nats: &Nats, id: u64) -> (Node, u16) {
     let port = free_port();
-    let config = format!("schema = \"own\"\nhealth_check.enable = true\nhealth_check.bind = \"127.0.0.1:{port}\"\n");
+    let config =
+        format!("schema = \"own\"\nhealth_check.enable = true\nhealth_check.bind = \"127.0.0.1:{port}\"\n");
     (Node::with_schema(dir, id, &nats.url(), &config, SCHEMA), port)
 }
 
