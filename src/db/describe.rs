@@ -124,9 +124,13 @@ impl SchemaWatch {
             return Ok(None);
         }
         let mut connection = open::open(path)?;
-        let described = Described::read(&connection)?;
+        let mut described = Described::read(&connection)?;
         note(&mut connection, &described)?;
         drop(connection);
+        if described.tables.len() > limits::MANY_TABLES {
+            // They have no room where they would be told, and take megabytes here.
+            described.tables.iter_mut().for_each(|(_, _, columns)| *columns = Default::default());
+        }
         self.large = described.tables.len() >= limits::LARGE_TELLING;
         if self.large {
             memory::give_back();

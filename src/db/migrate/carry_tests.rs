@@ -342,6 +342,10 @@ impl Random<'_> {
 fn mutants_of_a_schema_are_followed() {
     let (mut changes, mut steps) = (0, 0);
     each_seed("schemas", |dice| {
+        // Each one takes as long as hundreds of other mutants.
+        if dice.below(20) != 0 {
+            return;
+        }
         let mut random = Random { dice, made: 0 };
         let start: Vec<String> = (0..2).map(|_| random.table()).collect();
         let (mut one, mut two) = (database(&start.join("; ")), database(&start.join("; ")));

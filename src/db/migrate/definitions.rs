@@ -32,10 +32,10 @@ const NOW: &str = concat!(
 );
 const BEFORE: &str = "SELECT type, name, tbl, sql, columns, number FROM __harmonylite__definition \
      WHERE (type, name, sql) NOT IN (SELECT type, name, sql FROM main.sqlite_schema WHERE sql IS NOT NULL)";
+/// Without the columns: of thousands of tables they would take a second under the lock.
 const ALL: &str = concat!(
-    "INSERT INTO __harmonylite__definition(type, name, tbl, sql, columns, number) SELECT s.type, s.name, s.tbl_name, s.sql, ",
-    columns_of!(),
-    ", 0 FROM main.sqlite_schema s WHERE ",
+    "INSERT INTO __harmonylite__definition(type, name, tbl, sql, columns, number) SELECT s.type, s.name, s.tbl_name, s.sql, '[]', 0 \
+     FROM main.sqlite_schema s WHERE ",
     of_application!()
 );
 const NUMBER_ALL: &str = "UPDATE __harmonylite__definition SET number = n.id FROM __harmonylite__table n \
@@ -130,7 +130,22 @@ pub fn difference(connection: &Connection) -> Result<Difference, Error> {
     let now = statement.query_map([], |row| Definition::read(row, 0))?.collect::<Result<_, _>>()?;
     let mut statement = connection.prepare(BEFORE)?;
     let before = statement.query_map([], |row| Definition::read(row, row.get(5)?))?;
-    Ok(Difference { now, before: before.collect::<Result<_, _>>()? })
+    let mut before: Vec<Definition> = before.collect::<Result<_, _>>()?;
+    for table in before.iter_mut().filter(|before| before.kind == Thing::Table && before.columns.is_empty()) {
+        table.columns = declared_by(&table.name, &table.sql);
+    }
+    Ok(Difference { now, before })
+}
+
+/// The columns that the statement of a table declares; none if it needs something that only the application has.
+fn declared_by(table: &str, sql: &str) -> Vec<Declared> {
+    let declared = || -> Result<Vec<Declared>, Error> {
+        let scratch = Connection::open_in_memory()?;
+        scratch.execute_batch(sql)?;
+        let columns = columns_of(&scratch, table)?.into_iter().filter(|column| !column.generated);
+        Ok(columns.map(|Present { name, declared_type, .. }| Declared { name, declared_type }).collect())
+    };
+    declared().unwrap_or_default()
 }
 
 /// Remembers what has changed; inside of a transaction.

@@ -222,7 +222,8 @@ fn nodes_with_different_tables_go_on_and_show_what_they_cannot_use() {
 /// Writes one row after the other until `done`; returns how long the slowest took.
 fn slowest_write(node: &Node, mut done: impl FnMut() -> bool) -> Duration {
     let app = node.open();
-    let (mut slowest, mut count) = (Duration::ZERO, 0);
+    let mut slowest = Duration::ZERO;
+    let mut count: i64 = app.query_row("SELECT count(*) FROM own", [], |row| row.get(0)).unwrap();
     while !done() {
         count += 1;
         let begun = Instant::now();

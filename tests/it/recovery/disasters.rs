@@ -211,7 +211,7 @@ fn snapshots_gone_and_streams_whole() {
 
 /// A disk of 6 MB for the second node, and a first node whose snapshot has 1.5 MB.
 fn small_disk(dir: &Dir) -> Option<(Small, Nats, Node)> {
-    let small = Small::mount(dir.0.join("node-2"), "6m")?;
+    let small = Small::mount(dir.0.join("node-2"), "7m")?;
     let nats = Nats::start(dir);
     let mut one = Node::with_schema(dir, 1, &nats.url(), "snapshot.leader_ttl = 1000\n", SCHEMA);
     one.sql("INSERT INTO t VALUES(1, 'x', randomblob(1500000))");
@@ -274,7 +274,7 @@ fn full_disk() {
     };
     let ballast = small.0.join("ballast");
     let squeeze = |bytes: usize| std::fs::write(&ballast, vec![1; bytes]).unwrap();
-    squeeze(5_000_000);
+    squeeze(6_050_000);
     let mut two = Node::new(&dir, 2, &nats.url(), "");
     two.start();
     wait_for("it says what it needs", 20, || {
@@ -291,7 +291,7 @@ fn full_disk() {
     two.checkpoint();
     spoil(&two.database, 0, 4096);
     let damaged = std::fs::read(&two.database).unwrap();
-    squeeze(3_800_000);
+    squeeze(4_850_000);
     let before = two.count("are free");
     two.start();
     wait_for("it says what it needs", 20, || (two.count("are free") > before).then_some(()));
@@ -324,7 +324,7 @@ fn a_join_waits_for_room() {
         return skip("no file system can be mounted");
     };
     let ballast = small.0.join("ballast");
-    std::fs::write(&ballast, vec![1; 4_900_000]).unwrap();
+    std::fs::write(&ballast, vec![1; 5_950_000]).unwrap();
     let mut two = Node::with_schema(&dir, 2, &nats.url(), "", SCHEMA);
     two.sql("INSERT INTO t VALUES(7, 'only here', 1)");
     two.start();
