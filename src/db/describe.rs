@@ -127,11 +127,12 @@ impl SchemaWatch {
         let mut described = Described::read(&connection)?;
         note(&mut connection, &described)?;
         drop(connection);
-        if described.tables.len() > limits::MANY_TABLES {
-            // They have no room where they would be told, and take megabytes here.
-            described.tables.iter_mut().for_each(|(_, _, columns)| *columns = Default::default());
-        }
         self.large = described.tables.len() >= limits::LARGE_TELLING;
+        if described.tables.len() > limits::MANY_TABLES {
+            // They have no room where they would be told, and take megabytes here: the hash says whether nodes are equal.
+            described.tables = Vec::new();
+            memory::give_back();
+        }
         if self.large {
             memory::give_back();
         }

@@ -54,7 +54,7 @@ fn shown(value: &Value) -> String {
 
 /// The changes since all nodes were equal, by row, with the node that made each.
 #[derive(Default)]
-pub struct History(BTreeMap<Row, Vec<(u64, Option<Image>, Option<Image>)>>);
+pub struct History(BTreeMap<Row, Vec<Write>>);
 
 impl History {
     pub fn add(&mut self, node: u64, change: Change) {
@@ -69,18 +69,11 @@ impl History {
         let rows: BTreeSet<&Row> = before.rows.keys().chain(now.rows.keys()).chain(self.0.keys()).collect();
         for row in rows {
             let here = now.rows.get(row);
+            let was = before.rows.get(row);
+            let changed = was.is_none_or(|was| here.is_none_or(|here| !is_as(Some(was), Some(here))));
             match self.0.get(row) {
-                None if before
-                    .rows
-                    .get(row)
-                    .is_none_or(|was| here.is_none_or(|here| !is_as(Some(was), Some(here)))) =>
-                {
-                    if !named(row) {
-                        faults.push(format!(
-                            "{row:?} was not written: {:?}, and is {here:?}",
-                            before.rows.get(row)
-                        ));
-                    }
+                None if changed && !named(row) => {
+                    faults.push(format!("{row:?} was not written: {was:?}, and is {here:?}"));
                 }
                 None => {}
                 Some(writes) => faults.extend(of_row(row, writes, here, conflicts)),
