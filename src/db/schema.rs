@@ -88,6 +88,11 @@ impl Known {
         self.1.version.store(version, Ordering::Release);
     }
 
+    /// The schema has changed from one version to another by what we did ourselves: there is nothing to look for.
+    pub fn has_looked_at_own(&self, before: i64, now: i64) {
+        let _ = self.1.version.compare_exchange(before, now, Ordering::AcqRel, Ordering::Relaxed);
+    }
+
     /// The version at which it was looked last; `None`: nobody looks.
     pub fn looked(&self) -> Option<i64> {
         Some(self.1.version.load(Ordering::Acquire)).filter(|version| *version != 0)

@@ -36,7 +36,8 @@ impl Rebuilt {
 
     /// Looks, if it is time. The database must stand where the streams were read to. [`Kind::Damaged`]: the database is.
     pub fn look(&mut self, setup: &mut Setup, now: Instant) -> Result<(), Error> {
-        if !self.is_due(setup.signals.take_rebuilt(), now) {
+        let told = setup.signals.take_rebuilt() | setup.database.take_rebuilt();
+        if !self.is_due(told, now) {
             return Ok(());
         }
         match settle(setup) {

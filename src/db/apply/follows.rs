@@ -19,6 +19,8 @@ pub struct Travel {
     pub again: Option<Instant>,
     /// Scripts that were run, by their changes' ids, and why they failed; empty: they did not.
     pub reports: Vec<(String, String)>,
+    /// Tables were found built anew while a change was carried out.
+    pub rebuilt: bool,
 }
 
 impl Travel {

@@ -246,7 +246,9 @@ impl Session {
             touched.write_back(&self.connection)?;
         }
         if self.feeds.finish(&self.connection)? {
-            self.version = schema::version(&self.connection)?;
+            let now = schema::version(&self.connection)?;
+            self.known.has_looked_at_own(self.version, now);
+            self.version = now;
         }
         Ok(())
     }
@@ -430,6 +432,11 @@ impl Session {
     /// Whether a transaction is to do that.
     pub fn are_feeds_due(&self) -> bool {
         self.feeds.is_due()
+    }
+
+    /// The version of the schema for which all is made.
+    pub fn version(&self) -> i64 {
+        self.version
     }
 
     /// What was made for the schema is made anew at the next transaction.

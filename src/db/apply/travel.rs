@@ -78,7 +78,8 @@ impl Session {
         // What the application has changed a moment ago comes later in the order.
         let mut schema = (*self.schema).clone();
         if captures {
-            schema = install::install_inside(&self.connection, &schema)?.0;
+            let (now, found) = install::install_inside(&self.connection, &schema)?;
+            (schema, self.travel.rebuilt) = (now, self.travel.rebuilt || !found.rebuilt.is_empty());
             migrate::look(&self.connection, &schema, Looker { node: self.node(), travels: true })?;
         }
         history::create(&self.connection)?;
@@ -110,6 +111,7 @@ impl Session {
             log_table::log_again(&self.connection)?;
         }
         migrate::set_last_hash(&self.connection, &schema.hash)?;
+        self.known.has_looked_at_own(self.version(), schema::version(&self.connection)?);
         let lost = carried.lost.join("; ");
         history::put(&self.connection, &change, State::Done, (clock::unix_ms(), &lost))?;
         if known == Some(State::Waiting) {
@@ -256,10 +258,12 @@ impl Applier {
                 Ok(())
             }
             Err(Error::Mismatch(why) | Error::Other(why)) => {
-                log::error!(
-                    "node {node} has changed the schema ({summary}), and this database cannot follow: {why}; trying again. Rows \
-                     that need it wait"
-                );
+                if history::why_failed(&self.session.connection, &change.id)?.as_ref() != Some(&why) {
+                    log::error!(
+                        "node {node} has changed the schema ({summary}), and this database cannot follow: {why}; trying again. Rows \
+                         that need it wait"
+                    );
+                }
                 self.session.travel.again = Some(Instant::now() + limits::CHANGE_AGAIN);
                 self.in_transaction(|applier| {
                     let connection = &applier.session.connection;
@@ -270,6 +274,11 @@ impl Applier {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether tables were found built anew since the last call.
+    pub fn take_rebuilt(&mut self) -> bool {
+        std::mem::take(&mut self.session.travel.rebuilt)
     }
 
     /// What became of scripts since the last call: the ids of their changes, and why they failed.

@@ -15,6 +15,7 @@ const TRIM: &str = "DELETE FROM __harmonylite__change WHERE state NOT IN ('waiti
      (SELECT max(n) FROM __harmonylite__change) - ?1";
 const ALL: &str = "SELECT state, time, why, body FROM __harmonylite__change ORDER BY n";
 const STATE: &str = "SELECT state FROM __harmonylite__change WHERE id = ?1";
+const WHY_FAILED: &str = "SELECT why FROM __harmonylite__change WHERE id = ?1 AND state = 'failed'";
 const OF_STATE: &str = "SELECT n, body FROM __harmonylite__change WHERE state = ?1 ORDER BY n";
 const ANY_OF_STATE: &str = "SELECT 1 FROM __harmonylite__change WHERE state = ?1 LIMIT 1";
 const ANY_PUBLISHED: &str =
@@ -88,6 +89,14 @@ pub fn state_of(connection: &Connection, id: &str) -> Result<Option<State>, Erro
     let word: Option<String> =
         connection.prepare_cached(STATE)?.query_row([id], |row| row.get(0)).optional()?;
     Ok(word.map(|word| State::of(&word)))
+}
+
+/// Why a change failed here; `None`: it did not.
+pub fn why_failed(connection: &Connection, id: &str) -> Result<Option<String>, Error> {
+    if !exists(connection)? {
+        return Ok(None);
+    }
+    Ok(connection.prepare_cached(WHY_FAILED)?.query_row([id], |row| row.get(0)).optional()?)
 }
 
 /// All changes in their order. One that cannot be read, of a newer version, is left out.

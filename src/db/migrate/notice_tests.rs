@@ -24,9 +24,6 @@ fn summary(connection: &mut Connection, sql: &str) -> String {
     changed(connection, sql).map_or_else(String::new, |change| change.summary())
 }
 
-const NOTES: &str = "CREATE TABLE notes(id INTEGER PRIMARY KEY, a TEXT, b TEXT); INSERT INTO notes VALUES(1, 'x', 'y'), (2, 'z', NULL);
-    DELETE FROM __harmonylite__log";
-
 #[test]
 fn each_change_is_noticed_once() {
     let mut connection = noticed("CREATE TABLE notes(id INTEGER PRIMARY KEY, a TEXT)");
@@ -53,14 +50,13 @@ fn a_renamed_column_is_told_from_a_dropped_and_a_new_one_by_its_values() {
     connection.execute_batch("DELETE FROM __harmonylite__log").unwrap();
     assert_eq!(
         summary(&mut connection, "ALTER TABLE notes RENAME COLUMN b TO c"),
-        "alter table notes (c is c)".replace("c is c", "b is c")
+        "alter table notes (b is c)"
     );
     let dropped = "ALTER TABLE notes DROP COLUMN c; ALTER TABLE notes ADD COLUMN d TEXT";
     assert_eq!(summary(&mut connection, dropped), "alter table notes (+d, -c)");
     // What was written since says nothing about the column.
     let written = "ALTER TABLE notes DROP COLUMN d; ALTER TABLE notes ADD COLUMN e TEXT; UPDATE notes SET e = 'new' WHERE id = 1";
     assert_eq!(summary(&mut connection, written), "alter table notes (+e, -d)");
-    let _ = NOTES;
 }
 
 #[test]

@@ -9,7 +9,6 @@ use crate::db::restore::encoding::match_encoding;
 use crate::db::restore::reconcile::{Comparison, Extra, Values, begin};
 use crate::db::schema::Schema;
 use crate::db::{state, table::Table};
-use crate::model::event::{Event, Kind};
 use rusqlite::Connection;
 use std::path::Path;
 use std::sync::Arc;
@@ -133,10 +132,7 @@ impl Applier {
         let mut refused = vec![];
         for table in tables {
             with.each_image(table, |values| {
-                let row = table.image.iter().cloned().zip(values).collect();
-                let (table, schema_hash) = (table.name.clone(), None);
-                let event = Event { node: 0, id: 0, kind: Kind::Insert, table, row, schema_hash };
-                refused.extend(self.fold_image(&event)?.map(|cause| (cause, event.encode())));
+                refused.extend(self.fold_values(table, values)?);
                 Ok(())
             })?;
         }

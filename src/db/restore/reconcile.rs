@@ -6,7 +6,8 @@
 //! only the caller writes otherwise. So the application waits for the differences alone, not for the comparison.
 
 use crate::base::limits;
-use crate::db::apply::{Applied, Applier, aside, is_there};
+use crate::db::apply::aside::{self, Cause};
+use crate::db::apply::{Applied, Applier, is_there};
 use crate::db::restore::encoding::match_encoding;
 use crate::db::schema::Schema;
 use crate::db::{error::Error, lists, open, sql::quote, state, table::Table};
@@ -339,10 +340,7 @@ impl Applier {
                 if self.stays(&more, table, &values)? {
                     return Ok(());
                 }
-                let row = table.image.iter().cloned().zip(values).collect();
-                let (table, schema_hash) = (table.name.clone(), None);
-                let event = Event { node: 0, id: 0, kind: Kind::Insert, table, row, schema_hash };
-                refused.extend(self.fold_image(&event)?.map(|cause| (cause, event.encode())));
+                refused.extend(self.fold_values(table, values)?);
                 Ok(())
             })?;
         }
@@ -396,6 +394,18 @@ impl Applier {
             true => Ok(()),
             false => self.session.touch(table, key, &row_key),
         }
+    }
+
+    /// Folds an image that came out of no stream; returns why the database does not take it, and the event to set aside, if it does not.
+    pub(super) fn fold_values(
+        &mut self,
+        table: &Table,
+        values: Vec<Value>,
+    ) -> Result<Option<(Cause, Vec<u8>)>, Error> {
+        let row = table.image.iter().cloned().zip(values).collect();
+        let (table, schema_hash) = (table.name.clone(), None);
+        let event = Event { node: 0, id: 0, kind: Kind::Insert, table, row, schema_hash };
+        Ok(self.fold_image(&event)?.map(|cause| (cause, event.encode())))
     }
 
     /// Whether the row of an image of the snapshot stays as it is here.

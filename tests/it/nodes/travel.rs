@@ -272,3 +272,43 @@ fn a_script_is_run_once_on_every_node() {
     wait_equal(&mut nodes.iter_mut().collect::<Vec<_>>(), 10);
     assert_eq!(value(&nodes[0], "SELECT sum(n) FROM t"), "Integer(23)", "once");
 }
+
+#[test]
+fn a_node_that_cannot_follow_tries_again_and_of_two_scripts_at_once_one_is_refused() {
+    let dir = Dir::new("travel-fails");
+    let nats = Nats::start(&dir);
+    let mut nodes = three(&dir, &nats, "");
+    wait_equal(&mut nodes.iter_mut().collect::<Vec<_>>(), 30);
+    let file = |name: &str, sql: &str| {
+        let path = dir.0.join(name);
+        std::fs::write(&path, sql).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    // Virtual tables do not travel: only this node has one of the name.
+    nodes[2].sql("CREATE VIRTUAL TABLE vt USING fts5(x)");
+    pause(500);
+    let failed = nodes[0].command(&["-migrate", &file("a.sql", "CREATE TABLE vt(id INTEGER PRIMARY KEY)")]);
+    let told = String::from_utf8_lossy(&failed.stdout).into_owned();
+    assert_eq!(failed.status.code(), Some(1), "{told}");
+    assert!(told.contains("node 3: failed") && told.matches(": done").count() == 2, "{told}");
+    assert_eq!(nodes[2].command(&["-migrate-status"]).status.code(), Some(1));
+    // All else goes on.
+    nodes[2].sql("INSERT INTO t VALUES('on', 'a', 1)");
+    let arrived = || (value(&nodes[0], "SELECT count(*) FROM t") == "Integer(1)").then_some(());
+    wait_for("rows cross", 10, arrived);
+    nodes[2].sql("DROP TABLE vt");
+    // It tries again every 15 s.
+    wait_for("it has followed", 30, || (shape(&nodes[2]) == shape(&nodes[0])).then_some(()));
+    wait_for("it has followed", 30, || nodes[2].command(&["-migrate-status"]).status.success().then_some(()));
+    assert_eq!(nodes[2].count("cannot follow"), 1, "said once: {}", nodes[2].log());
+    let (b, c) = (file("b.sql", "CREATE TABLE b(id)"), file("c.sql", "CREATE TABLE c(id)"));
+    let (one, two) = std::thread::scope(|scope| {
+        let one = scope.spawn(|| nodes[0].command(&["-migrate", &b]));
+        let two = scope.spawn(|| nodes[1].command(&["-migrate", &c]));
+        (one.join().unwrap(), two.join().unwrap())
+    });
+    let (good, bad) = if one.status.success() { (one, two) } else { (two, one) };
+    assert_eq!((good.status.code(), bad.status.code()), (Some(0), Some(1)), "{good:?} {bad:?}");
+    let why = format!("{}{}", String::from_utf8_lossy(&bad.stdout), String::from_utf8_lossy(&bad.stderr));
+    assert!(why.contains("is not through: try again"), "{why}");
+}
