@@ -2,6 +2,7 @@
 
 use crate::base::clock;
 use crate::model::value as model;
+use crate::operate::words::{self, size};
 use crate::snapshot::show_positions;
 use crate::storage::{Label, Store, Stored};
 use serde_json::{Value, json};
@@ -97,25 +98,7 @@ pub fn age(then_ms: i64) -> String {
 }
 
 fn duration(ms: i64) -> String {
-    match ms.max(0) / 1000 {
-        seconds @ 0..120 => format!("{seconds} s"),
-        seconds @ 120..7_200 => format!("{} min", seconds / 60),
-        seconds @ 7_200..172_800 => format!("{} h", seconds / 3_600),
-        seconds => format!("{} d", seconds / 86_400),
-    }
-}
-
-/// `512 B`, `1.5 MB`: powers of a thousand.
-fn size(bytes: u64) -> String {
-    #[allow(clippy::cast_precision_loss, reason = "one digit after the point is shown")]
-    let mut number = bytes as f64;
-    for unit in ["B", "kB", "MB", "GB"] {
-        if number < 999.95 {
-            return if unit == "B" { format!("{bytes} B") } else { format!("{number:.1} {unit}") };
-        }
-        number /= 1000.0;
-    }
-    format!("{number:.1} TB")
+    words::duration(ms.max(0).unsigned_abs() / 1000)
 }
 
 #[cfg(test)]

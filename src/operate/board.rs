@@ -26,6 +26,7 @@ pub struct Board {
     compared: Mutex<Compared>,
     in_memory: AtomicBool,
     schemas_equal: AtomicBool,
+    cannot_follow: AtomicBool,
 }
 
 /// Events, and when the last of them was counted.
@@ -97,6 +98,7 @@ impl Default for Board {
             compared: Mutex::default(),
             in_memory: AtomicBool::new(false),
             schemas_equal: AtomicBool::new(true),
+            cannot_follow: AtomicBool::new(false),
         }
     }
 }
@@ -125,6 +127,16 @@ impl Board {
     /// Whether they have, as far as they have told.
     pub fn are_schemas_equal(&self) -> bool {
         self.schemas_equal.load(Relaxed)
+    }
+
+    /// A change of the schema could not be carried out here, or all could.
+    pub fn set_cannot_follow(&self, cannot: bool) {
+        self.cannot_follow.store(cannot, Relaxed);
+    }
+
+    /// Whether one could not.
+    pub fn cannot_follow(&self) -> bool {
+        self.cannot_follow.load(Relaxed)
     }
 
     /// Shows how many conflicts are kept.

@@ -27,11 +27,16 @@ pub fn start(view: &View, stop: &Stop, workers: &mut Workers) -> Result<(), Erro
 }
 
 /// What is known of the schema, beside those of the others.
-fn of_schemas(board: &Board) -> [(&'static str, &'static str, i64); 2] {
+fn of_schemas(board: &Board) -> [(&'static str, &'static str, i64); 3] {
     let waiting = i64::try_from(board.waiting_events()).unwrap_or(i64::MAX);
     [
         ("schemas_equal", "1: all running nodes have this node's schema.", board.are_schemas_equal().into()),
         ("schema_waiting_events", "Events that wait for a table or column.", waiting),
+        (
+            "schema_cannot_follow",
+            "1: a change of the schema could not be carried out here.",
+            board.cannot_follow().into(),
+        ),
     ]
 }
 

@@ -40,6 +40,12 @@ pub fn problems(connected: bool, board: &Board, whole: &Whole) -> Vec<String> {
         problems.push(format!("restore not proven: {}", secret::redact(&snapshot.unproven)));
     }
     problems.extend(set_aside(&board.aside()));
+    if board.cannot_follow() {
+        problems.push(
+            "a change of the schema cannot be carried out here, and is tried again: see -migrate-status"
+                .to_owned(),
+        );
+    }
     let compared = board.compared();
     if compared.differences > 0 {
         problems.push(format!("not equal: {}: see -verify", compared.text));

@@ -26,21 +26,31 @@ pub fn behind(behind: &Value) -> String {
 
 /// Seconds for people.
 pub fn age(seconds: &Value) -> String {
-    match seconds.as_u64() {
-        None => "-".to_owned(),
-        Some(seconds @ 0..120) => format!("{seconds} s"),
-        Some(seconds @ 120..7_200) => format!("{} min", seconds / 60),
-        Some(seconds @ 7_200..172_800) => format!("{} h", seconds / 3_600),
-        Some(seconds) => format!("{} d", seconds / 86_400),
+    seconds.as_u64().map_or_else(|| "-".to_owned(), duration)
+}
+
+/// `119 s`, `2 min`.
+pub fn duration(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} d", seconds / 86_400),
     }
 }
 
-/// Bytes for people, in powers of a thousand.
+/// Bytes for people.
 pub fn bytes(value: &Value) -> String {
-    let Some(mut number) = value.as_f64() else { return "-".to_owned() };
+    value.as_u64().map_or_else(|| "-".to_owned(), size)
+}
+
+/// `512 B`, `1.5 MB`: powers of a thousand.
+pub fn size(bytes: u64) -> String {
+    #[allow(clippy::cast_precision_loss, reason = "one digit after the point is shown")]
+    let mut number = bytes as f64;
     for unit in ["B", "kB", "MB", "GB"] {
         if number < 999.95 {
-            return if unit == "B" { format!("{number} B") } else { format!("{number:.1} {unit}") };
+            return if unit == "B" { format!("{bytes} B") } else { format!("{number:.1} {unit}") };
         }
         number /= 1000.0;
     }

@@ -86,6 +86,7 @@ impl Chores {
             Ok(None) => {}
             Err(error) => log::debug!("conflicts: {error}"),
         }
+        board.set_cannot_follow(database.cannot_follow());
         self.lost_writes.tell(board.lost(), Instant::now());
     }
 

@@ -299,7 +299,12 @@ impl Applier {
         Ok(count)
     }
 
-    /// Whether changes that failed are to be tried again.
+    /// Whether a change failed that is to be tried again, now or later.
+    pub fn cannot_follow(&self) -> bool {
+        self.session.travel.again.is_some()
+    }
+
+    /// Whether changes that failed are to be tried again now.
     pub(super) fn is_change_due(&self) -> bool {
         self.session.travel.again.is_some_and(|again| again <= Instant::now())
     }

@@ -292,6 +292,8 @@ fn a_node_that_cannot_follow_tries_again_and_of_two_scripts_at_once_one_is_refus
     assert_eq!(failed.status.code(), Some(1), "{told}");
     assert!(told.contains("node 3: failed") && told.matches(": done").count() == 2, "{told}");
     assert_eq!(nodes[2].command(&["-migrate-status"]).status.code(), Some(1));
+    let status = nodes[2].command(&["-status"]);
+    assert!(String::from_utf8_lossy(&status.stdout).contains("see -migrate-status"), "{status:?}");
     // All else goes on.
     nodes[2].sql("INSERT INTO t VALUES('on', 'a', 1)");
     let arrived = || (value(&nodes[0], "SELECT count(*) FROM t") == "Integer(1)").then_some(());
