@@ -60,6 +60,11 @@ pub fn conflicts(config: &Config, show: Show, verb: &Verb, filter: &Filter) -> R
             let mut found = all(config)?;
             found.retain(|conflict| filter.is_meant(conflict));
             show.print(|| table(&found), || found.iter().map(describe).collect());
+            let path = &config.db_path;
+            let dropped = db::dropped_conflicts(path).context(path.display())?;
+            if dropped > 0 {
+                log::warn!("{dropped} older ones were dropped: there was no room for them");
+            }
         }
         Verb::Show(id) => {
             let found = meant(config, &Which::One(*id))?.remove(0);

@@ -34,8 +34,8 @@ pub use apply::aside::{
     Held, OfTable, SetAside, State as AsideState, Which, discard, list as list_aside, try_again,
 };
 pub use apply::conflicts::{
-    Conflict, Kept as KeptConflicts, Kind as ConflictKind, Which as WhichConflicts,
-    discard as discard_conflicts, list as list_conflicts,
+    Conflict, Kept as KeptConflicts, Kind as ConflictKind, Which as WhichConflicts, carry as carry_conflicts,
+    discard as discard_conflicts, dropped as dropped_conflicts, list as list_conflicts,
 };
 pub use apply::{Applier, Ends, Incoming, Restored, queued};
 pub use autoincrement::set_autoincrement;

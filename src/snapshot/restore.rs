@@ -231,6 +231,7 @@ impl Recovery<'_> {
             };
             let mut carry = || {
                 db::keep_excluded(path, found.path(), &self.config.tables)?;
+                db::carry_conflicts(path, found.path())?;
                 saved = salvage.as_mut().map_or(Ok(saved), db::Salvage::run)?;
                 Ok(())
             };

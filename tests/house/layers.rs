@@ -94,6 +94,8 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
                 "apply/follows",
                 "apply/incoming",
                 "apply/lost",
+                "apply/displaced",
+                "apply/overtaken",
                 "apply/marks",
                 "apply/mirrored",
                 "apply/orphan_search",

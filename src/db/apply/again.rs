@@ -158,7 +158,10 @@ impl Applier {
             .position(|name| *name == held.stream)
             .map(|stream| Place { stream, seq: held.seq.unsigned_abs(), time_ms: held.since_ms });
         let outcome = self.fold(event, source);
-        self.session.place = None;
+        let place = self.session.place.take();
+        if let (Ok(Outcome::Done { .. }), Some(place)) = (&outcome, place) {
+            self.session.see_late_row(event, place);
+        }
         outcome
     }
 

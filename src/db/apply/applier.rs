@@ -3,9 +3,11 @@
 use crate::base::{clock, limits};
 use crate::db::apply::aside::Cause;
 use crate::db::apply::carry::{carry_out, delete};
+use crate::db::apply::displaced;
 use crate::db::apply::facts::{Gathered, Look, gather};
 use crate::db::apply::incoming::{Ends, Incoming};
 use crate::db::apply::lost;
+use crate::db::apply::overtaken;
 use crate::db::apply::renewal::Why;
 use crate::db::apply::rows::Failure;
 use crate::db::apply::session::{Applied, Place, Session};
@@ -362,6 +364,7 @@ impl Applier {
             self.session.raise_mark(incoming.stream, origin, id, incoming.seq);
             if !source.own && outcome_is_done {
                 self.session.see_row(event, Place { stream, seq, time_ms });
+                self.session.note_recent(event, Place { stream, seq, time_ms });
             }
         }
         match outcome {
@@ -458,6 +461,10 @@ impl Applier {
         }
         let node = self.session.node();
         lost::note(&mut self.session, subject, &plan, node)?;
+        if subject.source.own && plan.fold {
+            overtaken::note(&mut self.session, &mut self.codec, subject)?;
+        }
+        displaced::note(&mut self.session, subject, &gathered, &plan)?;
         carry_out(&mut self.session, subject, &gathered, &plan)?;
         if self.session.place.is_some() && plan.fold && !subject.is_tombstone() {
             self.session.note_writer(&subject.table, subject.source.own)?;
@@ -467,14 +474,18 @@ impl Applier {
     }
 
     /// A late event does not displace rows: they may be later in the order. Its own row is given up, and the state of all of them is
-    /// published.
+    /// published. But a row of which an event waits, too, is older than what is to come, and no state to be published: that event
+    /// writes it again.
     fn give_in(&mut self, subject: &Subject<'_>, gathered: &mut Gathered) -> Result<(), Failure> {
         if self.session.touched.is_none() {
             return Ok(());
         }
         for (at, key_values) in gathered.colliding.iter().enumerate() {
-            if !gathered.facts.collisions[at] {
-                let key = subject.table.row_key(key_values);
+            let key = subject.table.row_key(key_values);
+            let session = &self.session;
+            let waits =
+                session.aside.waits(&session.connection, (&subject.table.name, key.as_slice()), i64::MAX)?;
+            if !gathered.facts.collisions[at] && !waits {
                 self.session.touch(&subject.table, key_values, &key)?;
                 gathered.facts.collisions[at] = true;
             }
@@ -507,7 +518,7 @@ impl Applier {
         }
         let row = (&*subject.table.name, subject.key.as_slice());
         if subject.source.own {
-            session.aside.overtake(&session.connection, row)?;
+            session.aside.overtake(&session.connection, row, subject.is_tombstone())?;
         }
         if subject.source.late { Ok(()) } else { session.aside.settle(&session.connection, row) }
     }

@@ -40,15 +40,13 @@ macro_rules! bytes {
     };
 }
 
-const COLUMNS: &str =
+pub(super) const COLUMNS: &str =
     concat!("id, stream, seq, tbl, key, state, overtaken, missing, why, since, payload, ", bytes!());
 const PUT: &str = "INSERT OR REPLACE INTO __harmonylite__set_aside(id, stream, seq, tbl, key, state, overtaken, missing, why, since, \
      payload, row) VALUES(?1, ?2, ?3, ?4, ?5, ?6, 0, ?7, ?8, ?9, ?10, ?11)";
 const AMEND: &str = "UPDATE __harmonylite__set_aside SET tbl = ?2, key = ?3, state = ?4, missing = ?5, why = ?6 WHERE id = ?1";
 const REMOVE: &str = "DELETE FROM __harmonylite__set_aside WHERE id = ?1";
 const WAITS: &str = "SELECT 1 FROM __harmonylite__set_aside WHERE tbl = ?1 AND key IN (?2, x'') AND state <> 1 AND id < ?3 LIMIT 1";
-const OVERTAKE: &str =
-    "UPDATE __harmonylite__set_aside SET overtaken = 1 WHERE tbl = ?1 AND key = ?2 AND state <> 1";
 const SETTLE: &str = concat!(
     "DELETE FROM __harmonylite__set_aside WHERE tbl = ?1 AND key = ?2 AND state = 1 RETURNING ",
     bytes!()
@@ -153,7 +151,7 @@ pub struct Held {
 }
 
 impl Held {
-    fn read(row: &Row<'_>) -> rusqlite::Result<Held> {
+    pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Held> {
         let missing: String = row.get(7)?;
         Ok(Held {
             id: row.get(0)?,
@@ -219,7 +217,7 @@ pub fn is_up_to_date(connection: &Connection) -> Result<bool, Error> {
 
 /// Keys are only compared for equality, so a long one is kept as its digest: a value of many megabytes may be a few kilobytes on
 /// its way. A digest in hex is never taken for a key, which begins with the table's number.
-fn known_by(key: &[u8]) -> Cow<'_, [u8]> {
+pub(super) fn known_by(key: &[u8]) -> Cow<'_, [u8]> {
     if key.len() <= KEY_BYTES { Cow::Borrowed(key) } else { digest::hex_sha256(key).into_bytes().into() }
 }
 
@@ -542,15 +540,6 @@ impl Aside {
         while let Some(row) = gone.next()? {
             self.refused.change(-1, -row.get::<_, i64>(0)?);
             self.news = true;
-        }
-        Ok(())
-    }
-
-    /// An event of our own came back, which is later than those of its row that wait: of them, only the columns count that are
-    /// missing here.
-    pub fn overtake(&mut self, connection: &Connection, row: (&str, &[u8])) -> Result<(), Error> {
-        if self.any_waits() {
-            connection.prepare_cached(OVERTAKE)?.execute(params![row.0, known_by(row.1)])?;
         }
         Ok(())
     }

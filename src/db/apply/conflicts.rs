@@ -4,8 +4,9 @@
 //! each lost write is kept on exactly one node. The list is not part of snapshots.
 
 use crate::base::limits;
-use crate::db::{error::Error, open, ours};
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use crate::db::{error::Error, open, ours, state};
+use rusqlite::types::Value;
+use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 use std::path::Path;
 
 const TABLE: &str = "__harmonylite__conflict";
@@ -30,6 +31,8 @@ const SIZE: &str = concat!("SELECT count(*), coalesce(sum(", bytes!(), "), 0) FR
 const OLDEST: &str = concat!("SELECT id, ", bytes!(), " FROM __harmonylite__conflict ORDER BY id LIMIT 1");
 const REMOVE: &str = "DELETE FROM __harmonylite__conflict WHERE id = ?1";
 const OF_KINDS: &str = "SELECT kind, count(*) FROM __harmonylite__conflict GROUP BY kind";
+/// Name of the number of those that went for want of room.
+const DROPPED: &str = "dropped conflicts";
 const COUNT: &str = "SELECT count(*) FROM __harmonylite__conflict";
 
 /// What was lost.
@@ -168,6 +171,45 @@ fn read_all(connection: &Connection) -> Result<Vec<Conflict>, Error> {
     Ok(all.collect::<Result<_, _>>()?)
 }
 
+/// How many went because there was no room for newer ones.
+pub fn dropped(path: &Path) -> Result<u64, Error> {
+    let connection = open::open(path)?;
+    if !state::exists(&connection)? {
+        return Ok(0);
+    }
+    state::number(&connection, DROPPED).map(i64::unsigned_abs)
+}
+
+/// Carries the list of a damaged database into the one at `prepared`, as far as it can be read; returns how many.
+pub fn carry(damaged: &Path, prepared: &Path) -> Result<usize, Error> {
+    let target = open::open(prepared)?;
+    create(&target)?;
+    let put =
+        format!("INSERT OR IGNORE INTO {TABLE} VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)");
+    let transaction = target.unchecked_transaction()?;
+    let mut carried = 0;
+    let mut read = || -> Result<(), Error> {
+        let source = open::open(damaged)?;
+        if !ours::has_table(&source, TABLE)? {
+            return Ok(());
+        }
+        let mut statement = source.prepare(&format!(
+            "SELECT id, tbl, key, kind, lost_by, won_by, won_id, stream, seq, time, columns, payload FROM {TABLE} ORDER BY id"
+        ))?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let values = (0..12).map(|at| row.get(at)).collect::<Result<Vec<Value>, _>>()?;
+            carried += target.prepare_cached(&put)?.execute(params_from_iter(values))?;
+        }
+        Ok(())
+    };
+    if let Err(error) = read() {
+        log::warn!("{}: lost writes that were kept cannot all be read: {error}", damaged.display());
+    }
+    transaction.commit()?;
+    Ok(carried)
+}
+
 /// Drops conflicts of the database at `path`; returns how many.
 pub fn discard(path: &Path, which: &Which) -> Result<usize, Error> {
     let connection = open::open(path)?;
@@ -175,6 +217,9 @@ pub fn discard(path: &Path, which: &Which) -> Result<usize, Error> {
     let mut gone = 0;
     for conflict in meant {
         gone += connection.execute(REMOVE, [conflict.id])?;
+    }
+    if *which == Which::All && state::exists(&connection)? {
+        state::set_number(&connection, DROPPED, 0)?;
     }
     Ok(gone)
 }
@@ -214,6 +259,8 @@ pub struct Conflicts {
     bytes: i64,
     /// Something was put in or went since [`Conflicts::take_news`].
     news: bool,
+    /// It was said that the oldest go.
+    is_full: bool,
 }
 
 impl Conflicts {
@@ -281,6 +328,7 @@ impl Conflicts {
     }
 
     fn make_room(&mut self, connection: &Connection, bytes: i64) -> Result<(), Error> {
+        let before = self.entries;
         while self.entries >= limits::CONFLICTS || self.bytes.saturating_add(bytes) > limits::CONFLICT_BYTES {
             let oldest = connection
                 .prepare_cached(OLDEST)?
@@ -290,6 +338,15 @@ impl Conflicts {
             remove(connection, id)?;
             self.entries -= 1;
             self.bytes -= length;
+        }
+        if before > self.entries {
+            let dropped = state::number(connection, DROPPED)? + before - self.entries;
+            state::set_number(connection, DROPPED, dropped)?;
+            if !std::mem::replace(&mut self.is_full, true) {
+                log::warn!(
+                    "the list of lost writes is full: the oldest go; -conflicts shows it, and -conflicts drop makes room"
+                );
+            }
         }
         Ok(())
     }

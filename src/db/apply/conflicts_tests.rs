@@ -228,6 +228,7 @@ fn a_row_whose_unique_value_is_taken_stays_on_the_list() {
 #[test]
 fn the_oldest_go_when_there_is_no_room() {
     let connection = Connection::open_in_memory().unwrap();
+    state::create(&connection).unwrap();
     create(&connection).unwrap();
     let mut conflicts = Conflicts::default();
     let found = |won_id: i64, bytes: usize| Found {
@@ -256,6 +257,129 @@ fn the_oldest_go_when_there_is_no_room() {
     assert_eq!(kept(&connection).unwrap(), [(Kind::Update, 2)]);
     conflicts.put(&connection, &found(4, large * 4)).unwrap();
     assert_eq!(conflicts.entries, 1, "one that is larger than all the room is kept alone");
+    assert_eq!(state::number(&connection, DROPPED).unwrap(), 3);
+}
+
+#[test]
+fn the_list_of_a_damaged_database_is_carried_over() {
+    let before = "INSERT INTO t VALUES(1, 'a', 0)";
+    let (_, two, _) = both("carried", before, "UPDATE t SET v = 1", "UPDATE t SET v = 2");
+    let told = |path: &Path| format!("{:?}", list(path).unwrap());
+    let prepared = Scratch::new("carried-to", "CREATE TABLE t(k INTEGER PRIMARY KEY)");
+    for times in [1, 0] {
+        assert_eq!(carry(&two.scratch.path, &prepared.path).unwrap(), times);
+        assert_eq!(told(&prepared.path), told(&two.scratch.path));
+    }
+    assert!(told(&prepared.path).contains("Update"));
+    let text = two.scratch.path.with_extension("text");
+    std::fs::write(&text, "no database ".repeat(1000)).unwrap();
+    assert_eq!(carry(&text, &prepared.path).unwrap(), 0, "what cannot be read keeps nobody");
+    std::fs::remove_file(text).unwrap();
+}
+
+/// Our write went out, and was changed here again, before another node's row with the same UNIQUE value came: nobody but us can tell that
+/// it is lost when ours comes back.
+#[test]
+fn what_an_echo_displaces_is_kept() {
+    let sql =
+        "CREATE TABLE t(k INTEGER PRIMARY KEY, u UNIQUE, v); INSERT INTO t VALUES(1, 'a', 0), (2, 'b', 0)";
+    let (mut one, mut two) = (Node::new("echo", 1, sql), Node::new("echo", 2, sql));
+    let (mut stream, mut late) = (vec![], vec![]);
+    one.write("UPDATE t SET u = 'x' WHERE k = 1");
+    one.publish(&mut late);
+    one.write("UPDATE t SET u = 'y' WHERE k = 1");
+    two.write("UPDATE t SET u = 'x' WHERE k = 2");
+    two.publish(&mut stream);
+    one.follow(&stream);
+    assert_eq!(one.rows(), "1y0 2x0");
+    stream.append(&mut late);
+    for _ in 0..2 {
+        one.follow(&stream);
+        two.follow(&stream);
+        one.publish(&mut stream);
+    }
+    assert_eq!((one.rows(), two.rows()), ("1y0".to_owned(), "1y0".to_owned()));
+    assert_eq!(one.found(), [(super::tests::one(2), Kind::Unique, 2, 1)]);
+    assert!(two.found().is_empty());
+    assert!(one.restore(0).is_ok());
+}
+
+const ADD_COLUMN: &str = "ALTER TABLE t ADD COLUMN w DEFAULT 'none'";
+
+/// Node 1 has a column that node 2 gets later, and what it writes waits there.
+fn lagging(name: &str) -> (Node, Node, Stream) {
+    let sql =
+        "CREATE TABLE t(k INTEGER PRIMARY KEY, u UNIQUE, v); INSERT INTO t VALUES(1, 'a', 0), (2, 'b', 0)";
+    let ahead = format!("{sql}; {ADD_COLUMN}");
+    (Node::new(name, 1, &ahead), Node::new(name, 2, sql), vec![])
+}
+
+/// Node 2 gets the column, and what waited is applied.
+fn caught_up(one: &mut Node, two: &mut Node, stream: &mut Stream) -> [String; 2] {
+    two.write(ADD_COLUMN);
+    two.log = ChangeLog::open(&two.scratch.path, two.id).unwrap().0;
+    for _ in 0..3 {
+        two.applier.look().unwrap();
+        while two.applier.has_more() {
+            two.applier.apply(&[]).unwrap();
+        }
+        two.publish(stream);
+        two.follow(stream);
+        one.follow(stream);
+    }
+    let rows = "SELECT group_concat(k || coalesce(u, '-') || v || w, ' ') FROM (SELECT * FROM t ORDER BY k)";
+    [&*one, &*two].map(|node| node.scratch.value(rows).trim_matches('\'').to_owned())
+}
+
+#[test]
+fn what_waits_and_is_overtaken_by_a_write_of_ours_is_kept() {
+    for (write, expected) in [
+        ("UPDATE t SET v = 2 WHERE k = 1", "1a2new 2b0none"),
+        // What was deleted took the new column's value with it.
+        ("DELETE FROM t WHERE k = 1; INSERT INTO t(k, u, v) VALUES(3, 'c', 3)", "2b0none 3c3none"),
+    ] {
+        let (mut one, mut two, mut stream) = lagging("overtaken");
+        one.write("UPDATE t SET v = 1, w = 'new' WHERE k = 1");
+        one.publish(&mut stream);
+        two.follow(&stream);
+        assert!(two.found().is_empty());
+        two.write(write);
+        two.publish(&mut stream);
+        two.follow(&stream);
+        let lost = vec![(super::tests::one(1), Kind::Update, 1, 2)];
+        assert_eq!(two.found(), lost, "{write}");
+        assert_eq!(caught_up(&mut one, &mut two, &mut stream), [expected, expected], "{write}");
+        assert_eq!((one.found(), two.found()), (vec![], lost), "{write}");
+    }
+}
+
+#[test]
+fn a_row_that_is_there_again_does_not_get_what_waited_for_the_one_before() {
+    let (mut one, mut two, mut stream) = lagging("again");
+    one.write("UPDATE t SET w = 'new' WHERE k = 1");
+    one.publish(&mut stream);
+    two.follow(&stream);
+    for write in ["DELETE FROM t WHERE k = 1", "INSERT INTO t(k, u, v) VALUES(1, 'a', 5)"] {
+        two.write(write);
+        two.publish(&mut stream);
+        two.follow(&stream);
+    }
+    assert_eq!(caught_up(&mut one, &mut two, &mut stream), ["1a5none 2b0none", "1a5none 2b0none"]);
+}
+
+/// A swap of UNIQUE values that waits: the row that is in the way is about to be written again.
+#[test]
+fn values_that_were_swapped_do_not_go_back_after_waiting() {
+    let (mut one, mut two, mut stream) = lagging("swapped");
+    one.write(
+        "BEGIN; UPDATE t SET u = 'held' WHERE k = 1; UPDATE t SET u = 'a' WHERE k = 2; UPDATE t SET u = 'b' WHERE k = 1; COMMIT",
+    );
+    one.publish(&mut stream);
+    two.follow(&stream);
+    let before = stream.len();
+    assert_eq!(caught_up(&mut one, &mut two, &mut stream), ["1b0none 2a0none", "1b0none 2a0none"]);
+    assert_eq!(stream.len(), before, "nothing is published again");
+    assert_eq!((one.found(), two.found()), (vec![], vec![]));
 }
 
 /// Random writes of three nodes to few rows; a node reads some of the stream now and then. What each node had read of a row when it
@@ -325,3 +449,6 @@ fn each_lost_write_is_found_once_and_no_other() {
     }
     assert!(total > 200, "{total} conflicts");
 }
+
+#[path = "conflicts_random_tests.rs"]
+mod random;

@@ -15,38 +15,67 @@ use rusqlite::params_from_iter;
 /// Keeps an event that loses to a write of ours, if it does. Before anything is changed.
 pub fn note(session: &mut Session, subject: &Subject<'_>, plan: &Plan, node: u64) -> Result<(), Error> {
     let Some(place) = session.place else { return Ok(()) };
-    // What an older copy of this database has published is no other node's.
-    if !matches!(plan.reason, Reason::OursIsLater | Reason::Blocked) || subject.event.node == node {
+    if !matches!(plan.reason, Reason::OursIsLater | Reason::Blocked) || session.touched.is_none() {
         return Ok(());
     }
-    let Some(touched) = &session.touched else { return Ok(()) };
-    let first = touched.ids(&session.connection, &subject.key)?.into_iter().min();
-    let kind = match (plan.reason, subject.is_tombstone()) {
-        (Reason::Blocked, _) => Kind::Unique,
-        (_, true) => Kind::Delete,
-        (_, false) => match first.map(|id| log_table::touch_of(&session.connection, id)).transpose()? {
-            Some(Touch::Inserted) => Kind::Insert,
-            _ => Kind::Update,
-        },
+    if subject.event.node == node && plan.reason == Reason::OursIsLater {
+        // What an older copy of this database has published is no other node's. What comes before it was lost to that.
+        let won_id = first_touch(session, &subject.key)?.unwrap_or(0);
+        return session.conflicts.forget(&session.connection, (&subject.table.name, &subject.key), won_id);
+    }
+    let stream = session.streams[place.stream].clone();
+    let won_by = (node, first_touch(session, &subject.key)?);
+    let kind = match plan.reason {
+        Reason::Blocked => Kind::Unique,
+        _ => kind_of(session, subject, won_by.1)?,
     };
-    let table = subject.table.clone();
+    if kind == Kind::Unique {
+        session.orphans.give_up(&subject.table, subject.event, (place.stream, place.seq, place.time_ms));
+    }
+    keep(session, subject, kind, won_by, (&stream, place.seq, place.time_ms))
+}
+
+/// The first entry of the log that holds the row.
+pub(super) fn first_touch(session: &Session, key: &[u8]) -> Result<Option<i64>, Error> {
+    let Some(touched) = &session.touched else { return Ok(None) };
+    Ok(touched.ids(&session.connection, key)?.into_iter().min())
+}
+
+pub(super) fn kind_of(session: &Session, lost: &Subject<'_>, first: Option<i64>) -> Result<Kind, Error> {
+    if lost.is_tombstone() {
+        return Ok(Kind::Delete);
+    }
+    Ok(match first.map(|id| log_table::touch_of(&session.connection, id)).transpose()? {
+        Some(Touch::Inserted) => Kind::Insert,
+        _ => Kind::Update,
+    })
+}
+
+/// Keeps what lost to the node's write of this entry, unless the row is here as it says.
+pub(super) fn keep(
+    session: &mut Session,
+    lost: &Subject<'_>,
+    kind: Kind,
+    (node, first): (u64, Option<i64>),
+    (stream, seq, time_ms): (&str, u64, i64),
+) -> Result<(), Error> {
+    let table = lost.table.clone();
     let won_id = first.unwrap_or(0);
-    if kind != Kind::Unique && is_here(session, subject)? {
-        let row = (&*table.name, &*subject.key);
-        return session.conflicts.forget(&session.connection, row, won_id);
+    if kind != Kind::Unique && is_here(session, lost)? {
+        return session.conflicts.forget(&session.connection, (&table.name, &lost.key), won_id);
     }
     let found = Found {
         table: &table.name,
-        key: &subject.key,
+        key: &lost.key,
         kind,
-        lost_by: subject.event.node,
+        lost_by: lost.event.node,
         won_by: node,
         won_id,
-        stream: &session.streams[place.stream],
-        seq: place.seq,
-        time_ms: place.time_ms,
+        stream,
+        seq,
+        time_ms,
         key_columns: table.key.iter().map(|column| &*column.name).collect(),
-        payload: subject.event.encode(),
+        payload: lost.event.encode(),
     };
     session.conflicts.put(&session.connection, &found)?;
     session.applied.lost += 1;

@@ -3,7 +3,7 @@
 use crate::db::apply::applier::Applier;
 use crate::db::apply::bring_back::own_write;
 use crate::db::apply::conflicts::{Found, Kind};
-use crate::db::apply::orphans::Seen;
+use crate::db::apply::orphans::{GivenUp, Seen};
 use crate::db::apply::rows;
 use crate::db::apply::session::{Place, Session};
 use crate::db::capture::log_table;
@@ -44,18 +44,36 @@ impl Session {
         }
     }
 
+    /// Notes that a row was written that had waited: what it refers to may have been deleted meanwhile.
+    pub fn see_late_row(&mut self, event: &Event, Place { stream, seq, time_ms }: Place) {
+        if !self.orphans.keys.is_empty()
+            && self.touched.is_some()
+            && let Some(table) = self.schema.find(&event.table).cloned()
+        {
+            self.orphans.see(&table, event, (stream, seq, time_ms));
+            if let Some(seen) = self.orphans.seen.last_mut() {
+                seen.late = true;
+            }
+        }
+    }
+
     /// Finds what has become an orphan in this transaction so far. An echo settles what tells that the rows before it were written
     /// at the same time, so this comes before it.
     pub fn find_orphans(&mut self) -> Result<(), Error> {
         for _ in 0..DEPTH {
-            if self.orphans.seen.is_empty() {
+            if self.orphans.seen.is_empty() && self.orphans.given_up.is_empty() {
                 return Ok(());
             }
+            let given_up = std::mem::take(&mut self.orphans.given_up);
             let pending = log_table::tables_with_entries(&self.connection)?;
             let keys = self.orphans.keys.clone();
             let mut next = vec![];
-            for key in keys.iter() {
-                for orphan in self.orphans_of(key, &pending)? {
+            for (number, key) in keys.iter().enumerate() {
+                let mut orphans = self.orphans_of(key, &pending)?;
+                for row in given_up.iter().filter(|row| row.key == number) {
+                    orphans.extend(self.orphans_of_given_up(key, row)?);
+                }
+                for orphan in orphans {
                     self.keep_orphan(&orphan)?;
                     if self.orphans.settles && self.settle_orphan(&orphan, key)? {
                         let Orphan { table, key, place, .. } = orphan;
@@ -65,6 +83,7 @@ impl Session {
                             place,
                             node: self.node(),
                             gone: true,
+                            late: false,
                         });
                     }
                 }
@@ -97,12 +116,18 @@ impl Session {
                 }
             }
         }
-        if pending.contains(&parent.id) {
-            for seen in of(&child, false) {
+        let is_pending = pending.contains(&parent.id);
+        if is_pending || of(&child, false).any(|seen| seen.late) {
+            for seen in of(&child, false).filter(|seen| is_pending || seen.late) {
                 let Some(refers) = key.orphan_refers(&self.connection, &child, &seen.key)? else { continue };
-                let ours = match key.key_of(&parent, &refers) {
-                    Some(key) => self.is_touched(&parent.row_key(&key))?,
-                    None => true,
+                let parent_key = key.key_of(&parent, &refers).map(|key| parent.row_key(&key));
+                let ours = match (&parent_key, seen.late) {
+                    (Some(key), false) => self.is_touched(key)?,
+                    // The parent may wait, too.
+                    (Some(key), true) => {
+                        !self.aside.waits(&self.connection, (&parent.name, key), i64::MAX)?
+                    }
+                    (None, _) => true,
                 };
                 if ours {
                     let (table, key, place) = (child.clone(), seen.key.clone(), seen.place);
@@ -111,6 +136,19 @@ impl Session {
             }
         }
         Ok(found)
+    }
+
+    fn orphans_of_given_up(&self, key: &ForeignKey, row: &GivenUp) -> Result<Vec<Orphan>, Error> {
+        let Some(child) = self.schema.tables.get(&key.child) else { return Ok(vec![]) };
+        let keys = key.orphans_of(&self.connection, child, &row.refers)?;
+        let orphan = |key| Orphan {
+            table: child.clone(),
+            key,
+            lost_by: row.node,
+            won_by: self.node(),
+            place: row.place,
+        };
+        Ok(keys.into_iter().map(orphan).collect())
     }
 
     fn image_of(&self, orphan: &Orphan) -> Result<Option<Event>, Error> {

@@ -21,6 +21,8 @@ pub struct Orphans {
     tables: HashSet<Arc<str>>,
     /// Rows that the running transaction has written for others.
     pub seen: Vec<Seen>,
+    /// Rows of others that it has given up for a UNIQUE value: whatever refers to them is an orphan.
+    pub given_up: Vec<GivenUp>,
     /// Orphans are settled as their foreign key says.
     pub settles: bool,
 }
@@ -37,6 +39,19 @@ pub struct Seen {
     pub place: (usize, u64, i64),
     pub node: u64,
     pub gone: bool,
+    /// It waited.
+    pub late: bool,
+}
+
+/// A row that lost its place to a row of ours.
+#[derive(Debug)]
+pub struct GivenUp {
+    /// Number of the foreign key, and the values by which rows refer to the row.
+    pub key: usize,
+    pub refers: Vec<Value>,
+    /// Where the event stands.
+    pub place: (usize, u64, i64),
+    pub node: u64,
 }
 
 impl Orphans {
@@ -54,6 +69,29 @@ impl Orphans {
     /// Another transaction begins.
     pub fn begin(&mut self) {
         self.seen.clear();
+        self.given_up.clear();
+    }
+
+    /// Whether a table refers to another one, or is referred to.
+    pub fn is_of_keys(&self, table: &Table) -> bool {
+        self.tables.contains(&table.name)
+    }
+
+    /// A row of another node loses its place to one of ours.
+    pub fn give_up(&mut self, table: &Table, event: &Event, place: (usize, u64, i64)) {
+        for (number, key) in self.keys.iter().enumerate().filter(|(_, key)| key.parent == table.name) {
+            let value = |column: &str| {
+                event
+                    .row
+                    .iter()
+                    .find(|(name, _)| name.eq_ignore_ascii_case(column))
+                    .map(|(_, value)| value.clone())
+            };
+            let refers: Option<Vec<Value>> = key.columns.iter().map(|(_, parent)| value(parent)).collect();
+            if let Some(refers) = refers {
+                self.given_up.push(GivenUp { key: number, refers, place, node: event.node });
+            }
+        }
     }
 
     /// A row of another node was written or deleted.
@@ -70,7 +108,7 @@ impl Orphans {
             .collect();
         let Some(key) = key else { return };
         let (table, node, gone) = (table.name.clone(), event.node, event.is_tombstone());
-        self.seen.push(Seen { table, key, place, node, gone });
+        self.seen.push(Seen { table, key, place, node, gone, late: false });
     }
 }
 
@@ -130,6 +168,32 @@ impl ForeignKey {
             (0..self.columns.len()).map(|at| row.get(at)).collect::<Result<Vec<Value>, _>>()
         });
         Ok(refers.optional()?)
+    }
+
+    /// The rows of the child that refer to these values, by their keys, if nothing has them.
+    pub fn orphans_of(
+        &self,
+        connection: &Connection,
+        child: &Table,
+        refers: &[Value],
+    ) -> Result<Vec<Vec<Value>>, Error> {
+        let key: Vec<String> = child.key.iter().map(|column| format!("c.{}", quote(&column.name))).collect();
+        let same: Vec<String> = (1..)
+            .zip(&self.columns)
+            .map(|(at, (column, _))| format!("c.{} = ?{at}", quote(column)))
+            .collect();
+        let sql = format!(
+            "SELECT {} FROM main.{} AS c WHERE {} AND {}",
+            key.join(", "),
+            quote(&child.name),
+            same.join(" AND "),
+            self.refers_to_nothing()
+        );
+        let mut statement = connection.prepare_cached(&sql)?;
+        let rows = statement.query_map(params_from_iter(refers), |row| {
+            (0..child.key.len()).map(|at| row.get(at)).collect::<Result<Vec<Value>, _>>()
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
     }
 
     fn refers(&self) -> String {

@@ -75,6 +75,10 @@ fn child_of(parent: i64) -> [(&'static str, Value); 2] {
     [("p", Value::Integer(parent)), ("q", Value::Null)]
 }
 
+fn text(value: &str) -> Value {
+    Value::Text(value.as_bytes().to_vec())
+}
+
 #[test]
 fn a_row_of_ours_whose_parent_another_node_has_deleted() {
     let mut node = node("orphan-child");
@@ -172,4 +176,30 @@ fn settled_as_the_foreign_key_says_down_to_grandchildren() {
         "others get it: {}",
         node.logged()
     );
+}
+
+/// The parent is gone on every node because our row has its UNIQUE value: whatever refers to it has no parent any more.
+#[test]
+fn what_refers_to_a_row_that_lost_a_unique_value() {
+    let mut node = node("orphan-displaced");
+    node.others(&[
+        ("p", 3, Some(&[("u", text("three"))])),
+        ("c", 7, Some(&child_of(3))),
+        ("c", 8, Some(&child_of(2))),
+    ]);
+    node.scratch.app.execute_batch("INSERT INTO p VALUES(5, 'x')").unwrap();
+    node.others(&[("p", 3, Some(&[("u", text("x"))])), ("c", 9, Some(&child_of(3)))]);
+    let mut found = node.orphans();
+    found.sort();
+    assert_eq!(found, [("c 7".to_owned(), 2, 1), ("c 9".to_owned(), 2, 1)]);
+    assert_eq!(node.scratch.value("SELECT group_concat(id) FROM p"), "'1,2,5'");
+}
+
+/// Another node's row displaces the parent of a row of ours that is on its way.
+#[test]
+fn a_row_of_ours_whose_parent_is_displaced() {
+    let mut node = node("orphan-third-displaces");
+    node.scratch.app.execute_batch("INSERT INTO c VALUES(5, 1, NULL), (6, 2, NULL)").unwrap();
+    node.others(&[("p", 4, Some(&[("u", text("one"))]))]);
+    assert_eq!(node.orphans(), [("c 5".to_owned(), 1, 2)]);
 }

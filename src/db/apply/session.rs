@@ -5,6 +5,7 @@ use crate::base::{fail, limits, memory};
 
 use crate::db::apply::aside::{self, Aside};
 use crate::db::apply::conflicts::{self, Conflicts};
+use crate::db::apply::displaced::Recent;
 use crate::db::apply::orphans::Orphans;
 use crate::db::apply::{checkpoint::Checkpointer, collisions, feed::Feeds, marks::Marks};
 use crate::db::apply::{
@@ -116,6 +117,7 @@ pub struct Session {
     pub aside: Aside,
     pub conflicts: Conflicts,
     pub orphans: Orphans,
+    pub recent: Recent,
     pub steering: Steering,
     writers: Writers,
     /// `None` for an image that comes out of no stream: nothing loses to it.
@@ -165,6 +167,7 @@ impl Session {
             aside,
             conflicts,
             orphans: Orphans::default(),
+            recent: Recent::default(),
             steering: Steering::off(),
             writers: Writers::default(),
             place: None,

@@ -4,11 +4,13 @@ use super::application::{Application, State};
 use super::history::{Change, Conflict, History};
 use super::random::Random;
 use super::statements::Writer;
+use super::stream;
 use super::tables::{self, Migration, Table};
 use super::tally::Tally;
 use crate::support::proxy::Line;
 use crate::support::*;
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -72,7 +74,13 @@ pub struct Cluster {
     listed: BTreeSet<(usize, u64, i64)>,
     /// As all left it at the end of the last round.
     before: State,
+    /// The README: between tables of different streams there is no order, so an orphan may go unsaid.
+    tells_orphans: bool,
+    /// A change of the schema is made on one node, and the others follow. Otherwise each node is migrated by itself, so that they lag
+    /// behind each other.
+    pub travels: bool,
     begun: Instant,
+    dir: PathBuf,
 }
 
 /// Tells the writers to stop, also when a fault panics.
@@ -89,7 +97,9 @@ impl Cluster {
         let (mut random, mut tally) = (Random::new(seed), Tally::default());
         let nats = Nats::start(dir);
         let first = tables::first(&mut random, &mut tally);
-        let config = configuration(dir, &mut random);
+        let shards = random.of(&[1, 1, 1, 3]);
+        let travels = random.one_in(2);
+        let config = configuration(dir, shards, travels, &mut random);
         let lines: Vec<Line> = (0..3).map(|_| Line::before(nats.port)).collect();
         let mut nodes: Vec<Node> = (1..)
             .zip(&lines)
@@ -110,6 +120,7 @@ impl Cluster {
         let lasting = random.one_in(2).then(|| random.place(3));
         let pids = nodes.iter().map(Node::pid).collect();
         tally.count("schedules");
+        tally.count(if travels { "schedules with schema = travel" } else { "schedules with schema = own" });
         let mut cluster = Cluster {
             nodes,
             lines,
@@ -124,7 +135,10 @@ impl Cluster {
             conflicts: vec![],
             listed: BTreeSet::new(),
             before: State::default(),
+            tells_orphans: shards == 1,
+            travels,
             begun: Instant::now(),
+            dir: dir.0.clone(),
         };
         cluster.before = cluster.state();
         cluster
@@ -199,7 +213,14 @@ impl Cluster {
             self.tally.take_in(&mut desk.tally);
         }
         (0..3).for_each(|at| self.take_conflicts(at));
-        let faults = history.faults(&self.before, &now, &self.conflicts);
+        let mut faults = history.faults(&self.before, &now, &self.conflicts);
+        if self.tells_orphans {
+            faults.extend(history.orphans(&self.before, &now, &self.conflicts));
+        }
+        if !faults.is_empty() {
+            stream::write_down(&self.nats.url(), &self.dir.join("stream.txt"));
+            std::fs::write(self.dir.join("history.txt"), history.text(&self.conflicts)).unwrap();
+        }
         assert!(faults.is_empty(), "{} rows are not as they must be:\n{}", faults.len(), faults.join("\n"));
         for conflict in self.conflicts.drain(..) {
             self.tally.count(match conflict.kind.as_str() {
@@ -238,13 +259,12 @@ impl Cluster {
 }
 
 /// What all nodes of a schedule have in common.
-fn configuration(dir: &Dir, random: &mut Random) -> String {
+fn configuration(dir: &Dir, shards: u64, travels: bool, random: &mut Random) -> String {
     let store = dir.0.join("backups");
-    let shards = random.of(&[1, 1, 1, 3]);
     let format = random.of(&["sets", "sets", "sets", "rows"]);
-    // Each node is migrated by itself, so that they lag behind each other.
+    let schema = if travels { "travel" } else { "own" };
     format!(
-        "schema = \"own\"\nreplication_log.shards = {shards}\nreplication_log.format = {format:?}\n\
+        "schema = {schema:?}\nreplication_log.shards = {shards}\nreplication_log.format = {format:?}\n\
          [snapshot]\nstore = \"file\"\nfile.path = {store:?}\nleader_ttl = 1000\nkeep = 2\n"
     )
 }

@@ -152,13 +152,32 @@ impl Cluster {
         };
         self.say(&migration.statements.join("; "));
         self.migrations.push(migration.clone());
-        for at in self.random.shuffled(&[0, 1, 2]) {
+        let order = self.random.shuffled(&[0, 1, 2]);
+        for at in &order {
             let desks = self.desks.clone();
-            let mut desk = desks[at].lock().unwrap();
-            desk.application.migrate(&migration.statements);
+            if self.travels && *at != order[0] {
+                self.await_schema(order[0], *at);
+            }
+            let mut desk = desks[*at].lock().unwrap();
+            if !self.travels || *at == order[0] {
+                desk.application.migrate(&migration.statements);
+            }
             desk.tables.clone_from(&migration.tables);
             drop(desk);
             pause(self.random.below(400));
         }
+    }
+
+    /// A node gets what another one's application has changed.
+    fn await_schema(&mut self, from: usize, at: usize) {
+        let names = "SELECT group_concat(name, '; ') FROM (SELECT m.type || ' ' || m.name || ' ' || coalesce(c.name, '') AS name \
+             FROM sqlite_schema AS m LEFT JOIN pragma_table_xinfo(m.name) AS c ON m.type = 'table' \
+             WHERE m.name NOT LIKE '\\_\\_harmonylite%' ESCAPE '\\' AND m.name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY 1)";
+        let begun = Instant::now();
+        wait_for("the schema arrives", 60, || {
+            self.nodes[at].assert_alive();
+            (value(&self.nodes[at], names) == value(&self.nodes[from], names)).then_some(())
+        });
+        self.say(&format!("node {} has the schema of node {} after {:?}", at + 1, from + 1, begun.elapsed()));
     }
 }

@@ -62,6 +62,19 @@ impl History {
         self.0.entry((table, key)).or_default().push((node, before, after));
     }
 
+    /// All of it, with the conflicts of its time.
+    pub fn text(&self, conflicts: &[Conflict]) -> String {
+        let mut text = String::new();
+        for (row, writes) in &self.0 {
+            for (node, before, after) in writes {
+                let (before, after) = (short(before.as_ref()), short(after.as_ref()));
+                text.push_str(&format!("{row:?} node {node}: {before} -> {after}\n"));
+            }
+        }
+        conflicts.iter().for_each(|conflict| text.push_str(&format!("{}\n", conflict.text)));
+        text
+    }
+
     /// Everything that is not as it must be, now that all nodes are equal again, and are in the state `now`.
     pub fn faults(&self, before: &State, now: &State, conflicts: &[Conflict]) -> Vec<String> {
         let named = |row: &Row| conflicts.iter().any(|conflict| conflict.row == *row);
@@ -79,11 +92,18 @@ impl History {
                 Some(writes) => faults.extend(of_row(row, writes, here, conflicts)),
             }
         }
+        faults
+    }
+
+    /// Orphans that no conflict names.
+    pub fn orphans(&self, before: &State, now: &State, conflicts: &[Conflict]) -> Vec<String> {
         let orphans =
             |row: &Row| conflicts.iter().any(|conflict| conflict.row == *row && conflict.kind == "orphan");
-        let untold = now.orphans.iter().filter(|row| !before.orphans.contains(row) && !orphans(row));
-        faults.extend(untold.map(|row| self.of_orphan(row, now)));
-        faults
+        // An orphan whose key was changed: SQLite looks at a foreign key only when that is changed.
+        let parent = |row: &Row, state: &State| (row.0.clone(), state.rows[row]["p"].clone());
+        let known: BTreeSet<_> = before.orphans.iter().map(|row| parent(row, before)).collect();
+        let untold = now.orphans.iter().filter(|row| !known.contains(&parent(row, now)) && !orphans(row));
+        untold.map(|row| self.of_orphan(row, now)).collect()
     }
 
     /// An orphan, and what happened to it and to the row that it refers to.
@@ -146,7 +166,9 @@ fn of_row(row: &Row, writes: &[Write], here: Option<&Image>, conflicts: &[Confli
     for node in &writers {
         let left = last(*node);
         let seen = writes.iter().any(|write| write.0 != *node && is_as(left, write.1.as_ref()));
-        let kept = of_row.iter().any(|conflict| conflict.lost_by == *node || conflict.kind == "unique");
+        // Another node may have left the same, later in the order: then it is that node's write that is listed.
+        let is_same = |loser: u64| loser == *node || writers.contains(&loser) && last(loser) == left;
+        let kept = of_row.iter().any(|conflict| is_same(conflict.lost_by) || conflict.kind == "unique");
         if !is_as(left, here) && !seen && !kept {
             faults.push(told(&format!("lacks the last write of node {node}")));
         }

@@ -10,6 +10,7 @@ mod faults;
 mod history;
 mod random;
 mod statements;
+mod stream;
 mod tables;
 mod tally;
 
