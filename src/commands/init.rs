@@ -98,7 +98,7 @@ fn text(wanted: &Wanted, database: &Path) -> Result<String, Error> {
         format!("urls = [{}]\n", urls.join(", "))
     };
     Ok(format!(
-        "# Written by harmonylite -init. All keys: the section \"Configuration\" of the README.\n\
+        "# Written by harmonylite -init. All keys: harmonylite -help configuration\n\
          db_path = {}\n\
          node_id = {node_id}        # another one on each node\n\
          \n\
