@@ -185,7 +185,8 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
     let output = match (flags.command, flags.show.quiet) {
         (Command::Daemon, _) => Output::Daemon,
         (Command::Doctor, _) | (_, true) => Output::Quiet,
-        _ => Output::Command,
+        _ if flags.show.json => Output::Command,
+        _ => Output::Watched,
     };
     logger::start(config.log_format, config.verbose, config.node_id, output);
     worker::abort_on_panic();

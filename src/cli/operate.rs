@@ -147,7 +147,8 @@ pub fn help(more: &More, flags: &str) -> ExitCode {
 
 /// `-init` and `-demo`.
 pub fn without_configuration(flags: &Flags) -> ExitCode {
-    logger::start(Format::Console, false, 0, Output::Quiet);
+    let output = if flags.show == Show::default() { Output::WatchedQuiet } else { Output::Quiet };
+    logger::start(Format::Console, false, 0, output);
     worker::abort_on_panic();
     let (source, stop) = stop::pair();
     let done = signals(source, 1).and_then(|()| match flags.command {

@@ -72,7 +72,10 @@ fn readme_and_documentation_name_every_topic_of_the_manual() {
         let Some(topic) = name.strip_suffix(".md") else { continue };
         count += 1;
         assert!(readme.contains(&format!("[{topic}](src/manual/{name})")), "README: no word of {topic}");
-        assert!(documented.contains(&format!("include_str!(\"{name}\")")), "{name}: not in the documentation");
+        assert!(
+            documented.contains(&format!("include_str!(\"{name}\")")),
+            "{name}: not in the documentation"
+        );
         assert!(printed.contains(&format!("(\"{topic}\", ")), "{name}: not printed by -help");
     }
     assert!(count > 9, "{count} topics found");

@@ -86,7 +86,8 @@ pub fn pieces(text: &str) -> Vec<(Style, &str)> {
         };
         let after = &rest[at + mark.len()..];
         // A star that nothing closes, or that a space follows, is a star.
-        let end = after.find(mark).filter(|end| *end > 0 && (style == Style::Code || !after.starts_with(' ')));
+        let end =
+            after.find(mark).filter(|end| *end > 0 && (style == Style::Code || !after.starts_with(' ')));
         let Some(end) = end else {
             found.push((Style::Plain, &rest[..at + mark.len()]));
             rest = after;
