@@ -260,6 +260,10 @@ fn every_command_of_the_readme_and_the_manual_is_run() {
     all.sort_by_key(|file| (late(file), !file.contains("README"), !file.contains("conflicts")));
     for file in &all {
         stage.prepare(file);
+        if file.contains("operating") {
+            // It ends with the removal of all that is ours.
+            stage.equal();
+        }
         for block in blocks(file).iter().filter(|block| block.language == "sh") {
             for command in commands(block) {
                 count += 1;
@@ -276,8 +280,6 @@ fn every_command_of_the_readme_and_the_manual_is_run() {
     assert!(count > 60, "{count} commands found");
     let stale: Vec<_> = NOT_RUN.iter().enumerate().filter(|(place, _)| !listed.contains(place)).collect();
     assert!(stale.is_empty(), "listed, and in no text: {stale:?}");
-    stage.service("systemctl start harmonylite");
-    stage.equal();
 }
 
 #[test]
@@ -296,7 +298,8 @@ fn every_block_has_a_language_and_every_configuration_is_one() {
         if !text.contains("db_path") {
             text = format!("db_path = \"/var/lib/app/app.db\"\nnode_id = 1\n{text}");
         }
-        std::fs::write(&path, text).unwrap();
+        // A file with authorities must be there; what is in it is looked at when it is needed.
+        std::fs::write(&path, text.replace("/etc/harmonylite/ca.pem", path.to_str().unwrap())).unwrap();
         match harmonylite::testing::config::load(Some(&path), None) {
             Ok((_, warnings)) => {
                 let unknown: Vec<_> = warnings.iter().filter(|line| line.contains("unknown")).collect();
