@@ -12,6 +12,7 @@ const NOT_RUN: &[(&str, &str)] = &[
     (". \"$HOME/.cargo/env\"", "belongs to the installation of Rust"),
     ("make demo", "builds another time, and takes a minute: people and CI run it"),
     ("make test", "runs this test"),
+    ("harmonylite -demo", "takes long, and is run by `first_steps`"),
 ];
 
 /// Commands of the service manager: the test does to the daemon what they do.
@@ -269,7 +270,11 @@ fn every_command_of_the_readme_and_the_manual_is_run() {
                 count += 1;
                 match NOT_RUN.iter().position(|(start, _)| command.starts_with(start)) {
                     Some(place) => drop(listed.insert(place)),
-                    None => stage.run(&block.place, command),
+                    None => {
+                        let begun = std::time::Instant::now();
+                        stage.run(&block.place, command);
+                        println!("{:5} ms  {}: {command}", begun.elapsed().as_millis(), block.place);
+                    }
                 }
             }
         }
