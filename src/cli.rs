@@ -39,7 +39,7 @@ Usage: harmonylite -config FILE [flags]       (flags take one dash or two)
                         the database as it was at a time (2026-11-24T15:00:00Z) or position (1234; stream=1234,...),
                         from a kept snapshot and the streams
   -restore-at WHEN -everywhere
-                        the same, brought to all nodes: this node writes what differs (see the README before you use it)
+                        the same, brought to all nodes: this node writes what differs (see -help recovery before you use it)
   -verify               compare all running nodes while they write: equal, or which rows of which nodes differ
   -repair -from SIDE    the same, then make those rows equal: as the majority, the leader or a node's number has them
   -table T              with -verify and -repair: of one table; -dry-run with -repair: only say what would be done
@@ -72,7 +72,8 @@ Usage: harmonylite -config FILE [flags]       (flags take one dash or two)
   -leaf-servers A,B     with our own nats-server: servers that it joins as a leaf (URL?hub=true for a hub), instead of
                         nats.leaf_servers in the configuration
   -version              print the version and exit
-  -h, -help             print this and exit
+  -h, -help [TOPIC]     print this, or a topic of the manual (-help topics lists them), and exit
+  -man                  print the whole manual as a page for man(1)
 
 Exit codes: 0 done; 1 failed, or -verify found differences; 2 wrong usage or configuration; 75 not now, the same may succeed later: the broker or the
 store cannot be reached, or somebody else is at work.";
@@ -110,6 +111,7 @@ enum Command {
     Cleanup,
     Version,
     Help,
+    Man,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -156,8 +158,9 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
             println!("harmonylite {} (SQLite {})", env!("CARGO_PKG_VERSION"), db::sqlite_version());
             return ExitCode::SUCCESS;
         }
-        Command::Help => {
-            println!("{HELP}");
+        Command::Help => return operate::help(&flags.more, HELP),
+        Command::Man => {
+            commands::man();
             return ExitCode::SUCCESS;
         }
         Command::Completion => {
@@ -182,7 +185,8 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
     let output = match (flags.command, flags.show.quiet) {
         (Command::Daemon, _) => Output::Daemon,
         (Command::Doctor, _) | (_, true) => Output::Quiet,
-        _ => Output::Command,
+        _ if flags.show.json => Output::Command,
+        _ => Output::Watched,
     };
     logger::start(config.log_format, config.verbose, config.node_id, output);
     worker::abort_on_panic();
@@ -414,7 +418,7 @@ fn parse(arguments: Vec<OsString>) -> Result<Flags, String> {
             Arg::Long("quiet") => flags.show.quiet = on(&mut parser)?,
             Arg::Long("cleanup") => command = switch(&mut parser, Command::Cleanup)?,
             Arg::Long("version") | Arg::Short('V') => command = switch(&mut parser, Command::Version)?,
-            Arg::Long("help") | Arg::Short('h') => command = switch(&mut parser, Command::Help)?,
+            Arg::Short('h') => command = operate::flag("help", &mut parser, &mut flags.more)?,
             Arg::Long(name) if operate::is_one(name) => {
                 let name = name.to_owned();
                 command = operate::flag(&name, &mut parser, &mut flags.more)?;

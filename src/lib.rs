@@ -3,6 +3,8 @@
 //! It takes over the name, the command line, the configuration and the formats of an existing program, written in Go
 //! ([`formats`]); comments call that one *the Go program*, and a node that runs it *a Go node*.
 //!
+//! How to use it is in the [`manual`].
+//!
 //! # Bird's eye
 //!
 //! The application keeps reading and writing its own database file. Triggers note the *key* of each row that it touches
@@ -159,6 +161,7 @@ mod daemon;
 mod db;
 mod equality;
 pub mod formats;
+pub mod manual;
 mod model;
 mod nats;
 mod operate;

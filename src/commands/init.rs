@@ -16,6 +16,8 @@ use std::time::Duration;
 const WAIT: Duration = Duration::from_secs(6);
 /// Where the configuration goes unless somebody says otherwise.
 const FILE: &str = "harmonylite.toml";
+/// What kept snapshots may take in the store unless somebody says otherwise.
+const ROOM: u64 = 2_000_000_000;
 
 /// What somebody wants.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -98,7 +100,7 @@ fn text(wanted: &Wanted, database: &Path) -> Result<String, Error> {
         format!("urls = [{}]\n", urls.join(", "))
     };
     Ok(format!(
-        "# Written by harmonylite -init. All keys: the section \"Configuration\" of the README.\n\
+        "# Written by harmonylite -init. All keys: harmonylite -help configuration\n\
          db_path = {}\n\
          node_id = {node_id}        # another one on each node\n\
          \n\
@@ -107,14 +109,21 @@ fn text(wanted: &Wanted, database: &Path) -> Result<String, Error> {
          \n\
          [snapshot]\n\
          interval = 3600000        # milliseconds: a changed database is stored each hour\n\
+         keep = {}        # so many of them stay: what a mistake took is in an older one\n\
          {}\
          \n\
          [health_check]\n\
          enable = true\n\
          bind = \"127.0.0.1:8090\"        # http://127.0.0.1:8090/ shows how all nodes are\n",
         quoted(database),
+        kept(wanted.database.metadata().map_or(0, |meta| meta.len())),
         store(&wanted.store)?
     ))
+}
+
+/// Snapshots that stay: a day of them, or as many as take two gigabytes.
+fn kept(size: u64) -> u64 {
+    (ROOM / size.max(1)).clamp(2, 24)
 }
 
 /// The keys of the store that a URL names.
@@ -176,6 +185,11 @@ fn check(text: &str, stop: &Stop) -> Result<Vec<String>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_small_database_is_kept_for_a_day_and_a_large_one_twice() {
+        assert_eq!([0, 1 << 20, 200_000_000, 5_000_000_000].map(kept), [24, 24, 10, 2]);
+    }
 
     #[test]
     fn each_store_becomes_keys_that_the_configuration_takes() {

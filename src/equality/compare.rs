@@ -7,8 +7,8 @@ use super::report::{OfTable, Report, Result as Told};
 use super::subject_of_results;
 use super::wire::{Answer, Ask, Hello};
 use crate::base::error::{Error, Kind};
-use crate::base::random;
 use crate::base::stop::Stop;
+use crate::base::{progress, random};
 use crate::config::Config;
 use crate::db::equality::{Described, Key};
 use crate::nats::Connection;
@@ -48,6 +48,7 @@ impl<'a> Comparing<'a> {
             waiting: vec![],
             definitions: vec![],
             changes: 0,
+            shown: progress::Line::default(),
         };
         comparing.meet(found)?;
         comparing.all_tables()?;
@@ -239,6 +240,8 @@ impl<'a> Comparing<'a> {
         let (until, digests) = ranges.next(after)?;
         let (keys, left_out) = ranges.unlike((after, until.as_ref()), &digests)?;
         self.report.tables[place].rows += digests.iter().map(|range| range.rows).max().unwrap_or(0);
+        let rows = self.report.tables[place].rows;
+        self.shown.show(|| format!("comparing table {name}: {rows} rows"));
         self.report.more_unsettled += left_out;
         let new = keys.into_iter().map(|key| Candidate { table: place, key, seen: vec![] });
         let mut new: Vec<Candidate> = new.collect();

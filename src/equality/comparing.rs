@@ -2,6 +2,7 @@
 
 use super::ask::{Caller, Peer};
 use super::report::{Difference, Report};
+use crate::base::progress;
 use crate::db::equality::{Key, Seed, Seen};
 use crate::model::agree::Sight;
 
@@ -26,6 +27,8 @@ pub struct Comparing<'a> {
     pub definitions: Vec<u64>,
     /// Tables that were compared anew.
     pub changes: usize,
+    /// How far it has come, for a person who waits.
+    pub shown: progress::Line,
 }
 
 /// A row that may differ.

@@ -1,5 +1,6 @@
 //! The board: what the workers show to the operator. Nobody decides anything by it.
 
+use super::histogram::{Histogram, LONG};
 use crate::base::clock;
 use crate::db::{KeptConflicts, SetAside};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
@@ -20,6 +21,7 @@ pub struct Board {
     namesake: Mutex<String>,
     disagreement: Mutex<String>,
     snapshot: Mutex<SnapshotState>,
+    snapshots: Histogram,
     aside: Mutex<SetAside>,
     conflicts: Mutex<KeptConflicts>,
     lost: AtomicU64,
@@ -51,6 +53,8 @@ pub struct SnapshotState {
     pub stored_ms: i64,
     /// Why the last try failed; empty: it did not.
     pub failure: String,
+    /// Size of the last one in the store.
+    pub bytes: u64,
     /// When a restore was last proven, Unix milliseconds; 0: never.
     pub proven_ms: i64,
     /// Why the last proof failed; empty: it did not.
@@ -92,6 +96,7 @@ impl Default for Board {
             namesake: Mutex::default(),
             disagreement: Mutex::default(),
             snapshot: Mutex::default(),
+            snapshots: Histogram::new(LONG),
             aside: Mutex::default(),
             conflicts: Mutex::default(),
             lost: AtomicU64::new(0),
@@ -264,6 +269,17 @@ impl Board {
         let mut state = lock(&self.snapshot);
         let state = &mut *state;
         note(result, &mut state.stored_ms, &mut state.failure);
+    }
+
+    /// A snapshot was stored: how long it took, and its size there.
+    pub fn count_snapshot(&self, took: Duration, bytes: u64) {
+        lock(&self.snapshot).bytes = bytes;
+        self.snapshots.add(took, 1);
+    }
+
+    /// How long the snapshots took that this node stored.
+    pub fn snapshots_took(&self) -> &Histogram {
+        &self.snapshots
     }
 
     /// A restore was proven (when, in Unix milliseconds), or something spoke against it (what).

@@ -1,10 +1,12 @@
 //! How far the publisher has come in each stream, and how far the follower. A sequence counts in one making of its stream: when
 //! the stream was created anew, what was acknowledged in the old one says nothing any more.
 
+use super::histogram::{Histogram, QUICK};
 use crate::base::limits;
 use crate::model::{reach::Reach, set::Format};
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Which making of a stream a sequence counts in: a stream that is created anew begins another one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -12,7 +14,10 @@ pub struct Making(u64);
 
 /// The flow in all streams.
 #[derive(Debug)]
-pub struct Flow(Vec<Mutex<StreamFlow>>);
+pub struct Flow {
+    streams: Vec<Mutex<StreamFlow>>,
+    round_trips: Histogram,
+}
 
 #[derive(Debug)]
 struct StreamFlow {
@@ -51,11 +56,14 @@ impl StreamFlow {
 impl Flow {
     /// Of so many streams, which reach back so far as long as nobody has looked.
     pub fn new(streams: usize, reach: Reach) -> Flow {
-        Flow((0..streams).map(|_| Mutex::new(StreamFlow::new(reach))).collect())
+        Flow {
+            streams: (0..streams).map(|_| Mutex::new(StreamFlow::new(reach))).collect(),
+            round_trips: Histogram::new(QUICK),
+        }
     }
 
     fn change<R>(&self, stream: usize, step: impl FnOnce(&mut StreamFlow) -> R) -> Option<R> {
-        self.0.get(stream).map(|flow| step(&mut flow.lock().unwrap_or_else(PoisonError::into_inner)))
+        self.streams.get(stream).map(|flow| step(&mut flow.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 
     /// The making of a stream as the follower knows it; the publisher notes it with each message that it sends.
@@ -68,8 +76,11 @@ impl Flow {
         self.change(stream, |flow| {
             // It may have been stored in the stream that is gone, or have come back already.
             if flow.making == making && seq > flow.read {
-                flow.away.add(seq, stored_size(bytes));
+                flow.away.add(seq, stored_size(bytes), Instant::now());
                 flow.end = flow.end.max(seq);
+            } else if flow.making == making {
+                // It was read back before its acknowledgement came.
+                self.round_trips.add(Duration::ZERO, 1);
             }
         });
     }
@@ -87,8 +98,13 @@ impl Flow {
     pub fn read(&self, stream: usize, read: u64) {
         self.change(stream, |flow| {
             flow.read = read;
-            flow.away.came_back(read);
+            flow.away.came_back(read, Instant::now(), &self.round_trips);
         });
+    }
+
+    /// How long messages of ours were away: from their acknowledgement until they were read back and applied.
+    pub fn round_trips(&self) -> &Histogram {
+        &self.round_trips
     }
 
     /// The database's position in the stream.
@@ -101,7 +117,7 @@ impl Flow {
 
     /// How many streams there are.
     pub fn streams(&self) -> usize {
-        self.0.len()
+        self.streams.len()
     }
 
     /// The highest sequence of a stream that this node knows to exist.
@@ -111,7 +127,7 @@ impl Flow {
 
     /// Bytes of all messages that were read since the start.
     pub fn bytes_read(&self) -> u64 {
-        (0..self.0.len()).filter_map(|stream| self.change(stream, |flow| flow.came)).sum()
+        (0..self.streams.len()).filter_map(|stream| self.change(stream, |flow| flow.came)).sum()
     }
 
     /// The stream is not the one that it was: sequences count anew, and the follower stands at `seq`.
@@ -171,13 +187,13 @@ impl Flow {
 
     /// How many messages of ours, in all streams, were stored and have not come back.
     pub fn not_come_back(&self) -> u64 {
-        (0..self.0.len()).filter_map(|stream| self.change(stream, |flow| flow.away.messages)).sum()
+        (0..self.streams.len()).filter_map(|stream| self.change(stream, |flow| flow.away.messages)).sum()
     }
 
     /// Whether so many more messages can be published without running too far ahead of those who read them. A sixteenth of what a
     /// stream keeps may be away.
     pub fn has_room(&self, in_flight: usize) -> bool {
-        (0..self.0.len()).all(|stream| {
+        (0..self.streams.len()).all(|stream| {
             let has_room = |flow: &mut StreamFlow| {
                 let (away, ahead) = (&flow.away, flow.reach.ahead());
                 away.messages + (in_flight as u64) < ahead.messages && away.bytes < ahead.bytes
@@ -195,37 +211,48 @@ fn stored_size(payload: usize) -> u64 {
 /// Messages of ours that were stored and have not come back.
 #[derive(Debug, Default)]
 struct Away {
-    /// Neighbours in one entry: the last sequence, how many, their bytes.
-    runs: VecDeque<(u64, u64, u64)>,
+    runs: VecDeque<Run>,
     messages: u64,
     bytes: u64,
+}
+
+/// Neighbours in one entry.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    /// The last sequence.
+    last: u64,
+    count: u64,
+    bytes: u64,
+    /// When the first of them was acknowledged.
+    since: Instant,
 }
 
 /// From so many entries on, as many messages share one.
 const RUN: u64 = 64;
 
 impl Away {
-    fn add(&mut self, seq: u64, bytes: u64) {
+    fn add(&mut self, seq: u64, bytes: u64, now: Instant) {
         self.messages += 1;
         self.bytes += bytes;
         let crowded = self.runs.len() as u64 >= RUN;
         match self.runs.back_mut() {
             // Acknowledgements come in almost any order: one that is late counts as the one before.
-            Some((last, count, sum)) if seq <= *last || (crowded && *count < RUN) => {
-                *last = seq.max(*last);
-                *count += 1;
-                *sum += bytes;
+            Some(run) if seq <= run.last || (crowded && run.count < RUN) => {
+                run.last = seq.max(run.last);
+                run.count += 1;
+                run.bytes += bytes;
             }
-            _ => self.runs.push_back((seq, 1, bytes)),
+            _ => self.runs.push_back(Run { last: seq, count: 1, bytes, since: now }),
         }
     }
 
-    fn came_back(&mut self, read: u64) {
-        while let Some((last, count, bytes)) = self.runs.front().copied()
-            && last <= read
+    fn came_back(&mut self, read: u64, now: Instant, round_trips: &Histogram) {
+        while let Some(run) = self.runs.front().copied()
+            && run.last <= read
         {
-            self.messages -= count;
-            self.bytes -= bytes;
+            self.messages -= run.count;
+            self.bytes -= run.bytes;
+            round_trips.add(now.saturating_duration_since(run.since), run.count);
             self.runs.pop_front();
         }
     }
@@ -311,6 +338,8 @@ mod tests {
         // One that came back before its acknowledgement.
         flow.acked(0, flow.making(0), 1_006, 0);
         assert_eq!(flow.not_come_back(), 0);
+        let (counts, _) = flow.round_trips().so_far();
+        assert_eq!(counts.last(), Some(&("+Inf", 4)), "each message counts once");
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod board;
 mod fleet;
 mod flow;
 pub mod health;
+mod histogram;
 pub mod metrics;
 pub mod notify;
 mod page;

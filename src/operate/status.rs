@@ -169,7 +169,7 @@ fn snapshot(view: &View, nodes: &[Node]) -> Value {
 fn traffic(view: &View) -> Value {
     let (sent, received) = view.connection.traffic().so_far();
     let replicated = view.signals.flow.bytes_read();
-    let written = std::fs::read_to_string("/proc/self/io").ok().and_then(|text| written(&text));
+    let written = bytes_written();
     #[allow(clippy::cast_precision_loss, reason = "one digit after the point is shown")]
     let a_byte = written
         .filter(|_| replicated > 0)
@@ -182,6 +182,11 @@ fn traffic(view: &View) -> Value {
         "written_to_disk": written,
         "written_a_replicated_byte": a_byte,
     })
+}
+
+/// What this process has caused to be written to disks since it started, as far as the kernel tells.
+pub fn bytes_written() -> Option<u64> {
+    std::fs::read_to_string("/proc/self/io").ok().and_then(|text| written(&text))
 }
 
 /// What a process has caused to be written, by the kernel's `/proc/PID/io`.

@@ -3,7 +3,7 @@
 use super::Node;
 use super::scratch::about_copy;
 use crate::base::error::{Context, Error, Kind};
-use crate::base::limits;
+use crate::base::{limits, progress};
 use crate::db::{self, Ends, Incoming};
 use crate::model::gate::{Arrival, Gate};
 use crate::model::positions::{Position, SeqMap};
@@ -93,6 +93,7 @@ pub fn replay(node: Node<'_>, path: &Path, until: &Until) -> Result<u64, Error> 
             gate: Gate::default(),
             batch: vec![],
             count: 0,
+            shown: progress::Line::default(),
         };
         replaying.run().context(format!("replay stream {stream}"))?;
         count += replaying.count;
@@ -137,6 +138,7 @@ struct Replaying<'a> {
     batch: Vec<Incoming>,
     /// Messages applied.
     count: u64,
+    shown: progress::Line,
 }
 
 impl Replaying<'_> {
@@ -248,6 +250,7 @@ impl Replaying<'_> {
         while !self.batch.is_empty() {
             let applied = self.database.apply(&self.batch).map_err(about_copy)?;
             self.count += applied.events as u64;
+            self.shown.show(|| format!("replaying what came after the snapshot: {} messages", self.count));
             self.batch.drain(..applied.events);
         }
         Ok(())

@@ -108,6 +108,7 @@ impl Scheduler {
         known.generation = generation;
         log_saved(&saved, &reason, &store);
         self.board.note_snapshot(Ok(saved.stored.label.time_ms));
+        self.board.count_snapshot(saved.took, saved.stored.size);
         ping(&self.config.snapshot.ping_url);
         known.interval_from = Instant::now();
         known.unfinished = false;

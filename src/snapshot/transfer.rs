@@ -3,28 +3,30 @@
 use super::scratch::{need_room, room};
 use crate::base::error::{Context, Error, Kind};
 use crate::base::temporary::Temporary;
-use crate::base::{files, limits};
+use crate::base::{files, limits, progress};
 use crate::storage::{self, Seal, Store, Stored};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-/// Logs a long transfer's progress now and then.
+/// Shows a transfer's progress on a terminal, and logs a long one's now and then.
 pub struct Progress {
     what: &'static str,
     total: u64,
     /// When it was last told.
     last: Mutex<Instant>,
+    shown: progress::Line,
 }
 
 impl Progress {
     /// `what` is on its way, `total` bytes of it.
     pub fn new(what: &'static str, total: u64) -> Progress {
-        Progress { what, total, last: Mutex::new(Instant::now()) }
+        Progress { what, total, last: Mutex::new(Instant::now()), shown: progress::Line::default() }
     }
 
     /// Takes note that `done` bytes were transferred.
     pub fn note(&self, done: u64) {
+        self.shown.show(|| progress::bar(self.what, done, self.total));
         if let Some(line) = self.line(done, Instant::now()) {
             log::info!("{line}");
         }

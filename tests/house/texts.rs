@@ -1,4 +1,4 @@
-//! Rules about texts: sizes, purposes, reasons, the README, errors that carry a kind.
+//! Rules about texts: sizes, purposes, reasons, README and manual, errors that carry a kind.
 
 use crate::source::{files_below, root, sources};
 
@@ -36,20 +36,52 @@ fn quoted_after(place: &str, word: &str) -> Vec<String> {
     found
 }
 
+/// README and manual: what a user reads.
+fn manual() -> String {
+    let mut text = std::fs::read_to_string(root().join("README.md")).unwrap();
+    for entry in std::fs::read_dir(root().join("src/manual")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|end| end == "md") {
+            text += &std::fs::read_to_string(path).unwrap();
+        }
+    }
+    text
+}
+
 #[test]
-fn the_readme_names_every_key() {
-    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+fn the_manual_names_every_key() {
+    let manual = manual();
     let mut count = 0;
     for call in ["boolean(\"", "integer(\"", "text(\"", "path(\"", "list(\"", "secret(\""] {
         for key in quoted_after("config", call) {
             count += 1;
-            assert!(readme.contains(&format!("`{key}`")), "README: no word of {key}");
+            assert!(manual.contains(&format!("`{key}`")), "README and manual: no word of {key}");
         }
     }
     assert!(count > 50, "{count} keys found: does this test still know how keys are read?");
 }
 
-/// The flags that the parser takes, from its code: whatever stands in quotes inside `Arg::Long(...)`.
+#[test]
+fn readme_and_documentation_name_every_topic_of_the_manual() {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let read = |file: &str| std::fs::read_to_string(root().join("src").join(file)).unwrap();
+    let (documented, printed) = (read("manual/mod.rs"), read("commands/manual/mod.rs"));
+    let mut count = 0;
+    for entry in std::fs::read_dir(root().join("src/manual")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let Some(topic) = name.strip_suffix(".md") else { continue };
+        count += 1;
+        assert!(readme.contains(&format!("[{topic}](src/manual/{name})")), "README: no word of {topic}");
+        assert!(
+            documented.contains(&format!("include_str!(\"{name}\")")),
+            "{name}: not in the documentation"
+        );
+        assert!(printed.contains(&format!("(\"{topic}\", ")), "{name}: not printed by -help");
+    }
+    assert!(count > 9, "{count} topics found");
+}
+
+/// The flags that the parser takes, from its code: whatever stands in quotes inside `Arg::Long(...)`, and in the list `NAMES`.
 fn flags() -> Vec<String> {
     let mut found = vec![];
     for source in sources().iter().filter(|source| source.name == "cli") {
@@ -58,19 +90,22 @@ fn flags() -> Vec<String> {
             found.extend(inside.split('"').skip(1).step_by(2).map(str::to_owned));
         }
     }
+    let operate = sources().into_iter().find(|source| source.name == "cli/operate").unwrap().code;
+    let names = operate.split("const NAMES").nth(1).unwrap().split("];").next().unwrap();
+    found.extend(names.split('"').skip(1).step_by(2).map(str::to_owned));
     found
 }
 
 #[test]
-fn the_readme_and_the_help_name_every_flag() {
-    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+fn the_manual_and_the_help_name_every_flag() {
+    let manual = manual();
     let help = quoted_after("cli", "const HELP: &str = \"").concat();
     let flags = flags();
-    assert!(flags.len() > 15, "{flags:?}: does this test still know how flags are read?");
+    assert!(flags.len() > 40, "{flags:?}: does this test still know how flags are read?");
     // Accepted for the Go program's sake, or refused with a line of its own.
     let silent = ["leaf-server", "pprof"];
     for flag in flags.iter().filter(|flag| !silent.contains(&flag.as_str())) {
-        assert!(readme.contains(&format!("`-{flag}")), "README: no word of -{flag}");
+        assert!(manual.contains(&format!("`-{flag}")), "README and manual: no word of -{flag}");
         assert!(help.contains(&format!("-{flag}")), "-help: no word of -{flag}");
     }
 }

@@ -177,10 +177,10 @@ fn examined(config: &Config, report: &mut Report, found: &db::Examined) {
         report.good("tables", format!("{} are replicated", found.tables));
     }
     for (table, why) in &found.left_out {
-        report.look("tables", format!("{table} is not replicated: {why}"), "see \"Schemas\" in the README");
+        report.look("tables", format!("{table} is not replicated: {why}"), "see -help promises");
     }
     for warning in &found.same_keys {
-        report.look("keys", warning, "see \"Every node may write\" in the README");
+        report.look("keys", warning, "see -help conflicts");
     }
 }
 

@@ -2,6 +2,8 @@
 
 mod doctor;
 mod first_steps;
+mod manual;
+mod metrics;
 mod page;
 mod service;
 mod status;
