@@ -166,21 +166,30 @@ impl Applier {
     pub fn carry_over(&self, path: &Path) -> Result<(), Error> {
         let mut copy = Applier::open(path, self.session.node(), &self.session.streams)?;
         copy.travel(false)?;
-        copy.catch_up_with(history::all(&self.session.connection)?)
+        copy.catch_up_with(history::all(&self.session.connection)?, false)
     }
 
-    /// The same the other way round, from a snapshot.
+    /// The same the other way round, from a snapshot. Of a script only what it came to is carried out: its rows come with the snapshot, and
+    /// this database may have all of it already.
     pub fn follow_snapshot(&mut self, path: &Path) -> Result<(), Error> {
-        self.catch_up_with(history::all(&open::open(path)?)?)?;
+        self.catch_up_with(history::all(&open::open(path)?)?, true)?;
         self.carry_over(path)
     }
 
-    fn catch_up_with(&mut self, all: Vec<Past>) -> Result<(), Error> {
+    fn catch_up_with(&mut self, all: Vec<Past>, rows_come: bool) -> Result<(), Error> {
         let known: BTreeSet<String> =
             history::all(&self.session.connection)?.into_iter().map(|past| past.change.id).collect();
         let is_new = |past: &Past| past.state != State::Failed && !known.contains(&past.change.id);
-        for past in all.into_iter().filter(is_new) {
-            self.in_transaction(|applier| applier.session.carry_out(&past.change).map(drop))?;
+        for Past { change, .. } in all.into_iter().filter(is_new) {
+            let steps_alone = rows_come && change.script.is_some();
+            self.in_transaction(|applier| {
+                if !steps_alone {
+                    return applier.session.carry_out(&change).map(drop);
+                }
+                applier.session.carry_out(&Change { script: None, ..change.clone() })?;
+                // As it is known elsewhere, with its statements.
+                history::put(&applier.session.connection, &change, State::Done, (clock::unix_ms(), ""))
+            })?;
             self.session.forget_schema();
         }
         Ok(())

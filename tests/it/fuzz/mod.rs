@@ -74,7 +74,6 @@ fn schedule(seed: u64, rounds: u64, tally: &mut Tally) {
 }
 
 #[test]
-#[ignore = "finds rows that no conflict names (README, How it is tested); make soak MINUTES=5"]
 fn whatever_applications_write() {
     let begun = Instant::now();
     let seed = number_from_environment("HARMONYLITE_FUZZ_SEED").unwrap_or(1);

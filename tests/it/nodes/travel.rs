@@ -271,6 +271,17 @@ fn a_script_is_run_once_on_every_node() {
     }
     wait_equal(&mut nodes.iter_mut().collect::<Vec<_>>(), 10);
     assert_eq!(value(&nodes[0], "SELECT sum(n) FROM t"), "Integer(23)", "once");
+    // A database that has what the script did, and no record of it, joins.
+    assert!(nodes[0].command(&["-save-snapshot"]).status.success());
+    assert_eq!(nodes[2].stop(), 0);
+    assert!(nodes[2].command(&["-cleanup"]).status.success());
+    nodes[2].sql("INSERT INTO t VALUES('z', 'c', 0, 'new')");
+    nodes[2].start_ready();
+    wait_equal(&mut nodes.iter_mut().collect::<Vec<_>>(), 30);
+    assert_eq!(value(&nodes[2], "SELECT sum(n) FROM t"), "Integer(23)");
+    assert_eq!(value(&nodes[2], "SELECT count(*) FROM t"), "Integer(3)");
+    let status = nodes[2].command(&["-migrate-status"]);
+    assert!(String::from_utf8_lossy(&status.stdout).contains("script good.sql"), "{status:?}");
 }
 
 #[test]
