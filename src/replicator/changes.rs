@@ -14,18 +14,31 @@ pub struct Changes {
     sent: i64,
     /// When something was sent last.
     at: Option<Instant>,
+    /// Whether there are some that cannot be sent was looked at.
+    looked: bool,
 }
 
 impl Default for Changes {
     fn default() -> Changes {
-        Changes { due: true, sent: 0, at: None }
+        Changes { due: true, sent: 0, at: None, looked: false }
     }
 }
 
 impl Changes {
     /// The schema has changed.
     pub fn are_due(&mut self) {
-        self.due = true;
+        (self.due, self.looked) = (true, false);
+    }
+
+    /// Says that changes do not travel in streams of single rows: Go nodes read these.
+    pub fn tell_stuck(&mut self, log: &ChangeLog) -> Result<(), db::Error> {
+        if !std::mem::replace(&mut self.looked, true) && !log.changes_after(self.sent)?.is_empty() {
+            log::warn!(
+                "the streams hold single rows (replication_log.format), as Go nodes read them: changes of the schema do not travel in \
+                 them. Make the same change on each node, or let the streams hold sets (-stream-format sets)"
+            );
+        }
+        Ok(())
     }
 
     /// The events of those that are to be sent now.
@@ -75,10 +88,10 @@ mod tests {
     #[test]
     fn what_was_sent_long_ago_is_looked_for_again() {
         let long_ago = Instant::now().checked_sub(limits::CHANGE_AGAIN + Duration::from_secs(1));
-        let mut changes = Changes { due: false, sent: 7, at: long_ago };
+        let mut changes = Changes { due: false, sent: 7, at: long_ago, looked: true };
         changes.look_for_lost();
         assert!(changes.due && changes.sent == 0 && changes.at.is_none());
-        let mut changes = Changes { due: false, sent: 7, at: Some(Instant::now()) };
+        let mut changes = Changes { due: false, sent: 7, at: Some(Instant::now()), looked: true };
         changes.look_for_lost();
         assert!(!changes.due);
     }

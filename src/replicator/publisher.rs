@@ -265,7 +265,7 @@ impl Publisher {
     /// Changes of the schema go before the rows that were written after them, and into one set with them. Go nodes know none.
     fn take_changes(&mut self) -> Result<(), db::Error> {
         if self.setup.signals.flow.format(0) != Format::Sets {
-            return Ok(());
+            return self.changes.tell_stuck(&self.setup.log);
         }
         for event in self.changes.take(&self.setup.log)? {
             self.outboxes[0].push(event);

@@ -97,6 +97,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
                 "apply/lost",
                 "apply/displaced",
                 "apply/overtaken",
+                "apply/recent",
                 "apply/marks",
                 "apply/mirrored",
                 "apply/orphan_search",

@@ -1,6 +1,5 @@
 //! Rows that lose their place to a row with the same UNIQUE value: who wrote them, that they are lost, and what refers to them.
 
-use crate::base::limits;
 use crate::db::apply::conflicts::{Found, Kind};
 use crate::db::apply::facts::Gathered;
 use crate::db::apply::orphans::Seen;
@@ -12,32 +11,6 @@ use crate::db::table::Table;
 use crate::model::event::Event;
 use crate::model::fold::Plan;
 use crate::model::value::Value;
-use std::collections::HashMap;
-
-/// Which node has written rows while writes of ours were on their way, and where these events stand.
-#[derive(Debug, Default)]
-pub struct Recent(HashMap<Vec<u8>, (u64, Place)>);
-
-impl Recent {
-    /// A row of another node was written.
-    pub fn note(&mut self, key: Vec<u8>, node: u64, place: Place) {
-        if self.0.len() >= limits::RECENT_ROWS {
-            self.0.clear();
-        }
-        self.0.insert(key, (node, place));
-    }
-
-    /// Nothing of ours is on its way.
-    pub fn clear(&mut self) {
-        if !self.0.is_empty() {
-            self.0 = HashMap::new();
-        }
-    }
-
-    fn of(&self, key: &[u8]) -> Option<(u64, Place)> {
-        self.0.get(key).copied()
-    }
-}
 
 /// Notes what is about to be displaced by an event out of a stream. What an event of ours displaces was written by others, who did not have
 /// it, and came here after it and before it in the stream: it loses to ours, and only we can know. What another node's event
@@ -67,7 +40,8 @@ fn lose(session: &mut Session, winner: &Subject<'_>, values: &[Value], place: Pl
     let table = &winner.table;
     let key = table.row_key(values);
     // Who wrote it may have been forgotten: then it is said to be where the winner is, by nobody.
-    let (node, place) = session.recent.of(&key).unwrap_or((0, place));
+    let here = (0, (place.stream, place.seq, place.time_ms));
+    let (node, (stream, seq, time_ms)) = session.recent.of(&key).unwrap_or(here);
     let Some(event) = rows::event_of(&session.connection, table, values, node)? else { return Ok(()) };
     let found = Found {
         table: &table.name,
@@ -76,15 +50,15 @@ fn lose(session: &mut Session, winner: &Subject<'_>, values: &[Value], place: Pl
         lost_by: node,
         won_by: session.node(),
         won_id: winner.event.id,
-        stream: &session.streams[place.stream],
-        seq: place.seq,
-        time_ms: place.time_ms,
+        stream: &session.streams[stream],
+        seq,
+        time_ms,
         key_columns: table.key.iter().map(|column| &*column.name).collect(),
         payload: event.encode(),
     };
     session.conflicts.put(&session.connection, &found)?;
     session.applied.lost += 1;
-    session.orphans.give_up(table, &event, (place.stream, place.seq, place.time_ms));
+    session.orphans.give_up(table, &event, (stream, seq, time_ms));
     Ok(())
 }
 
@@ -110,6 +84,7 @@ impl Session {
         let find = |name: &str| event.row.iter().find(|(known, _)| **known == *name).map(|(_, value)| value);
         let values: Option<Vec<&Value>> = table.key.iter().map(|column| find(&column.name)).collect();
         if let Some(values) = values {
+            let place = (place.stream, place.seq, place.time_ms);
             self.recent.note(table.row_key(values), event.node, place);
         }
     }

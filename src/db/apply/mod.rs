@@ -24,6 +24,7 @@ mod mirrored;
 mod orphan_search;
 mod orphans;
 mod overtaken;
+mod recent;
 mod renewal;
 mod rows;
 mod savepoint;

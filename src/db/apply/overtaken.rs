@@ -48,7 +48,7 @@ impl Aside {
     }
 
     /// The last event of a row that waits and was not overtaken before.
-    pub fn last_waiting(&self, connection: &Connection, row: (&str, &[u8])) -> Result<Option<Held>, Error> {
+    fn last_waiting(&self, connection: &Connection, row: (&str, &[u8])) -> Result<Option<Held>, Error> {
         if !self.any_waits() {
             return Ok(None);
         }

@@ -5,8 +5,8 @@ use crate::base::{fail, limits, memory};
 
 use crate::db::apply::aside::{self, Aside};
 use crate::db::apply::conflicts::{self, Conflicts};
-use crate::db::apply::displaced::Recent;
 use crate::db::apply::orphans::Orphans;
+use crate::db::apply::recent::Recent;
 use crate::db::apply::{checkpoint::Checkpointer, collisions, feed::Feeds, marks::Marks};
 use crate::db::apply::{
     follows::Travel,
