@@ -14,7 +14,7 @@ mkdir -p "$out/lib"
 cp -r "${source%/*}/openssl" "$out/build"
 cd "$out/build"
 
-without="shared module legacy tests docs apps comp zlib dso engine async tls dtls quic ct cms cmp ocsp ts http srp srtp psk rfc3779
+without="shared module legacy tests docs apps comp zlib dso engine async tls dtls quic ct cms cmp dsa ocsp ts http srp srtp psk rfc3779
   ssl-trace nextprotoneg aria argon2 bf blake2 camellia cast chacha poly1305 gost idea lms md2 md4 mdc2 ml-dsa ml-kem slh-dsa ocb
   siv rc2 rc4 rc5 rmd160 scrypt seed siphash sm2 sm3 sm4 whirlpool ec2m ui-console thread-pool secure-memory err
   autoload-config sock dgram multiblock cached-fetch"

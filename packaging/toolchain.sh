@@ -1,7 +1,7 @@
 # What compiles for one architecture with musl, on any Debian. To be sourced: `. packaging/toolchain.sh; toolchain aarch64`.
 #
-# It leaves what cargo needs in the environment, and sets TARGET (Rust's name), DEBIAN (Debian's), CROSS (OpenSSL's) and FLAGS
-# (for cargo). Everything that is fetched lies in target/cross; only Debian's own compilers are installed.
+# It leaves what cargo needs in the environment, and sets TARGET (Rust's name), DEBIAN (Debian's), CROSS (OpenSSL's), COMPILER,
+# ARCHIVER, FLAGS (for cargo) and LINKS (for the last rustc). What is fetched lies in target/cross; only compilers are installed.
 
 need() { # program package...
   command -v "$1" >/dev/null 2>&1 && return
@@ -37,20 +37,21 @@ compiler() { # gcc, headers
 
 toolchain() { # x86_64, aarch64 or armv7
   FLAGS=""
-  local links="-C linker=rust-lld -C link-arg=--icf=safe -C link-arg=--pack-dyn-relocs=relr"
+  # One linker for all; it folds equal functions of Rust's, and packs what is relocated at the start.
+  LINKS="-C linker=rust-lld -C link-arg=--icf=safe"
   need perl perl
   need make make
   case $1 in
   x86_64)
     TARGET=x86_64-unknown-linux-musl DEBIAN=amd64 CROSS=linux-x86_64
     need musl-gcc musl-tools
-    export CC=musl-gcc AR=ar
+    COMPILER=musl-gcc ARCHIVER=ar
     ;;
   aarch64)
     TARGET=aarch64-unknown-linux-musl DEBIAN=arm64 CROSS=linux-aarch64
     need aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu libc6-dev-arm64-cross
-    CC=$(compiler aarch64-linux-gnu-gcc "$(musl arm64)/usr/include/aarch64-linux-musl")
-    export CC AR=aarch64-linux-gnu-ar
+    COMPILER=$(compiler aarch64-linux-gnu-gcc "$(musl arm64)/usr/include/aarch64-linux-musl")
+    ARCHIVER=aarch64-linux-gnu-ar
     ;;
   armv7)
     # Rust has no ready standard library for it: it is compiled too, against Debian's musl.
@@ -59,23 +60,23 @@ toolchain() { # x86_64, aarch64 or armv7
     local dir libs
     dir=$(musl armhf)
     libs=$dir/usr/lib/arm-linux-musleabihf
-    CC=$(compiler arm-linux-gnueabihf-gcc "$dir/usr/include/arm-linux-musleabihf")
-    export CC AR=arm-linux-gnueabihf-ar RUSTC_BOOTSTRAP=1
+    COMPILER=$(compiler arm-linux-gnueabihf-gcc "$dir/usr/include/arm-linux-musleabihf")
+    ARCHIVER=arm-linux-gnueabihf-ar
     # The standard library asks for libunwind; gcc's does the same.
     mkdir -p target/cross/lib
-    cp "$($CC -print-file-name=libgcc_eh.a)" target/cross/lib/libunwind.a
+    cp "$($COMPILER -print-file-name=libgcc_eh.a)" target/cross/lib/libunwind.a
+    export RUSTC_BOOTSTRAP=1
     FLAGS="-Zbuild-std=std,panic_abort"
-    links="-C linker=rust-lld -C link-arg=--icf=safe -C relocation-model=static -C link-self-contained=no
+    LINKS="$LINKS -C relocation-model=static -C link-self-contained=no
       -Z pre-link-args=$libs/crt1.o -Z pre-link-args=$libs/crti.o -L native=$libs -L native=$PWD/target/cross/lib
-      -C link-arg=$($CC -print-libgcc-file-name) -C link-arg=$libs/libc.a -C link-arg=$libs/crtn.o"
+      -C link-arg=$($COMPILER -print-libgcc-file-name) -C link-arg=$libs/libc.a -C link-arg=$libs/crtn.o"
     rustup component add rust-src
     ;;
   *) echo "no such architecture: $1 (x86_64, aarch64 or armv7)" >&2; exit 2 ;;
   esac
   [ "$1" = armv7 ] || rustup target add $TARGET
+  [ "$1" = armv7 ] || LINKS="$LINKS -C link-arg=--pack-dyn-relocs=relr"
   local name=${TARGET//-/_}
-  export "CC_$name=$CC" "AR_$name=$AR" "CARGO_TARGET_${name^^}_RUSTFLAGS=$(echo $links)"
-  unset CC AR
-  COMPILER="CC_$name" ARCHIVER="AR_$name"
-  COMPILER=${!COMPILER} ARCHIVER=${!ARCHIVER}
+  export "CC_$name=$COMPILER" "AR_$name=$ARCHIVER"
+  export COMPILER ARCHIVER CROSS
 }

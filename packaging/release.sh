@@ -1,0 +1,29 @@
+#!/bin/bash
+# Static binaries in target/release-files, with what goes with them: `release.sh [x86_64 | aarch64 | armv7]...`, all unless named.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+[ $# -gt 0 ] || set -- x86_64 aarch64 armv7
+out=$PWD/target/release-files
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+mkdir -p "$out"
+rm -f "$out/harmonylite-$version".* "$out/SHA256SUMS"
+
+build() ( # architecture, name of the file, features
+  . packaging/toolchain.sh
+  toolchain "$1"
+  openssl=$PWD/target/cross/openssl-$TARGET
+  bash packaging/openssl.sh "$openssl"
+  export OPENSSL_DIR=$openssl OPENSSL_STATIC=1 OPENSSL_NO_VENDOR=1
+  cargo rustc --release --bin harmonylite --target "$TARGET" $FLAGS --no-default-features --features "$3" -- $LINKS
+  cp "target/$TARGET/release/harmonylite" "$2"
+)
+
+for arch in "$@"; do
+  echo "== $arch"
+  build "$arch" "$out/harmonylite-$version-linux-$arch" default,static
+done
+
+python3 -B tests/supply/third_party.py "$out/THIRD-PARTY"
+python3 -B tests/supply/sbom.py "$out/harmonylite-$version.cdx.json"
+(cd "$out" && sha256sum harmonylite-* THIRD-PARTY > SHA256SUMS)
+ls -l "$out"
