@@ -14,7 +14,7 @@ build() ( # architecture, name of the file, features
   openssl=$PWD/target/cross/openssl-$TARGET
   bash packaging/openssl.sh "$openssl"
   export OPENSSL_DIR=$openssl OPENSSL_STATIC=1 OPENSSL_NO_VENDOR=1
-  cargo rustc --release --bin harmonylite --target "$TARGET" $FLAGS --no-default-features --features "$3" -- $LINKS
+  cargo rustc --release --bin harmonylite --target "$TARGET" $FLAGS --no-default-features --features "$3" -- $LINKS ${MAP:+-C link-arg=-Map=$MAP}
   cp "target/$TARGET/release/harmonylite" "$2"
 )
 

@@ -54,12 +54,15 @@ class Process:
             self.child.wait()
 
 
+def nats_server():
+    ours = REPOSITORY / "build/venv/bin/nats-server"
+    return str(ours) if ours.exists() else shutil.which("nats-server", path=os.environ["PATH"] + ":/usr/sbin")
+
+
 class Broker(Process):
     def __init__(self, store):
-        ours = REPOSITORY / "build/venv/bin/nats-server"
-        program = str(ours) if ours.exists() else shutil.which("nats-server", path=os.environ["PATH"] + ":/usr/sbin")
         self.port = free_port()
-        super().__init__(program, "-js", "-sd", store, "-a", "127.0.0.1", "-p", str(self.port))
+        super().__init__(nats_server(), "-js", "-sd", store, "-a", "127.0.0.1", "-p", str(self.port))
         self.url = f"nats://127.0.0.1:{self.port}"
         wait_for("nats-server", lambda: "Server is ready" in self.said())
 
@@ -151,5 +154,20 @@ def main(binary, emulator=None):
         print("replicates, makes a snapshot and restores it in an empty root")
 
 
+def lacks_sftp(binary):
+    """A binary without SFTP refuses a configuration that names it, in one line."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = pathlib.Path(folder, "config.toml")
+        config.write_text(f'db_path = "{folder}/app.db"\nnode_id = 1\n[snapshot]\nstore = "sftp"\n')
+        done = subprocess.run((binary, "-config", config), capture_output=True, text=True, timeout=30)
+    lines = [line for line in done.stderr.splitlines() if "store-sftp" in line]
+    if done.returncode != 2 or len(lines) != 1 or "snapshot.store" not in lines[0]:
+        sys.exit(f"exit code {done.returncode}: {done.stdout}{done.stderr}")
+    print(f"{binary}: says that it lacks SFTP")
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if sys.argv[1] == "--lacks-sftp":
+        lacks_sftp(sys.argv[2])
+    else:
+        main(*sys.argv[1:])
