@@ -6,12 +6,17 @@ import tarfile
 
 
 def tar(files):
-    """Files as {path: (mode, content)}; a path that ends with a slash is a directory. Parents must stand before."""
+    """Files as {path: (mode, content)}, with the number of a user behind the content if that is not root; a path that ends with
+    a slash is a directory. Parents must stand before."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as archive:
-        for path, (mode, content) in files.items():
+        for path, (mode, content, *user) in files.items():
             entry = tarfile.TarInfo("./" + path.strip("/") if path.strip("/") else ".")
-            entry.mode, entry.uname, entry.gname = mode, "root", "root"
+            entry.mode = mode
+            if user:
+                entry.uid = entry.gid = user[0]
+            else:
+                entry.uname = entry.gname = "root"
             if path.endswith("/"):
                 entry.type = tarfile.DIRTYPE
                 archive.addfile(entry)

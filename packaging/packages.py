@@ -35,10 +35,10 @@ def printed(*arguments, may_fail=False):
     """What the binary of this machine prints. It is called by the path that it has in a package, for that goes into the files."""
     with tempfile.TemporaryDirectory() as root:
         places = {"usr/bin/harmonylite": binary(platform.machine()).read_bytes(),
-                  "etc/harmonylite.toml": (HERE / "harmonylite.toml").read_bytes()}
+                  "etc/harmonylite.toml": (HERE / "harmonylite.toml").read_bytes(), "etc/machine-id": b"0" * 32}
         for path, content in places.items():
             file = pathlib.Path(root, path)
-            file.parent.mkdir(parents=True)
+            file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
             file.chmod(0o755)
         for folder in ("var/lib/harmonylite", "proc", "tmp"):
@@ -73,7 +73,7 @@ def deb(arch):
     config = (HERE / "harmonylite.toml").read_bytes()
     files = {"usr/bin/harmonylite": (0o755, binary(arch).read_bytes()),
              "etc/harmonylite.toml": (0o640, config),
-             "lib/systemd/system/harmonylite.service": (0o644, unit().encode()),
+             "usr/lib/systemd/system/harmonylite.service": (0o644, unit().encode()),
              "usr/share/bash-completion/completions/harmonylite": (0o644, printed("-completion", "bash").encode()),
              "var/lib/harmonylite/": (0o750, b"")} | documents()
     page = printed("-man", may_fail=True)
@@ -106,8 +106,10 @@ Description: {PACKAGE['description'].split(',')[0]}
 
 
 def openwrt_config():
-    """/var is in memory there."""
-    return (HERE / "harmonylite.toml").read_bytes().replace(b"/var/lib/harmonylite/", b"/srv/harmonylite/")
+    """/var is in memory there, and a machine has no id of its own."""
+    text = (HERE / "harmonylite.toml").read_text()
+    text = text.replace("/var/lib/harmonylite/", "/srv/harmonylite/")
+    return text.replace("Without it the machine's id is used.\n# node_id", "It must be set.\n# node_id").encode()
 
 
 def ipk(arch):
@@ -142,7 +144,7 @@ def image(arch):
     """An image from an empty base, in the layout of OCI, and with the list of files that older `docker load` reads."""
     layer = tar(with_parents({"harmonylite": (0o755, binary(arch).read_bytes()),
                               "licenses/THIRD-PARTY": (0o644, (OUT / "THIRD-PARTY").read_bytes()),
-                              "data/": (0o777, b""), "tmp/": (0o1777, b"")}))
+                              "data/": (0o755, b"", USER), "tmp/": (0o1777, b"")}))
     blobs = {}
 
     def blob(content, kind):

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 out=$PWD/target/release-files
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 mkdir -p "$out"
-rm -f "$out/harmonylite-$version".* "$out/SHA256SUMS"
+rm -f "$out"/*
 
 build() ( # architecture, name of the file, features
   . packaging/toolchain.sh
@@ -21,6 +21,7 @@ build() ( # architecture, name of the file, features
 for arch in "$@"; do
   echo "== $arch"
   build "$arch" "$out/harmonylite-$version-linux-$arch" default,static
+  build "$arch" "$out/harmonylite-$version-linux-$arch-without-sftp" store-s3,store-webdav
 done
 
 python3 -B tests/supply/third_party.py "$out/THIRD-PARTY"

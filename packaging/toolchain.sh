@@ -8,7 +8,7 @@ need() { # program package...
   shift
   [ "$(id -u)" = 0 ] || { echo "needed: apt-get install $*" >&2; exit 1; }
   echo "installing $*"
-  apt-get update -qq || true
+  apt-get update -qq >/dev/null 2>&1 || true
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
 
@@ -19,7 +19,8 @@ musl() { # Debian's architecture
     mkdir -p "$dir/lists/partial" "$dir/cache/archives/partial"
     local apt="apt-get -qq -o APT::Architecture=$1 -o APT::Architectures::=$1 -o Dir::State::lists=$dir/lists
       -o Dir::Cache=$dir/cache -o APT::Sandbox::User=root"
-    $apt update || true
+    # A list that this mirror is just renewing is no reason to stop: what counts is the package.
+    $apt update >/dev/null 2>&1 || true
     (cd "$dir" && $apt download "musl-dev:$1" && dpkg-deb -x musl-dev_*.deb .)
     rm -rf "$dir/lists" "$dir/cache"
   fi
@@ -37,8 +38,14 @@ compiler() { # gcc, headers
 
 toolchain() { # x86_64, aarch64 or armv7
   FLAGS=""
-  # One linker for all; it folds equal functions of Rust's, and packs what is relocated at the start.
-  LINKS="-C linker=rust-lld -C link-arg=--icf=safe"
+  # One linker for all; it folds equal functions of Rust's, packs what is relocated at the start, and leaves out tables for
+  # unwinding: a panic ends the program.
+  LINKS="-C linker=rust-lld -C link-arg=--icf=safe -C link-arg=-T$PWD/packaging/no-unwinding.ld"
+  # In zstd we use levels up to 3: the slower searches are left out.
+  CFLAGS_ALL="-fno-asynchronous-unwind-tables -fno-unwind-tables"
+  for search in GREEDY LAZY LAZY2 BTLAZY2 BTOPT BTULTRA; do
+    CFLAGS_ALL="$CFLAGS_ALL -DZSTD_EXCLUDE_${search}_BLOCK_COMPRESSOR"
+  done
   need perl perl
   need make make
   case $1 in
@@ -77,6 +84,6 @@ toolchain() { # x86_64, aarch64 or armv7
   [ "$1" = armv7 ] || rustup target add $TARGET
   [ "$1" = armv7 ] || LINKS="$LINKS -C link-arg=--pack-dyn-relocs=relr"
   local name=${TARGET//-/_}
-  export "CC_$name=$COMPILER" "AR_$name=$ARCHIVER"
-  export COMPILER ARCHIVER CROSS
+  export "CC_$name=$COMPILER" "AR_$name=$ARCHIVER" "CFLAGS_$name=$CFLAGS_ALL"
+  export COMPILER ARCHIVER CROSS CFLAGS_ALL
 }

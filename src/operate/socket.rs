@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 /// Bytes of a socket's path that the kernel takes.
 const PATH_MAX: usize = 107;
 /// Longest wait for somebody who connects: stop is looked at after it.
-const LOOK: Duration = Duration::from_millis(250);
+const LOOK: Duration = Duration::from_millis(500);
 /// Somebody who connects has this long to take the answer.
 const TAKE: Duration = Duration::from_secs(1);
 /// How long a daemon may take to answer, the others' answers included.

@@ -74,14 +74,14 @@ class Debian:
         self.is_as("usr/bin/harmonylite", 0o755)
         self.is_as("etc/harmonylite.toml", 0o640, 0, gid)
         self.is_as("var/lib/harmonylite", 0o750, uid, gid)
-        self.is_as("lib/systemd/system/harmonylite.service", 0o644)
+        self.is_as("usr/lib/systemd/system/harmonylite.service", 0o644)
         check(self.chroot("dpkg", "--verify", "harmonylite") == "", "dpkg --verify")
         check("harmonylite" in self.chroot("bash", "-c", ". /usr/share/bash-completion/completions/harmonylite; complete"),
               "completion")
 
     def started(self):
         """As systemd would: the unit's command as the unit's user, until it says that it is ready."""
-        unit = (self.tree / "lib/systemd/system/harmonylite.service").read_text()
+        unit = (self.tree / "usr/lib/systemd/system/harmonylite.service").read_text()
         setting = dict(line.split("=", 1) for line in unit.splitlines() if "=" in line)
         check((setting["User"], setting["Group"], setting["Type"]) == ("harmonylite", "harmonylite", "notify"), unit)
         check('"/var/lib/harmonylite"' in setting["ReadWritePaths"], unit)
@@ -93,13 +93,14 @@ class Debian:
         os.chown(database, uid, gid)
         config = self.tree / "etc/harmonylite.toml"
         with tempfile.TemporaryDirectory() as store, Broker(store) as broker, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
-            config.write_text(config.read_text().replace("nats://127.0.0.1:4222", broker.url) + "# mine\n")
+            text = config.read_text().replace("nats://127.0.0.1:4222", broker.url).replace("# node_id", "node_id")
+            config.write_text(text + "# mine\n")
             path = self.tree / "run/notify"
             path.unlink(missing_ok=True)
             told.bind(str(path))
             path.chmod(0o666)
             told.settimeout(60)
-            with self.root.start(*arguments, env={"NOTIFY_SOCKET": "/run/notify"}) as daemon:
+            with self.root.start(*arguments, env=os.environ | {"NOTIFY_SOCKET": "/run/notify"}) as daemon:
                 said = ""
                 while "READY=1" not in said:
                     try:

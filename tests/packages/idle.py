@@ -2,7 +2,6 @@
 
 The bars are those of the README: 8 MB resident, 0.1 % of a core, nothing written. Once with a broker elsewhere, once with its own."""
 
-import os
 import pathlib
 import subprocess
 import sys
@@ -19,11 +18,6 @@ def memory(pid):
     return {key: int(found[key].split()[0]) * 1024 for key in ("VmRSS", "RssAnon", "RssFile")}
 
 
-def ticks(pid):
-    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return int(fields[11]) + int(fields[12])
-
-
 def written(pid):
     return int(pathlib.Path(f"/proc/{pid}/io").read_text().split("write_bytes: ")[1].split()[0])
 
@@ -32,12 +26,12 @@ def children(pid):
     return [int(child) for child in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def wakes(pid):
-    """Voluntary switches of each thread: how often it woke."""
+def threads(pid):
+    """For each thread: how often it woke, and the nanoseconds that it ran."""
     found = {}
     for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
-        count = int((task / "status").read_text().split("\nvoluntary_ctxt_switches:")[1].split()[0])
-        found[(task / "comm").read_text().strip(), task.name] = count
+        woke = int((task / "status").read_text().split("\nvoluntary_ctxt_switches:")[1].split()[0])
+        found[(task / "comm").read_text().strip(), task.name] = woke, int((task / "schedstat").read_text().split()[0])
     return found
 
 
@@ -52,16 +46,16 @@ def measure(binary, seconds, section):
             wait_for("caught up", lambda: "caught up" in node.said())
             time.sleep(20)
             pid = node.child.pid
-            before = ticks(pid), written(pid), wakes(pid)
+            before, wrote = threads(pid), written(pid)
             time.sleep(seconds)
-            after = ticks(pid), written(pid), wakes(pid)
-            percent = 100 * (after[0] - before[0]) / os.sysconf("SC_CLK_TCK") / seconds
-            held, wrote = memory(pid), after[1] - before[1]
+            after, wrote = threads(pid), written(pid) - wrote
+            held, none = memory(pid), (0, 0)
+            costs = {name[0]: [(now - then) / seconds for now, then in zip(cost, before.get(name, none))] for name, cost in after.items()}
+            percent = sum(ran for _, ran in costs.values()) / 1e7
             print(f"  resident {held['VmRSS'] / 1e6:.2f} MB (own {held['RssAnon'] / 1e6:.2f}, of files {held['RssFile'] / 1e6:.2f}), "
                   f"{percent:.3f} % of a core, {wrote} bytes written in {seconds} s")
-            woken = {name: (count - before[2].get(name, 0)) / seconds for name, count in after[2].items()}
-            print("  wakes a second: " + ", ".join(f"{name[0]} {rate:.1f}" for name, rate in sorted(woken.items(), key=lambda x: -x[1])
-                                                    if rate >= 0.05))
+            print("  wakes, and microseconds of work, a second: " + ", ".join(
+                f"{name} {woke:.1f}/{ran / 1e3:.0f}" for name, (woke, ran) in sorted(costs.items(), key=lambda cost: -cost[1][1])))
             for child in children(pid):
                 print(f"  its nats-server: resident {memory(child)['VmRSS'] / 1e6:.1f} MB")
             node.stop()

@@ -39,7 +39,7 @@ def openwrt(path):
     and functions that note what it asks for."""
     with tempfile.TemporaryDirectory() as folder:
         outer, tree = pathlib.Path(folder, "outer"), pathlib.Path(folder, "tree")
-        unpack(path.read_bytes(), outer, [".", "./debian-binary", "./data.tar.gz", "./control.tar.gz"])
+        unpack(path.read_bytes(), outer, ["./debian-binary", "./data.tar.gz", "./control.tar.gz"])
         check((outer / "debian-binary").read_text() == "2.0\n", "debian-binary")
         unpack((outer / "control.tar.gz").read_bytes(), outer / "control")
         unpack((outer / "data.tar.gz").read_bytes(), tree)
@@ -98,6 +98,7 @@ def image(path):
             check(json.loads(seen.stdout)["config"]["Entrypoint"] == ["/harmonylite"], seen)
             subprocess.run(("skopeo", "inspect", f"docker-archive:{path}"), check=True, capture_output=True)
         user = config["config"]["User"]
+        check((tree / "data").stat().st_uid == int(user.split(":")[0]), "the owner of /data")
         root = Root(tree, config["config"]["Entrypoint"][0], emulator(path.stem.rsplit("-", 1)[1]), user=user)
         main_job(root, owner=int(user.split(":")[0]))
     print(f"{path.name}: digests right, main job done as user {user}")

@@ -154,12 +154,12 @@ def main(binary, emulator=None):
         print("replicates, makes a snapshot and restores it in an empty root")
 
 
-def lacks_sftp(binary):
+def lacks_sftp(binary, *emulator):
     """A binary without SFTP refuses a configuration that names it, in one line."""
     with tempfile.TemporaryDirectory() as folder:
         config = pathlib.Path(folder, "config.toml")
         config.write_text(f'db_path = "{folder}/app.db"\nnode_id = 1\n[snapshot]\nstore = "sftp"\n')
-        done = subprocess.run((binary, "-config", config), capture_output=True, text=True, timeout=30)
+        done = subprocess.run((*emulator, binary, "-config", config), capture_output=True, text=True, timeout=30)
     lines = [line for line in done.stderr.splitlines() if "store-sftp" in line]
     if done.returncode != 2 or len(lines) != 1 or "snapshot.store" not in lines[0]:
         sys.exit(f"exit code {done.returncode}: {done.stdout}{done.stderr}")
@@ -168,6 +168,6 @@ def lacks_sftp(binary):
 
 if __name__ == "__main__":
     if sys.argv[1] == "--lacks-sftp":
-        lacks_sftp(sys.argv[2])
+        lacks_sftp(*sys.argv[2:])
     else:
         main(*sys.argv[1:])

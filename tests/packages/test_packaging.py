@@ -48,6 +48,7 @@ class Sources(unittest.TestCase):
         self.assertEqual(config["db_path"], "/var/lib/harmonylite/app.db")
         self.assertEqual(packages.openwrt_config().count(b"/srv/harmonylite/app.db"), 1)
         self.assertNotIn(b"/var/", packages.openwrt_config())
+        self.assertIn(b"It must be set.\n# node_id", packages.openwrt_config())
 
 
 if __name__ == "__main__":
