@@ -11,10 +11,11 @@ rm -f "$out"/*
 build() ( # architecture, name of the file, features
   . packaging/toolchain.sh
   toolchain "$1"
-  openssl=$PWD/target/cross/openssl-$TARGET
+  # Another script makes another OpenSSL, which cargo notices by the name.
+  openssl=$PWD/target/cross/openssl-$TARGET-$(sha256sum < packaging/openssl.sh | cut -c 1-8)
   bash packaging/openssl.sh "$openssl"
   export OPENSSL_DIR=$openssl OPENSSL_STATIC=1 OPENSSL_NO_VENDOR=1
-  cargo rustc --release --bin harmonylite --target "$TARGET" $FLAGS --no-default-features --features "$3" -- $LINKS ${MAP:+-C link-arg=-Map=$MAP}
+  cargo rustc --release --bin harmonylite --target "$TARGET" $FLAGS --no-default-features --features "$3" -- $LINKS
   cp "target/$TARGET/release/harmonylite" "$2"
 )
 

@@ -42,9 +42,9 @@ toolchain() { # x86_64, aarch64 or armv7
   # unwinding: a panic ends the program.
   LINKS="-C linker=rust-lld -C link-arg=--icf=safe -C link-arg=-T$PWD/packaging/no-unwinding.ld"
   # In zstd we use levels up to 3: the slower searches are left out.
-  CFLAGS_ALL="-fno-asynchronous-unwind-tables -fno-unwind-tables"
+  local smaller=""
   for search in GREEDY LAZY LAZY2 BTLAZY2 BTOPT BTULTRA; do
-    CFLAGS_ALL="$CFLAGS_ALL -DZSTD_EXCLUDE_${search}_BLOCK_COMPRESSOR"
+    smaller="$smaller -DZSTD_EXCLUDE_${search}_BLOCK_COMPRESSOR"
   done
   need perl perl
   need make make
@@ -84,6 +84,6 @@ toolchain() { # x86_64, aarch64 or armv7
   [ "$1" = armv7 ] || rustup target add $TARGET
   [ "$1" = armv7 ] || LINKS="$LINKS -C link-arg=--pack-dyn-relocs=relr"
   local name=${TARGET//-/_}
-  export "CC_$name=$COMPILER" "AR_$name=$ARCHIVER" "CFLAGS_$name=$CFLAGS_ALL"
-  export COMPILER ARCHIVER CROSS CFLAGS_ALL
+  export "CC_$name=$COMPILER" "AR_$name=$ARCHIVER" "CFLAGS_$name=$smaller"
+  export COMPILER ARCHIVER CROSS
 }
