@@ -69,9 +69,10 @@ toolchain() { # x86_64, aarch64 or armv7
     libs=$dir/usr/lib/arm-linux-musleabihf
     COMPILER=$(compiler arm-linux-gnueabihf-gcc "$dir/usr/include/arm-linux-musleabihf")
     ARCHIVER=arm-linux-gnueabihf-ar
-    # The standard library asks for libunwind; gcc's does the same.
+    # The standard library asks for libunwind; gcc's does the same. OpenSSL's binding asks for libatomic.
     mkdir -p target/cross/lib
     cp "$($COMPILER -print-file-name=libgcc_eh.a)" target/cross/lib/libunwind.a
+    cp "$($COMPILER -print-file-name=libatomic.a)" target/cross/lib/
     export RUSTC_BOOTSTRAP=1
     FLAGS="-Zbuild-std=std,panic_abort"
     LINKS="$LINKS -C relocation-model=static -C link-self-contained=no
