@@ -429,6 +429,7 @@ fn the_top_level_is_what_it_should_be() {
         "README.md",
         "clippy.toml",
         "fixtures",
+        "packaging",
         "rustfmt.toml",
         "src",
         "tests",
