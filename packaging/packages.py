@@ -33,6 +33,8 @@ def binary(arch):
 
 def printed(*arguments, may_fail=False):
     """What the binary of this machine prints. It is called by the path that it has in a package, for that goes into the files."""
+    if not binary(platform.machine()).exists():
+        sys.exit(f"the packages hold what the binary of this machine prints: make release ARCH={platform.machine()} comes first")
     with tempfile.TemporaryDirectory() as root:
         places = {"usr/bin/harmonylite": binary(platform.machine()).read_bytes(),
                   "etc/harmonylite.toml": (HERE / "harmonylite.toml").read_bytes(), "etc/machine-id": b"0" * 32}

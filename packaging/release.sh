@@ -6,7 +6,8 @@ cd "$(dirname "$0")/.."
 out=$PWD/target/release-files
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 mkdir -p "$out"
-rm -f "$out"/*
+# Packages of earlier binaries would be tried as if they were of these.
+rm -f "$out"/*.deb "$out"/*.ipk "$out"/*.tar "$out/SHA256SUMS"
 
 build() ( # architecture, name of the file, features
   . packaging/toolchain.sh
