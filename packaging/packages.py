@@ -178,6 +178,9 @@ def main(*archs):
         deb(arch)
         ipk(arch)
         image(arch)
+    files = sorted(path for path in OUT.iterdir() if path.name != "SHA256SUMS")
+    sums = "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files)
+    (OUT / "SHA256SUMS").write_text(sums)
 
 
 if __name__ == "__main__":
