@@ -7,7 +7,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo none)
 PATH := $(PATH):/usr/sbin:/sbin
 export PATH
 
-.PHONY: all deps setup check test demo bench soak release clean
+.PHONY: all deps setup check test demo bench soak release packages clean
 
 all: check test
 
@@ -48,6 +48,7 @@ check: deps
 	@command -v cargo-clippy >/dev/null 2>&1 && cargo clippy --profile fast --all-targets -- -D warnings -W clippy::too_many_lines || { command -v cargo-clippy >/dev/null 2>&1 && exit 1; echo "skipped: no clippy on this machine"; }
 	$(CARGO_TEST) --test house -q
 	python3 -B tests/supply/test_supply.py -q
+	python3 -B tests/packages/test_packaging.py -q
 	python3 -B tests/supply/advisories.py
 	python3 -B tests/supply/third_party.py target/THIRD-PARTY
 
@@ -76,15 +77,15 @@ soak: setup
 	  $(CARGO_TEST) --test it -q -- crash:: three_nodes --test-threads 2 || exit 1; \
 	  HARMONYLITE_CHAOS=60 $(CARGO_TEST) --test it -- chaos:: --nocapture || exit 1; done
 
-# A static binary for this architecture: target/<arch>-unknown-linux-musl/release/harmonylite, and beside it THIRD-PARTY with the
-# licences of all that is in it, which goes wherever the binary goes.
+# Static binaries for x86_64, aarch64 and armv7 (or ARCH alone) in target/release-files, with checksums, a bill of materials, and the
+# licences of all that is in them. Minutes for each.
 release: deps
-	@command -v musl-gcc >/dev/null 2>&1 && command -v perl >/dev/null 2>&1 || { [ "$(SUDO)" != none ] && apt-get update -qq && \
-	  $(INSTALL) musl-tools perl >/dev/null; } || { echo "needed: apt-get install musl-tools perl" >&2; exit 1; }
-	rustup target add $$(uname -m)-unknown-linux-musl
-	cargo build --release --features static --target $$(uname -m)-unknown-linux-musl
-	python3 -B tests/supply/third_party.py target/$$(uname -m)-unknown-linux-musl/release/THIRD-PARTY
-	@ls -l target/$$(uname -m)-unknown-linux-musl/release/harmonylite
+	@nice -n 10 bash .packaging/release.sh $(ARCH)
+
+# The same, and what people install: Debian and OpenWrt packages, container images; each tried. As root, for chroot.
+packages: setup release
+	python3 -B .packaging/packages.py $(ARCH)
+	@bash tests/packages/all.sh
 
 clean:
 	cargo clean

@@ -24,7 +24,7 @@ const UPLOAD_TTL: Duration = Duration::from_secs(10);
 /// A rival looks at the lease at least this often.
 const RIVAL_LOOK: Duration = Duration::from_secs(2);
 /// How soon a change of "whole" is seen by a keeper that rests: a whole one, and one that waits to become it.
-const WHOLE_LOOK: [Duration; 2] = [Duration::from_millis(500), Duration::from_millis(50)];
+const WHOLE_LOOK: [Duration; 2] = [Duration::from_secs(1), Duration::from_millis(50)];
 
 /// The value of a lease's key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

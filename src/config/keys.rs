@@ -288,6 +288,10 @@ fn ping_url(reader: &mut Reader) -> Secret {
     if !url.is_empty() && host.is_none_or(|rest| rest.is_empty() || rest.starts_with('/')) {
         reader.wrong("snapshot.ping_url", "(hidden)", "http://... or https://...");
     }
+    if !url.is_empty() && !cfg!(feature = "http") {
+        let accepted = "nothing: this binary was built without HTTP (cargo feature http)";
+        reader.wrong("snapshot.ping_url", "(hidden)", accepted);
+    }
     Secret::new(url)
 }
 

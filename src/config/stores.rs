@@ -3,9 +3,9 @@
 use super::reader::Reader;
 use crate::base::secret::Secret;
 use crate::base::{files, limits};
-use crate::storage::http::is_host_and_port;
 use crate::storage::pack::{Key, Packing};
-use crate::storage::{Keys, Location, S3Options, SftpOptions, Trust, WebdavOptions, directory_path};
+use crate::storage::urls::is_host_and_port;
+use crate::storage::{Keys, Location, S3Options, SftpOptions, Trust, WebdavOptions, directory_path, lacking};
 use std::path::{Path, PathBuf};
 
 /// The store that `snapshot.store` names. The keys of the other stores are read too, so that none of them is called unknown,
@@ -18,6 +18,14 @@ pub fn store(reader: &mut Reader, stream_prefix: &str, seq_map_path: Option<&Pat
     let sftp = sftp(reader, kind == "sftp", seq_map_path);
     let file = file(reader, kind == "file");
     let found = match kind.as_str() {
+        built_without if lacking(built_without).is_some() => {
+            let feature = lacking(built_without).unwrap_or_default();
+            let accepted = format!(
+                "a store that this binary was built with; it lacks this one (cargo feature {feature})"
+            );
+            reader.wrong("snapshot.store", format!("{built_without:?}"), &accepted);
+            None
+        }
         "nats" => Some(nats.clone()),
         "s3" => Some(s3),
         "webdav" => webdav,

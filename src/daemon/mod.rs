@@ -208,6 +208,7 @@ impl Daemon<'_> {
     /// Stops what the sessions have shared; the broker last, for everybody else needs it.
     fn end(mut self) {
         self.source.stop();
+        socket::wake(&self.config.socket_path());
         self.workers.wait(Instant::now() + LAST_WORKERS);
         self.broker.stop();
     }

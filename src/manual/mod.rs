@@ -5,6 +5,8 @@
 pub mod commands {}
 #[doc = include_str!("configuration.md")]
 pub mod configuration {}
+#[doc = include_str!("install.md")]
+pub mod install {}
 #[doc = include_str!("operating.md")]
 pub mod operating {}
 #[doc = include_str!("stores.md")]

@@ -14,8 +14,10 @@ use std::time::{Duration, Instant};
 
 /// Bytes of a socket's path that the kernel takes.
 const PATH_MAX: usize = 107;
-/// Longest wait for somebody who connects: stop is looked at after it.
-const LOOK: Duration = Duration::from_millis(250);
+/// Longest wait for somebody who connects. A stop does not end it: whoever stops the daemon connects ([`wake`]).
+const LOOK: Duration = Duration::from_secs(10);
+/// Pause when nobody can be let in: no file descriptors, say.
+const UNFIT: Duration = Duration::from_millis(250);
 /// Somebody who connects has this long to take the answer.
 const TAKE: Duration = Duration::from_secs(1);
 /// How long a daemon may take to answer, the others' answers included.
@@ -36,13 +38,20 @@ pub fn start(view: &View, stop: &Stop, workers: &mut Workers) -> Result<(), Erro
     let (view, stop) = (view.clone(), stop.clone());
     workers.spawn("status", move || {
         while !stop.requested() {
-            if let Some(stream) = listening.accept() {
+            if let Some(stream) = listening.accept()
+                && !stop.requested()
+            {
                 // Whoever goes away before the answer is no concern of ours.
                 let _ = answer(&view, stream, &stop);
             }
         }
         Ok(())
     })
+}
+
+/// Lets the thread that answers see at once that the daemon stops.
+pub fn wake(path: &Path) {
+    let _ = shortened(path).and_then(|(short, _dir)| UnixStream::connect(short));
 }
 
 /// What a running daemon says. The error `NotFound` or `ConnectionRefused`: none runs.
@@ -98,15 +107,15 @@ impl Listening {
 
     /// Waits for somebody who connects, at most [`LOOK`].
     fn accept(&self) -> Option<UnixStream> {
-        let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(LOOK.subsec_nanos()) };
+        let timeout = Timespec { tv_sec: LOOK.as_secs().cast_signed(), tv_nsec: 0 };
         let mut fds = [PollFd::new(&self.listener, PollFlags::IN)];
         let _ = rustix::event::poll(&mut fds, Some(&timeout));
         match self.listener.accept() {
             Ok((stream, _)) => Some(stream),
             Err(error) if error.kind() == ErrorKind::WouldBlock => None,
             Err(_) => {
-                // No file descriptors, say: the socket stays ready.
-                std::thread::park_timeout(LOOK);
+                // The socket stays ready.
+                std::thread::park_timeout(UNFIT);
                 None
             }
         }
@@ -159,7 +168,8 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         assert!(view.fleet.is_looked_at(Instant::now()), "the others were asked");
         source.stop();
-        assert!(workers.wait(Instant::now() + Duration::from_secs(5)).is_empty());
+        wake(&path);
+        assert!(workers.wait(Instant::now() + LOOK / 2).is_empty(), "it was not woken");
         assert_eq!(ask(&path).unwrap_err().kind(), ErrorKind::NotFound);
     }
 

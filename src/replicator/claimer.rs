@@ -9,7 +9,7 @@ use std::time::Duration;
 pub fn claim_blocks(steering: &Steering, bucket: &Bucket, stop: &Stop) -> Result<(), Error> {
     let mut said = Once::default();
     while !stop.requested() {
-        let wants = steering.next_wants(Duration::from_millis(200));
+        let wants = steering.next_wants(Duration::from_secs(1));
         if wants.is_empty() {
             continue;
         }

@@ -2,7 +2,7 @@
 
 use super::pour::pour;
 use super::tree::{Entry, Files, Source, Tree};
-use super::{Error, http};
+use super::{Error, urls};
 use crate::base::{self, files};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -133,7 +133,7 @@ fn create(path: &Path) -> io::Result<File> {
 /// The directory that a configuration means: an absolute path, or `file://` and that path with escapes.
 pub fn path_of(text: &str) -> Result<PathBuf, base::Error> {
     let path = match text.strip_prefix("file://") {
-        Some(rest) => http::unescape(rest).ok_or_else(|| base::Error::usage("not UTF-8"))?,
+        Some(rest) => urls::unescape(rest).ok_or_else(|| base::Error::usage("not UTF-8"))?,
         None => text.to_owned(),
     };
     if path.starts_with('/') { Ok(path.into()) } else { Err(base::Error::usage("not an absolute path")) }

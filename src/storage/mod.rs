@@ -2,28 +2,34 @@
 //! trying again, checks, kept generations).
 
 mod directory;
+#[cfg(feature = "http")]
 pub mod http;
 mod label;
 mod nats;
 mod open;
+mod options;
 pub mod pack;
 mod pour;
 mod probe;
+#[cfg(feature = "store-s3")]
 mod s3;
 mod seal;
+#[cfg(feature = "store-sftp")]
 mod sftp;
 mod store;
 mod tree;
+pub mod urls;
+#[cfg(feature = "store-webdav")]
 mod webdav;
 
 pub use directory::path_of as directory_path;
 pub use label::Label;
-pub use open::{Location, OpenStore};
-pub use s3::{Keys, S3Options, Signable, canonical_request, sign, string_to_sign};
+pub use open::{Location, OpenStore, lacking};
+pub use options::{Keys, S3Options, SftpOptions, Trust, WebdavOptions};
+#[cfg(feature = "store-s3")]
+pub use s3::{Signable, canonical_request, sign, string_to_sign};
 pub use seal::{Seal, Seals};
-pub use sftp::{SftpOptions, Trust};
 pub use store::{Candidate, Store};
-pub use webdav::WebdavOptions;
 
 use crate::base::retry::{Retryable, Tries};
 use crate::base::{self, Kind};

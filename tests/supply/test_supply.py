@@ -1,10 +1,11 @@
-"""Tests of the two scripts beside this file. `python3 -B tests/supply/test_supply.py`."""
+"""Tests of the scripts beside this file. `python3 -B tests/supply/test_supply.py`."""
 
 import json
 import unittest
 
 import advisories
 import packages
+import sbom
 import third_party
 
 
@@ -43,6 +44,21 @@ class Licences(unittest.TestCase):
         self.assertEqual([name.split()[0] for name in third_party.missing(without)[0]], ["ring"])
         only_named = "=" * 80 + rest.replace("\nrusqlite ", "\nrustqlite ")
         self.assertIn("rusqlite", [name.split()[0] for name in third_party.missing(index + only_named)[0]])
+
+
+class Bill(unittest.TestCase):
+    def test_it_names_what_is_shipped_with_versions_licences_and_hashes(self):
+        bill = sbom.written()
+        found = {part["bom-ref"]: part for part in bill["components"]}
+        for package in packages.shipped():
+            part = found[f"pkg:cargo/{package['name']}@{package['version']}"]
+            self.assertRegex(part["hashes"][0]["content"], "^[0-9a-f]{64}$")
+            self.assertTrue(third_party.accepted(part["licenses"][0]["expression"]), part)
+        libraries = {part["cpe"].split(":")[3]: part["version"] for part in found.values() if "cpe" in part}
+        self.assertEqual(set(libraries), {"sqlite", "openssl", "libssh2", "zlib", "facebook"})
+        for vendor, first in (("sqlite", "3."), ("openssl", "3."), ("libssh2", "1."), ("zlib", "1."), ("facebook", "1.")):
+            self.assertRegex(libraries[vendor], rf"^{first}\d+", vendor)
+        self.assertEqual(len(bill["dependencies"][0]["dependsOn"]), len(found))
 
 
 class Advisories(unittest.TestCase):

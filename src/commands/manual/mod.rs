@@ -10,9 +10,10 @@ use std::process::{Command, Stdio};
 /// A topic of the manual: its name, and its text in Markdown.
 type Topic = (&'static str, &'static str);
 
-const TOPICS: [Topic; 14] = [
+const TOPICS: [Topic; 15] = [
     ("commands", include_str!("../../manual/commands.md")),
     ("configuration", include_str!("../../manual/configuration.md")),
+    ("install", include_str!("../../manual/install.md")),
     ("operating", include_str!("../../manual/operating.md")),
     ("stores", include_str!("../../manual/stores.md")),
     ("recovery", include_str!("../../manual/recovery.md")),

@@ -1,39 +1,19 @@
 //! Signed requests to one bucket: its address, its region, and the server's clock.
 
-use super::credentials::Keys;
 use super::dialect::Refusal;
 use super::sigv4::{self, Signable};
 use crate::base::md5::{Md5, md5};
 use crate::base::{clock, digest, limits};
-use crate::storage::http::{Body, Client, Request, Response, escape_path};
+use crate::storage::http::{Body, Client, Request, Response};
+use crate::storage::options::{Keys, S3Options};
+use crate::storage::urls::escape_path;
 use crate::storage::{Error, Upload};
 use std::io::Read;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
 /// Hex SHA-256 of no bytes.
 const EMPTY_HASH: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-
-/// What the configuration says about S3.
-#[derive(Clone, Debug, Default)]
-pub struct S3Options {
-    /// `host[:port]`, with or without scheme.
-    pub endpoint: String,
-    /// Whether an `endpoint` without scheme means https.
-    pub use_ssl: bool,
-    pub bucket: String,
-    /// The part of the key before `/snapshot.db`.
-    pub path: String,
-    /// Empty: it is found out.
-    pub region: String,
-    /// Whether the bucket's name stands in the path (true) or in the host's name; `None`: as the endpoint wants it.
-    pub force_path_style: Option<bool>,
-    /// Certificate authorities beside the system's.
-    pub ca_file: Option<PathBuf>,
-    /// Bytes of a part, at least.
-    pub part_size: u64,
-}
 
 /// A bucket on a server.
 pub struct Bucket {

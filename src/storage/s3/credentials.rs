@@ -1,18 +1,8 @@
 //! Access keys for S3: from the configuration, the environment, or the shared credentials file.
 
 use crate::base::secret::Secret;
+use crate::storage::options::Keys;
 use std::path::PathBuf;
-
-/// An access key.
-#[derive(Clone, Debug)]
-pub struct Keys {
-    /// The id of the key. It is no secret, but is shown nowhere either.
-    pub id: String,
-    /// The secret part, which signs.
-    pub secret: Secret,
-    /// Session token of temporary credentials; empty when there is none.
-    pub token: Secret,
-}
 
 /// The first source that has a key id and a secret: `configured`, the environment (`AWS_ACCESS_KEY_ID`,
 /// `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`, then MinIO's names), the shared credentials file

@@ -10,12 +10,13 @@ mod dialect;
 mod multipart;
 mod sigv4;
 
-pub use bucket::S3Options;
-pub use credentials::{Keys, find as find_keys};
+pub use credentials::find as find_keys;
 pub use sigv4::{Signable, canonical_request, sign, string_to_sign};
 
-use super::http::{Response, escape_path};
+use super::http::Response;
+use super::options::{Keys, S3Options};
 use super::pour::pour;
+use super::urls::escape_path;
 use super::{Backend, Error, Label, Stored, Upload, is_snapshot, is_upload_id};
 use crate::base::limits;
 use crate::base::retry::Tries;

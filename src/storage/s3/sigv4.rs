@@ -1,8 +1,8 @@
 //! AWS Signature Version 4 of one request, as pure functions (source: "AWS Signature Version 4 for API requests").
 
-use super::credentials::Keys;
 use crate::base::digest::hex_sha256;
-use crate::storage::http::escape;
+use crate::storage::options::Keys;
+use crate::storage::urls::escape;
 use data_encoding::HEXLOWER;
 use ring::hmac;
 use std::fmt::Write as _;

@@ -3,19 +3,9 @@
 
 use crate::base::files;
 use crate::storage::Error;
+use crate::storage::options::Trust;
 use data_encoding::{BASE64, BASE64_NOPAD};
-use std::path::{Path, PathBuf};
-
-/// What the server's key is compared with.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Trust {
-    /// A fingerprint: `SHA256:` and base64 without padding, as OpenSSH prints it.
-    Fingerprint(String),
-    /// A known_hosts file that this program only reads.
-    KnownHosts(PathBuf),
-    /// A file of this program, where the key of the first connection is remembered.
-    FirstUse(PathBuf),
-}
+use std::path::Path;
 
 /// `SHA256:` and base64 of the hash of a public key.
 fn fingerprint(key: &[u8]) -> String {

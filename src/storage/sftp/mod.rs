@@ -5,13 +5,11 @@ mod opening;
 mod relay;
 mod rename;
 
-pub use host_keys::Trust;
-
 use super::Error;
-use super::http::unescape;
+use super::options::SftpOptions;
 use super::pour::{Moving, pour};
 use super::tree::{Entry, Files, Source, Tree};
-use crate::base::{self, limits, secret::Secret};
+use crate::base::{limits, secret::Secret};
 use opening::Patience;
 use relay::Relay;
 use rename::Renamed;
@@ -45,63 +43,6 @@ const NAME_BYTES: usize = 255;
 const NAME_AROUND: usize = 256;
 /// Errors of libssh2 that mean an unusable key file: cannot be read, cannot be decrypted (source: libssh2.h).
 const KEY_UNUSABLE: [i32; 2] = [-16, -48];
-
-/// What the configuration says about SFTP.
-#[derive(Clone, Debug)]
-pub struct SftpOptions {
-    /// Host name or address.
-    pub host: String,
-    pub port: u16,
-    pub user: String,
-    /// Empty when there is none.
-    pub password: Secret,
-    /// The absolute path of the directory.
-    pub dir: String,
-    /// The file with the private key.
-    pub key_file: Option<PathBuf>,
-    /// The passphrase of the key; empty when it has none.
-    pub passphrase: Secret,
-    /// What the server's key is compared with.
-    pub trust: Trust,
-}
-
-impl SftpOptions {
-    /// Reads the URL form. The error shows no secret.
-    pub fn parse(url: &str, trust: Trust) -> Result<SftpOptions, base::Error> {
-        let wrong = |why: &'static str| move || base::Error::usage(why);
-        let rest = url.strip_prefix("sftp://").ok_or_else(wrong("no sftp:// in front"))?;
-        let (authority, dir) = rest.split_once('/').unwrap_or((rest, ""));
-        let (login, address) = authority.rsplit_once('@').ok_or_else(wrong("no user"))?;
-        let (user, password) = login.split_once(':').unwrap_or((login, ""));
-        let (host, port) = match address.strip_prefix('[').and_then(|v6| v6.split_once(']')) {
-            Some((host, port)) => (host, port.strip_prefix(':').unwrap_or("")),
-            None => address.split_once(':').unwrap_or((address, "")),
-        };
-        let port = if port.is_empty() { "22" } else { port };
-        let port = port.parse().ok().filter(|port| *port != 0);
-        let port = port.ok_or_else(wrong("the port is no number from 1 to 65535"))?;
-        if user.is_empty() || host.is_empty() {
-            return Err(wrong("no user, or no host")());
-        }
-        if login.contains(':') && dir.contains('@') {
-            return Err(wrong(
-                "an @ after the first /: in the password write %2F for /, in the directory %40 for @",
-            )());
-        }
-        let decoded = |text: &str| unescape(text).ok_or_else(wrong("not UTF-8"));
-        let dir = format!("/{}", decoded(dir)?.trim_end_matches('/'));
-        Ok(SftpOptions {
-            host: host.to_owned(),
-            port,
-            user: decoded(user)?,
-            password: Secret::new(decoded(password)?),
-            dir,
-            key_file: None,
-            passphrase: Secret::default(),
-            trust,
-        })
-    }
-}
 
 /// The directory on the server. The connection is made at the first use, and anew after it broke.
 pub struct Sftp {
@@ -459,36 +400,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_url_form() {
-        let trust = Trust::FirstUse("/x".into());
-        let parse = |url: &str| SftpOptions::parse(url, trust.clone());
-        let options =
-            parse("sftp://backup-user:p%40ss:w@backup.example.com:2222/var/backups/harmony%20lite/").unwrap();
-        assert_eq!((options.host.as_str(), options.port), ("backup.example.com", 2222));
-        assert_eq!((options.user.as_str(), options.password.expose()), ("backup-user", "p@ss:w"));
-        assert_eq!(options.dir, "/var/backups/harmony lite");
-        let options = parse("sftp://u@[::1]").unwrap();
-        assert_eq!((options.host.as_str(), options.port, options.dir.as_str()), ("::1", 22, "/"));
-        for wrong in [
-            "",
-            "ssh://u@h/",
-            "sftp://h/d",
-            "sftp://u:secret@h:0/d",
-            "sftp://u:secret@h:x/d",
-            "sftp://:secret@h/d",
-            "sftp://u:p@x/secret@h/d",
-        ] {
-            let why = parse(wrong).unwrap_err().to_string();
-            assert!(!why.contains("secret"), "{wrong}: {why}");
-        }
-        assert_eq!(
-            parse("sftp://u@h:99999/").unwrap_err().to_string(),
-            "the port is no number from 1 to 65535"
-        );
-        assert_eq!(parse("sftp://u@h/%ff").unwrap_err().to_string(), "not UTF-8");
-    }
-
-    #[test]
     fn a_list_without_end_is_an_error_and_files_of_others_take_no_memory() {
         let stat = |perm| FileStat { size: Some(3), uid: None, gid: None, perm, atime: None, mtime: None };
         let later = || Instant::now() + limits::SFTP_LIST;
@@ -549,7 +460,8 @@ mod tests {
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             let url = format!("sftp://u:p@127.0.0.1:{}/d", listener.local_addr().unwrap().port());
             std::thread::spawn(move || serve(listener.accept().unwrap().0));
-            let options = SftpOptions::parse(&url, Trust::Fingerprint("SHA256:x".into())).unwrap();
+            let options =
+                SftpOptions::parse(&url, crate::storage::Trust::Fingerprint("SHA256:x".into())).unwrap();
             let short = std::time::Duration::from_millis(500);
             let patience = Patience { banner: short, whole: short };
             let sftp = Sftp { options, patience, connection: Mutex::new(None) };

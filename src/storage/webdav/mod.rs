@@ -5,77 +5,18 @@
 
 mod auth;
 
-use super::http::{Body, Client, Request, Response, escape, is_host_and_port, unescape};
+use super::http::{Body, Client, Request, Response};
+use super::options::WebdavOptions;
 use super::pour::pour;
 use super::tree::{Entry, Files, Source, Tree};
+use super::urls::{escape, unescape};
 use super::{Error, is_snapshot};
-use crate::base::{self, limits, secret::Secret};
+use crate::base::limits;
 use auth::{Challenge, Login};
 use roxmltree::Document;
 use std::io::Write;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-/// What the configuration says about WebDAV.
-#[derive(Clone, Debug, Default)]
-pub struct WebdavOptions {
-    /// `https://host/root`, without a trailing slash.
-    pub root: String,
-    /// The rest of the URL's query, which is sent with every request.
-    pub query: String,
-    /// Components of the directory below the root.
-    pub dir: Vec<String>,
-    pub user: String,
-    pub password: Secret,
-    /// Certificate authorities beside the system's.
-    pub ca_file: Option<PathBuf>,
-    /// Whether the server has asked for Digest in this process; the clones of these options share it.
-    pub had_digest: Arc<AtomicBool>,
-}
-
-impl WebdavOptions {
-    /// Reads the URL form. The error shows no secret.
-    pub fn parse(url: &str) -> Result<WebdavOptions, base::Error> {
-        let (root, query) = url.split_once('?').unwrap_or((url, ""));
-        let host = root.strip_prefix("https://").or_else(|| root.strip_prefix("http://"));
-        let wrong = base::Error::usage;
-        let host = host.ok_or_else(|| wrong("no http:// or https:// in front"))?;
-        let host = host.split('/').next().unwrap_or_default();
-        if root.contains('@') || !is_host_and_port(host) {
-            return Err(wrong("no host[:port] after the scheme, or user and password before it"));
-        }
-        let mut options =
-            WebdavOptions { root: root.trim_end_matches('/').to_owned(), ..WebdavOptions::default() };
-        let (mut login, mut secret, mut rest) = (None, None, vec![]);
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let decoded = || {
-                unescape(&value.replace('+', "%20")).ok_or_else(|| base::Error::usage("not UTF-8").at(key))
-            };
-            match key {
-                "dir" => {
-                    let dir = decoded()?;
-                    options.dir = dir.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect();
-                    if options.dir.iter().any(|part| part == "." || part == "..") {
-                        return Err(wrong("dir: . and .. are no directories"));
-                    }
-                }
-                "login" => login = Some(decoded()?),
-                "secret" => secret = Some(decoded()?),
-                _ => rest.push(pair),
-            }
-        }
-        options.query = rest.join("&");
-        match (login, secret) {
-            (Some(login), Some(secret)) => {
-                (options.user, options.password) = (login, Secret::new(secret));
-                Ok(options)
-            }
-            _ => Err(wrong("login and secret are missing")),
-        }
-    }
-}
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The directory on the server.
 pub struct Webdav {
@@ -396,31 +337,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_url_form() {
-        let options = WebdavOptions::parse(
-            "https://nas.example.com/webdav?dir=/harmonylite/my%20snapshots&login=us%40er&secret=p%26w&x=1",
-        );
-        let options = options.unwrap();
-        assert_eq!(options.root, "https://nas.example.com/webdav");
-        assert_eq!(options.dir, ["harmonylite", "my snapshots"]);
-        assert_eq!((options.user.as_str(), options.password.expose()), ("us@er", "p&w"));
-        assert_eq!(options.query, "x=1");
-        let store = Webdav::store(WebdavOptions { root: "http://h".into(), ..options }, true).unwrap();
+    fn names_are_escaped_in_urls() {
+        let dir = vec!["harmonylite".to_owned(), "my snapshots".to_owned()];
+        let options = WebdavOptions { root: "http://h".into(), dir, ..WebdavOptions::default() };
+        let store = Webdav::store(options, true).unwrap();
         assert_eq!(store.tree.url("a b"), "http://h/harmonylite/my%20snapshots/a%20b");
-        assert_eq!(WebdavOptions::parse("http://h/?login=a&secret=b").unwrap().dir, Vec::<String>::new());
-        for wrong in [
-            "",
-            "ftp://h?login=a&secret=b",
-            "https://?login=a&secret=b",
-            "https://u:a/x@h/?login=a&secret=b",
-            "https://u:a?login=a&secret=b",
-            "https://a/b@h?login=a&secret=b",
-            "https://h?login=a",
-            "https://h?dir=..&login=a&secret=b",
-        ] {
-            let why = WebdavOptions::parse(wrong).unwrap_err().to_string();
-            assert!(!why.is_empty() && !why.contains("=a"), "{wrong}: {why}");
-        }
     }
 
     #[test]
@@ -492,15 +413,18 @@ mod tests {
 
     #[test]
     fn a_server_that_had_digest_gets_no_password_in_the_clear() {
-        let options =
-            WebdavOptions { user: "u".into(), password: Secret::new("hunter2"), ..WebdavOptions::default() };
+        let options = WebdavOptions {
+            user: "u".into(),
+            password: crate::base::secret::Secret::new("hunter2"),
+            ..WebdavOptions::default()
+        };
         let digest = "Digest realm=r, nonce=n, qop=auth";
         let (results, got) = challenged(&[digest, "", "Basic realm=r"], &options, 2);
         assert_eq!(results[0], Ok(Some(0)));
         assert!(results[1].as_ref().unwrap_err().contains("asks for Basic now"), "{results:?}");
         assert!(got.contains("Digest username=") && !got.contains("Basic "), "{got}");
         // One that never had Digest is answered.
-        let fresh = WebdavOptions { had_digest: Arc::default(), ..options };
+        let fresh = WebdavOptions { had_digest: Default::default(), ..options };
         let (results, got) = challenged(&["Basic realm=r", ""], &fresh, 1);
         assert!(results[0].is_ok() && got.contains("Basic "), "{results:?}");
     }

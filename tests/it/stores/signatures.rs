@@ -6,8 +6,8 @@ use aws_sigv4::http_request::{
     UriPathNormalizationMode, sign as sdk_sign,
 };
 use harmonylite::testing::Secret;
-use harmonylite::testing::http::{escape, escape_path};
 use harmonylite::testing::storage::{Keys, Signable, canonical_request, sign, string_to_sign};
+use harmonylite::testing::urls::{escape, escape_path};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
@@ -87,7 +87,7 @@ fn the_official_suite() {
         let time: String = text("timestamp").chars().filter(|c| !matches!(c, '-' | ':')).collect();
         let (path, query) = case.target.split_once('?').unwrap_or((&case.target, ""));
         let path = if context["normalize"] == true { normalized(path) } else { path.to_owned() };
-        let decoded = |text: &str| harmonylite::testing::http::unescape(text).unwrap();
+        let decoded = |text: &str| harmonylite::testing::urls::unescape(text).unwrap();
         // Escaped once, as we send it.
         let path = escape_path(&decoded(&path));
         let query: Vec<(String, String)> = query
