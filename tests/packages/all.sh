@@ -19,8 +19,9 @@ for binary in "$out"/harmonylite-*-linux-*; do
   *) python3 -B tests/packages/sftp.py "$binary" $emulator ;;
   esac
 done
+python3 -B tests/packages/debian.py target/packages/debian "$out"/*.deb
+python3 -B tests/packages/others.py "$out"/*.ipk "$out"/*-image-*.tar
+# What they cost, at last: the budgets.
 python3 -B tests/packages/sizes.py "$out"
 own=$(ls "$out"/harmonylite-*-linux-"$(uname -m)" 2>/dev/null || true)
 [ -z "$own" ] || python3 -B tests/packages/idle.py "$own"
-python3 -B tests/packages/debian.py target/packages/debian "$out"/*.deb
-python3 -B tests/packages/others.py "$out"/*.ipk "$out"/*-image-*.tar
