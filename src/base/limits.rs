@@ -113,10 +113,10 @@ pub const CLAIM_PAUSE: Duration = Duration::from_secs(30);
 pub const CLAIM_RIVALS: usize = 50;
 /// Lost writes of others that are kept; beyond that the oldest ones go.
 pub const CONFLICTS: i64 = 10_000;
-/// Rows of other nodes whose writer is remembered while writes of ours are on their way.
-pub const RECENT_ROWS: usize = 4_096;
 /// Bytes of them.
 pub const CONFLICT_BYTES: i64 = 16 << 20;
+/// Rows of other nodes whose writer is remembered while writes of ours are on their way.
+pub const RECENT_ROWS: usize = 4_096;
 /// Missing columns that are kept of an event: compressed, thousands of long names are a few kilobytes.
 pub const ASIDE_COLUMNS: usize = 50;
 /// Time between two looks whether what is set aside can be tried again.

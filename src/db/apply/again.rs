@@ -5,8 +5,7 @@ use crate::db::apply::applier::{Applier, Outcome, no_event, refused};
 use crate::db::apply::aside::{self, Cause, Held, SetAside, State};
 use crate::db::apply::conflicts;
 use crate::db::apply::rows::{self, Failure};
-use crate::db::apply::session::Place;
-use crate::db::apply::subject::{Source, Subject};
+use crate::db::apply::subject::{Place, Source, Subject};
 use crate::db::error::Error;
 use crate::model::event::{Event, Malformed};
 use std::collections::BTreeSet;
@@ -160,7 +159,7 @@ impl Applier {
         let outcome = self.fold(event, source);
         let place = self.session.place.take();
         if let (Ok(Outcome::Done { .. }), Some(place)) = (&outcome, place) {
-            self.session.see_late_row(event, place);
+            self.session.see_row(event, place, true);
         }
         outcome
     }

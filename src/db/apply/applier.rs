@@ -10,8 +10,8 @@ use crate::db::apply::lost;
 use crate::db::apply::overtaken;
 use crate::db::apply::renewal::Why;
 use crate::db::apply::rows::Failure;
-use crate::db::apply::session::{Applied, Place, Session};
-use crate::db::apply::subject::{Source, Subject};
+use crate::db::apply::session::{Applied, Session};
+use crate::db::apply::subject::{Place, Source, Subject};
 use crate::db::steering::Steering;
 use crate::db::{capture::ChangeLog, error::Error, state, table::Table};
 use crate::model::change::Change;
@@ -363,8 +363,7 @@ impl Applier {
         if let (Some((origin, id)), true) = (origin, folded) {
             self.session.raise_mark(incoming.stream, origin, id, incoming.seq);
             if !source.own && outcome_is_done {
-                self.session.see_row(event, Place { stream, seq, time_ms });
-                self.session.note_recent(event, Place { stream, seq, time_ms });
+                self.session.see_row(event, Place { stream, seq, time_ms }, false);
             }
         }
         match outcome {
@@ -481,12 +480,13 @@ impl Applier {
             return Ok(());
         }
         for (at, key_values) in gathered.colliding.iter().enumerate() {
-            let key = subject.table.row_key(key_values);
-            let session = &self.session;
-            let waits =
-                session.aside.waits(&session.connection, (&subject.table.name, key.as_slice()), i64::MAX)?;
-            if !gathered.facts.collisions[at] && !waits {
-                self.session.touch(&subject.table, key_values, &key)?;
+            if gathered.facts.collisions[at] {
+                continue;
+            }
+            let (session, key) = (&mut self.session, subject.table.row_key(key_values));
+            let row = (&*subject.table.name, key.as_slice());
+            if !session.aside.waits(&session.connection, row, i64::MAX)? {
+                session.touch(&subject.table, key_values, &key)?;
                 gathered.facts.collisions[at] = true;
             }
         }

@@ -23,6 +23,10 @@ macro_rules! bytes {
 const COLUMNS: &str = "id, tbl, kind, lost_by, won_by, stream, seq, time, columns, payload";
 const PUT: &str = "INSERT INTO __harmonylite__conflict(tbl, key, kind, lost_by, won_by, won_id, stream, seq, time, columns, \
      payload) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+const ENTRIES: &str = "SELECT id, tbl, key, kind, lost_by, won_by, -2 - id, stream, seq, time, columns, payload \
+     FROM __harmonylite__conflict ORDER BY id";
+const CARRY: &str = "INSERT OR IGNORE INTO __harmonylite__conflict(id, tbl, key, kind, lost_by, won_by, won_id, stream, seq, time, \
+     columns, payload) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
 const OVERWRITTEN: &str = concat!(
     "DELETE FROM __harmonylite__conflict WHERE tbl = ?1 AND key = ?2 AND won_id = ?3 RETURNING ",
     bytes!()
@@ -180,34 +184,36 @@ pub fn dropped(path: &Path) -> Result<u64, Error> {
     state::number(&connection, DROPPED).map(i64::unsigned_abs)
 }
 
-/// Carries the list of a damaged database into the one at `prepared`, as far as it can be read; returns how many.
+/// Carries the list of a damaged database into the one at `prepared`, as far as it can be read; returns how many. Its log's ids begin
+/// anew there, so what is carried is of none of them.
 pub fn carry(damaged: &Path, prepared: &Path) -> Result<usize, Error> {
+    let mut entries = vec![];
+    if let Err(error) = read_entries(damaged, &mut entries) {
+        log::warn!("{}: lost writes that were kept cannot all be read: {error}", damaged.display());
+    }
     let target = open::open(prepared)?;
     create(&target)?;
-    let put =
-        format!("INSERT OR IGNORE INTO {TABLE} VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)");
     let transaction = target.unchecked_transaction()?;
     let mut carried = 0;
-    let mut read = || -> Result<(), Error> {
-        let source = open::open(damaged)?;
-        if !ours::has_table(&source, TABLE)? {
-            return Ok(());
-        }
-        let mut statement = source.prepare(&format!(
-            "SELECT id, tbl, key, kind, lost_by, won_by, won_id, stream, seq, time, columns, payload FROM {TABLE} ORDER BY id"
-        ))?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            let values = (0..12).map(|at| row.get(at)).collect::<Result<Vec<Value>, _>>()?;
-            carried += target.prepare_cached(&put)?.execute(params_from_iter(values))?;
-        }
-        Ok(())
-    };
-    if let Err(error) = read() {
-        log::warn!("{}: lost writes that were kept cannot all be read: {error}", damaged.display());
+    for entry in entries {
+        carried += transaction.prepare_cached(CARRY)?.execute(params_from_iter(entry))?;
     }
     transaction.commit()?;
     Ok(carried)
+}
+
+/// The rows of the list, as far as they can be read: there is room for so many.
+fn read_entries(path: &Path, entries: &mut Vec<Vec<Value>>) -> Result<(), Error> {
+    let source = open::open(path)?;
+    if !ours::has_table(&source, TABLE)? {
+        return Ok(());
+    }
+    let mut statement = source.prepare(ENTRIES)?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        entries.push((0..12).map(|at| row.get(at)).collect::<Result<_, _>>()?);
+    }
+    Ok(())
 }
 
 /// Drops conflicts of the database at `path`; returns how many.

@@ -271,6 +271,30 @@ fn the_list_of_a_damaged_database_is_carried_over() {
         assert_eq!(told(&prepared.path), told(&two.scratch.path));
     }
     assert!(told(&prepared.path).contains("Update"));
+    // An entry of the new log may have the number of an old one, and another write of the same row may lose to it.
+    let carried = list(&prepared.path).unwrap().remove(0);
+    let key: Vec<u8> =
+        prepared.app.query_row("SELECT key FROM __harmonylite__conflict", [], |row| row.get(0)).unwrap();
+    let mut conflicts = Conflicts::default();
+    conflicts.load(&prepared.app).unwrap();
+    let old = |sql: &str| two.scratch.app.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+    let won_id = old("SELECT won_id FROM __harmonylite__conflict");
+    let found = Found {
+        table: "t",
+        key: &key,
+        kind: Kind::Update,
+        lost_by: 3,
+        won_by: 2,
+        won_id,
+        stream: "s",
+        seq: 9,
+        time_ms: 0,
+        key_columns: vec!["k"],
+        payload: carried.payload.clone(),
+    };
+    conflicts.put(&prepared.app, &found).unwrap();
+    let losers: Vec<u64> = list(&prepared.path).unwrap().iter().map(|c| c.lost_by).collect();
+    assert_eq!(losers, [1, 3]);
     let text = two.scratch.path.with_extension("text");
     std::fs::write(&text, "no database ".repeat(1000)).unwrap();
     assert_eq!(carry(&text, &prepared.path).unwrap(), 0, "what cannot be read keeps nobody");

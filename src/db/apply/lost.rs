@@ -30,7 +30,7 @@ pub fn note(session: &mut Session, subject: &Subject<'_>, plan: &Plan, node: u64
         _ => kind_of(session, subject, won_by.1)?,
     };
     if kind == Kind::Unique {
-        session.orphans.give_up(&subject.table, subject.event, (place.stream, place.seq, place.time_ms));
+        session.orphans.give_up(&subject.table, subject.event, place);
     }
     keep(session, subject, kind, won_by, (&stream, place.seq, place.time_ms))
 }

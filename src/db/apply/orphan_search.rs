@@ -5,7 +5,8 @@ use crate::db::apply::bring_back::own_write;
 use crate::db::apply::conflicts::{Found, Kind};
 use crate::db::apply::orphans::{GivenUp, Seen};
 use crate::db::apply::rows;
-use crate::db::apply::session::{Place, Session};
+use crate::db::apply::session::Session;
+use crate::db::apply::subject::Place;
 use crate::db::capture::log_table;
 use crate::db::foreign_keys::{Action, ForeignKey};
 use crate::db::{error::Error, table::Table};
@@ -23,7 +24,7 @@ struct Orphan {
     key: Vec<Value>,
     lost_by: u64,
     won_by: u64,
-    place: (usize, u64, i64),
+    place: Place,
 }
 
 impl Applier {
@@ -34,26 +35,14 @@ impl Applier {
 }
 
 impl Session {
-    /// Notes that a row of another node was written, if it can make an orphan: if something of our own is on its way.
-    pub fn see_row(&mut self, event: &Event, Place { stream, seq, time_ms }: Place) {
+    /// Notes that a row of another node was written, if it can make an orphan: if something of our own is on its way, or if it had waited,
+    /// and what it refers to may have been deleted meanwhile.
+    pub fn see_row(&mut self, event: &Event, place: Place, late: bool) {
         if !self.orphans.keys.is_empty()
-            && self.touched.as_ref().is_some_and(|touched| !touched.is_empty())
+            && self.touched.as_ref().is_some_and(|touched| late || !touched.is_empty())
             && let Some(table) = self.schema.find(&event.table).cloned()
         {
-            self.orphans.see(&table, event, (stream, seq, time_ms));
-        }
-    }
-
-    /// Notes that a row was written that had waited: what it refers to may have been deleted meanwhile.
-    pub fn see_late_row(&mut self, event: &Event, Place { stream, seq, time_ms }: Place) {
-        if !self.orphans.keys.is_empty()
-            && self.touched.is_some()
-            && let Some(table) = self.schema.find(&event.table).cloned()
-        {
-            self.orphans.see(&table, event, (stream, seq, time_ms));
-            if let Some(seen) = self.orphans.seen.last_mut() {
-                seen.late = true;
-            }
+            self.orphans.see(&table, event, place, late);
         }
     }
 
@@ -157,7 +146,7 @@ impl Session {
 
     fn keep_orphan(&mut self, orphan: &Orphan) -> Result<(), Error> {
         let Some(image) = self.image_of(orphan)? else { return Ok(()) };
-        let (table, (stream, seq, time_ms)) = (orphan.table.clone(), orphan.place);
+        let (table, Place { stream, seq, time_ms }) = (orphan.table.clone(), orphan.place);
         let found = Found {
             table: &table.name,
             key: &table.row_key(&orphan.key),

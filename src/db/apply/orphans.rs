@@ -3,6 +3,7 @@
 //! its change log still holds its own, so exactly one node keeps it in its list of conflicts, and can settle it as the foreign key
 //! says. Only rows that were written in the transaction are looked at.
 
+use crate::db::apply::subject::Place;
 use crate::db::capture::log_table;
 use crate::db::foreign_keys::ForeignKey;
 use crate::db::schema::Schema;
@@ -35,8 +36,7 @@ type Referring = (Vec<Value>, Vec<Value>);
 pub struct Seen {
     pub table: Arc<str>,
     pub key: Vec<Value>,
-    /// Where the event stands: number of the stream, sequence, and the time at which the stream stored it.
-    pub place: (usize, u64, i64),
+    pub place: Place,
     pub node: u64,
     pub gone: bool,
     /// It waited.
@@ -49,8 +49,7 @@ pub struct GivenUp {
     /// Number of the foreign key, and the values by which rows refer to the row.
     pub key: usize,
     pub refers: Vec<Value>,
-    /// Where the event stands.
-    pub place: (usize, u64, i64),
+    pub place: Place,
     pub node: u64,
 }
 
@@ -78,7 +77,7 @@ impl Orphans {
     }
 
     /// A row of another node loses its place to one of ours.
-    pub fn give_up(&mut self, table: &Table, event: &Event, place: (usize, u64, i64)) {
+    pub fn give_up(&mut self, table: &Table, event: &Event, place: Place) {
         for (number, key) in self.keys.iter().enumerate().filter(|(_, key)| key.parent == table.name) {
             let value = |column: &str| {
                 event
@@ -95,7 +94,7 @@ impl Orphans {
     }
 
     /// A row of another node was written or deleted.
-    pub fn see(&mut self, table: &Table, event: &Event, place: (usize, u64, i64)) {
+    pub fn see(&mut self, table: &Table, event: &Event, place: Place, late: bool) {
         if !self.tables.contains(&table.name) {
             return;
         }
@@ -108,7 +107,7 @@ impl Orphans {
             .collect();
         let Some(key) = key else { return };
         let (table, node, gone) = (table.name.clone(), event.node, event.is_tombstone());
-        self.seen.push(Seen { table, key, place, node, gone, late: false });
+        self.seen.push(Seen { table, key, place, node, gone, late });
     }
 }
 

@@ -1,10 +1,8 @@
 //! Which node has written rows while writes of ours were on their way.
 
 use crate::base::limits;
+use crate::db::apply::subject::Place;
 use std::collections::HashMap;
-
-/// Where an event stands: number of the stream, sequence, and the time at which the stream stored it.
-type Place = (usize, u64, i64);
 
 /// Nodes and events by the rows' keys.
 #[derive(Debug, Default)]

@@ -13,7 +13,7 @@ use crate::db::apply::{
     mirrored::Mirrored,
     renewal::{Renewals, Why},
     savepoint,
-    subject::Source,
+    subject::{Place, Source},
     touched::Touched,
     writers::{self, Writers},
 };
@@ -84,15 +84,6 @@ pub fn create_tables(connection: &Connection) -> Result<(), Error> {
     aside::create(connection)?;
     conflicts::create(connection)?;
     steering::create(connection)
-}
-
-/// Where the event stands that is folded.
-#[derive(Clone, Copy, Debug)]
-pub struct Place {
-    pub stream: usize,
-    pub seq: u64,
-    /// When the stream stored it, Unix milliseconds.
-    pub time_ms: i64,
 }
 
 pub struct Session {

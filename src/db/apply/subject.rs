@@ -18,6 +18,16 @@ pub struct Source {
     pub late: bool,
 }
 
+/// Where an event stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// Number of the stream.
+    pub stream: usize,
+    pub seq: u64,
+    /// When the stream stored it, Unix milliseconds.
+    pub time_ms: i64,
+}
+
 #[derive(Debug)]
 pub struct Subject<'a> {
     pub table: Arc<Table>,

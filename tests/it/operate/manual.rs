@@ -93,7 +93,7 @@ impl Stage {
         let one = Node::with_schema(&dir, 1, &nats.url(), "", SCHEMA);
         let two = Node::with_schema(&dir, 2, &nats.url(), "", SCHEMA);
         for name in
-            ["bin", "work", "root", "etc/systemd/system", "etc/init.d", "etc/bash_completion.d", "man1"]
+            ["bin", "work", "srv", "etc/systemd/system", "etc/init.d", "etc/bash_completion.d", "man1"]
         {
             std::fs::create_dir_all(dir.0.join(name)).unwrap();
         }
@@ -111,7 +111,7 @@ impl Stage {
             .replace("/etc/harmonylite.toml", &self.one.config.display().to_string())
             .replace("/var/lib/app", &self.one.dir.display().to_string())
             .replace("/usr/local/share/man/man1", &path("man1"))
-            .replace("/root/", &format!("{}/", path("root")))
+            .replace("/srv/", &format!("{}/", path("srv")))
             .replace("> /etc/", &format!("> {}/", path("etc")))
             .replace("10.0.0.1:4222", &format!("127.0.0.1:{}", self.nats.port))
             .replace("2026-11-24T15:00:00Z", &self.moment)
@@ -144,7 +144,7 @@ impl Stage {
             let _ = std::fs::remove_file(self.one.dir.join(name));
         }
         for name in ["harmonylite.toml", "new.toml"] {
-            let _ = std::fs::remove_file(self.dir.0.join("root").join(name));
+            let _ = std::fs::remove_file(self.dir.0.join("srv").join(name));
         }
         if file == "README.md" {
             return;
