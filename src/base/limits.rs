@@ -121,6 +121,8 @@ pub const RECENT_ROWS: usize = 4_096;
 pub const ASIDE_COLUMNS: usize = 50;
 /// Time between two looks whether what is set aside can be tried again.
 pub const ASIDE_LOOK: Duration = Duration::from_secs(1);
+/// The same while something is.
+pub const ASIDE_LOOK_AGAIN: Duration = Duration::from_millis(300);
 /// Keys of unpublished changes that are remembered in memory, about 100 bytes each; more are in a temporary table.
 pub const TOUCHED_NEAR: usize = 32_768;
 /// Origins whose highest folded id is remembered in one stream; beyond that those are forgotten that were heard of longest ago.
@@ -289,15 +291,46 @@ pub fn state_interval(nodes: usize) -> Duration {
 /// The same after something has changed that others should know.
 pub const STATE_CHANGES: Duration = Duration::from_secs(10);
 /// The same after others have asked.
-pub const STATE_ANSWERS: Duration = Duration::from_millis(700);
+pub const STATE_ANSWERS: Duration = Duration::from_millis(300);
 /// Time between two questions, while somebody looks.
 pub fn state_questions(nodes: usize) -> Duration {
-    Duration::from_millis(100) * u32::try_from(nodes).unwrap_or(u32::MAX).max(10)
+    Duration::from_millis(100) * u32::try_from(nodes).unwrap_or(u32::MAX).max(5)
 }
 /// A node that has not answered for so long is called silent.
-pub const STATE_ANSWER: Duration = Duration::from_millis(1_800);
+pub const STATE_ANSWER: Duration = Duration::from_millis(1_200);
+/// What a node has told so short a time ago is as good as an answer.
+pub const STATE_FRESH: Duration = Duration::from_millis(400);
 /// Nodes are asked for so long after somebody has looked.
 pub const STATE_LOOKED: Duration = Duration::from_secs(6);
+/// A program that asks for health every few seconds makes the nodes of a cluster of so many be asked, after so long.
+pub const STATE_GLANCE: Duration = Duration::from_secs(30);
+pub const STATE_GLANCE_NODES: usize = 10;
+/// Time between two rounds of the lookout while somebody looks, and while nobody does.
+pub const LOOKOUT_ROUND: Duration = Duration::from_millis(500);
+pub const LOOKOUT_REST: Duration = Duration::from_secs(20);
+/// The same at least, however many look.
+pub const LOOKOUT_SPACING: Duration = Duration::from_millis(250);
+/// The lookout goes on for so long after somebody has looked.
+pub const LOOKOUT_LOOKED: Duration = Duration::from_secs(3);
+/// Who asks for health waits so long for a round; the whole answer has 50 ms.
+pub const LOOKOUT_HEALTH: Duration = Duration::from_millis(25);
+/// Time between two questions of the lookout to the broker, and to a store that is away.
+pub const LOOKOUT_QUESTION: Duration = Duration::from_secs(1);
+/// Broker and store have this long to answer.
+pub const LOOKOUT_ANSWER: Duration = Duration::from_secs(1);
+/// How long a round waits for the store's answer.
+pub const LOOKOUT_MOMENT: Duration = Duration::from_millis(15);
+/// Time between two questions to a store that answers, while a person looks, and while a program does.
+pub const STORE_LOOK_PERSON: Duration = Duration::from_millis(1_200);
+pub const STORE_LOOK_PROGRAM: Duration = Duration::from_secs(60);
+/// A write lock that is held for so long without a commit is shown.
+pub const LOCK_HELD: Duration = Duration::from_secs(1);
+/// A disk with fewer bytes is called full, unless it is a very small one.
+pub const DISK_FULL: u64 = 1 << 20;
+/// Clocks that are farther apart are wrong, in milliseconds.
+pub const CLOCKS_APART_MS: u64 = 10_000;
+/// A node that is behind for so long is said to be, in seconds.
+pub const BEHIND: u64 = 1;
 /// How long `-status` waits for their answers.
 pub const STATE_PATIENCE: Duration = Duration::from_millis(700);
 /// Somebody who asks for health or metrics has this long for the whole request and its answer.

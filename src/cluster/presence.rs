@@ -11,7 +11,7 @@ use crate::base::{error::Error, limits, random, stop::Stop, worker::Workers};
 use crate::config::Config;
 use crate::nats::{Connection, JetStream};
 use crate::operate::status::{host, state};
-use crate::operate::{Board, State, View};
+use crate::operate::{Board, Looker, State, View};
 use crossbeam_channel::{bounded, select};
 use serde_json::json;
 use std::time::{Duration, Instant};
@@ -23,11 +23,14 @@ const STATES: usize = 256;
 /// Characters of a text of another daemon that are shown, and of ours that are sent: together they fit into a message.
 const SHOWN: usize = 200;
 
+/// Pause while an answer is owed, or a namesake is there.
+const SOON: Duration = Duration::from_millis(100);
+
 /// Starts the thread that speaks and listens.
 pub fn start(view: &View, stop: &Stop, workers: &mut Workers) -> Result<(), Error> {
     let (view, stop) = (view.clone(), stop.clone());
     workers.spawn("presence", move || {
-        let View { config, connection, board, fleet, .. } = &view;
+        let View { config, connection, board, fleet, lookout, .. } = &view;
         let mut namesakes = Namesakes::new(config, &host());
         let mut shards = Shards::new(config, &host());
         let mut states = States::new(&config.nats.stream_prefix);
@@ -44,7 +47,10 @@ pub fn start(view: &View, stop: &Stop, workers: &mut Workers) -> Result<(), Erro
             namesakes.look(connection, board, Instant::now());
             shards.look(connection, board, Instant::now());
             states.speak(connection, fleet, &state(&view), Instant::now());
-            if states.ask(connection, fleet, Instant::now()) {
+            let now = Instant::now();
+            let doubts = namesakes.times.heard.is_some() && lookout.is_looked_at(Looker::Program, now);
+            if states.ask(connection, fleet, doubts, now) {
+                namesakes.times.asked(now);
                 look_at_streams(&view, &js);
             }
             select! {
@@ -63,14 +69,20 @@ pub fn start(view: &View, stop: &Stop, workers: &mut Workers) -> Result<(), Erro
                 }
                 recv(told) -> message => {
                     let Ok(message) = message else { return Ok(()) };
-                    states.hear(&message.payload, fleet, Instant::now());
+                    let Some(state) = states.read(&message.payload) else { continue };
+                    shards.heard_state(&state, board);
+                    if state.node == config.node_id {
+                        namesakes.hear_state(&state, board, Instant::now());
+                    } else {
+                        fleet.heard(state, Instant::now());
+                    }
                 }
                 recv(questions) -> message => {
                     let Ok(message) = message else { return Ok(()) };
                     states.hear_question(&message.payload);
                 }
                 recv(fleet.woken()) -> _ => {}
-                default(Duration::from_secs(1)) => {}
+                default(if states.owes || namesakes.times.heard.is_some() { SOON } else { Duration::from_secs(1) }) => {}
             }
         }
     })
@@ -131,7 +143,23 @@ impl Namesakes {
     fn hear(&mut self, payload: &[u8], board: &Board, now: Instant) {
         let Some(other) = somebody_else(payload, &self.me) else { return };
         self.times.heard(now);
-        if board.set_namesake(&other) && self.told.may(now) {
+        self.note(&other, board, now);
+    }
+
+    /// A daemon with our number has told its state, perhaps that it stops. Others may still be there then: they are asked.
+    fn hear_state(&mut self, state: &State, board: &Board, now: Instant) {
+        if state.leaves {
+            self.times.left(now);
+            return;
+        }
+        self.times.answered(now);
+        if board.namesake().is_empty() {
+            self.note(&format!("on {}", state.host), board, now);
+        }
+    }
+
+    fn note(&mut self, other: &str, board: &Board, now: Instant) {
+        if board.set_namesake(other) && self.told.may(now) {
             log::error!(
                 "another daemon runs with node_id {}, {other}: give each node a node_id of its own",
                 self.node_id
@@ -145,6 +173,10 @@ impl Namesakes {
 struct Times {
     spoke: Option<Instant>,
     heard: Option<Instant>,
+    /// Somebody else answers questions: earlier versions do not.
+    answers: bool,
+    /// The first question since that was not answered.
+    unanswered: Option<Instant>,
 }
 
 impl Times {
@@ -167,12 +199,34 @@ impl Times {
         self.heard = Some(now);
     }
 
-    /// Whether nobody else was heard for some intervals; true once.
+    /// All nodes were asked.
+    fn asked(&mut self, now: Instant) {
+        if self.heard.is_some() && self.answers {
+            self.unanswered.get_or_insert(now);
+        }
+    }
+
+    /// Somebody else told its state.
+    fn answered(&mut self, now: Instant) {
+        *self = Times { heard: Some(now), answers: true, unanswered: None, ..*self };
+    }
+
+    /// Somebody else said that it stops.
+    fn left(&mut self, now: Instant) {
+        if self.heard.is_some() {
+            self.unanswered = now.checked_sub(limits::STATE_ANSWER / 2).or(Some(now));
+        }
+    }
+
+    /// Whether nobody else was heard for some intervals, or answered when asked; true once.
     fn has_gone(&mut self, now: Instant) -> bool {
+        let since = |at: Option<Instant>, pause: Duration| {
+            at.is_some_and(|at| now.saturating_duration_since(at) >= pause)
+        };
         let gone =
-            self.heard.is_some_and(|at| now.saturating_duration_since(at) >= limits::PRESENCE_INTERVAL * 3);
+            since(self.heard, limits::PRESENCE_INTERVAL * 3) || since(self.unanswered, limits::STATE_ANSWER);
         if gone {
-            self.heard = None;
+            *self = Times { spoke: self.spoke, ..Times::default() };
         }
         gone
     }
@@ -241,6 +295,28 @@ mod tests {
         assert!(!times.has_gone(start + limits::PRESENCE_INTERVAL * 2));
         assert!(times.has_gone(start + limits::PRESENCE_INTERVAL * 3));
         assert!(!times.has_gone(start + limits::PRESENCE_INTERVAL * 4), "said once");
+    }
+
+    #[test]
+    fn a_namesake_that_answered_and_does_not_any_more_is_forgotten_soon() {
+        let start = Instant::now();
+        let mut times = Times::default();
+        times.heard(start);
+        times.asked(start);
+        assert!(!times.has_gone(start + limits::STATE_ANSWER), "an earlier version never answers");
+        times.answered(start);
+        times.asked(start);
+        times.answered(start);
+        assert!(!times.has_gone(start + limits::STATE_ANSWER));
+        times.asked(start);
+        assert!(
+            times.has_gone(start + limits::STATE_ANSWER) && !times.has_gone(start + limits::STATE_ANSWER)
+        );
+        times.heard(start);
+        times.left(start);
+        assert!(times.has_gone(start + limits::STATE_ANSWER));
+        times.left(start);
+        assert!(!times.has_gone(start + limits::STATE_ANSWER), "nobody was there");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::{HELLO_BYTES, Told};
 use crate::base::limits;
 use crate::config::Config;
 use crate::nats::Connection;
-use crate::operate::Board;
+use crate::operate::{Board, State};
 use serde_json::{Value, json};
 use std::time::Instant;
 
@@ -23,8 +23,9 @@ pub struct Shards {
     /// The connection on which we spoke last.
     epoch: u64,
     spoke: Option<Instant>,
-    /// When somebody with another number was last heard.
+    /// When somebody with another number was last heard, and who.
     heard: Option<Instant>,
+    other: u64,
     /// Somebody with another number has not had an answer.
     owes: bool,
     /// The last line about a disagreement.
@@ -42,6 +43,7 @@ impl Shards {
             epoch: 0,
             spoke: None,
             heard: None,
+            other: 0,
             owes: false,
             told: Told::default(),
         }
@@ -60,7 +62,8 @@ impl Shards {
 
     /// Takes what a daemon said.
     pub fn hear(&mut self, payload: &[u8], board: &Board, now: Instant) {
-        let Some(other) = self.disagreement(payload) else { return };
+        let Some((node, other)) = self.disagreement(payload) else { return };
+        self.other = node;
         let news = board.set_disagreement(&other);
         self.heard_other(now);
         if news && self.told.may(now) {
@@ -73,7 +76,7 @@ impl Shards {
     }
 
     /// Who has another number, if the payload says so; for people.
-    fn disagreement(&self, payload: &[u8]) -> Option<String> {
+    fn disagreement(&self, payload: &[u8]) -> Option<(u64, String)> {
         if payload.len() > HELLO_BYTES {
             return None;
         }
@@ -81,7 +84,16 @@ impl Shards {
         let (node, shards) = (value["node_id"].as_u64()?, value["shards"].as_u64()?);
         let host = value["host"].as_str().unwrap_or_default();
         let host: String = host.chars().filter(|c| !c.is_control()).take(100).collect();
-        (shards != self.ours).then(|| format!("node {node} on {host} has {shards}"))
+        (shards != self.ours).then(|| (node, format!("node {node} on {host} has {shards}")))
+    }
+
+    /// A node has told its state: whoever had another number may have ours now, or stop.
+    pub fn heard_state(&mut self, state: &State, board: &Board) {
+        let agrees = state.positions.len() as u64 == self.ours;
+        if self.heard.is_some() && state.node == self.other && (state.leaves || agrees) {
+            (self.heard, self.owes, self.told) = (None, false, Told::default());
+            board.set_disagreement("");
+        }
     }
 
     /// True on a new connection, and when somebody with another number waits for an answer: at once if
@@ -128,11 +140,11 @@ mod tests {
     fn only_another_number_is_a_disagreement() {
         let (one, two) = (shards(1), shards(2));
         assert_eq!(one.disagreement(one.hello.as_bytes()), None);
-        assert_eq!(one.disagreement(two.hello.as_bytes()).unwrap(), "node 1 on here has 2");
+        assert_eq!(one.disagreement(two.hello.as_bytes()), Some((1, "node 1 on here has 2".to_owned())));
         let odd =
             "{\"node_id\":18446744073709551615,\"shards\":18446744073709551615,\"host\":\"a\\nb\\u001b[2J\"}";
         assert_eq!(
-            one.disagreement(odd.as_bytes()).unwrap(),
+            one.disagreement(odd.as_bytes()).unwrap().1,
             "node 18446744073709551615 on ab[2J has 18446744073709551615"
         );
         for other in ["", "{}", "[]", "{\"node_id\":1}", "{\"node_id\":1,\"shards\":-2}"] {
@@ -144,7 +156,7 @@ mod tests {
     fn mutants_of_numbers_of_shards_name_somebody_in_a_line_or_nobody() {
         let (one, valid) = (shards(1), [shards(2).hello.into_bytes(), shards(64).hello.into_bytes()]);
         crate::base::mutants::each("numbers of shards", &valid, |mutant| {
-            if let Some(other) = one.disagreement(mutant) {
+            if let Some((_, other)) = one.disagreement(mutant) {
                 assert!(!other.contains(char::is_control) && other.chars().count() <= 200, "{other:?}");
             }
         });
@@ -168,6 +180,23 @@ mod tests {
         assert!(!shards.is_to_speak(1, start + Duration::from_secs(1)));
         assert!(shards.is_to_speak(1, start + limits::PRESENCE_INTERVAL));
         assert!(!shards.is_to_speak(1, start + limits::PRESENCE_INTERVAL * 2), "the answer was given");
+    }
+
+    #[test]
+    fn a_disagreement_ends_with_the_daemon_or_its_number() {
+        let (mut ours, board, start) = (shards(1), Board::default(), Instant::now());
+        let state =
+            |node, shards, leaves| State { node, positions: vec![0; shards], leaves, ..State::default() };
+        for (state, ends) in [
+            (state(1, 2, false), false),
+            (state(7, 1, true), false),
+            (state(1, 2, true), true),
+            (state(1, 1, false), true),
+        ] {
+            ours.hear(shards(2).hello.as_bytes(), &board, start);
+            ours.heard_state(&state, &board);
+            assert_eq!(board.disagreement().is_empty(), ends, "{state:?}");
+        }
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub struct States {
     said: Option<(bool, bool, u64, i64, bool)>,
     asked: Option<Instant>,
     /// Somebody has asked.
-    owes: bool,
+    pub owes: bool,
 }
 
 impl States {
@@ -56,10 +56,10 @@ impl States {
         }
     }
 
-    /// Asks the others while somebody looks; true when it did.
-    pub fn ask(&mut self, connection: &Connection, fleet: &Fleet, now: Instant) -> bool {
+    /// Asks the others while somebody looks, or for another reason; true when it did.
+    pub fn ask(&mut self, connection: &Connection, fleet: &Fleet, also: bool, now: Instant) -> bool {
         let rested = self.asked.is_none_or(|at| elapsed(at, now) >= limits::state_questions(fleet.len()));
-        if !connection.is_up() || !rested || !fleet.is_looked_at(now) {
+        if !connection.is_up() || !rested || !(also || fleet.is_looked_at(now)) {
             return false;
         }
         self.asked = Some(now);
@@ -70,11 +70,9 @@ impl States {
         asked
     }
 
-    /// Takes what a node said, perhaps we ourselves.
-    pub fn hear(&self, payload: &[u8], fleet: &Fleet, now: Instant) {
-        if let Some(state) = decode(&self.me, payload) {
-            fleet.heard(state, now);
-        }
+    /// What a node said; `None`: we ourselves, or nothing that is a state.
+    pub fn read(&self, payload: &[u8]) -> Option<State> {
+        decode(&self.me, payload)
     }
 
     /// Somebody asks, perhaps we ourselves.

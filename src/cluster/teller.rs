@@ -2,10 +2,11 @@
 
 use super::Bucket;
 use super::registry::{Registry, TableTold, Told};
-use crate::base::{clock, limits, once::Once, stop::Stop};
+use crate::base::{clock, limits, stop::Stop};
 use crate::config::Config;
 use crate::db::{self, Described, TableDescribed};
-use crate::operate::Board;
+use crate::operate::{Board, Looker, Lookout, Trouble};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ pub struct Setup {
     pub config: Config,
     pub bucket: Bucket,
     pub board: Arc<Board>,
+    pub lookout: Arc<Lookout>,
     pub stop: Stop,
 }
 
@@ -46,11 +48,13 @@ pub fn run(setup: &Setup) {
         watch: None,
         told: None,
         read: None,
-        said: Once::default(),
+        trouble: Trouble::new(&setup.board, "registry"),
     };
     loop {
-        teller.step(setup, Instant::now());
-        if setup.stop.wait(limits::REGISTRY_LOOK) {
+        let now = Instant::now();
+        let is_looked_at = setup.lookout.is_looked_at(Looker::Program, now);
+        teller.step(setup, is_looked_at, now);
+        if setup.stop.wait(if is_looked_at { limits::LOOKOUT_ROUND } else { limits::REGISTRY_LOOK }) {
             return;
         }
     }
@@ -65,15 +69,38 @@ struct Teller {
     told: Option<Instant>,
     /// When the others were looked at last.
     read: Option<Instant>,
-    said: Once,
+    trouble: Trouble,
 }
 
 fn is_due(last: Option<Instant>, pause: Duration, now: Instant) -> bool {
     last.is_none_or(|last| now.saturating_duration_since(last) >= pause)
 }
 
+/// That a node has another schema than this one, and in which table; `None`: it has not, or their lists of tables alone differ.
+fn difference(ours: &Described, other: &Told) -> Option<String> {
+    if other.hash == ours.hash {
+        return None;
+    }
+    let says = |table: &str| format!("node {} has another schema than this node{table}", other.node);
+    let Some(theirs) = &other.tables else { return Some(says("")) };
+    let here: BTreeMap<&str, &str> =
+        ours.tables.iter().map(|(name, hash, _)| (name.as_str(), hash.as_str())).collect();
+    let is_excluded =
+        |by: &[String], name: &str| by.iter().any(|excluded| excluded.eq_ignore_ascii_case(name));
+    let lacks =
+        |name: &str| !theirs.contains_key(name) && other.left_out == 0 && !is_excluded(&other.excluded, name);
+    let differs = |(name, hash): (&&str, &&str)| match theirs.get(*name) {
+        Some(told) => told.hash != **hash,
+        None => lacks(name),
+    };
+    let is_new = |name: &&String| !here.contains_key(name.as_str()) && !is_excluded(&ours.excluded, name);
+    let table = here.iter().find(|(name, hash)| differs((*name, *hash))).map(|(name, _)| (*name).to_owned());
+    let table = table.or_else(|| theirs.keys().find(is_new).cloned())?;
+    Some(says(&format!(" (table {table})")))
+}
+
 impl Teller {
-    fn step(&mut self, setup: &Setup, now: Instant) {
+    fn step(&mut self, setup: &Setup, is_looked_at: bool, now: Instant) {
         match self.look(setup) {
             Ok(true) => (self.told, self.read) = (None, None),
             Ok(false) => {}
@@ -87,16 +114,32 @@ impl Teller {
         if is_due(self.told, limits::REGISTRY_RENEWAL, now) {
             let told = told(&setup.config, schema, setup.board.waiting_events());
             match self.registry.tell(&told) {
-                Ok(()) => self.told = Some(now),
+                Ok(()) => {
+                    self.told = Some(now);
+                    self.trouble.forget();
+                }
                 Err(error) => {
-                    return self.said.warn(&format!("tell the schema to the others: {error}; trying again"));
+                    return self
+                        .trouble
+                        .warn(&format!("tell the schema to the others: {error}; trying again"));
                 }
             }
         }
-        if is_due(self.read, limits::REGISTRY_READ, now) {
+        // While they differ, whoever looks is told soon when they do not any more.
+        let differ = !setup.board.other_schema().is_empty();
+        let pause = match is_looked_at {
+            true if differ => limits::LOOKOUT_ROUND,
+            true => limits::LOOKOUT_QUESTION,
+            false => limits::REGISTRY_READ,
+        };
+        if is_due(self.read, pause, now) {
             self.read = Some(now);
             match self.registry.running() {
-                Ok(all) => setup.board.set_schemas_equal(all.iter().all(|other| other.hash == schema.hash)),
+                Ok(all) => {
+                    let equal = all.iter().all(|other| other.hash == schema.hash);
+                    let other = all.iter().find_map(|other| difference(schema, other));
+                    setup.board.set_other_schema(equal, &other.unwrap_or_default());
+                }
                 Err(error) => log::debug!("read the schemas of the others: {error}"),
             }
         }
@@ -112,5 +155,44 @@ impl Teller {
         let is_news = self.schema.as_ref() != Some(&schema);
         self.schema = Some(schema);
         Ok(is_news)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_differ_in_a_table_that_both_replicate() {
+        let table = |name: &str, hash: &str| {
+            (name.to_owned(), TableTold { hash: hash.into(), ..TableTold::default() })
+        };
+        let ours = Described {
+            hash: "a".into(),
+            tables: vec![("t".into(), "1".into(), vec![]), ("u".into(), "1".into(), vec![])],
+            excluded: vec!["w".into()],
+            ..Described::default()
+        };
+        let other = |tables: &[(&str, &str)], excluded: &[&str]| Told {
+            node: 2,
+            hash: "b".into(),
+            tables: Some(tables.iter().map(|(name, hash)| table(name, hash)).collect()),
+            excluded: excluded.iter().map(|name| (*name).to_owned()).collect(),
+            ..Told::default()
+        };
+        let of = |tables: &[(&str, &str)], excluded: &[&str]| difference(&ours, &other(tables, excluded));
+        let says = |table: &str| Some(format!("node 2 has another schema than this node (table {table})"));
+        assert_eq!(of(&[("t", "1"), ("u", "2")], &[]), says("u"));
+        assert_eq!(of(&[("t", "1")], &[]), says("u"));
+        assert_eq!(of(&[("t", "1")], &["u"]), None, "it does not replicate that one");
+        assert_eq!(of(&[("t", "1"), ("u", "1"), ("v", "1")], &[]), says("v"));
+        assert_eq!(
+            of(&[("t", "1"), ("u", "1"), ("w", "1")], &[]),
+            None,
+            "this node does not replicate that one"
+        );
+        let go = Told { tables: None, ..other(&[], &[]) };
+        assert_eq!(difference(&ours, &go).unwrap(), "node 2 has another schema than this node");
+        assert_eq!(difference(&ours, &Told { hash: "a".into(), ..go }), None);
     }
 }

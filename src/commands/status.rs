@@ -74,6 +74,7 @@ fn lines(document: &Value) -> Vec<String> {
         age(&node["uptime_seconds"])
     )];
     lines.extend(list(&node["problems"]).iter().map(|why| format!("  look at     {}", text(why))));
+    lines.extend(list(&node["others"]).iter().map(|why| format!("  others      {}", text(why))));
     let mut put = |name: &str, value: String| lines.push(format!("  {name:<11} {value}"));
     let open = if node["database_open"] == true { "" } else { ", not open" };
     put("database", format!("{}{open}, {} tables", text(&node["database"]), text(&node["tables"])));

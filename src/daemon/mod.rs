@@ -4,6 +4,7 @@
 //! are one [`session::Session`]; a replaced or damaged database ends it, and the next one begins.
 
 mod claim;
+mod lookout;
 mod open;
 mod session;
 mod state;
@@ -56,12 +57,16 @@ impl Daemon<'_> {
             board: self.board.clone(),
             signals: self.signals.clone(),
             fleet: Arc::default(),
+            lookout: self.lookout.clone(),
         };
         presence::start(&view, &self.token, &mut self.workers)?;
         notify::start(&view, self.stop, &self.token, &mut self.workers)?;
         socket::start(&view, &self.token, &mut self.workers)?;
         health::start(&view, &self.token, &mut self.workers)?;
         metrics::start(&view, &self.token, &mut self.workers)?;
+        let has_store = config.snapshot.enabled && config.snapshot.store.is_apart_from_nats();
+        let store = has_store.then(|| self.broker.store_opener(config));
+        lookout::start(&view, self.bucket.js(), store, &self.token, &mut self.workers)?;
         if config.makes_snapshots() {
             let keeper = Keeper::new(
                 &self.bucket,

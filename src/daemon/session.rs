@@ -137,6 +137,7 @@ impl Session {
             config: daemon.config.clone(),
             bucket: daemon.bucket.clone(),
             board: daemon.board.clone(),
+            lookout: daemon.lookout.clone(),
             stop: token.clone(),
         };
         self.workers.spawn("teller", move || {

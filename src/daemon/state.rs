@@ -8,7 +8,7 @@ use crate::broker::Broker;
 use crate::cluster::{Bucket, lease::Lease};
 use crate::config::Config;
 use crate::nats::JetStream;
-use crate::operate::{Board, Signals};
+use crate::operate::{Board, Lookout, Signals};
 use std::sync::Arc;
 
 /// A daemon between its start and its end.
@@ -20,6 +20,7 @@ pub struct Daemon<'a> {
     pub bucket: Bucket,
     pub board: Arc<Board>,
     pub signals: Arc<Signals>,
+    pub lookout: Arc<Lookout>,
     /// The leader's, if this node makes snapshots; else nobody's.
     pub lease: Lease,
     /// Those that live as long as the daemon.
@@ -45,6 +46,7 @@ impl Daemon<'_> {
                 usize::try_from(config.log.shards).unwrap_or(1),
                 config.log.reach(),
             )),
+            lookout: Arc::default(),
             lease: Lease::default(),
             workers: Workers::default(),
             source,

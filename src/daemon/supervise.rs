@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 /// Pause between two looks.
 const LOOK: Duration = Duration::from_secs(1);
+/// The same while the database's file is not the one that it was.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// From one summary line to the next.
 const SUMMARY: Duration = Duration::from_secs(60);
 
@@ -41,7 +43,7 @@ pub fn supervise(daemon: &mut Daemon<'_>, session: &mut Session) -> Result<End, 
             recv(daemon.broker.workers.ended()) -> exit => {
                 exit.inspect(|exit| daemon.broker.workers.note(exit)).ok()
             }
-            default(LOOK) => None,
+            default(if place.misses > 0 { LOOK_AGAIN } else { LOOK }) => None,
         };
         if let Some(end) = exit.and_then(|exit| meaning(exit, stop.requested())) {
             return end;

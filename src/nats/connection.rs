@@ -107,6 +107,11 @@ impl Connection {
         self.shared.lock().last_error.clone()
     }
 
+    /// While there is none: the next try is made at once.
+    pub fn hurry(&self) {
+        self.shared.lock().hurried = true;
+    }
+
     /// A queue that gets a token whenever the connection comes or goes.
     pub fn watch(&self) -> Receiver<()> {
         let (sender, receiver) = bounded(1);

@@ -6,6 +6,7 @@ use super::wire::{Headers, Message};
 use crate::base::limits;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::time::Duration;
 
 /// The streams of the account that the connection is logged in to.
 #[derive(Clone)]
@@ -21,6 +22,9 @@ pub struct StreamInfo {
     /// When it was created, RFC 3339: tells a stream that was deleted and created anew from the old one.
     pub created: String,
     pub state: StreamState,
+    /// The server's time when it answered, RFC 3339; empty from a server before 2.10.
+    #[serde(default)]
+    pub ts: String,
 }
 
 /// What a stream holds.
@@ -88,15 +92,29 @@ impl JetStream {
 
     /// One API request; an error in the answer becomes an [`Error`].
     pub fn api<T: serde::de::DeserializeOwned>(&self, operation: &str, body: &Value) -> Result<T, Error> {
+        self.api_within(operation, body, limits::API_TIMEOUT)
+    }
+
+    fn api_within<T: serde::de::DeserializeOwned>(
+        &self,
+        operation: &str,
+        body: &Value,
+        timeout: Duration,
+    ) -> Result<T, Error> {
         let subject = format!("$JS.API.{operation}");
         let body = if body.is_null() { vec![] } else { body.to_string().into_bytes() };
-        let answer = self.connection.request(&subject, &[], &body, limits::API_TIMEOUT)?;
+        let answer = self.connection.request(&subject, &[], &body, timeout)?;
         parse(&answer).map_err(|error| error.at(operation))
     }
 
     /// A stream's description; `None` when it does not exist.
     pub fn stream(&self, name: &str) -> Result<Option<StreamInfo>, Error> {
-        if_found(self.api(&format!("STREAM.INFO.{name}"), &Value::Null))
+        self.stream_within(name, limits::API_TIMEOUT)
+    }
+
+    /// The same for who has little time.
+    pub fn stream_within(&self, name: &str, timeout: Duration) -> Result<Option<StreamInfo>, Error> {
+        if_found(self.api_within(&format!("STREAM.INFO.{name}"), &Value::Null, timeout))
     }
 
     /// Creates a stream.

@@ -86,7 +86,8 @@ impl Keeper {
         let until = Instant::now() + pause;
         while !self.finished() {
             let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() || self.stop.wait(left.min(Duration::from_millis(200))) {
+            let hurried = std::mem::take(&mut self.shared.lock().hurried);
+            if left.is_zero() || hurried || self.stop.wait(left.min(Duration::from_millis(200))) {
                 return;
             }
         }

@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 /// Pause between a rejection that may pass ("no stream takes the subject") and the repetition.
 const AFTER_REJECTION: Duration = Duration::from_millis(250);
 
+/// A silence of this length is said: a busy stream acknowledges within milliseconds, over a thin line within a second or two.
+const UNANSWERED: Duration = Duration::from_millis(1_500);
+
 /// Messages on their way into streams. `T` is what the caller wants back with each acknowledgement.
 pub struct Pipeline<T> {
     connection: Connection,
@@ -114,6 +117,11 @@ impl<T> Pipeline<T> {
         too_large
     }
 
+    /// Why nothing is acknowledged; `None`: something is, or there is nothing to acknowledge, or no connection.
+    pub fn trouble(&self, now: Instant) -> Option<String> {
+        if self.connection.is_up() { self.window.trouble(now) } else { None }
+    }
+
     /// How soon [`Pipeline::tick`] wants to be called.
     pub fn next_tick(&self) -> Duration {
         self.window.next_tick()
@@ -139,6 +147,8 @@ struct Window<T> {
     /// Messages below this number were sent more than once.
     repeated: u64,
     rejection: Rejection,
+    /// Why a message was refused last, since the last that was acknowledged.
+    refusal: String,
 }
 
 struct Pending<T> {
@@ -166,6 +176,7 @@ impl<T> Window<T> {
             patience: limits::PUBLISH_RESEND,
             repeated: 0,
             rejection: Rejection::None,
+            refusal: String::new(),
         }
     }
 
@@ -199,6 +210,7 @@ impl<T> Window<T> {
         let at = usize::try_from(number.checked_sub(self.first)?).ok()?;
         let pending = self.unacked.get_mut(at)?;
         if let Err(Error::Transient(why)) = &result {
+            self.refusal.clone_from(why);
             if matches!(self.rejection, Rejection::None) {
                 log::debug!("publish refused for now: {why}");
                 self.rejection = Rejection::New;
@@ -206,6 +218,7 @@ impl<T> Window<T> {
             return None;
         }
         let tag = pending.tag.take()?;
+        self.refusal.clear();
         if number >= self.repeated {
             self.patience = (self.patience / 2).max(limits::PUBLISH_RESEND);
         }
@@ -251,6 +264,19 @@ impl<T> Window<T> {
         self.silent_since = Some(now);
         self.sent_on = epoch;
         true
+    }
+
+    fn trouble(&self, now: Instant) -> Option<String> {
+        let silent = self.silent_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        if self.unacked.is_empty() {
+            None
+        } else if !self.refusal.is_empty() {
+            Some(format!("the stream refuses changes for now: {}", self.refusal))
+        } else if silent >= UNANSWERED {
+            Some("the stream acknowledges no changes".to_owned())
+        } else {
+            None
+        }
     }
 
     /// The frames to send again, in order.

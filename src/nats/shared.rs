@@ -107,6 +107,8 @@ pub struct State {
     pong_waits: bool,
     /// Why the last try to connect failed, or the connection ended; empty while all is well.
     pub last_error: String,
+    /// Somebody waits for a connection: the next try is made at once.
+    pub hurried: bool,
     /// The last number given to a subscription or a request.
     last_id: u64,
     subscriptions: HashMap<u64, Subscriber>,

@@ -3,6 +3,7 @@
 use super::histogram::{Histogram, LONG};
 use crate::base::clock;
 use crate::db::{KeptConflicts, SetAside};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -28,7 +29,9 @@ pub struct Board {
     compared: Mutex<Compared>,
     in_memory: AtomicBool,
     schemas_equal: AtomicBool,
+    other_schema: Mutex<String>,
     cannot_follow: AtomicBool,
+    troubles: Mutex<BTreeMap<&'static str, String>>,
 }
 
 /// Events, and when the last of them was counted.
@@ -103,7 +106,9 @@ impl Default for Board {
             compared: Mutex::default(),
             in_memory: AtomicBool::new(false),
             schemas_equal: AtomicBool::new(true),
+            other_schema: Mutex::default(),
             cannot_follow: AtomicBool::new(false),
+            troubles: Mutex::default(),
         }
     }
 }
@@ -124,14 +129,36 @@ impl Board {
         lock(&self.aside).tables.iter().filter(|of| !of.refused).map(|of| of.events).sum()
     }
 
-    /// All running nodes have this node's schema, or not.
-    pub fn set_schemas_equal(&self, equal: bool) {
+    /// Whether all running nodes have this node's schema, as far as they have told; if not, which one has another in a table that both
+    /// replicate: empty where their lists of tables alone differ.
+    pub fn set_other_schema(&self, equal: bool, other: &str) {
         self.schemas_equal.store(equal, Relaxed);
+        replace(&self.other_schema, other);
     }
 
-    /// Whether they have, as far as they have told.
+    /// Whether they have.
     pub fn are_schemas_equal(&self) -> bool {
         self.schemas_equal.load(Relaxed)
+    }
+
+    /// Which node has another schema, and where; empty: none.
+    pub fn other_schema(&self) -> String {
+        lock(&self.other_schema).clone()
+    }
+
+    /// What a worker cannot do now; empty: it can.
+    pub fn set_trouble(&self, whose: &'static str, text: &str) {
+        let mut troubles = lock(&self.troubles);
+        if text.is_empty() {
+            troubles.remove(whose);
+        } else {
+            troubles.insert(whose, text.to_owned());
+        }
+    }
+
+    /// What workers cannot do now.
+    pub fn troubles(&self) -> Vec<String> {
+        lock(&self.troubles).values().cloned().collect()
     }
 
     /// A change of the schema could not be carried out here, or all could.
@@ -269,6 +296,11 @@ impl Board {
         let mut state = lock(&self.snapshot);
         let state = &mut *state;
         note(result, &mut state.stored_ms, &mut state.failure);
+    }
+
+    /// That one could not be stored is no concern of this node any more.
+    pub fn forget_snapshot_failure(&self) {
+        lock(&self.snapshot).failure.clear();
     }
 
     /// A snapshot was stored: how long it took, and its size there.

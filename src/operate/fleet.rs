@@ -176,6 +176,16 @@ impl Fleet {
         let _ = self.wake.try_send(());
     }
 
+    /// A program asks for health: a small cluster is asked, now and then.
+    pub fn glance(&self, now: Instant) {
+        let mut known = self.lock();
+        let rested = known.looked.is_none_or(|at| now.saturating_duration_since(at) >= limits::STATE_GLANCE);
+        if rested && known.peers.len() <= limits::STATE_GLANCE_NODES {
+            known.looked = Some(now);
+            let _ = self.wake.try_send(());
+        }
+    }
+
     /// Whether somebody looked a short while ago.
     pub fn is_looked_at(&self, now: Instant) -> bool {
         let looked = self.lock().looked;

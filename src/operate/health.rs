@@ -5,10 +5,9 @@
 //! without a connection to NATS or without a database.
 
 use super::responder::{self, Reply};
-use super::verdict::{problems, word};
-use super::{Board, View, Whole, page, status};
-use crate::base::{clock, error::Error, stop::Stop, worker::Workers};
-use crate::config::Config;
+use super::verdict::{others, verdict};
+use super::{Board, Looker, View, page, status};
+use crate::base::{clock, error::Error, limits, stop::Stop, worker::Workers};
 use serde_json::json;
 use std::time::Instant;
 
@@ -30,14 +29,17 @@ pub fn start(view: &View, stop: &Stop, workers: &mut Workers) -> Result<(), Erro
 }
 
 fn reply(view: &View, path: &str) -> Reply {
-    let View { config, connection, board, signals, .. } = view;
+    let config = &view.config;
     if path == PAGE && path != config.health.path && config.health.detailed {
         view.fleet.look(Instant::now());
+        view.lookout.look(Looker::Person, limits::LOOKOUT_HEALTH);
         let body = page::page(&status::document(view));
         return Reply { status: "200 OK", kind: "text/html; charset=utf-8", body };
     }
     let (status, body) = if path == config.health.path {
-        let report = report(config, connection.is_up(), board, &signals.whole());
+        view.fleet.glance(Instant::now());
+        view.lookout.look(Looker::Program, limits::LOOKOUT_HEALTH);
+        let report = report(view);
         (if report.works { "200 OK" } else { "503 Service Unavailable" }, report.body)
     } else {
         ("404 Not Found", String::new())
@@ -57,10 +59,11 @@ fn conflicts(board: &Board) -> serde_json::Map<String, serde_json::Value> {
 }
 
 /// Whether the node works, and the answer's body: one line of JSON.
-fn report(config: &Config, connected: bool, board: &Board, whole: &Whole) -> Report {
-    let problems = problems(connected, board, whole);
+fn report(view: &View) -> Report {
+    let View { config, connection, board, .. } = view;
+    let connected = connection.is_up();
+    let (word, problems) = verdict(view);
     let works = connected && board.is_open();
-    let word = word(works, &problems);
     let time = |ms: i64| if ms == 0 { "0001-01-01T00:00:00Z".to_owned() } else { clock::rfc3339(ms) };
     let (published, consumed) = board.last_events();
     let (snapshot, compared) = (board.snapshot(), board.compared());
@@ -79,6 +82,7 @@ fn report(config: &Config, connected: bool, board: &Board, whole: &Whole) -> Rep
         "schemas_equal": board.are_schemas_equal(),
         "events_waiting_for_schema": board.waiting_events(),
         "problems": problems,
+        "others": others(view),
         "conflicts": conflicts(board),
         "last_compare_timestamp": time(compared.at_ms),
         "last_compare_differences": compared.differences,
@@ -93,9 +97,17 @@ fn report(config: &Config, connected: bool, board: &Board, whole: &Whole) -> Rep
 mod tests {
     use super::*;
     use crate::db::{OfTable, SetAside};
+    use crate::nats::Connection;
+    use crate::operate::Whole;
 
-    fn of(connected: bool, board: &Board, whole: &Whole) -> (bool, serde_json::Value) {
-        let report = report(&crate::config::tests::with(""), connected, board, whole);
+    fn of(connected: bool, board: Board, whole: Whole) -> (bool, serde_json::Value) {
+        let mut view = crate::operate::status::tests::view("");
+        view.board = board.into();
+        view.signals.set_whole(whole);
+        if !connected {
+            view.connection = Connection::offline();
+        }
+        let report = report(&view);
         (report.works, serde_json::from_str(&report.body).unwrap())
     }
 
@@ -107,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_node_that_works_is_healthy() {
-        let (works, body) = of(true, &opened(), &Whole::Yes);
+        let (works, body) = of(true, opened(), Whole::Yes);
         assert!(works);
         assert_eq!(
             (body["status"].as_str(), body["problems"].as_array().map(Vec::len)),
@@ -118,13 +130,13 @@ mod tests {
 
     #[test]
     fn without_a_broker_or_a_database_it_does_not_work() {
-        let (works, body) = of(false, &opened(), &Whole::Yes);
+        let (works, body) = of(false, opened(), Whole::Yes);
         assert!(!works);
         assert_eq!(
             (body["status"].as_str(), body["problems"][0].as_str()),
-            (Some("unhealthy"), Some("not connected to NATS"))
+            (Some("unhealthy"), Some("not connected to NATS: see whether it runs, and nats.urls names it"))
         );
-        let (works, body) = of(true, &Board::default(), &Whole::Yes);
+        let (works, body) = of(true, Board::default(), Whole::Yes);
         assert!(!works);
         assert_eq!(body["problems"][0], "the database is not open");
     }
@@ -136,7 +148,7 @@ mod tests {
         board.note_proof(Err("2 rows differ"));
         board.set_namesake("on b: /x");
         board.set_disagreement("node 2 on b has 3");
-        let (works, body) = of(true, &board, &Whole::Waiting("joining: nats://u:p@h".into()));
+        let (works, body) = of(true, board, Whole::Waiting("joining: nats://u:p@h".into()));
         assert!(works);
         assert_eq!(body["status"], "degraded");
         let problems: Vec<&str> =
@@ -147,8 +159,8 @@ mod tests {
                 "not whole: joining: nats://***@h",
                 "no snapshot: http 503",
                 "restore not proven: 2 rows differ",
-                "another daemon has this node_id, on b: /x",
-                "another number of shards: node 2 on b has 3"
+                "another daemon has this node_id, on b: /x: give each node a node_id of its own",
+                "another number of shards: node 2 on b has 3: set the same replication_log.shards everywhere"
             ]
         );
     }
@@ -159,7 +171,7 @@ mod tests {
         let of = |table: &str, refused| OfTable { table: table.into(), refused, events: 3 };
         let tables = vec![of("", true), of("t", false), of("t", true)];
         board.set_aside(SetAside { tables, lost_waiting: 7, lost_refused: 0 });
-        let (works, body) = super::tests::of(true, &board, &Whole::Yes);
+        let (works, body) = super::tests::of(true, board, Whole::Yes);
         assert!(works);
         assert_eq!(body["status"], "degraded");
         let problems = body["problems"].as_array().unwrap();
@@ -178,14 +190,14 @@ mod tests {
     fn a_broker_that_keeps_nothing_degrades_it() {
         let board = opened();
         board.set_in_memory(true);
-        let (works, body) = of(true, &board, &Whole::Yes);
+        let (works, body) = of(true, board, Whole::Yes);
         assert!(works && body["status"] == "degraded");
         assert!(body["problems"][0].as_str().unwrap().contains("memory alone"), "{body}");
     }
 
     #[test]
     fn damage_is_named() {
-        let (_, body) = of(true, &opened(), &Whole::Damaged("page 3".into()));
+        let (_, body) = of(true, opened(), Whole::Damaged("page 3".into()));
         assert_eq!(body["problems"][0], "not whole: damaged: page 3");
     }
 }

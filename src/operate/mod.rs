@@ -5,6 +5,7 @@ mod fleet;
 mod flow;
 pub mod health;
 mod histogram;
+mod lookout;
 pub mod metrics;
 pub mod notify;
 mod page;
@@ -12,6 +13,7 @@ mod responder;
 mod signals;
 pub mod socket;
 pub mod status;
+mod trouble;
 mod verdict;
 pub mod words;
 
@@ -22,7 +24,9 @@ use std::sync::Arc;
 pub use board::{Board, Totals};
 pub use fleet::{Fleet, State};
 pub use flow::Making;
+pub use lookout::{Looker, Lookout};
 pub use signals::{Signals, Whole};
+pub use trouble::Trouble;
 
 /// What health, metrics, status and page are made of.
 #[derive(Clone)]
@@ -32,4 +36,5 @@ pub struct View {
     pub board: Arc<Board>,
     pub signals: Arc<Signals>,
     pub fleet: Arc<Fleet>,
+    pub lookout: Arc<Lookout>,
 }

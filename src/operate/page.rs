@@ -70,6 +70,10 @@ fn content(status: &Value) -> String {
             "<section id=\"problems\" class=\"{class}\"><h2>What to look at</h2><ul>{items}</ul></section>"
         );
     }
+    let others: String = list(&node["others"]).iter().map(|why| format!("<li>{}</li>", text(why))).collect();
+    if !others.is_empty() {
+        let _ = write!(out, "<section id=\"others\"><h2>Other nodes</h2><ul>{others}</ul></section>");
+    }
     out += &nodes(status);
     out += "<div class=\"cards\">";
     out += &this_node(status);

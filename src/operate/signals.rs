@@ -40,6 +40,8 @@ pub struct Signals {
     generation: Mutex<String>,
     /// This node is to lead at once, whoever led before.
     leads: AtomicBool,
+    /// A store that was away answers again.
+    store_back: AtomicBool,
 }
 
 impl Signals {
@@ -53,6 +55,7 @@ impl Signals {
             rebuilt: AtomicBool::new(false),
             generation: Mutex::default(),
             leads: AtomicBool::new(false),
+            store_back: AtomicBool::new(false),
         }
     }
 
@@ -101,6 +104,16 @@ impl Signals {
     /// Whether that was said since the last call.
     pub fn is_to_lead(&self) -> bool {
         self.leads.swap(false, Ordering::Relaxed)
+    }
+
+    /// Says that the store answers again.
+    pub fn note_store_back(&self) {
+        self.store_back.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether that was said since the last call.
+    pub fn take_store_back(&self) -> bool {
+        self.store_back.swap(false, Ordering::Relaxed)
     }
 
     /// Says which generation of the streams the database follows.

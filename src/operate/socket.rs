@@ -1,7 +1,7 @@
 //! The socket at which a running daemon tells its status: a Unix socket beside the sequence map, for the daemon's own user
 //! alone. Whoever connects gets one JSON document.
 
-use super::{View, status};
+use super::{Looker, View, status};
 use crate::base::{error::Error, files, limits, stop::Stop, worker::Workers};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use std::fs::{File, Permissions};
@@ -69,10 +69,12 @@ fn answer(view: &View, mut stream: UnixStream, stop: &Stop) -> std::io::Result<(
     stream.set_write_timeout(Some(TAKE))?;
     let asked = Instant::now();
     view.fleet.look(asked);
+    view.lookout.look(Looker::Person, limits::STATE_PATIENCE / 4);
     // The others answer within milliseconds, or are called silent at the next look.
     while !stop.wait(Duration::from_millis(20)) {
         let waited = asked.elapsed();
-        let heard = waited > limits::STATE_PATIENCE / 4 && view.fleet.is_fresh(asked, Instant::now());
+        let heard = waited > limits::STATE_PATIENCE / 4
+            && view.fleet.is_fresh(asked - limits::STATE_FRESH, Instant::now());
         if heard || waited > limits::STATE_PATIENCE || !view.connection.is_up() {
             break;
         }

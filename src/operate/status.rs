@@ -2,7 +2,10 @@
 //! show it; nothing in it is a secret or a row.
 
 use super::fleet::{Behind, Node, State};
-use super::{View, Whole, verdict::verdict};
+use super::{
+    View, Whole,
+    verdict::{others, verdict},
+};
 use crate::base::{clock, secret};
 use serde_json::{Map, Value, json};
 use std::time::Instant;
@@ -45,7 +48,7 @@ pub fn state(view: &View) -> State {
 
 /// The whole document.
 pub fn document(view: &View) -> Value {
-    let View { config, connection, board, fleet, signals } = view;
+    let View { config, connection, board, fleet, signals, .. } = view;
     let now = Instant::now();
     let me = state(view);
     let connected = connection.is_up();
@@ -64,6 +67,7 @@ pub fn document(view: &View) -> Value {
             "version": me.version,
             "status": word,
             "problems": problems,
+            "others": others(view),
             "uptime_seconds": board.uptime().as_secs(),
             "leader": me.leader,
             "publish": config.publish,
@@ -240,6 +244,7 @@ pub mod tests {
             board: Arc::new(board),
             signals: Arc::new(signals),
             fleet: Arc::new(Fleet::default()),
+            lookout: Arc::default(),
         }
     }
 

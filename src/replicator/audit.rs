@@ -4,7 +4,9 @@
 use std::time::{Duration, Instant};
 
 /// How often entries that stay in the log are looked for.
-pub const AUDIT_INTERVAL: Duration = Duration::from_secs(5);
+const AUDIT_INTERVAL: Duration = Duration::from_secs(5);
+/// How often it is looked whether the server takes more now, while something was refused.
+const AUDIT_AGAIN: Duration = Duration::from_millis(500);
 
 /// What one look sees.
 #[derive(Clone, Copy, Debug, Default)]
@@ -46,9 +48,16 @@ impl Audit {
         Audit { last: now, stuck: 0, left_over: 0, refused: 0, refused_at: 0 }
     }
 
-    /// Whether it is time for a look; true means that the caller takes one.
-    pub fn is_due(&mut self, now: Instant) -> bool {
-        let due = now.saturating_duration_since(self.last) >= AUDIT_INTERVAL;
+    /// How often it is to be asked whether a look is due.
+    pub fn pause(&self) -> Duration {
+        if self.refused > 0 { AUDIT_AGAIN } else { AUDIT_INTERVAL }
+    }
+
+    /// Whether it is time for a look: now and then, and as soon as the server takes larger messages than one that was refused. True
+    /// means that the caller takes one.
+    pub fn is_due(&mut self, now: Instant, max_payload: usize) -> bool {
+        let larger = self.refused > 0 && max_payload > self.refused_at;
+        let due = larger || now.saturating_duration_since(self.last) >= AUDIT_INTERVAL;
         if due {
             self.last = now;
         }
@@ -103,9 +112,9 @@ mod tests {
     fn looks_are_an_interval_apart() {
         let start = Instant::now();
         let mut audit = Audit::new(start);
-        assert!(!audit.is_due(start));
-        assert!(audit.is_due(start + AUDIT_INTERVAL));
-        assert!(!audit.is_due(start + AUDIT_INTERVAL));
+        assert!(!audit.is_due(start, 0));
+        assert!(audit.is_due(start + AUDIT_INTERVAL, 0));
+        assert!(!audit.is_due(start + AUDIT_INTERVAL, 0));
     }
 
     #[test]

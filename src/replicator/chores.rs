@@ -14,6 +14,8 @@ pub struct Chores {
     lost_writes: LostWrites,
     /// Waiting events that were dropped for want of room: rows that this database lacks.
     lost: u64,
+    /// Events are set aside.
+    waits: bool,
     go_nodes_seen: bool,
     /// How long what a change of the schema took away is kept, and when it was looked for what is older.
     keeps: (Duration, Option<Instant>),
@@ -26,6 +28,7 @@ impl Chores {
             looked_unwritten: now,
             lost_writes: LostWrites::new(now),
             lost: 0,
+            waits: false,
             go_nodes_seen: false,
             keeps: (keep, None),
         }
@@ -42,10 +45,15 @@ impl Chores {
         }
     }
 
+    /// Time between two looks at what is set aside: what waits goes on soon when it can.
+    pub fn pause(&self) -> Duration {
+        if self.waits { limits::ASIDE_LOOK_AGAIN } else { limits::ASIDE_LOOK }
+    }
+
     /// Does what is due.
     pub fn run(&mut self, database: &mut db::Applier, board: &Board, signals: &Signals) {
         let now = Instant::now();
-        if now.saturating_duration_since(self.looked_aside) >= limits::ASIDE_LOOK {
+        if now.saturating_duration_since(self.looked_aside) >= self.pause() {
             self.looked_aside = now;
             self.show(database, board, signals);
         }
@@ -72,6 +80,7 @@ impl Chores {
                 // What it waits for beside this stays.
                 let unchanged = signals.whole() == self.reached();
                 self.lost = aside.lost_waiting;
+                self.waits = !aside.tables.is_empty();
                 if unchanged {
                     signals.set_whole(self.reached());
                 }

@@ -14,7 +14,7 @@ use crate::db::{self, Ends, Incoming, WhyAnew};
 use crate::model::positions::{self, Position, SeqMap};
 use crate::model::reach::Reach;
 use crate::nats::Message;
-use crate::operate::Whole;
+use crate::operate::{Trouble, Whole};
 use crate::streams::{self, Item, Judgement, Reader};
 use crossbeam_channel::{Receiver, select};
 use std::time::{Duration, Instant};
@@ -34,6 +34,8 @@ pub struct Follower {
     /// What the sequence-map file shows.
     shown: SeqMap,
     said: Once,
+    connecting: Trouble,
+    applying: Trouble,
     /// The database follows the streams, or goes on as it is.
     joined: bool,
     /// All that the streams held at the first look is applied.
@@ -79,6 +81,8 @@ impl Follower {
             map_file: MapFile::new(now),
             shown: SeqMap::new(),
             said: Once::default(),
+            connecting: Trouble::new(&setup.board, "follower"),
+            applying: Trouble::new(&setup.board, "applying"),
             joined,
             started: false,
             owes_rewind: false,
@@ -91,7 +95,7 @@ impl Follower {
         };
         let Follower { chores, setup, .. } = &mut follower;
         chores.show(&mut setup.database, &setup.board, &setup.signals);
-        follower.tell_generation();
+        follower.setup.tell_generation();
         // Until there is something to apply.
         follower.setup.database.rest(Duration::ZERO);
         Ok(follower)
@@ -113,7 +117,7 @@ impl Follower {
             let again = self.setup.database.has_more();
             let pause = self.waiting.pause(now);
             if pause != Some(Duration::ZERO) && !again {
-                self.wait(pause.unwrap_or(Duration::from_secs(1)));
+                self.wait(pause.unwrap_or(self.chores.pause()));
             }
             self.collect();
             if again || self.waiting.is_due(Instant::now()) {
@@ -224,7 +228,7 @@ impl Follower {
         let applied = match self.setup.database.apply(self.waiting.batch()) {
             Ok(applied) => applied,
             Err(error @ (db::Error::Busy | db::Error::SchemaChanged | db::Error::Disk(_))) => {
-                self.said.warn(&format!("applying changes: {error}; trying again"));
+                self.applying.warn(&format!("applying changes: {error}; trying again"));
                 // The try itself has waited for a lock already.
                 let busy = matches!(error, db::Error::Busy | db::Error::SchemaChanged);
                 self.setup.stop.wait(if busy { Duration::ZERO } else { Duration::from_secs(1) });
@@ -232,7 +236,7 @@ impl Follower {
             }
             Err(error) => return Err(error).context("apply changes"),
         };
-        self.said.forget();
+        self.applying.forget();
         self.setup.stop.wait(self.yielding.pause(applied.noticed, begun, Instant::now()));
         self.owes_rewind |= applied.new_incarnation;
         let applied_up_to: Vec<(usize, Ends)> = self
@@ -264,7 +268,7 @@ impl Follower {
             let Ok(Some(info)) = self.setup.js.stream(name) else { continue };
             match streams::format_of(&info) {
                 Ok(format) => self.streams[at].note_format(&self.setup.signals, format, self.started),
-                Err(error) => self.said.warn(&format!("stream {name}: {error}")),
+                Err(error) => self.connecting.warn(&format!("stream {name}: {error}")),
             }
             // Somebody may have changed its limits, too.
             self.note_reach(at, streams::reach_of(&info), streams::size_of(&info));
@@ -312,7 +316,7 @@ impl Follower {
                 Err(error) if error.kind() == Kind::Damaged => return Err(error),
                 Err(error) => {
                     let stream = self.streams[at].reader.stream();
-                    self.said.warn(&format!("stream {stream}: {error}; trying again"));
+                    self.connecting.warn(&format!("stream {stream}: {error}; trying again"));
                     self.tries.failed(now);
                     return Ok(());
                 }
@@ -320,6 +324,7 @@ impl Follower {
         }
         self.tries.succeeded();
         self.said.forget();
+        self.connecting.forget();
         self.show_whole("");
         let in_memory = self.streams.iter_mut().map(Followed::tell_memory).filter(|memory| *memory).count();
         self.setup.board.set_in_memory(in_memory > 0);
@@ -448,7 +453,7 @@ impl Follower {
             stream.begins_anew(&self.setup.signals, known);
         }
         self.tries.at_once(Instant::now());
-        self.tell_generation();
+        self.setup.tell_generation();
         self.owes_rewind = true;
         self.map_file.is_stale();
         self.wake_publisher();
@@ -462,7 +467,7 @@ impl Follower {
             self.map_file.is_stale();
         }
         followed.goes_on(&self.setup.signals, position);
-        self.tell_generation();
+        self.setup.tell_generation();
         Ok(())
     }
 
@@ -478,7 +483,7 @@ impl Follower {
         // The file does not say of which stream a position is: one that is higher than this would be taken for a loss of commits.
         self.map_file.is_stale();
         self.write_map_file(true);
-        self.tell_generation();
+        self.setup.tell_generation();
         Ok(())
     }
 
@@ -488,13 +493,6 @@ impl Follower {
         self.streams[at].position.is_some()
             && config.makes_snapshots()
             && self.healing.nobody_leads(config, bucket, Instant::now())
-    }
-
-    fn tell_generation(&self) {
-        match self.setup.database.generation() {
-            Ok(generation) => self.setup.signals.set_generation(generation),
-            Err(error) => log::debug!("read the generation of the streams: {error}"),
-        }
     }
 
     /// A node that follows all its streams is whole, unless it has to compare itself.
@@ -535,7 +533,7 @@ impl Follower {
                     self.streams.iter_mut().for_each(|stream| stream.reader.disconnect());
                     self.take_positions();
                 } else {
-                    self.tell_generation();
+                    self.setup.tell_generation();
                 }
                 if was_pending && self.streams.iter().all(|stream| stream.reader.is_connected()) {
                     self.show_whole("");

@@ -8,6 +8,7 @@ mod cut;
 mod followed;
 mod follower;
 mod healing;
+mod later;
 mod orders;
 mod outbox;
 mod pacing;

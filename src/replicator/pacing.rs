@@ -15,7 +15,7 @@ impl Tries {
     pub fn new(now: Instant) -> Tries {
         Tries {
             not_before: now,
-            errors: Backoff::up_to(Duration::from_secs(2)),
+            errors: Backoff::up_to(Duration::from_secs(1)),
             looks: Backoff::up_to(limits::RECOVERY_LOOK_MAX),
         }
     }
@@ -167,7 +167,7 @@ mod tests {
             assert!(!tries.may(start));
             longest = longest.max(tries.pause(start));
         }
-        assert!(longest > Duration::from_secs(1) && longest <= Duration::from_secs(2), "{longest:?}");
+        assert!(longest > Duration::from_millis(500) && longest <= Duration::from_secs(1), "{longest:?}");
         tries.succeeded();
         tries.failed(start);
         assert!(tries.pause(start) <= limits::RETRY_FIRST);

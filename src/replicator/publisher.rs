@@ -1,19 +1,20 @@
 //! The publisher: from the change log into the streams, many in flight, in order, until each has come back.
 
-use super::audit::{AUDIT_INTERVAL, Audit, Seen, Verdict};
+use super::audit::{Audit, Seen, Verdict};
 use super::changes::{Changes, report};
 use super::cut;
+use super::later::retry_later;
 use super::orders::{Command, Orders};
 use super::outbox::{Bounds, Outbox};
 use crate::base::error::{Error, Kind};
-use crate::base::{fail, limits, once::Once, random::random_u32, stop::Stop};
+use crate::base::{fail, limits, random::random_u32, stop::Stop};
 use crate::config::Config;
 use crate::db::{self, Capture, ChangeLog};
 use crate::model::event::Event;
 use crate::model::gate::{self, Part};
 use crate::model::{origin::Origin, payload::Codec, set::Format, shard};
 use crate::nats::{Acked, Connection, JetStream, Message, Pipeline};
-use crate::operate::{Board, Making, Signals};
+use crate::operate::{Board, Making, Signals, Trouble};
 use crate::streams;
 use crossbeam_channel::select;
 use std::collections::{BTreeSet, VecDeque};
@@ -60,7 +61,10 @@ pub struct Publisher {
     /// Bytes that were sent since the last look how far the streams reach back.
     since_look: usize,
     changes: Changes,
-    said: Once,
+    reading: Trouble,
+    reach: Trouble,
+    sending: Trouble,
+    refusing: Trouble,
 }
 
 /// A message, or a piece of one.
@@ -120,7 +124,10 @@ impl Publisher {
             alone: false,
             since_look: limits::REACH_LOOK,
             changes: Changes::default(),
-            said: Once::default(),
+            reading: Trouble::new(&setup.board, "publisher"),
+            reach: Trouble::new(&setup.board, "reach"),
+            sending: Trouble::new(&setup.board, "stream"),
+            refusing: Trouble::new(&setup.board, "refused rows"),
             setup,
         })
     }
@@ -136,12 +143,15 @@ impl Publisher {
             if look {
                 self.more = true;
                 look = !self.pass()?;
+                if !look {
+                    self.reading.forget();
+                }
                 used = Instant::now();
             }
             let timeout = if look {
                 Duration::from_millis(50)
             } else {
-                self.pipeline.next_tick().min(AUDIT_INTERVAL).min(self.rest(used))
+                self.pipeline.next_tick().min(self.audit.pause()).min(self.rest(used))
             };
             select! {
                 recv(self.setup.stop.receiver()) -> _ => break,
@@ -215,6 +225,7 @@ impl Publisher {
         self.complete = true;
         self.attempt += 1;
         self.changes = Changes::default();
+        self.refusing.show("");
         self.audit.rewound();
         self.setup.log.rewind();
     }
@@ -228,13 +239,13 @@ impl Publisher {
                 self.changes.are_due();
             }
             Ok(None) => {}
-            Err(error) => return retry_later("follow the schema", error),
+            Err(error) => return retry_later(&mut self.reading, "follow the schema", error),
         }
         if !self.started {
             return Ok(true);
         }
         if let Err(error) = self.take_changes() {
-            return retry_later("read changes of the schema", error);
+            return retry_later(&mut self.reading, "read changes of the schema", error);
         }
         loop {
             if !self.send_waiting()? {
@@ -257,7 +268,7 @@ impl Publisher {
                         self.outboxes[stream].push(change.event);
                     }
                 }
-                Err(error) => return retry_later("read the change log", error),
+                Err(error) => return retry_later(&mut self.reading, "read the change log", error),
             }
         }
     }
@@ -283,7 +294,8 @@ impl Publisher {
             self.setup.signals.note_rebuilt();
             return Ok(());
         }
-        self.setup.log.log_rebuilt().or_else(|error| retry_later("log rows", error).map(drop))
+        let logged = self.setup.log.log_rebuilt();
+        logged.or_else(|error| retry_later(&mut self.reading, "log rows", error).map(drop))
     }
 
     /// Sends what can be sent. False when there is no room for more now.
@@ -390,7 +402,9 @@ impl Publisher {
         if let Err(error) = self.setup.log.note_refused(id) {
             log::debug!("note a row that is refused: {error}"); // When it is refused again.
         }
-        log::error!("a row of table {table} {what}: {why}; it stays in the change log");
+        let line = format!("a row of table {table} {what}: {why}");
+        log::error!("{line}; it stays in the change log");
+        self.refusing.show(&line);
     }
 
     /// What ran too far ahead of the nodes that read it would be lost to them.
@@ -409,8 +423,8 @@ impl Publisher {
             let reach = flow.reach(at);
             match streams::widen(&js, &self.setup.config, (shard, reach), database) {
                 Ok(now) if now != reach => flow.widen(at, now),
-                Ok(_) => {}
-                Err(error) => self.said.warn(&error.to_string()),
+                Ok(_) => self.reach.forget(),
+                Err(error) => self.reach.warn(&error.to_string()),
             }
         }
     }
@@ -435,7 +449,9 @@ impl Publisher {
 
     /// Sends again what must be sent again. True when something is to be published in another way.
     fn tick(&mut self) -> bool {
-        let refused = self.pipeline.tick(Instant::now());
+        let now = Instant::now();
+        let refused = self.pipeline.tick(now);
+        self.sending.show(&self.pipeline.trouble(now).unwrap_or_default());
         let any = !refused.is_empty();
         for refused in refused {
             self.acknowledged(refused);
@@ -482,7 +498,7 @@ impl Publisher {
 
     /// True when everything is to be published again.
     fn look_for_lost_changes(&mut self) -> bool {
-        if !self.audit.is_due(Instant::now()) {
+        if !self.audit.is_due(Instant::now(), self.pipeline.max_payload()) {
             return false;
         }
         let counted = self.setup.log.unsettled().ok();
@@ -545,22 +561,6 @@ impl Publisher {
     }
 }
 
-/// A lock, a full disk and a change of the schema pass; every other error ends the worker.
-fn retry_later(what: &str, error: db::Error) -> Result<bool, Error> {
-    match error {
-        db::Error::Busy => Ok(false),
-        db::Error::Disk(why) => {
-            log::error!("{what}: {why}; trying again");
-            Ok(false)
-        }
-        error @ db::Error::SchemaChanged => {
-            log::debug!("{what}: {error}");
-            Ok(false)
-        }
-        other => Err(Error::from(other).at(what)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -582,17 +582,5 @@ mod tests {
         assert_eq!(orders.commands.try_recv(), Ok(Command::Start));
         assert!(handle.rewind());
         assert!(orders.wake.try_recv().is_ok(), "an order wakes the publisher");
-    }
-
-    #[test]
-    fn a_lock_and_a_full_disk_pass_and_damage_does_not() {
-        assert!(!retry_later("read", db::Error::Busy).unwrap());
-        assert!(!retry_later("read", db::Error::Disk("full".into())).unwrap());
-        assert!(!retry_later("read", db::Error::SchemaChanged).unwrap());
-        let error = retry_later("read the change log", db::Error::Corrupt("page 3".into())).unwrap_err();
-        assert_eq!(
-            (error.kind(), error.to_string().as_str()),
-            (Kind::Damaged, "read the change log: page 3")
-        );
     }
 }

@@ -39,3 +39,13 @@ pub struct Setup {
     pub signals: Arc<Signals>,
     pub stop: Stop,
 }
+
+impl Setup {
+    /// Says which generation of the streams the database follows.
+    pub fn tell_generation(&self) {
+        match self.database.generation() {
+            Ok(generation) => self.signals.set_generation(generation),
+            Err(error) => log::debug!("read the generation of the streams: {error}"),
+        }
+    }
+}

@@ -77,6 +77,7 @@ mod tests {
             config: serde_json::Value::Null,
             created: "a".into(),
             state: StreamState { first_seq, last_seq, ..StreamState::default() },
+            ts: String::new(),
         };
         all.iter().map(|(name, first, last)| ((*name).to_owned(), info(*first, *last))).collect()
     }

@@ -269,7 +269,7 @@ mod tests {
 
     fn info(messages: u64, first_seq: u64, last_seq: u64) -> StreamInfo {
         let state = StreamState { messages, first_seq, last_seq, ..StreamState::default() };
-        StreamInfo { config: serde_json::Value::Null, created: "a".into(), state }
+        StreamInfo { config: serde_json::Value::Null, created: "a".into(), state, ts: String::new() }
     }
 
     fn position(seq: u64) -> Position {

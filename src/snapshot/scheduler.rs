@@ -63,7 +63,12 @@ impl Scheduler {
         while !self.stop.wait(LOOK) {
             if self.lease.held().is_none() {
                 known.stored = None;
+                // Another node makes them now.
+                self.board.forget_snapshot_failure();
                 continue;
+            }
+            if self.signals.take_store_back() {
+                pauses.succeeded();
             }
             if !pauses.may_try(Instant::now()) {
                 continue;

@@ -65,6 +65,12 @@ impl Store {
         self.glance("look", |_| self.look(name))
     }
 
+    /// Whether the store answers and lets us in: one request, tried once.
+    pub fn answers(&self) -> Result<(), Error> {
+        let once = self.retry.clone().within(std::time::Duration::ZERO);
+        self.run_with(&once, "look", |_| self.look(limits::SNAPSHOT_NAME)).map(drop)
+    }
+
     /// All snapshots: the current one, then the older ones, newest first.
     pub fn list(&self) -> Result<Vec<Stored>, Error> {
         let found = match self.glance("list", |_| self.backend.list()) {

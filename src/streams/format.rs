@@ -42,7 +42,12 @@ mod tests {
 
     fn described(description: &str) -> StreamInfo {
         let state = StreamState::default();
-        StreamInfo { config: json!({ "description": description }), created: "a".into(), state }
+        StreamInfo {
+            config: json!({ "description": description }),
+            created: "a".into(),
+            state,
+            ts: String::new(),
+        }
     }
 
     #[test]

@@ -48,7 +48,7 @@ mod tests {
 
     fn info(created: &str, first_seq: u64, last_seq: u64) -> StreamInfo {
         let state = StreamState { first_seq, last_seq, ..StreamState::default() };
-        StreamInfo { config: Value::Null, created: created.into(), state }
+        StreamInfo { config: Value::Null, created: created.into(), state, ts: String::new() }
     }
 
     fn position(seq: u64, created: &str) -> Position {

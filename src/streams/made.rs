@@ -186,7 +186,12 @@ mod tests {
     #[test]
     fn how_far_a_stream_reaches_is_read_from_its_limits() {
         let of = |config: Value| {
-            reach_of(&StreamInfo { config, created: String::new(), state: StreamState::default() })
+            reach_of(&StreamInfo {
+                config,
+                created: String::new(),
+                state: StreamState::default(),
+                ts: String::new(),
+            })
         };
         assert_eq!(of(json!({ "max_msgs": 5, "max_bytes": -1 })), Reach::of_messages(5));
         assert_eq!(of(json!({ "max_msgs": -1, "max_bytes": 0 })), Reach::of_messages(u64::MAX));

@@ -1,6 +1,7 @@
 //! What an operator sees and does: status, page, doctor, service files, first steps.
 
 mod doctor;
+mod faults;
 mod first_steps;
 mod manual;
 mod metrics;

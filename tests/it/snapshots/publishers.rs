@@ -3,20 +3,12 @@
 
 use crate::support::*;
 use rusqlite::Connection;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Instant;
 
 const TTL_MS: u64 = 1_500;
-
-/// A library that shows a process another time of day. The monotonic clock, which measures leases, stays as it is.
-fn faketime() -> PathBuf {
-    let arch = std::env::consts::ARCH;
-    let path = PathBuf::from(format!("/usr/lib/{arch}-linux-gnu/faketime/libfaketime.so.1"));
-    assert!(path.exists(), "no libfaketime: run `make setup`");
-    path
-}
 
 fn with_clock(node: &mut Node, offset: &str) {
     let library = faketime();

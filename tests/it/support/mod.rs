@@ -20,5 +20,5 @@ pub use database::{contents, root_page, value, wait_equal};
 pub use directory::{Dir, Small, spoil};
 pub use health::{health, http_get};
 pub use node::Node;
-pub use process::{PROGRAM, Process, cpu_ticks, free_port, is_root, json, printed, signal, skip};
+pub use process::{PROGRAM, Process, cpu_ticks, faketime, free_port, is_root, json, printed, signal, skip};
 pub use waiting::{number_from_environment, pause, wait_for};

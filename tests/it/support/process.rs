@@ -133,3 +133,11 @@ fn a_test_that_panics_leaves_no_process() {
     assert!(std::panic::catch_unwind(stopped).is_err());
     assert!(!std::path::Path::new(&format!("/proc/{id}")).exists(), "the process {id} is still there");
 }
+
+/// A library that shows a process another time of day. The monotonic clock, which measures leases, stays as it is.
+pub fn faketime() -> std::path::PathBuf {
+    let arch = std::env::consts::ARCH;
+    let path = std::path::PathBuf::from(format!("/usr/lib/{arch}-linux-gnu/faketime/libfaketime.so.1"));
+    assert!(path.exists(), "no libfaketime: run `make setup`");
+    path
+}

@@ -1,0 +1,54 @@
+//! The lookout: sees what no worker would meet before long. A full disk, somebody who keeps the write lock, a wrong clock, a broker
+//! that is there and does not answer, a store that is away: a quiet node would find out with the next write, or the next snapshot.
+//!
+//! While somebody looks at this node all is looked at, a few times a second what costs nothing; else seldom.
+
+mod broker;
+mod machine;
+mod store;
+
+use crate::base::{error::Error, limits, stop::Stop, worker::Workers};
+use crate::nats::JetStream;
+use crate::operate::{Looker, View};
+use crate::storage::OpenStore;
+use broker::BrokerLook;
+use crossbeam_channel::select;
+use machine::MachineLook;
+use std::time::Instant;
+use store::StoreLook;
+
+/// Starts the thread. `open_store`: the store, if it is one beside NATS.
+pub fn start(
+    view: &View,
+    js: &JetStream,
+    open_store: Option<OpenStore>,
+    stop: &Stop,
+    workers: &mut Workers,
+) -> Result<(), Error> {
+    let mut machine = MachineLook::new(view);
+    let mut broker = BrokerLook::new(view, js);
+    let mut store = open_store.map(|open| StoreLook::start(view, open, stop, workers)).transpose()?;
+    let (view, stop) = (view.clone(), stop.clone());
+    workers.spawn("lookout", move || {
+        loop {
+            let now = Instant::now();
+            let is_looked_at = view.lookout.is_looked_at(Looker::Program, now);
+            machine.look(now);
+            broker.look(is_looked_at, now);
+            if let Some(store) = &mut store {
+                store.look(&view.lookout, now);
+            }
+            view.lookout.has_looked(now);
+            let pause = if is_looked_at { limits::LOOKOUT_ROUND } else { limits::LOOKOUT_REST };
+            select! {
+                recv(stop.receiver()) -> _ => return Ok(()),
+                recv(view.lookout.woken()) -> _ => {}
+                default(pause) => {}
+            }
+            // Many who look at once are served by one round.
+            if stop.wait(limits::LOOKOUT_SPACING.saturating_sub(now.elapsed())) {
+                return Ok(());
+            }
+        }
+    })
+}
