@@ -123,6 +123,8 @@ pub const ASIDE_COLUMNS: usize = 50;
 pub const ASIDE_LOOK: Duration = Duration::from_secs(1);
 /// The same while something is.
 pub const ASIDE_LOOK_AGAIN: Duration = Duration::from_millis(300);
+/// Longest pause before events are tried again that wait for a write of ours to come back.
+pub const ASIDE_PUT_OFF: Duration = Duration::from_secs(30);
 /// Keys of unpublished changes that are remembered in memory, about 100 bytes each; more are in a temporary table.
 pub const TOUCHED_NEAR: usize = 32_768;
 /// Origins whose highest folded id is remembered in one stream; beyond that those are forgotten that were heard of longest ago.

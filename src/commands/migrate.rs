@@ -7,7 +7,7 @@ use crate::base::error::{Context, Error, Kind};
 use crate::base::temporary::Temporary;
 use crate::base::{clock, limits, random::random_u64, stop::Stop};
 use crate::broker::Broker;
-use crate::cluster::{Bucket, migration};
+use crate::cluster::{Bucket, migration, registry::Registry};
 use crate::config::Config;
 use crate::db::{self, ChangeState};
 use crate::model::change::{Change, Script};
@@ -139,9 +139,11 @@ fn send(config: &Config, js: &JetStream, change: &Change) -> Result<(), Error> {
     sent.map(drop).map_err(Error::from)
 }
 
-/// Waits until all nodes that are there have told what became of it.
+/// Waits until all nodes that are there have told what became of it: those of the registry, or none of them for a while any more. One that
+/// has just died is still in it.
 fn watch(bucket: &Bucket, stop: &Stop, change: &Change) -> Result<migration::States, Error> {
     let (begun, mut last) = (Instant::now(), Instant::now());
+    let nodes = Registry::new(bucket).running()?;
     let mut states = migration::States::new();
     loop {
         let now = migration::told(bucket, &change.id)?;
@@ -149,7 +151,8 @@ fn watch(bucket: &Bucket, stop: &Stop, change: &Change) -> Result<migration::Sta
             (states, last) = (now, Instant::now());
         }
         let quiet = !states.is_empty() && last.elapsed() > limits::MIGRATION_QUIET;
-        if quiet || begun.elapsed() > limits::MIGRATION_WAIT {
+        let all = !nodes.is_empty() && nodes.iter().all(|told| states.contains_key(&told.node));
+        if all || quiet || begun.elapsed() > limits::MIGRATION_WAIT {
             return Ok(states);
         }
         if stop.wait(Duration::from_millis(50)) {

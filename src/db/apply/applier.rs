@@ -1,6 +1,7 @@
 //! The applier: events by the rules, a batch and its checkpoint in one transaction.
 
 use crate::base::{clock, limits};
+use crate::db::apply::again::Deferred;
 use crate::db::apply::aside::Cause;
 use crate::db::apply::carry::{carry_out, delete};
 use crate::db::apply::displaced;
@@ -40,6 +41,8 @@ pub struct Applier {
     pub(super) codec: Codec,
     /// Up to which number events that are set aside were tried again; `None`: all that can be were.
     pub(super) tried: Option<i64>,
+    /// Some of them could go on and wait for a write of ours to come back.
+    pub(super) deferred: Deferred,
     /// The last transaction ended inside a change set.
     in_pieces: bool,
     /// The epoch, when it was read last; `None`: it may have changed.
@@ -53,7 +56,15 @@ impl Applier {
     pub fn open(path: &Path, node: u64, streams: &[String]) -> Result<Applier, Error> {
         let codec = Codec::new(false).map_err(|error| Error::Other(error.to_string()))?;
         let session = Session::open(path, node, streams)?;
-        Ok(Applier { session, codec, tried: None, in_pieces: false, epoch: None, decoded: VecDeque::new() })
+        Ok(Applier {
+            session,
+            codec,
+            tried: None,
+            deferred: Deferred::default(),
+            in_pieces: false,
+            epoch: None,
+            decoded: VecDeque::new(),
+        })
     }
 
     /// The same for a database whose schema another connection reads, too.
@@ -409,6 +420,7 @@ impl Applier {
             }
             return Ok(Outcome::Aside(self.no_table(&event.table)));
         };
+        let columns = event.row.len();
         let event = self.session.completed(&table, event)?;
         let Some(mut subject) = Subject::new(&table, &event, source) else {
             let why = format!("table {}: an event lacks a column of the key", table.name);
@@ -423,7 +435,7 @@ impl Applier {
         for look in [Look::Indexes, Look::Probe] {
             match self.fold_once(&mut subject, look) {
                 Ok(Ok(folded)) => {
-                    self.overtake(&subject, folded)?;
+                    self.overtake(&subject, columns, folded)?;
                     return Ok(Outcome::Done { folded });
                 }
                 Ok(Err(cause)) => return Ok(Outcome::Aside(cause)),
@@ -511,15 +523,14 @@ impl Applier {
     }
 
     /// What is set aside and comes before an event of the same row that was just folded.
-    fn overtake(&mut self, subject: &Subject<'_>, folded: bool) -> Result<(), Error> {
-        let session = &mut self.session;
-        if !folded || session.aside.is_empty() {
+    fn overtake(&mut self, subject: &Subject<'_>, columns: usize, folded: bool) -> Result<(), Error> {
+        if !folded || self.session.aside.is_empty() {
             return Ok(());
         }
-        let row = (&*subject.table.name, subject.key.as_slice());
         if subject.source.own {
-            session.aside.overtake(&session.connection, row, subject.is_tombstone())?;
+            overtaken::settle(&mut self.session, &mut self.codec, subject, columns)?;
         }
+        let (session, row) = (&mut self.session, (&*subject.table.name, subject.key.as_slice()));
         if subject.source.late { Ok(()) } else { session.aside.settle(&session.connection, row) }
     }
 

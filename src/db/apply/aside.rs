@@ -151,6 +151,17 @@ pub struct Held {
 }
 
 impl Held {
+    /// Why it is set aside.
+    pub fn cause(&self) -> Cause {
+        Cause {
+            table: self.table.clone(),
+            key: self.key.clone(),
+            missing: self.missing.clone(),
+            refused: self.state == State::Refused,
+            why: self.why.clone(),
+        }
+    }
+
     pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Held> {
         let missing: String = row.get(7)?;
         Ok(Held {

@@ -1,6 +1,7 @@
 //! Lost writes: which are kept, how many, and how they come back. Several nodes with real databases fold one stream.
 
 use super::*;
+use crate::base::limits;
 use crate::db::apply::{Applier, Ends, Incoming, Restored};
 use crate::db::capture::ChangeLog;
 use crate::db::scratch::Scratch;
@@ -342,7 +343,13 @@ fn lagging(name: &str) -> (Node, Node, Stream) {
 fn caught_up(one: &mut Node, two: &mut Node, stream: &mut Stream) -> [String; 2] {
     two.write(ADD_COLUMN);
     two.log = ChangeLog::open(&two.scratch.path, two.id).unwrap().0;
+    go_on(one, two, stream)
+}
+
+/// Both read all, until nothing is published any more; the rows of both.
+fn go_on(one: &mut Node, two: &mut Node, stream: &mut Stream) -> [String; 2] {
     for _ in 0..3 {
+        std::thread::sleep(limits::ASIDE_LOOK_AGAIN);
         two.applier.look().unwrap();
         while two.applier.has_more() {
             two.applier.apply(&[]).unwrap();
@@ -374,6 +381,43 @@ fn what_waits_and_is_overtaken_by_a_write_of_ours_is_kept() {
         assert_eq!(two.found(), lost, "{write}");
         assert_eq!(caught_up(&mut one, &mut two, &mut stream), [expected, expected], "{write}");
         assert_eq!((one.found(), two.found()), (vec![], lost), "{write}");
+    }
+}
+
+/// The column comes here, too, and a write of ours sets it: what waits is older than that, whether ours has come back by then or not.
+#[test]
+fn what_waits_for_a_column_does_not_overwrite_a_later_write_of_ours() {
+    for (overtaken, back, set, expected) in [
+        (true, true, true, "1a2own 2b0none"),
+        (true, false, true, "1a2own 2b0none"),
+        (false, true, true, "1a0own 2b0none"),
+        (false, false, true, "1a0own 2b0none"),
+        // Ours was published before the column came: it says nothing of it.
+        (true, false, false, "1a2new 2b0none"),
+    ] {
+        let (mut one, mut two, mut stream) = lagging("later");
+        one.write("UPDATE t SET w = 'new' WHERE k = 1");
+        one.publish(&mut stream);
+        two.follow(&stream);
+        if overtaken {
+            two.write("UPDATE t SET v = 2 WHERE k = 1");
+            two.publish(&mut stream);
+            if set {
+                two.follow(&stream);
+            }
+        }
+        two.write(ADD_COLUMN);
+        two.log = ChangeLog::open(&two.scratch.path, two.id).unwrap().0;
+        if set {
+            two.write("UPDATE t SET w = 'own' WHERE k = 1");
+        }
+        two.publish(&mut stream);
+        if back {
+            two.follow(&stream);
+        }
+        let found = go_on(&mut one, &mut two, &mut stream);
+        assert_eq!(found, [expected, expected], "{overtaken} {back} {set}");
+        assert_eq!(two.scratch.value("SELECT count(*) FROM __harmonylite__set_aside"), "0");
     }
 }
 

@@ -8,8 +8,7 @@ use crate::db::error::Error;
 use crate::model::payload::Codec;
 use rusqlite::{Connection, OptionalExtension, params};
 
-const OVERTAKE: &str =
-    "UPDATE __harmonylite__set_aside SET overtaken = 1 WHERE tbl = ?1 AND key = ?2 AND state <> 1";
+const OVERTAKE: &str = "UPDATE __harmonylite__set_aside SET overtaken = 1 WHERE id = ?1";
 const GONE: &str = "DELETE FROM __harmonylite__set_aside WHERE tbl = ?1 AND key = ?2 AND state <> 1";
 
 /// A write of ours comes later than an event of its row that waits, and overtakes it: what the event says is lost, but for the columns
@@ -33,18 +32,46 @@ pub fn note(session: &mut Session, codec: &mut Codec, subject: &Subject<'_>) -> 
     Ok(())
 }
 
+/// An event of our own came back, which is later than those of its row that wait: of each, only the columns count that ours does not
+/// have, and nothing if the row is gone. `columns`: so many of the event's first ones were published with it.
+pub fn settle(
+    session: &mut Session,
+    codec: &mut Codec,
+    subject: &Subject<'_>,
+    columns: usize,
+) -> Result<(), Error> {
+    if !session.aside.any_waits() {
+        return Ok(());
+    }
+    let of_row = params![&*subject.table.name, known_by(&subject.key)];
+    if subject.is_tombstone() {
+        if session.connection.prepare_cached(GONE)?.execute(of_row)? > 0 {
+            session.aside.load(&session.connection)?;
+        }
+        return Ok(());
+    }
+    let published = &subject.event.row[..columns.min(subject.event.row.len())];
+    let has = |name: &str| published.iter().any(|(known, _)| known.eq_ignore_ascii_case(name));
+    for held in session.aside.all_waiting(&session.connection, (&subject.table.name, &subject.key))? {
+        let event = codec.unpack(&held.payload).ok();
+        let event = event.as_ref().map(|event| session.translated(event));
+        if event.is_some_and(|event| !event.is_tombstone() && event.row.iter().all(|(name, _)| has(name))) {
+            session.aside.remove(&session.connection, &held)?;
+        } else {
+            session.connection.prepare_cached(OVERTAKE)?.execute([held.id])?;
+        }
+    }
+    Ok(())
+}
+
 impl Aside {
-    /// An event of our own came back, which is later than those of its row that wait: of them, only the columns count that are
-    /// missing here, and nothing if the row is gone.
-    pub fn overtake(&mut self, connection: &Connection, row: (&str, &[u8]), gone: bool) -> Result<(), Error> {
-        if !self.any_waits() {
-            return Ok(());
-        }
-        let of_row = params![row.0, known_by(row.1)];
-        if connection.prepare_cached(if gone { GONE } else { OVERTAKE })?.execute(of_row)? > 0 && gone {
-            self.load(connection)?;
-        }
-        Ok(())
+    /// All events of a row that wait, in the order of their arrival.
+    fn all_waiting(&self, connection: &Connection, row: (&str, &[u8])) -> Result<Vec<Held>, Error> {
+        let sql =
+            format!("SELECT {COLUMNS} FROM {TABLE} WHERE tbl = ?1 AND key = ?2 AND state <> 1 ORDER BY id");
+        let mut statement = connection.prepare_cached(&sql)?;
+        let held = statement.query_map(params![row.0, known_by(row.1)], Held::read)?;
+        Ok(held.collect::<Result<_, _>>()?)
     }
 
     /// The last event of a row that waits and was not overtaken before.

@@ -4,3 +4,4 @@ mod equality;
 mod large;
 mod sets;
 mod speed;
+mod upgrades;

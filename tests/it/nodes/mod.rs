@@ -25,5 +25,5 @@ mod schemas;
 mod sessions;
 mod shards;
 pub mod tables;
-mod travel;
+pub mod travel;
 mod whole;

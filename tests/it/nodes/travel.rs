@@ -5,17 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
-const SCHEMA: &str =
+pub const SCHEMA: &str =
     "CREATE TABLE t(id TEXT PRIMARY KEY, a TEXT, n INTEGER); CREATE TABLE other(id INTEGER PRIMARY KEY, v)";
 
 /// An application that inserts rows of its own and changes some, with columns that every schema here has.
-struct Writer {
+pub struct Writer {
     stop: Arc<AtomicBool>,
     written: Arc<AtomicU64>,
     thread: JoinHandle<Vec<String>>,
 }
 
-fn write(node: &Node, prefix: &str, pause_ms: u64) -> Writer {
+pub fn write(node: &Node, prefix: &str, pause_ms: u64) -> Writer {
     let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let (stopped, count) = (stop.clone(), written.clone());
     let (connection, prefix) = (node.open(), prefix.to_owned());
@@ -39,7 +39,7 @@ fn write(node: &Node, prefix: &str, pause_ms: u64) -> Writer {
 
 impl Writer {
     /// The number of rows that it has written; none of its statements failed.
-    fn end(self) -> u64 {
+    pub fn end(self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
         assert_eq!(self.thread.join().unwrap(), Vec::<String>::new());
         self.written.load(Ordering::Relaxed)
@@ -47,7 +47,7 @@ impl Writer {
 }
 
 /// Names and kinds of all that an application has made, and the columns of its tables.
-fn shape(node: &Node) -> String {
+pub fn shape(node: &Node) -> String {
     let sql = "SELECT group_concat(type || ' ' || name || ' ' || (SELECT coalesce(group_concat(name || ' ' || type || ' ' || \"notnull\", ','), '') \
                FROM (SELECT * FROM pragma_table_info(s.name) ORDER BY name)), char(10)) FROM (SELECT * FROM sqlite_schema ORDER BY type, name) s \
                WHERE s.name NOT LIKE '\\_\\_harmonylite%' ESCAPE '\\' AND s.name NOT LIKE 'sqlite%'";
@@ -61,7 +61,7 @@ fn wait_shape(nodes: &[&Node]) {
     });
 }
 
-fn three(dir: &Dir, nats: &Nats, extra: &str) -> Vec<Node> {
+pub fn three(dir: &Dir, nats: &Nats, extra: &str) -> Vec<Node> {
     let mut nodes: Vec<Node> =
         (1..=3).map(|id| Node::with_schema(dir, id, &nats.url(), extra, SCHEMA)).collect();
     nodes.iter_mut().for_each(Node::start_ready);
@@ -69,7 +69,7 @@ fn three(dir: &Dir, nats: &Nats, extra: &str) -> Vec<Node> {
 }
 
 /// With what each of them is rolled out, in the order of a product's life.
-const CHANGES: [&str; 9] = [
+pub const CHANGES: [&str; 9] = [
     "ALTER TABLE t ADD COLUMN b TEXT NOT NULL DEFAULT 'd'; UPDATE t SET b = 'first' WHERE n % 2 = 0",
     "ALTER TABLE t RENAME COLUMN b TO c",
     "CREATE TABLE u(id INTEGER PRIMARY KEY, t TEXT REFERENCES t); CREATE INDEX ut ON u(t); INSERT INTO u VALUES(1, '1-1')",
@@ -150,7 +150,7 @@ fn each_node_by_itself_in_any_order_with_kills_between() {
 }
 
 /// The rows of a migration arrive from the node that ran it first.
-fn only_schema(change: &str) -> String {
+pub fn only_schema(change: &str) -> String {
     let keep = |part: &&str| !part.trim().starts_with("UPDATE") && !part.trim().starts_with("INSERT INTO u");
     let keep_too = |part: &&str| !part.trim().starts_with("INSERT INTO others");
     if change.contains("TRIGGER tr AFTER") {
