@@ -15,7 +15,7 @@ pub const REGISTRY_RENEWAL: Duration = Duration::from_secs(60);
 /// Pause between two looks whether the application has changed the schema, for the registry.
 pub const REGISTRY_LOOK: Duration = Duration::from_secs(1);
 /// Pause between two looks at what the others have told.
-pub const REGISTRY_READ: Duration = Duration::from_secs(10);
+pub const REGISTRY_READ: Duration = Duration::from_secs(60);
 /// From so many tables on, a changed schema is told after some looks more.
 pub const LARGE_TELLING: usize = 300;
 pub const LARGE_TELLING_LOOKS: u32 = 5;
@@ -125,8 +125,11 @@ pub const ASIDE_LOOK: Duration = Duration::from_secs(1);
 pub const ASIDE_LOOK_AGAIN: Duration = Duration::from_millis(300);
 /// Longest pause before events are tried again that wait for a write of ours to come back.
 pub const ASIDE_PUT_OFF: Duration = Duration::from_secs(30);
-/// Keys of unpublished changes that are remembered in memory, about 100 bytes each; more are in a temporary table.
-pub const TOUCHED_NEAR: usize = 32_768;
+/// Bytes of the keys of changes that have not come back, which are remembered in memory; more are in a temporary table, where each
+/// costs three times as much time. Two hundred thousand rows fit that have a number for a key.
+pub const TOUCHED_NEAR: usize = 20 << 20;
+/// What a key takes there beside its own bytes.
+pub const TOUCHED_WEIGHT: usize = 88;
 /// Origins whose highest folded id is remembered in one stream; beyond that those are forgotten that were heard of longest ago.
 pub const ORIGINS: usize = 4_096;
 /// Bytes of a name in an event: of a table, a column or a schema's hash. A table with a longer name is not replicated.
@@ -355,6 +358,10 @@ pub const LOOK_PATIENCE: Duration = Duration::from_millis(300);
 pub const KEPT_LOOK: Duration = Duration::from_secs(3_600);
 /// Milliseconds after which somebody who publishes a migration and does not end counts as dead.
 pub const MIGRATION_LIFE_MS: i64 = 120_000;
+/// A key of the cluster's bucket is read again after this time although nobody was heard to write it.
+pub const WATCH_READ: Duration = Duration::from_secs(60);
+/// What is heard may not be stored yet: a key is read again for so long.
+pub const WATCH_STORED: Duration = Duration::from_millis(1_500);
 /// How long who publishes a migration waits for the nodes to say what became of it.
 pub const MIGRATION_WAIT: Duration = Duration::from_secs(60);
 /// So long after the last node that says it, no other one is waited for.

@@ -76,6 +76,12 @@ pub fn read(bucket: &Bucket) -> Result<(u64, Record), Error> {
     Ok((revision, value.unwrap_or_default()))
 }
 
+/// The same; `None`: nobody has written it since the last look.
+pub fn look(bucket: &Bucket) -> Result<Option<(u64, Record)>, Error> {
+    let entry = bucket.look(&EPOCH)?;
+    Ok(entry.map(|Entry { revision, value }| (revision, value.unwrap_or_default())))
+}
+
 /// Writes the record if it is still the one of this revision; false: somebody else was faster.
 pub fn write(bucket: &Bucket, record: &Record, revision: u64) -> Result<bool, Error> {
     match bucket.update(&EPOCH, record, revision) {

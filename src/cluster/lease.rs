@@ -121,7 +121,12 @@ impl Seen {
         if self.revision != revision || self.since.is_none() {
             *self = Seen { revision, since: Some(now) };
         }
-        self.since.is_some_and(|since| now.saturating_sub(since) >= ttl)
+        self.since.is_some() && !self.is_fresh(now, ttl)
+    }
+
+    /// Whether the revision was seen first within `ttl`.
+    fn is_fresh(&self, now: Duration, ttl: Duration) -> bool {
+        self.since.is_some_and(|since| now.saturating_sub(since) < ttl)
     }
 }
 
@@ -162,7 +167,12 @@ impl Claimant {
         let revision = match self.lease.held() {
             Some(revision) => revision,
             None => {
-                let entry = self.bucket.get(self.key)?;
+                let entry = match self.bucket.look(self.key)? {
+                    Some(entry) => entry,
+                    // Nobody has written it since, and that is not long enough ago.
+                    None if !self.chosen && self.seen.is_fresh(begun, self.ttl) => return Ok(()),
+                    None => self.bucket.get(self.key)?,
+                };
                 match self.free_revision(&entry, begun) {
                     Some(revision) => revision,
                     None => return Ok(()),

@@ -15,11 +15,13 @@ mod shards;
 mod states;
 pub mod teller;
 pub mod wanted;
+mod watch;
 
 use crate::base::limits;
 use crate::nats::{Error, JetStream, Kv};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
+use watch::Watch;
 
 /// The bucket's name, fixed in the Go program.
 const BUCKET: &str = "e-harmonylite";
@@ -83,17 +85,24 @@ pub struct Bucket {
     js: JetStream,
     kind: BucketKind,
     opened: Arc<Mutex<Option<Kv>>>,
+    /// What is heard of it; begun by the first who looks.
+    watch: Arc<Mutex<Option<Watch>>>,
 }
 
 impl Bucket {
     /// The bucket of this cluster, not opened yet. `replicas`: copies in a NATS cluster, if it has to be created.
     pub fn new(js: &JetStream, replicas: u64) -> Bucket {
-        Bucket { js: js.clone(), kind: BucketKind::Cluster(replicas), opened: Arc::default() }
+        Bucket {
+            js: js.clone(),
+            kind: BucketKind::Cluster(replicas),
+            opened: Arc::default(),
+            watch: Arc::default(),
+        }
     }
 
     /// The registry of schemas (see [`registry`]), not opened yet.
     pub fn registry(js: &JetStream) -> Bucket {
-        Bucket { js: js.clone(), kind: BucketKind::Registry, opened: Arc::default() }
+        Bucket { js: js.clone(), kind: BucketKind::Registry, opened: Arc::default(), watch: Arc::default() }
     }
 
     /// The stream's connection.
@@ -131,6 +140,23 @@ impl Bucket {
         let Some(found) = found else { return Ok(Entry { revision: 0, value: None }) };
         let value = found.value.as_deref().and_then(|bytes| key.read(bytes));
         Ok(Entry { revision: found.revision, value })
+    }
+
+    /// Reads a key that was read before, unless nobody was heard to write it since: then `None`, but for a look now and then.
+    pub fn look<T>(&self, key: &Key<'_, T>) -> Result<Option<Entry<T>>, Error> {
+        if !self.watched(|watch, now| watch.may_have_changed(key.name, now)) {
+            return Ok(None);
+        }
+        let begun = Instant::now();
+        let entry = self.get(key)?;
+        self.watched(|watch, _| watch.was_read(key.name, entry.revision, begun));
+        Ok(Some(entry))
+    }
+
+    fn watched<R>(&self, step: impl FnOnce(&mut Watch, Instant) -> R) -> R {
+        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        let watch = watch.get_or_insert_with(|| Watch::new(self.js.connection(), BUCKET));
+        step(watch, Instant::now())
     }
 
     /// Writes a key if its revision is still `revision`; returns the new one. [`Error::Conflict`]: somebody else wrote it.

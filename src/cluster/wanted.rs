@@ -109,10 +109,11 @@ pub fn ask(bucket: &Bucket, wanted: &Wanted) -> Result<bool, Error> {
     })
 }
 
-/// What was asked last, and the revision that tells this request from the next; an unreadable request asks for nothing.
-pub fn asked(bucket: &Bucket) -> Result<Option<(u64, Wanted)>, Error> {
-    let Entry { revision, value } = bucket.get(&WANTED)?;
-    Ok(value.map(|wanted| (revision, wanted)))
+/// What was asked last, and the revision that tells this request from the next; an unreadable request asks for nothing. The outer
+/// `None`: the same as at the last look.
+pub fn asked(bucket: &Bucket) -> Result<Option<Option<(u64, Wanted)>>, Error> {
+    let Some(Entry { revision, value }) = bucket.look(&WANTED)? else { return Ok(None) };
+    Ok(Some(value.map(|wanted| (revision, wanted))))
 }
 
 #[cfg(test)]

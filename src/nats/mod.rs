@@ -20,7 +20,7 @@ mod shared;
 mod url;
 mod wire;
 
-pub use connection::Connection;
+pub use connection::{Connection, Subscription};
 pub use consume::{Consumer, Pull, Step};
 pub use dial::cryptography;
 pub use error::Error;

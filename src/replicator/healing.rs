@@ -103,7 +103,8 @@ impl Healing {
     /// One look at the epoch. The error says what is missing. [`Kind::Damaged`]: the database is.
     pub fn step(&mut self, tools: Tools<'_>, now: Instant) -> Result<Outcome, Error> {
         self.next = now + if self.pending { limits::EPOCH_STEP } else { limits::EPOCH_LOOK };
-        let (revision, record) = epoch::read(tools.bucket)?;
+        let read = if self.pending { Some(epoch::read(tools.bucket)?) } else { epoch::look(tools.bucket)? };
+        let Some((revision, record)) = read else { return Ok(Outcome::Nothing) };
         let (mine, standing) = tools.database.epoch()?;
         match standing {
             Some(standing) => self.heal(tools, (revision, record), come(mine, &standing), now),

@@ -41,6 +41,8 @@ struct Known {
     /// When the interval began.
     interval_from: Instant,
     requests: Requests,
+    /// What was asked last, and its revision.
+    asked: Option<(u64, Wanted)>,
     proving: Proving,
     /// The generation of the streams for which a snapshot was made here last.
     generation: String,
@@ -55,6 +57,7 @@ impl Scheduler {
             unfinished: false,
             interval_from: now,
             requests: Requests::new(now),
+            asked: None,
             proving: Proving::default(),
             generation: String::new(),
         };
@@ -195,10 +198,11 @@ impl Scheduler {
         if !known.requests.is_due(Instant::now()) {
             return Ok(None);
         }
-        let asked = wanted::asked(&self.bucket).context("look for requests of other nodes")?;
-        let Some((revision, wanted)) = asked.filter(|(revision, _)| known.requests.is_new(*revision)) else {
-            return Ok(None);
-        };
+        if let Some(asked) = wanted::asked(&self.bucket).context("look for requests of other nodes")? {
+            known.asked = asked;
+        }
+        let asked = known.asked.clone().filter(|(revision, _)| known.requests.is_new(*revision));
+        let Some((revision, wanted)) = asked else { return Ok(None) };
         if known.requests.has_to_wait(wanted.node_id, Instant::now()) {
             return Ok(None);
         }

@@ -95,6 +95,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
                 "apply/follows",
                 "apply/incoming",
                 "apply/lost",
+                "apply/deferred",
                 "apply/displaced",
                 "apply/overtaken",
                 "apply/recent",
@@ -244,6 +245,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
             "states",
             "teller",
             "wanted",
+            "watch",
         ],
     )],
     &[

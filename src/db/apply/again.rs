@@ -1,6 +1,6 @@
 //! Events that were set aside, tried again: after a change of the schema, and when a person asks for it.
 
-use crate::base::{limits, retry::Backoff};
+use crate::base::limits;
 use crate::db::apply::applier::{Applier, Outcome, no_event, refused};
 use crate::db::apply::aside::{self, Cause, Held, SetAside, State};
 use crate::db::apply::conflicts;
@@ -13,42 +13,6 @@ use std::time::{Duration, Instant};
 
 /// An event that is set aside, decoded.
 pub type Again = (Held, Result<Event, Malformed>);
-
-/// Events that could go on and wait for a write of ours: when they are tried again.
-#[derive(Debug)]
-pub struct Deferred {
-    due: Option<Instant>,
-    pauses: Backoff,
-}
-
-impl Default for Deferred {
-    fn default() -> Deferred {
-        Deferred { due: None, pauses: Backoff::between(limits::ASIDE_LOOK_AGAIN, limits::ASIDE_PUT_OFF) }
-    }
-}
-
-impl Deferred {
-    /// One waits for a write of ours.
-    fn put_off(&mut self, now: Instant) {
-        let pauses = &mut self.pauses;
-        self.due.get_or_insert_with(|| now + pauses.pause());
-    }
-
-    /// Whether to try again; then what is put off has to be put off anew.
-    fn is_due(&mut self, now: Instant) -> bool {
-        match self.due {
-            Some(due) if now >= due => {
-                self.due = None;
-                true
-            }
-            Some(_) => false,
-            None => {
-                self.pauses.reset();
-                false
-            }
-        }
-    }
-}
 
 impl Applier {
     /// Whether events that are set aside, or what waits for the application's triggers, are to be tried again: [`Applier::apply`] does

@@ -1,9 +1,9 @@
 //! The applier: events by the rules, a batch and its checkpoint in one transaction.
 
 use crate::base::{clock, limits};
-use crate::db::apply::again::Deferred;
 use crate::db::apply::aside::Cause;
 use crate::db::apply::carry::{carry_out, delete};
+use crate::db::apply::deferred::Deferred;
 use crate::db::apply::displaced;
 use crate::db::apply::facts::{Gathered, Look, gather};
 use crate::db::apply::incoming::{Ends, Incoming};

@@ -1,7 +1,7 @@
 //! Lost writes: which are kept, how many, and how they come back. Several nodes with real databases fold one stream.
 
 use super::*;
-use crate::base::limits;
+use crate::base::{limits, stop};
 use crate::db::apply::{Applier, Ends, Incoming, Restored};
 use crate::db::capture::ChangeLog;
 use crate::db::scratch::Scratch;
@@ -349,7 +349,8 @@ fn caught_up(one: &mut Node, two: &mut Node, stream: &mut Stream) -> [String; 2]
 /// Both read all, until nothing is published any more; the rows of both.
 fn go_on(one: &mut Node, two: &mut Node, stream: &mut Stream) -> [String; 2] {
     for _ in 0..3 {
-        std::thread::sleep(limits::ASIDE_LOOK_AGAIN);
+        let (_source, token) = stop::pair();
+        token.wait(limits::ASIDE_LOOK_AGAIN);
         two.applier.look().unwrap();
         while two.applier.has_more() {
             two.applier.apply(&[]).unwrap();

@@ -11,6 +11,7 @@ mod carry;
 mod checkpoint;
 mod collisions;
 pub mod conflicts;
+mod deferred;
 mod displaced;
 mod facts;
 pub mod feed;

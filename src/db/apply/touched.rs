@@ -18,6 +18,44 @@ const REMOVE: &str = "DELETE FROM temp.__harmonylite__touched WHERE key = ?1 AND
 const OF_KEY: &str = "SELECT id FROM temp.__harmonylite__touched WHERE key = ?1";
 const UP_TO: &str = "SELECT key, id FROM temp.__harmonylite__touched WHERE id <= ?1";
 
+/// The ids of a key: nearly always one.
+#[derive(Debug)]
+enum Ids {
+    One(i64),
+    More(Vec<i64>),
+}
+
+impl Ids {
+    fn push(&mut self, id: i64) {
+        match self {
+            Ids::One(first) => *self = Ids::More(vec![*first, id]),
+            Ids::More(ids) => ids.push(id),
+        }
+    }
+
+    fn as_slice(&self) -> &[i64] {
+        match self {
+            Ids::One(id) => std::slice::from_ref(id),
+            Ids::More(ids) => ids,
+        }
+    }
+
+    /// `None`: none is left.
+    fn without(&self, gone: &[i64]) -> Option<Ids> {
+        let left: Vec<i64> = self.as_slice().iter().filter(|id| !gone.contains(id)).copied().collect();
+        match left.as_slice() {
+            [] => None,
+            [id] => Some(Ids::One(*id)),
+            _ => Some(Ids::More(left)),
+        }
+    }
+}
+
+/// Bytes that a key takes in memory.
+fn weight(key: &[u8]) -> usize {
+    key.len() + limits::TOUCHED_WEIGHT
+}
+
 /// The change log as the applying connection sees it.
 #[derive(Debug)]
 pub struct Touched {
@@ -28,7 +66,11 @@ pub struct Touched {
     /// The newest entry when it was settled: it was only emptied, so that its id is not used again.
     placeholder: Option<i64>,
     /// Ids by key, of the entries that came first.
-    near: HashMap<Box<[u8]>, Vec<i64>>,
+    near: HashMap<Box<[u8]>, Ids>,
+    /// Bytes that they take.
+    near_bytes: usize,
+    /// Bytes that they may take.
+    room: usize,
     /// Number of entries in the temporary table.
     far: usize,
     /// Ranges of ids that are settled, and still in the log: [`Touched::write_back`] removes them.
@@ -41,7 +83,16 @@ impl Touched {
     pub fn new(connection: &Connection) -> Result<Touched, Error> {
         connection.execute_batch(CREATE)?;
         let entries = log_table::entries(log_table::width(connection)?);
-        Ok(Touched { entries, highest: 0, placeholder: None, near: HashMap::new(), far: 0, settled: vec![] })
+        Ok(Touched {
+            entries,
+            highest: 0,
+            placeholder: None,
+            near: HashMap::new(),
+            near_bytes: 0,
+            room: limits::TOUCHED_NEAR,
+            far: 0,
+            settled: vec![],
+        })
     }
 
     /// Mirrors what the application has logged since. To be called inside the transaction that uses the mirror: then the
@@ -92,8 +143,11 @@ impl Touched {
     }
 
     fn add(&mut self, connection: &Connection, key: Vec<u8>, id: i64) -> Result<(), Error> {
-        if self.near.len() < limits::TOUCHED_NEAR || self.near.contains_key(&*key) {
-            self.near.entry(key.into_boxed_slice()).or_default().push(id);
+        if let Some(ids) = self.near.get_mut(&*key) {
+            ids.push(id);
+        } else if self.near_bytes < self.room {
+            self.near_bytes += weight(&key);
+            self.near.insert(key.into_boxed_slice(), Ids::One(id));
         } else {
             connection.prepare_cached(ADD)?.execute(params![key, id])?;
             self.far += 1;
@@ -113,7 +167,7 @@ impl Touched {
 
     /// The ids under which the log holds a key.
     pub fn ids(&self, connection: &Connection, key: &[u8]) -> Result<Vec<i64>, Error> {
-        let mut ids = self.near.get(key).cloned().unwrap_or_default();
+        let mut ids = self.near.get(key).map_or(vec![], |ids| ids.as_slice().to_vec());
         // Most of the time no query is needed to know.
         if self.far > 0 {
             let mut statement = connection.prepare_cached(OF_KEY)?;
@@ -152,10 +206,13 @@ impl Touched {
         }
         let mut left = ids.to_vec();
         if let Some(near) = self.near.get_mut(key) {
-            left.retain(|id| !near.contains(id));
-            near.retain(|id| !ids.contains(id));
-            if near.is_empty() {
-                self.near.remove(key);
+            left.retain(|id| !near.as_slice().contains(id));
+            match near.without(ids) {
+                Some(rest) => *near = rest,
+                None => {
+                    self.near.remove(key);
+                    self.near_bytes -= weight(key);
+                }
             }
         }
         for id in left {
@@ -169,7 +226,8 @@ impl Touched {
         let mut statement = connection.prepare_cached(UP_TO)?;
         let entries = statement.query_map([limit], |row| Ok((row.get(0)?, row.get(1)?)))?;
         let mut entries: Vec<(Vec<u8>, i64)> = entries.collect::<Result<_, _>>()?;
-        let near = self.near.iter().flat_map(|(key, ids)| ids.iter().map(|id| (key.to_vec(), *id)));
+        let near =
+            self.near.iter().flat_map(|(key, ids)| ids.as_slice().iter().map(|id| (key.to_vec(), *id)));
         entries.extend(near.filter(|(_, id)| *id <= limit));
         entries.retain(|(_, id)| !but.contains(id));
         entries.sort_unstable_by_key(|(_, id)| *id);

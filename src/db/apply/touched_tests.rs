@@ -75,7 +75,7 @@ fn holds(touched: &Touched, connection: &Connection, key: &[u8], limit: i64) -> 
 
 /// Number of entries mirrored.
 fn held(touched: &Touched) -> usize {
-    touched.near.values().map(Vec::len).sum::<usize>() + touched.far
+    touched.near.values().map(|ids| ids.as_slice().len()).sum::<usize>() + touched.far
 }
 
 /// Settles the entries of a key up to `limit`; returns their number.
@@ -171,14 +171,16 @@ fn what_we_touch_is_logged_after_everything_else() {
 fn a_long_log_is_mirrored_on_disk() {
     let (c, schema) = captured();
     let mut touched = Touched::new(&c).unwrap();
-    let count = limits::TOUCHED_NEAR + 2_000;
+    touched.room = 1 << 20;
+    let count = 20_007;
     let rows = "WITH RECURSIVE i(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM i WHERE i < ?1)";
     c.execute(&format!("{rows} INSERT INTO t SELECT i, 1 FROM i"), [count as i64]).unwrap();
     c.execute("UPDATE t SET v = 2 WHERE k % 1000 = 0", []).unwrap();
     touched.catch_up(&c, &schema).unwrap();
     let again = count / 1_000;
-    assert_eq!((held(&touched), touched.near.len()), (count + again, limits::TOUCHED_NEAR));
-    assert!(touched.far > 0);
+    assert_eq!(held(&touched), count + again);
+    assert!(touched.far > 1_000 && touched.near.len() > 1_000, "{}", touched.far);
+    assert!(touched.near_bytes.abs_diff(touched.room) <= limits::TOUCHED_WEIGHT * 2);
     let key_of = |number: usize| key(&schema, &number.to_string());
     let ids = |touched: &Touched, number: usize| touched.ids(&c, &key_of(number)).unwrap();
     assert_eq!((ids(&touched, 7), ids(&touched, count)), (vec![7], vec![count as i64]));
@@ -191,7 +193,7 @@ fn a_long_log_is_mirrored_on_disk() {
         seed = (seed + 7_919) % count;
         settle(&mut touched, &c, &key_of(seed + 1), i64::MAX);
     }
-    assert_eq!((held(&touched), touched.far, touched.near.len()), (0, 0, 0));
+    assert_eq!((held(&touched), touched.far, touched.near.len(), touched.near_bytes), (0, 0, 0, 0));
     touched.write_back(&c).unwrap();
     assert_eq!(log(&c), [((count + again) as i64, 0)]);
 }
@@ -200,7 +202,8 @@ fn a_long_log_is_mirrored_on_disk() {
 fn all_up_to_a_limit_are_settled_wherever_they_are_mirrored() {
     let (c, schema) = captured();
     let mut touched = Touched::new(&c).unwrap();
-    let count = limits::TOUCHED_NEAR as i64 + 100;
+    touched.room = 1 << 20;
+    let count = 20_000;
     let rows = "WITH RECURSIVE i(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM i WHERE i < ?1)";
     c.execute(&format!("{rows} INSERT INTO t SELECT i, 1 FROM i"), [count]).unwrap();
     touched.catch_up(&c, &schema).unwrap();
