@@ -328,6 +328,8 @@ pub const LOOKOUT_MOMENT: Duration = Duration::from_millis(15);
 /// Time between two questions to a store that answers, while a person looks, and while a program does.
 pub const STORE_LOOK_PERSON: Duration = Duration::from_millis(1_200);
 pub const STORE_LOOK_PROGRAM: Duration = Duration::from_secs(60);
+/// Pause between two writes of what was sent and received.
+pub const USAGE_STORE: Duration = Duration::from_secs(3_600);
 /// A write lock that is held for so long without a commit is shown.
 pub const LOCK_HELD: Duration = Duration::from_secs(1);
 /// A disk with fewer bytes is called full, unless it is a very small one.

@@ -2,7 +2,7 @@
 
 use super::{Bucket, Entry, Key};
 use crate::base::{digest, limits};
-use crate::model::blocks::{Block, Want};
+use crate::model::blocks::{Block, Want, is_tight};
 use crate::nats::Error;
 use serde_json::{Value, json};
 
@@ -48,9 +48,7 @@ fn next(counter: Option<i64>, want: &Want) -> Result<Block, Error> {
     let leap = if counter.is_none() && want.had_some { limits::BLOCK_MOST * 16 } else { 0 };
     let above = want.above.saturating_add(leap);
     let first = counter.unwrap_or(1).max(above.saturating_add(1));
-    // Where 2^31 is near, few keys are left for those who need them to stay below.
-    let is_tight = (1 << 30..1 << 31).contains(&first);
-    let size = if is_tight { limits::BLOCK_LEAST } else { want.size };
+    let size = if is_tight(first) { limits::BLOCK_LEAST } else { want.size };
     let last = first.checked_add(size).filter(|last| *last < i64::MAX).map(|last| last - 1);
     let last = last.ok_or_else(|| Error::Permanent(format!("table {}: no keys are left", want.table)))?;
     Ok(Block { first, last })

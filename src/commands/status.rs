@@ -93,6 +93,11 @@ fn lines(document: &Value) -> Vec<String> {
     put("compared", compared(&document["compared"]));
     put("snapshot", snapshot(&document["snapshot"]));
     put("traffic", traffic(&document["traffic"]));
+    for (name, key) in [("today", "today"), ("this month", "this_month")] {
+        let of = &document["traffic"][key];
+        let all = [("sent", "sent"), ("received", "received"), ("written to the disk", "written_to_disk")];
+        put(name, all.map(|(what, key)| format!("{} {what}", bytes(&of[key]))).join(", "));
+    }
     let nodes = list(&document["nodes"]);
     if nodes.is_empty() {
         lines.push("no other node was heard of".to_owned());

@@ -17,7 +17,7 @@ use crate::cluster::lease::Keeper;
 use crate::cluster::presence;
 use crate::config::Config;
 use crate::db;
-use crate::operate::{View, Whole, health, metrics, notify, socket};
+use crate::operate::{Usage, View, Whole, health, metrics, notify, socket};
 use crate::snapshot::{self, Recovery};
 use crate::streams;
 use claim::Claim;
@@ -58,6 +58,7 @@ impl Daemon<'_> {
             signals: self.signals.clone(),
             fleet: Arc::default(),
             lookout: self.lookout.clone(),
+            usage: Usage::load(config).into(),
         };
         presence::start(&view, &self.token, &mut self.workers)?;
         notify::start(&view, self.stop, &self.token, &mut self.workers)?;

@@ -15,15 +15,24 @@ pub struct Block {
 }
 
 impl Block {
+    fn size(self) -> i64 {
+        self.last - self.first + 1
+    }
+
     /// Keys that are left when the next block is to be taken.
     fn reserve(self) -> i64 {
-        (self.last - self.first + 1) / 2
+        self.size() / 2
     }
 
     /// Whether the key that SQLite gives after `highest` is in the block.
     fn serves_after(self, highest: i64) -> bool {
         highest >= self.first - 1 && highest < self.last
     }
+}
+
+/// Whether a block that begins there is to be a small one: 2^31 is near, and few keys are left for those who need them to stay below.
+pub fn is_tight(first: i64) -> bool {
+    (1 << 30..1 << 31).contains(&first)
 }
 
 /// A block that is to be claimed.
@@ -65,6 +74,8 @@ impl Default for Keys {
 struct Pace {
     /// When the running second began, and keys since then.
     begun: Option<Instant>,
+    /// When the last key was given.
+    last: Option<Instant>,
     count: i64,
     /// Keys of the second before.
     before: i64,
@@ -80,15 +91,29 @@ impl Pace {
             (self.begun, self.count) = (Some(now), 0);
         }
         self.count += keys;
+        self.last = Some(now);
+    }
+
+    /// Keys that it gives in a quarter of a second, if it goes on as it does; 0: that cannot be told yet. For so long a block must last
+    /// at least: on a busy machine the next one is not taken sooner.
+    fn soon(self) -> i64 {
+        let Some(elapsed) =
+            self.last.zip(self.begun).map(|(last, begun)| last.saturating_duration_since(begun))
+        else {
+            return 0;
+        };
+        let ms = i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX);
+        if ms < 10 { 0 } else { self.count.saturating_mul(250) / ms }
     }
 
     /// Keys of a block that lasts long enough, and not much longer. Who inserts fast uses many before the next row of another node
     /// comes, so more of them cost few gaps.
     fn wants(self) -> i64 {
-        match self.count.max(self.before) {
+        let wants = match self.count.max(self.before) {
             slow @ 0..200 => slow * 3 / 4,
             fast => fast * 2,
-        }
+        };
+        wants.max(self.soon())
     }
 }
 
@@ -172,14 +197,16 @@ impl Tables {
         self.0.values().any(|keys| keys.is_due() && !keys.has_spare())
     }
 
-    /// Blocks to claim now: each table has one in reserve.
+    /// Blocks to claim now: each table has one in reserve, and another one if that was claimed when it gave far fewer keys.
     pub fn wants(&self) -> Vec<Want> {
         let wants = |(name, keys): (&Arc<str>, &Keys)| {
             let above = keys.highest.max(keys.block.map_or(0, |block| block.last));
-            (!keys.has_spare()).then(|| Want {
+            let soon = keys.pace.soon().min(limits::BLOCK_MOST);
+            let is_small = keys.spare.is_some_and(|spare| !is_tight(spare.first) && spare.size() * 2 < soon);
+            (!keys.has_spare() || is_small).then(|| Want {
                 table: name.clone(),
                 above,
-                size: keys.size,
+                size: keys.size.max(soon),
                 had_some: keys.block.is_some(),
             })
         };
@@ -289,6 +316,29 @@ mod tests {
         }
         let late = &sizes[60..];
         assert!(late.iter().all(|size| (1_500..2_100).contains(size)), "{late:?}");
+    }
+
+    #[test]
+    fn a_reserve_that_was_claimed_before_it_became_fast_is_claimed_anew() {
+        let (mut tables, _) = steered();
+        let start = Instant::now();
+        tables.claimed("t", Block { first: 1, last: 1_024 });
+        tables.take("t", 0);
+        tables.claimed("t", Block { first: 2_001, last: 2_256 });
+        // Fifty rows at once are no pace.
+        tables.gave("t", 50, start);
+        assert!(tables.wants().is_empty());
+        // A row in an eighth of a millisecond.
+        for ms in 1..=20 {
+            tables.gave("t", 50 + ms * 8, start + Duration::from_millis(ms.unsigned_abs()));
+        }
+        let want = tables.wants().remove(0);
+        assert!((2_000..3_000).contains(&want.size), "{want:?}");
+        tables.claimed("t", Block { first: 3_001, last: 3_000 + want.size });
+        assert!(tables.wants().is_empty());
+        // Where keys are scarce, nobody claims one block after the other.
+        tables.claimed("t", Block { first: 1 << 30, last: (1 << 30) + 19 });
+        assert!(tables.wants().is_empty());
     }
 
     /// Nodes that insert, hear of each other late and in any order, with one counter: no key is given twice.

@@ -14,6 +14,7 @@ mod signals;
 pub mod socket;
 pub mod status;
 mod trouble;
+mod usage;
 mod verdict;
 pub mod words;
 
@@ -27,6 +28,7 @@ pub use flow::Making;
 pub use lookout::{Looker, Lookout};
 pub use signals::{Signals, Whole};
 pub use trouble::Trouble;
+pub use usage::Usage;
 
 /// What health, metrics, status and page are made of.
 #[derive(Clone)]
@@ -37,4 +39,5 @@ pub struct View {
     pub signals: Arc<Signals>,
     pub fleet: Arc<Fleet>,
     pub lookout: Arc<Lookout>,
+    pub usage: Arc<Usage>,
 }

@@ -219,6 +219,16 @@ fn traffic(status: &Value) -> String {
             format!("{} written", text(&traffic["written_a_replicated_byte"])),
         ));
     }
+    for (name, key) in [("Today", "today"), ("This month", "this_month")] {
+        let of = |what: &str| bytes(&traffic[key][what]);
+        let all = format!(
+            "{} sent, {} received, {} to the disk",
+            of("sent"),
+            of("received"),
+            of("written_to_disk")
+        );
+        pairs.push((name.to_owned(), all));
+    }
     card(&format!("Traffic in {}", age(&traffic["since_seconds"])), "traffic", &pairs)
 }
 

@@ -174,6 +174,8 @@ fn traffic(view: &View) -> Value {
     let (sent, received) = view.connection.traffic().so_far();
     let replicated = view.signals.flow.bytes_read();
     let written = bytes_written();
+    view.usage.count(view);
+    let (today, month) = view.usage.shown();
     #[allow(clippy::cast_precision_loss, reason = "one digit after the point is shown")]
     let a_byte = written
         .filter(|_| replicated > 0)
@@ -185,6 +187,8 @@ fn traffic(view: &View) -> Value {
         "replicated": replicated,
         "written_to_disk": written,
         "written_a_replicated_byte": a_byte,
+        "today": today,
+        "this_month": month,
     })
 }
 
@@ -227,7 +231,7 @@ pub mod tests {
     use super::*;
     use crate::model::reach::Reach;
     use crate::nats::Connection;
-    use crate::operate::{Board, Fleet, Signals};
+    use crate::operate::{Board, Fleet, Signals, Usage};
     use std::sync::Arc;
 
     /// A node that is connected and whole.
@@ -245,6 +249,7 @@ pub mod tests {
             signals: Arc::new(signals),
             fleet: Arc::new(Fleet::default()),
             lookout: Arc::default(),
+            usage: Usage::load(&crate::config::tests::with(config)).into(),
         }
     }
 

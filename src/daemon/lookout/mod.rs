@@ -32,6 +32,11 @@ pub fn start(
     workers.spawn("lookout", move || {
         loop {
             let now = Instant::now();
+            if stop.requested() {
+                view.usage.count(&view);
+                view.usage.store(&view, true, now);
+                return Ok(());
+            }
             let is_looked_at = view.lookout.is_looked_at(Looker::Program, now);
             machine.look(now);
             broker.look(is_looked_at, now);
@@ -39,16 +44,16 @@ pub fn start(
                 store.look(&view.lookout, now);
             }
             view.lookout.has_looked(now);
+            view.usage.count(&view);
+            view.usage.store(&view, false, now);
             let pause = if is_looked_at { limits::LOOKOUT_ROUND } else { limits::LOOKOUT_REST };
             select! {
-                recv(stop.receiver()) -> _ => return Ok(()),
+                recv(stop.receiver()) -> _ => {}
                 recv(view.lookout.woken()) -> _ => {}
                 default(pause) => {}
             }
             // Many who look at once are served by one round.
-            if stop.wait(limits::LOOKOUT_SPACING.saturating_sub(now.elapsed())) {
-                return Ok(());
-            }
+            stop.wait(limits::LOOKOUT_SPACING.saturating_sub(now.elapsed()));
         }
     })
 }

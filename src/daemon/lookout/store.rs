@@ -1,7 +1,8 @@
 //! The store, where it is not in NATS: whether it answers, and lets us in. A thread of its own asks, for a store that is away may keep
 //! it waiting.
 
-use crate::base::{error::Error, limits, stop::Stop, worker::Workers};
+use crate::base::error::{Context, Error};
+use crate::base::{limits, stop::Stop, worker::Workers};
 use crate::operate::{Looker, Lookout, Signals, Trouble, View};
 use crate::storage::OpenStore;
 use crossbeam_channel::{Receiver, Sender, bounded, select};
@@ -36,7 +37,7 @@ impl StoreLook {
                     recv(stop.receiver()) -> _ => return Ok(()),
                     recv(asked) -> question => if question.is_err() { return Ok(()) },
                 }
-                let found = open().and_then(|store| Ok(store.answers()?));
+                let found = open().and_then(|store| store.answers().context(store.describe()));
                 if answer.send(found).is_err() {
                     return Ok(());
                 }
@@ -71,7 +72,8 @@ impl StoreLook {
                             self.signals.note_store_back();
                         }
                     }
-                    Err(why) => self.trouble.warn(&format!("store: {why}: see -doctor")),
+                    // Whoever needs the store says it in the log.
+                    Err(why) => self.trouble.show(&format!("store: {why}: see -doctor")),
                 }
             }
             Err(_) if now.saturating_duration_since(asked) >= limits::LOOKOUT_ANSWER => {

@@ -1,8 +1,9 @@
 //! The publisher's view of the database: the next entries of the change log, each key once, with the image that its row has now.
 
 use crate::base::{limits, memory};
+use crate::db::capture::entries::{self, Entries, Logged};
 use crate::db::capture::install::{self, Capture};
-use crate::db::capture::log_table::{self, Touch};
+use crate::db::capture::log_table;
 use crate::db::migrate::history::{self, State};
 use crate::db::migrate::{self, Looker};
 use crate::db::schema::{self, Known, Schema};
@@ -13,7 +14,6 @@ use crate::model::event::{Event, Kind};
 use crate::model::origin::Origin;
 use crate::model::value::Value;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params_from_iter};
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -59,16 +59,6 @@ pub struct ChangeLog {
     looked: i64,
 }
 
-/// A key that the log holds.
-struct Logged {
-    /// Its highest id.
-    id: i64,
-    table: Arc<Table>,
-    key: Vec<Value>,
-    /// All its entries say [`Touch::InTheWay`].
-    in_the_way: bool,
-}
-
 /// The database as a connection has seen it before it gave back its schema.
 struct Resting {
     /// `PRAGMA data_version`
@@ -77,19 +67,6 @@ struct Resting {
     unsettled: (i64, i64),
     origin: Origin,
 }
-
-/// Entries after the cursor.
-struct Entries {
-    /// Each key once, in the order of the ids.
-    keys: Vec<Logged>,
-    /// The last id read.
-    last: i64,
-    /// As many entries were read as were asked for, so there may be more.
-    full: bool,
-}
-
-/// No entry has this id.
-const OVERTAKEN: i64 = 0;
 
 impl ChangeLog {
     /// Opens the database and installs capture.
@@ -319,7 +296,9 @@ impl ChangeLog {
         if schema::version(&self.connection)? != self.schema.version {
             return Err(Error::SchemaChanged);
         }
-        let Entries { keys, last, full } = self.entries(limit)?;
+        let after = (self.cursor, limit);
+        let Entries { keys, last, full } =
+            entries::read(&self.connection, &self.entries, after, &self.schema)?;
         let mut batch = Batch { changes: Vec::with_capacity(keys.len()), more: full, passed: false };
         let mut bytes = 0;
         let mut cursor = last;
@@ -370,36 +349,6 @@ impl ChangeLog {
         if let Some((table, key)) = given {
             self.steering.saw_own(&table, key);
         }
-    }
-
-    fn entries(&self, limit: u64) -> Result<Entries, Error> {
-        let mut statement = self.connection.prepare_cached(&self.entries)?;
-        let mut rows = statement.query([self.cursor, i64::try_from(limit).unwrap_or(i64::MAX)])?;
-        let mut found = Entries { keys: vec![], last: self.cursor, full: false };
-        // Where each key stands in `found`.
-        let mut places: HashMap<Vec<u8>, usize> = HashMap::new();
-        let mut overtaken = 0;
-        let mut count = 0;
-        while let Some(row) = rows.next()? {
-            let (id, number): (i64, i64) = (row.get(0)?, row.get(1)?);
-            found.last = id;
-            count += 1;
-            let (number, touch) = Touch::of(number);
-            let Some(table) = self.schema.by_number.get(&number) else { continue };
-            let key: Vec<Value> = (0..table.key.len()).map(|at| row.get(at + 2)).collect::<Result<_, _>>()?;
-            let mut in_the_way = touch.is_unsure(&key);
-            if let Some(earlier) = places.insert(table.row_key(&key), found.keys.len()) {
-                found.keys[earlier].id = OVERTAKEN;
-                in_the_way &= found.keys[earlier].in_the_way;
-                overtaken += 1;
-            }
-            found.keys.push(Logged { id, table: table.clone(), key, in_the_way });
-        }
-        if overtaken > 0 {
-            found.keys.retain(|logged| logged.id != OVERTAKEN);
-        }
-        found.full = count == limit;
-        Ok(found)
     }
 
     fn event(&self, id: i64, table: &Table, key: Vec<Value>, image: Option<Vec<Value>>) -> Event {

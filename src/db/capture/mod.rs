@@ -2,6 +2,7 @@
 
 mod all_rows;
 mod changelog;
+mod entries;
 pub mod install;
 pub mod log_table;
 mod plan;
