@@ -146,8 +146,8 @@ impl Applier {
                     why: String::new(),
                 }));
             }
-            if !missing.is_empty() && subject.missing().is_empty() {
-                if self.session.is_touched(&subject.key)? {
+            if subject.missing().is_empty() {
+                if !missing.is_empty() && self.session.is_touched(&subject.key)? {
                     // A write of ours is later, and may have these columns, or not: that is known when it has come back.
                     self.deferred.put_off(Instant::now());
                     return Ok(Outcome::Aside(held.cause()));
