@@ -37,7 +37,9 @@ compiler() { # gcc, headers
 }
 
 toolchain() { # x86_64, aarch64 or armv7
-  FLAGS=""
+  # The standard library is compiled, too: for size, and without what unwinds the stack.
+  export RUSTC_BOOTSTRAP=1
+  FLAGS="-Zbuild-std=std,panic_abort -Zbuild-std-features=optimize_for_size"
   # One linker for all; it folds equal functions of Rust's, packs what is relocated at the start, and leaves out tables for
   # unwinding: a panic ends the program.
   LINKS="-C linker=rust-lld -C link-arg=--icf=safe -C link-arg=-T$PWD/.packaging/no-unwinding.ld"
@@ -61,7 +63,7 @@ toolchain() { # x86_64, aarch64 or armv7
     ARCHIVER=aarch64-linux-gnu-ar
     ;;
   armv7)
-    # Rust has no ready standard library for it: it is compiled too, against Debian's musl.
+    # Rust has nothing ready for it: Debian's musl takes its place.
     TARGET=armv7-unknown-linux-musleabihf DEBIAN=armhf CROSS=linux-armv4
     need arm-linux-gnueabihf-gcc gcc-arm-linux-gnueabihf libc6-dev-armhf-cross
     local dir libs
@@ -73,15 +75,14 @@ toolchain() { # x86_64, aarch64 or armv7
     mkdir -p target/cross/lib
     cp "$($COMPILER -print-file-name=libgcc_eh.a)" target/cross/lib/libunwind.a
     cp "$($COMPILER -print-file-name=libatomic.a)" target/cross/lib/
-    export RUSTC_BOOTSTRAP=1
-    FLAGS="-Zbuild-std=std,panic_abort"
     LINKS="$LINKS -C relocation-model=static -C link-self-contained=no
       -Z pre-link-args=$libs/crt1.o -Z pre-link-args=$libs/crti.o -L native=$libs -L native=$PWD/target/cross/lib
       -C link-arg=$($COMPILER -print-libgcc-file-name) -C link-arg=$libs/libc.a -C link-arg=$libs/crtn.o"
-    rustup component add rust-src
     ;;
   *) echo "no such architecture: $1 (x86_64, aarch64 or armv7)" >&2; exit 2 ;;
   esac
+  rustup component add rust-src
+  # Of it, what starts a program and musl itself are used.
   [ "$1" = armv7 ] || rustup target add $TARGET
   [ "$1" = armv7 ] || LINKS="$LINKS -C link-arg=--pack-dyn-relocs=relr"
   local name=${TARGET//-/_}
