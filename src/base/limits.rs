@@ -16,6 +16,8 @@ pub const REGISTRY_RENEWAL: Duration = Duration::from_secs(60);
 pub const REGISTRY_LOOK: Duration = Duration::from_secs(1);
 /// Pause between two looks at what the others have told.
 pub const REGISTRY_READ: Duration = Duration::from_secs(60);
+/// The same while a program asks for health.
+pub const REGISTRY_READ_PROGRAM: Duration = Duration::from_secs(10);
 /// From so many tables on, a changed schema is told after some looks more.
 pub const LARGE_TELLING: usize = 300;
 pub const LARGE_TELLING_LOOKS: u32 = 5;

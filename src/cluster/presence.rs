@@ -9,7 +9,7 @@ use super::states::States;
 use super::{HELLO_BYTES, Told};
 use crate::base::{error::Error, limits, random, stop::Stop, worker::Workers};
 use crate::config::Config;
-use crate::nats::{Connection, JetStream};
+use crate::nats::Connection;
 use crate::operate::status::{host, state};
 use crate::operate::{Board, Looker, State, View};
 use crossbeam_channel::{bounded, select};
@@ -34,7 +34,6 @@ pub fn start(view: &View, stop: &Stop, workers: &mut Workers) -> Result<(), Erro
         let mut namesakes = Namesakes::new(config, &host());
         let mut shards = Shards::new(config, &host());
         let mut states = States::new(&config.nats.stream_prefix);
-        let js = JetStream::new(connection.clone());
         let listen = |subject: &str, places: usize| {
             let (queue, messages) = bounded(places);
             (connection.subscribe(subject, queue), messages)
@@ -51,7 +50,6 @@ pub fn start(view: &View, stop: &Stop, workers: &mut Workers) -> Result<(), Erro
             let doubts = namesakes.times.heard.is_some() && lookout.is_looked_at(Looker::Program, now);
             if states.ask(connection, fleet, doubts, now) {
                 namesakes.times.asked(now);
-                look_at_streams(&view, &js);
             }
             select! {
                 recv(stop.receiver()) -> _ => {
@@ -86,20 +84,6 @@ pub fn start(view: &View, stop: &Stop, workers: &mut Workers) -> Result<(), Erro
             }
         }
     })
-}
-
-/// How far the streams reach, for whoever looks: a node that reads nothing does not know it.
-fn look_at_streams(view: &View, js: &JetStream) {
-    for (stream, name) in view.config.streams().iter().enumerate() {
-        match js.stream(name) {
-            Ok(Some(info)) => {
-                view.fleet.note_end(&view.signals.generation(), stream, info.state.last_seq);
-            }
-            Ok(None) => {}
-            // The others would be waited for in vain, too.
-            Err(_) => return,
-        }
-    }
 }
 
 /// What a daemon knows about others with its node id.

@@ -125,11 +125,10 @@ impl Teller {
                 }
             }
         }
-        // While they differ, whoever looks is told soon when they do not any more.
-        let differ = !setup.board.other_schema().is_empty();
+        // Each reading asks for what every node has told.
         let pause = match is_looked_at {
-            true if differ => limits::LOOKOUT_ROUND,
-            true => limits::LOOKOUT_QUESTION,
+            true if setup.lookout.is_looked_at(Looker::Person, now) => limits::LOOKOUT_QUESTION,
+            true => limits::REGISTRY_READ_PROGRAM,
             false => limits::REGISTRY_READ,
         };
         if is_due(self.read, pause, now) {

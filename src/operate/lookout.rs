@@ -65,6 +65,11 @@ impl Lookout {
         last.is_some_and(|at| now.saturating_duration_since(at) < limits::LOOKOUT_LOOKED)
     }
 
+    /// Whether anybody has looked since then.
+    pub fn was_looked_at_since(&self, then: Instant) -> bool {
+        self.lock().anybody.is_some_and(|at| at > then)
+    }
+
     /// Gets a token when somebody begins to look.
     pub fn woken(&self) -> &Receiver<()> {
         &self.woken

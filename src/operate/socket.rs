@@ -74,7 +74,7 @@ fn answer(view: &View, mut stream: UnixStream, stop: &Stop) -> std::io::Result<(
     while !stop.wait(Duration::from_millis(20)) {
         let waited = asked.elapsed();
         let heard = waited > limits::STATE_PATIENCE / 4
-            && view.fleet.is_fresh(asked - limits::STATE_FRESH, Instant::now());
+            && view.fleet.is_fresh(asked.checked_sub(limits::STATE_FRESH).unwrap_or(asked), Instant::now());
         if heard || waited > limits::STATE_PATIENCE || !view.connection.is_up() {
             break;
         }

@@ -2,7 +2,7 @@
 
 use crate::base::{clock, limits};
 use crate::nats::JetStream;
-use crate::operate::{Trouble, View};
+use crate::operate::{Looker, Trouble, View};
 use std::time::Instant;
 
 /// What was seen of it.
@@ -12,6 +12,8 @@ pub struct BrokerLook {
     answer: Trouble,
     clock: Trouble,
     asked: Option<Instant>,
+    /// It did not answer the last question as it should.
+    fails: bool,
 }
 
 impl BrokerLook {
@@ -22,46 +24,60 @@ impl BrokerLook {
             answer: Trouble::new(&view.board, "broker"),
             clock: Trouble::new(&view.board, "clock"),
             asked: None,
+            fails: false,
         }
     }
 
-    /// Asks while somebody looks, and once at the start; each question waits a moment for its answer at most.
+    /// Asks while a person looks or the last answer was a bad one, once for a program that looks, and once at the start; each question
+    /// waits a moment for its answer at most.
     pub fn look(&mut self, is_looked_at: bool, now: Instant) {
         let connection = self.view.connection.clone();
         if !connection.is_up() {
             // That there is none is said elsewhere. Whoever looks wants to know soon when there is one.
-            self.answer.forget();
+            self.answer.show("");
             if is_looked_at {
                 connection.hurry();
             }
             return;
         }
-        let rested =
-            self.asked.is_none_or(|at| now.saturating_duration_since(at) >= limits::LOOKOUT_QUESTION);
-        if !rested || !(is_looked_at || self.asked.is_none()) {
+        let lookout = &self.view.lookout;
+        let is_due = |at: Instant| {
+            let wanted =
+                self.fails || lookout.is_looked_at(Looker::Person, now) || lookout.was_looked_at_since(at);
+            is_looked_at && wanted && now.saturating_duration_since(at) >= limits::LOOKOUT_QUESTION
+        };
+        if !self.asked.is_none_or(is_due) {
             return;
         }
         self.asked = Some(now);
+        let mut trouble = String::new();
         for (stream, name) in self.view.config.streams().iter().enumerate() {
             match self.js.stream_within(name, limits::LOOKOUT_ANSWER) {
                 Ok(Some(info)) => {
                     self.view.fleet.note_end(&self.view.signals.generation(), stream, info.state.last_seq);
-                    self.answer.forget();
                     self.compare_clocks(&info.ts);
                 }
-                Ok(None) if self.view.board.is_open() => self.answer.show(&format!(
-                    "stream {name} is not there: it is made anew in a moment, and what it held is taken from the nodes"
-                )),
+                Ok(None) if self.view.board.is_open() => {
+                    trouble = format!(
+                        "stream {name} is not there: it is made anew in a moment, and what it held is taken from the nodes"
+                    );
+                }
                 Ok(None) => {}
-                Err(error) if connection.is_up() => {
-                    return self.answer.show(&format!(
+                Err(error) => {
+                    trouble = format!(
                         "the broker is connected and JetStream does not answer ({error}): see whether its JetStream is on, and \
                          this login may use it"
-                    ));
+                    );
+                    break;
                 }
-                Err(_) => {}
             }
         }
+        // A connection that was lost meanwhile is said elsewhere.
+        if !connection.is_up() {
+            trouble.clear();
+        }
+        self.fails = !trouble.is_empty();
+        self.answer.show(&trouble);
     }
 
     /// `theirs`: the server's time when it answered, RFC 3339. Servers before 2.10 tell none.
