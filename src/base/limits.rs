@@ -315,6 +315,8 @@ pub const STATE_GLANCE_NODES: usize = 10;
 /// Time between two rounds of the lookout while somebody looks, and while nobody does.
 pub const LOOKOUT_ROUND: Duration = Duration::from_millis(500);
 pub const LOOKOUT_REST: Duration = Duration::from_secs(20);
+/// The same while nobody looks and the broker does not answer as it should.
+pub const LOOKOUT_FAILING: Duration = Duration::from_secs(5);
 /// The same at least, however many look.
 pub const LOOKOUT_SPACING: Duration = Duration::from_millis(250);
 /// The lookout goes on for so long after somebody has looked.

@@ -3,6 +3,7 @@
 use crate::base::{clock, limits};
 use crate::nats::JetStream;
 use crate::operate::{Looker, Trouble, View};
+use std::collections::HashSet;
 use std::time::Instant;
 
 /// What was seen of it.
@@ -13,7 +14,9 @@ pub struct BrokerLook {
     clock: Trouble,
     asked: Option<Instant>,
     /// It did not answer the last question as it should.
-    fails: bool,
+    pub fails: bool,
+    /// Streams that were there once: what was never made is not missed.
+    known: HashSet<String>,
 }
 
 impl BrokerLook {
@@ -25,11 +28,12 @@ impl BrokerLook {
             clock: Trouble::new(&view.board, "clock"),
             asked: None,
             fails: false,
+            known: HashSet::new(),
         }
     }
 
-    /// Asks while a person looks or the last answer was a bad one, once for a program that looks, and once at the start; each question
-    /// waits a moment for its answer at most.
+    /// Asks while a person looks, once for a program that looks, and once at the start; after a bad answer again and again, seldom if
+    /// nobody looks. Each question waits a moment for its answer at most.
     pub fn look(&mut self, is_looked_at: bool, now: Instant) {
         let connection = self.view.connection.clone();
         if !connection.is_up() {
@@ -42,9 +46,13 @@ impl BrokerLook {
         }
         let lookout = &self.view.lookout;
         let is_due = |at: Instant| {
-            let wanted =
-                self.fails || lookout.is_looked_at(Looker::Person, now) || lookout.was_looked_at_since(at);
-            is_looked_at && wanted && now.saturating_duration_since(at) >= limits::LOOKOUT_QUESTION
+            let is_new = lookout.is_looked_at(Looker::Person, now) || lookout.was_looked_at_since(at);
+            let pause = match is_looked_at {
+                true if self.fails || is_new => limits::LOOKOUT_QUESTION,
+                false if self.fails => limits::LOOKOUT_FAILING,
+                _ => return false,
+            };
+            now.saturating_duration_since(at) >= pause
         };
         if !self.asked.is_none_or(is_due) {
             return;
@@ -54,10 +62,11 @@ impl BrokerLook {
         for (stream, name) in self.view.config.streams().iter().enumerate() {
             match self.js.stream_within(name, limits::LOOKOUT_ANSWER) {
                 Ok(Some(info)) => {
+                    self.known.insert(name.clone());
                     self.view.fleet.note_end(&self.view.signals.generation(), stream, info.state.last_seq);
                     self.compare_clocks(&info.ts);
                 }
-                Ok(None) if self.view.board.is_open() => {
+                Ok(None) if self.known.contains(name) => {
                     trouble = format!(
                         "stream {name} is not there: it is made anew in a moment, and what it held is taken from the nodes"
                     );

@@ -46,7 +46,11 @@ pub fn start(
             view.lookout.has_looked(now);
             view.usage.count(&view);
             view.usage.store(&view, false, now);
-            let pause = if is_looked_at { limits::LOOKOUT_ROUND } else { limits::LOOKOUT_REST };
+            let pause = match is_looked_at {
+                true => limits::LOOKOUT_ROUND,
+                false if broker.fails => limits::LOOKOUT_FAILING,
+                false => limits::LOOKOUT_REST,
+            };
             select! {
                 recv(stop.receiver()) -> _ => {}
                 recv(view.lookout.woken()) -> _ => {}
