@@ -66,7 +66,8 @@ Usage: harmonylite -config FILE [flags]       (flags take one dash or two)
                         the schemas of all nodes: which one differs, in which table and column
   -json                 with these: one JSON document instead of text
   -quiet                with these: nothing when all is well
-  -cleanup              remove everything of harmonylite from the database, and exit
+  -cleanup              remove everything of harmonylite from the database, and exit; refused while something is in it that may
+                        be nowhere else; -force: all the same
   -cluster-addr H:P     with our own nats-server: where it listens for its cluster
   -cluster-peers A,B    with our own nats-server: routes to other nodes (nats://host:port, dns://name:port)
   -leaf-servers A,B     with our own nats-server: servers that it joins as a leaf (URL?hub=true for a hub), instead of
@@ -265,7 +266,7 @@ fn execute(flags: &Flags, config: &Config) -> Result<(), Error> {
     signals(source, i32::from(flags.command != Command::Daemon))?;
     let (show, name) = (flags.show, flags.name.as_str());
     match flags.command {
-        Command::Cleanup => commands::cleanup(config, show),
+        Command::Cleanup => commands::cleanup(config, show, flags.more.force),
         Command::Status => commands::status(config, show),
         Command::Sync => commands::sync(config, &stop, show, (flags.everywhere, flags.more.limit())),
         Command::PrintService => commands::print_service(config, flags.config.as_deref(), flags.more.service),

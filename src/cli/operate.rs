@@ -24,6 +24,8 @@ pub struct More {
     topic: Option<String>,
     /// `-pprof`: the Go program's profiler.
     profiles: bool,
+    /// `-cleanup` removes what may be nowhere else.
+    pub force: bool,
 }
 
 impl More {
@@ -42,6 +44,9 @@ impl More {
         if self.limit.is_some() && command != Command::Sync {
             return Err("-timeout is for -sync".to_owned());
         }
+        if self.force && command != Command::Cleanup {
+            return Err("-force is for -cleanup".to_owned());
+        }
         let wanted = &self.init;
         let any =
             !wanted.database.as_os_str().is_empty() || !wanted.nats.is_empty() || !wanted.store.is_empty();
@@ -55,7 +60,7 @@ impl More {
     }
 }
 
-const NAMES: [&str; 17] = [
+const NAMES: [&str; 18] = [
     "help",
     "man",
     "schema-status",
@@ -73,6 +78,7 @@ const NAMES: [&str; 17] = [
     "print-service",
     "completion",
     "pprof",
+    "force",
 ];
 
 /// Whether a flag is one of these.
@@ -111,6 +117,7 @@ pub fn flag(name: &str, parser: &mut Parser, more: &mut More) -> Result<Option<C
             value(parser, name)?;
             more.profiles = true;
         }
+        "force" => more.force = on(parser)?,
         "print-service" => {
             let word = text(parser, name)?;
             let accepted = || format!("-print-service {word}: {}", Service::ACCEPTED);

@@ -214,6 +214,9 @@ fn try_open(config: &Config) -> Result<Option<Database>, db::Error> {
             &log.schema_hash()[..12]
         );
         log.steer(steering.clone());
+        if config.log.shards == 1 {
+            log.keep_together();
+        }
         log.note_schema(config.schema_travels)?;
         Some(log)
     } else {

@@ -1,6 +1,6 @@
 //! What can be said of a database before a daemon works on it, or beside one: read alone.
 
-use crate::db::{apply, capture::log_table, error::Error, open, ours, schema::Schema, state};
+use crate::db::{apply, capture::log_table, error::Error, migrate, open, ours, schema::Schema, state};
 use std::path::Path;
 
 /// What was found.
@@ -30,6 +30,36 @@ pub fn examine(path: &Path) -> Result<Examined, Error> {
         same_keys: if of_state { apply::same_keys(&connection, schema.tables.values())? } else { vec![] },
         left_out: schema.refused.into_iter().collect(),
         known,
+    })
+}
+
+/// What of ours in a database may be nowhere else in the cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OnlyHere {
+    /// Changes that have not come back from their stream.
+    pub changes: bool,
+    /// Events that the database could not use, or not yet.
+    pub aside: usize,
+    /// Writes that lost to ours.
+    pub lost: usize,
+    /// Tables and columns that were dropped, and are kept.
+    pub dropped: usize,
+}
+
+/// Looks for it.
+pub fn only_here(path: &Path) -> Result<OnlyHere, Error> {
+    let connection = open::open_checked(path)?;
+    if !ours::has_own_table(&connection)? || !state::exists(&connection)? {
+        return Ok(OnlyHere::default());
+    }
+    let logged = log_table::exists(&connection)? && log_table::any_unsettled(&connection, i64::MAX, &[])?;
+    let rebuilt = !state::rebuilt(&connection)?.is_empty();
+    drop(connection);
+    Ok(OnlyHere {
+        changes: logged || rebuilt,
+        aside: apply::aside::list(path)?.len(),
+        lost: apply::conflicts::list(path)?.len(),
+        dropped: migrate::kept_of(path)?.len(),
     })
 }
 

@@ -59,6 +59,10 @@ impl Group {
         }
     }
 
+    fn is_of(&self, event: &Event) -> bool {
+        self.table == event.table && (self.kind == Kind::Delete) == event.is_tombstone()
+    }
+
     fn takes(&self, event: &Event) -> bool {
         self.columns.len() == event.row.len()
             && self.columns.iter().zip(&event.row).all(|(known, (name, _))| known == name)
@@ -94,20 +98,29 @@ impl Group {
 pub fn encode<'a>(events: impl IntoIterator<Item = &'a Event>) -> Vec<u8> {
     let mut groups: Vec<Group> = vec![];
     let mut places: HashMap<(Arc<str>, bool), usize> = HashMap::new();
-    let mut schema: Option<Arc<str>> = None;
+    let mut schema: Option<&Arc<str>> = None;
+    // Rows of one table mostly follow each other.
+    let mut last: Option<usize> = None;
     for event in events {
-        schema = event.schema_hash.clone().or(schema);
-        let place = places.entry((event.table.clone(), event.is_tombstone())).or_insert(groups.len());
-        if groups.get(*place).is_none_or(|group| !group.takes(event)) {
-            *place = groups.len();
+        schema = event.schema_hash.as_ref().or(schema);
+        let at = match last.filter(|last| groups[*last].is_of(event)) {
+            Some(last) => last,
+            None => *places.entry((event.table.clone(), event.is_tombstone())).or_insert(groups.len()),
+        };
+        let at = if groups.get(at).is_some_and(|group| group.takes(event)) {
+            at
+        } else {
+            places.insert((event.table.clone(), event.is_tombstone()), groups.len());
             groups.push(Group::new(event));
-        }
-        groups[*place].push(event);
+            groups.len() - 1
+        };
+        groups[at].push(event);
+        last = Some(at);
     }
     let mut out = vec![];
     head(&mut out, 4, 3);
     head(&mut out, 0, VERSION);
-    let hash = schema.map(|hash| hash_bytes(&hash)).unwrap_or_default();
+    let hash = schema.map(|hash| hash_bytes(hash)).unwrap_or_default();
     head(&mut out, 2, hash.len() as u64);
     out.extend_from_slice(&hash);
     head(&mut out, 4, groups.len() as u64);

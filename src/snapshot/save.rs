@@ -1,8 +1,8 @@
 //! Making a snapshot of the database and storing it.
 
-use super::Node;
 use super::scratch::{self, need_room};
 use super::transfer::Progress;
+use super::{Node, show_positions};
 use crate::base::error::{Context, Error};
 use crate::base::temporary::Temporary;
 use crate::base::{clock, digest, files, limits};
@@ -51,6 +51,9 @@ pub fn save(node: Node<'_>, store: &Store, terms: Terms<'_>) -> Result<Saved, Er
     let mut label = label(&made, &stamp, config.snapshot.packing.name());
     label.content = store.veiled(&label.content);
     let current = store.stat(limits::SNAPSHOT_NAME).context(what())?;
+    if let (Some(stored), None) = (&current, terms.leader) {
+        keep_newer(config, store, stored, &label)?;
+    }
     // An interrupted upload may have replaced the stored snapshot or not: that cannot be told from outside.
     let may_stay = !terms.anew && !unfinished;
     let is_same = |current: &Stored| store.is_sealed(current) && current.label.same_content(&label);
@@ -96,6 +99,35 @@ fn label(made: &db::Made, stamp: &db::Stamp, encoding: String) -> Label {
     }
 }
 
+/// What a person or a script stores does not take the place of a snapshot that holds more: that may be the last copy of it. A leader
+/// leads because it has read all.
+fn keep_newer(config: &Config, store: &Store, stored: &Stored, label: &Label) -> Result<(), Error> {
+    let has_followed = |label: &Label| !label.positions.is_empty();
+    if !store.is_sealed(stored) || !has_followed(&stored.label) {
+        return Ok(());
+    }
+    let why = if !has_followed(label) {
+        "this database has never followed the streams"
+    } else if stored.label.is_newer_than(label) {
+        "this database has not read so far"
+    } else if stored.label.streams != label.streams && !daemon_runs(config) {
+        "the streams were made anew since this database followed them, or before"
+    } else {
+        return Ok(());
+    };
+    Err(Error::waiting(format!(
+        "{} in {} stays, for it may hold what this one lacks: its position is {}, and {why}; start the daemon and let it catch up, \
+         or make the snapshot on another node",
+        stored.name,
+        store.describe(),
+        show_positions(&stored.label.positions)
+    )))
+}
+
+fn daemon_runs(config: &Config) -> bool {
+    !matches!(files::Lock::try_take(&config.lock_path()), Ok(Some(_)))
+}
+
 fn still_leads(leader: Option<&Lease>) -> Result<(), Error> {
     if leader.is_some_and(|leader| leader.held().is_none()) {
         return Err(Error::waiting("the leader lease was lost"));
@@ -129,7 +161,7 @@ fn wait_until_settled(node: Node<'_>, made: &db::Made, leader: Option<&Lease>) -
             Ok(true) | Err(db::Error::Busy) => {}
             Err(error) => return Err(error).context("read the change log"),
         }
-        if matches!(files::Lock::try_take(&config.lock_path()), Ok(Some(_))) {
+        if !daemon_runs(config) {
             return Err(Error::local(
                 "the database holds changes that are not published, and no daemon runs that would publish them: start it",
             ));

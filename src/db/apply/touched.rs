@@ -42,6 +42,9 @@ impl Ids {
 
     /// `None`: none is left.
     fn without(&self, gone: &[i64]) -> Option<Ids> {
+        if let Ids::One(id) = self {
+            return (!gone.contains(id)).then_some(Ids::One(*id));
+        }
         let left: Vec<i64> = self.as_slice().iter().filter(|id| !gone.contains(id)).copied().collect();
         match left.as_slice() {
             [] => None,
@@ -204,9 +207,7 @@ impl Touched {
                 self.note_settled(*id);
             }
         }
-        let mut left = ids.to_vec();
         if let Some(near) = self.near.get_mut(key) {
-            left.retain(|id| !near.as_slice().contains(id));
             match near.without(ids) {
                 Some(rest) => *near = rest,
                 None => {
@@ -215,8 +216,11 @@ impl Touched {
                 }
             }
         }
-        for id in left {
-            self.far -= connection.prepare_cached(REMOVE)?.execute(params![key, id])?;
+        // Those of one key may be in both.
+        if self.far > 0 {
+            for id in ids {
+                self.far -= connection.prepare_cached(REMOVE)?.execute(params![key, id])?;
+            }
         }
         Ok(())
     }

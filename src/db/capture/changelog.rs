@@ -23,7 +23,7 @@ use std::time::Instant;
 pub struct Change {
     /// The event; its id is that of the row's highest log entry in this batch.
     pub event: Event,
-    /// Picks the shard.
+    /// Picks the shard; 0 where there is one alone.
     pub shard_hash: u64,
 }
 
@@ -49,6 +49,8 @@ pub struct ChangeLog {
     /// The highest log id that was read.
     cursor: i64,
     steering: Steering,
+    /// All rows go to one stream.
+    one_stream: bool,
     /// Number of rows that the schema has.
     rows: i64,
     /// What was known when the connection gave back its schema; `None` since it was used.
@@ -110,6 +112,7 @@ impl ChangeLog {
             entries,
             cursor: 0,
             steering,
+            one_stream: false,
             rows,
             resting: None,
             looker: None,
@@ -146,6 +149,11 @@ impl ChangeLog {
     /// Tells whoever steers the keys of AUTOINCREMENT tables which the application has given.
     pub fn steer(&mut self, steering: Steering) {
         self.steering = steering;
+    }
+
+    /// From now on, nothing has to tell to which stream a row goes.
+    pub fn keep_together(&mut self) {
+        self.one_stream = true;
     }
 
     /// The schema as this connection or another one has read it last, for others to the same database.
@@ -333,7 +341,7 @@ impl ChangeLog {
                     }
                 });
             }
-            let shard_hash = table.shard_hash(&key);
+            let shard_hash = if self.one_stream { 0 } else { table.shard_hash(&key) };
             let event = self.event(id, &table, key, image);
             bytes += event.row.iter().map(|(_, value)| value.size()).sum::<usize>();
             batch.changes.push(Change { event, shard_hash });

@@ -120,6 +120,66 @@ fn a_daemon_at_work_is_a_reason_to_try_again_later() {
     assert_eq!(output.status.code(), Some(0), "{}", printed(&output));
 }
 
+/// Recovery by hand does not lose the last copy of anything by one wrong command.
+#[test]
+fn what_may_be_nowhere_else_is_not_cleaned_up() {
+    let dir = Dir::new("cleanup-refused");
+    let mut nats = Nats::start(&dir);
+    let mut node = Node::with_schema(&dir, 1, &nats.url(), "", "CREATE TABLE t(id INTEGER PRIMARY KEY, v)");
+    node.start_ready();
+    nats.kill();
+    node.sql("INSERT INTO t VALUES(1, 'nobody else has it')");
+    assert_eq!(node.stop(), 0);
+    let output = node.command(&["-cleanup"]);
+    let text = printed(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("nothing was removed") && text.contains("not come back from the stream"), "{text}");
+    nats.restart();
+    node.start_ready();
+    assert!(node.command(&["-sync"]).status.success());
+    assert_eq!(node.stop(), 0);
+    let output = node.command(&["-cleanup"]);
+    assert_eq!(output.status.code(), Some(0), "{}", printed(&output));
+    // By force.
+    node.start_ready();
+    nats.kill();
+    node.sql("INSERT INTO t VALUES(2, 'nobody else has it')");
+    assert_eq!(node.stop(), 0);
+    assert_eq!(node.command(&["-cleanup"]).status.code(), Some(1));
+    let output = node.command(&["-cleanup", "-force"]);
+    assert_eq!(output.status.code(), Some(0), "{}", printed(&output));
+}
+
+/// A cron job on a node that was off for long does not put its old state in the place of the cluster's newest.
+#[test]
+fn a_snapshot_that_holds_more_stays() {
+    let dir = Dir::new("older-snapshot");
+    let nats = Nats::start(&dir);
+    let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
+    let mut one = Node::with_schema(&dir, 1, &nats.url(), "", schema);
+    let mut two = Node::with_schema(&dir, 2, &nats.url(), "", schema);
+    let stranger = Node::with_schema(&dir, 3, &nats.url(), "", schema);
+    one.start_ready();
+    two.start_ready();
+    one.sql("INSERT INTO t VALUES(1, 'x')");
+    wait_equal(&mut [&mut one, &mut two], 20);
+    assert_eq!(two.stop(), 0);
+    one.sql("INSERT INTO t VALUES(2, 'y')");
+    assert!(one.command(&["-sync"]).status.success());
+    let saved = |node: &Node| {
+        let output = node.command(&["-save-snapshot"]);
+        (output.status.code(), printed(&output))
+    };
+    assert_eq!(saved(&one).0, Some(0));
+    for (node, why) in [(&two, "has not read so far"), (&stranger, "has never followed the streams")] {
+        let (code, text) = saved(node);
+        assert!(code == TRY_AGAIN_LATER && text.contains(why), "{text}");
+    }
+    two.start_ready();
+    wait_equal(&mut [&mut one, &mut two], 20);
+    assert_eq!(saved(&two).0, Some(0));
+}
+
 /// What a script must not try again: the configuration is wrong (2), or the thing that is asked for is not there (1).
 #[test]
 fn exit_codes_of_what_does_not_go_away_by_waiting() {
