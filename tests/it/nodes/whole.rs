@@ -1,5 +1,6 @@
 //! Whole transactions: what one node commits, the applications of the others see whole or not at all.
 
+use crate::support::proxy::Line;
 use crate::support::*;
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
@@ -48,8 +49,14 @@ fn torn(reader: &Connection, n: usize) -> Option<String> {
         .then(|| format!("ledger {n}: sum {sum:?} of {SUM}, {there} of {entries} entries, {orphans} orphans"))
 }
 
-/// Looks again and again until it is stopped.
+/// Looks again and again until it is stopped, as soon as there is a database.
 fn look(database: &Path, stop: &AtomicBool, looks: &AtomicUsize) -> Vec<String> {
+    while !database.exists() {
+        if stop.load(Relaxed) {
+            return vec![];
+        }
+        pause(5);
+    }
     let reader = open(database);
     let mut found = vec![];
     while !stop.load(Relaxed) {
@@ -107,21 +114,27 @@ impl Drop for Ending<'_> {
     }
 }
 
-/// Transfers on two of three nodes while `trouble` is made; returns the number of looks.
+/// What is done meanwhile, round by round.
+type Trouble<'a> = &'a mut dyn FnMut(&mut Nats, &mut Vec<Node>, u64);
+
+/// Transfers on two of three nodes while `trouble` is made, which may add a fourth. `url`: where the second node finds the broker.
+/// Returns the number of looks.
 fn transfers(
     dir: &Dir,
     nats: &mut Nats,
-    config: &str,
+    (config, url): (&str, &str),
     seconds: u64,
-    trouble: fn(&mut Nats, &mut [Node], u64),
+    trouble: Trouble<'_>,
 ) -> usize {
+    let url_of = |id: u64| if id == 2 { url.to_owned() } else { nats.url() };
     let mut nodes: Vec<Node> =
-        (1..=3).map(|id| Node::with_schema(dir, id, &nats.url(), config, &schema())).collect();
+        (1..=3).map(|id| Node::with_schema(dir, id, &url_of(id), config, &schema())).collect();
     nodes.iter_mut().for_each(Node::start_ready);
     nodes[0].sql(&fill(1));
     nodes[1].sql(&fill(2));
     wait_equal(&mut nodes.iter_mut().collect::<Vec<_>>(), 60);
-    let databases: Vec<PathBuf> = nodes.iter().map(|node| node.database.clone()).collect();
+    let mut databases: Vec<PathBuf> = nodes.iter().map(|node| node.database.clone()).collect();
+    databases.push(dir.0.join("node-4/app.db"));
     let (stop, looks) = (AtomicBool::new(false), AtomicUsize::new(0));
     let found: Vec<String> = std::thread::scope(|scope| {
         let readers: Vec<_> =
@@ -154,22 +167,42 @@ fn sums_and_foreign_keys_hold_at_every_moment_on_every_node() {
         let dir = Dir::new("whole");
         let mut nats = Nats::start(&dir);
         let config = format!("replication_log.format = \"{format}\"\nsnapshot.enabled = false\n");
-        let looks = transfers(&dir, &mut nats, &config, 8, |_, _, _| pause(100));
+        let url = nats.url();
+        let looks = transfers(&dir, &mut nats, (&config, &url), 8, &mut |_, _, _| pause(100));
         println!("{format}: {looks} looks");
         assert!(looks > 500, "{looks}");
     }
 }
 
+/// Every process is killed, connections are cut, snapshots are made, and a node begins from nothing.
 #[test]
 fn no_kill_and_no_outage_tears_a_transaction() {
     let dir = Dir::new("whole-kills");
     let mut nats = Nats::start(&dir);
-    let looks = transfers(&dir, &mut nats, "snapshot.leader_ttl = 1000\n", 20, |nats, nodes, round| {
+    let line = Line::before(nats.port);
+    let config = "snapshot.leader_ttl = 1000\n";
+    let looks = transfers(&dir, &mut nats, (config, &line.url()), 26, &mut |nats, nodes, round| {
         pause(700);
-        match round % 5 {
+        match round % 7 {
             4 => nats.restart(),
+            5 => {
+                line.cut();
+                pause(400);
+                line.mend();
+            }
+            6 => {
+                // A broker that is just back may be a reason to try again later.
+                let output = nodes[round as usize / 7 % nodes.len()].command(&["-save-snapshot"]);
+                assert!(matches!(output.status.code(), Some(0 | 75)), "{}", printed(&output));
+                if nodes.len() == 3 {
+                    let mut fresh = Node::new(&dir, 4, &nats.url(), config);
+                    fresh.start();
+                    nodes.push(fresh);
+                }
+            }
             which => {
-                let node = &mut nodes[which as usize % 3];
+                let count = nodes.len();
+                let node = &mut nodes[which as usize % count];
                 node.kill9();
                 pause(300);
                 node.start();
@@ -178,6 +211,8 @@ fn no_kill_and_no_outage_tears_a_transaction() {
     });
     println!("torn looks: 0 of {looks}, with kills and outages");
     assert!(looks > 1_000, "{looks}");
+    let begun = std::fs::read_to_string(dir.0.join("node-4/log")).unwrap();
+    assert!(begun.contains("restored"), "{begun}");
 }
 
 #[test]
@@ -185,7 +220,8 @@ fn the_form_of_a_stream_is_changed_and_changed_back_under_writes_and_kills() {
     let dir = Dir::new("whole-form");
     let mut nats = Nats::start(&dir);
     let config = "replication_log.format = \"rows\"\nsnapshot.leader_ttl = 1000\n";
-    transfers(&dir, &mut nats, config, 16, |nats, nodes, round| {
+    let url = nats.url();
+    transfers(&dir, &mut nats, (config, &url), 16, &mut |nats, nodes, round| {
         pause(500);
         if let Some(format) = [(3, "sets"), (12, "rows")].iter().find(|(at, _)| *at == round) {
             let done = nodes[2].command(&["-stream-format", format.1, "-json"]);
