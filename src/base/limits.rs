@@ -73,8 +73,9 @@ pub const SET_SILENCE_MS: i64 = 60_000;
 pub const SET_WORK: Duration = Duration::from_millis(800);
 /// The time that it takes at most, waiting for the disk and for others included.
 pub const SET_TIME: Duration = Duration::from_millis(2_500);
-/// Bytes of the decoded values that one transaction takes of a change set; the rest goes on in the next.
-pub const SET_BYTES: usize = 32 << 20;
+/// Memory for the decoded rows that one transaction takes of a change set; the rest goes on in the next. A row of two columns takes
+/// some 220 bytes.
+pub const SET_BYTES: usize = 48 << 20;
 /// Bytes of one row; a larger one stays in the change log. Less than [`MESSAGE_BYTES`], for names and lengths are beside them.
 pub const ROW_BYTES: usize = 60 << 20;
 /// Bytes of the message of one row that is cut into pieces, compressed: what is open before it has room beside it.
@@ -136,7 +137,7 @@ pub const TOUCHED_WEIGHT: usize = 88;
 pub const ORIGINS: usize = 4_096;
 /// Bytes of a name in an event: of a table, a column or a schema's hash. A table with a longer name is not replicated.
 pub const EVENT_NAME: usize = 1_000;
-/// Bytes of decoded values that one apply transaction takes; one larger event still passes alone.
+/// Memory for the decoded rows that one apply transaction takes; one larger event still passes alone.
 pub const APPLY_BYTES: usize = 8 << 20;
 /// Events in one apply transaction.
 pub const APPLY_BATCH: usize = 512;

@@ -141,6 +141,12 @@ impl Event {
         self.row.iter().map(|(name, value)| name.len() + value.size()).sum()
     }
 
+    /// Bytes that it takes in memory; names are shared.
+    pub fn weight(&self) -> usize {
+        let values = self.row.iter().map(|(_, value)| value.weight()).sum::<usize>();
+        size_of::<Event>() + self.row.len() * size_of::<(Arc<str>, Value)>() + values
+    }
+
     /// The event as CBOR.
     pub fn encode(&self) -> Vec<u8> {
         let mut out =

@@ -80,11 +80,11 @@ impl Payload {
         }
     }
 
-    /// Bytes of its values in memory, about.
-    pub fn size(&self) -> usize {
+    /// Bytes that it takes in memory.
+    pub fn weight(&self) -> usize {
         match self {
-            Payload::Row(event) => event.size(),
-            Payload::Set(events) => events.iter().map(Event::size).sum(),
+            Payload::Row(event) => event.weight(),
+            Payload::Set(events) => events.iter().map(Event::weight).sum(),
         }
     }
 }

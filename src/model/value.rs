@@ -28,6 +28,14 @@ impl Value {
             _ => 16,
         }
     }
+
+    /// Bytes that it takes beside itself.
+    pub fn weight(&self) -> usize {
+        match self {
+            Value::Text(bytes) | Value::Blob(bytes) => bytes.len(),
+            _ => 0,
+        }
+    }
 }
 
 /// How the index that makes a key unique compares the text of one column. It decides whether two keys are the same row.

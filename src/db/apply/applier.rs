@@ -201,11 +201,12 @@ impl Applier {
                 self.decoded.truncate(count);
                 self.decoded.push_back((place, self.codec.read(&incoming.payload)));
             }
-            bytes += self.decoded[count].1.as_ref().map_or(0, Payload::size);
+            bytes += self.decoded[count].1.as_ref().map_or(0, Payload::weight);
             count += 1;
             ends = incoming.ends.is_some();
         }
         self.decoded.truncate(count);
+        self.session.heavy |= bytes > limits::APPLY_BYTES;
     }
 
     /// The application must not get a key after the highest one of another node, so a block above it is needed first.
@@ -233,7 +234,15 @@ impl Applier {
     /// Makes what the decoded events' probes need, before the transaction.
     fn prepare_probes(&mut self) -> Result<(), Error> {
         self.catch_up_before()?;
-        let names: BTreeSet<&Arc<str>> = self.decoded_events().map(|event| &event.table).collect();
+        let mut names: BTreeSet<&Arc<str>> = BTreeSet::new();
+        let mut last = None;
+        // Rows of one table mostly follow each other.
+        for name in self.decoded_events().map(|event| &event.table) {
+            if last.is_none_or(|last| !Arc::ptr_eq(last, name)) {
+                names.insert(name);
+                last = Some(name);
+            }
+        }
         names.into_iter().try_for_each(|name| self.session.prepare_probe(name))
     }
 

@@ -96,6 +96,8 @@ pub struct Session {
     version: i64,
     /// A quiet connection should not keep the schema.
     large: bool,
+    /// What was decoded took much memory, which is free now.
+    pub heavy: bool,
     /// When there was work; `None` since the connection gave back the schema.
     used: Option<Instant>,
     /// The schema as any connection has read it last.
@@ -147,6 +149,7 @@ impl Session {
         Ok(Session {
             node,
             large,
+            heavy: false,
             used: Some(Instant::now()),
             streams: streams.to_vec(),
             schema: Arc::default(),
@@ -388,13 +391,13 @@ impl Session {
         self.used = Some(Instant::now());
     }
 
-    /// Gives back memory when there was no work for so long. Without effect where the schema is small.
+    /// Gives back memory when there was no work for so long. Without effect where the schema is small, and so was the work.
     pub fn rest(&mut self, after: Duration) {
         if self.used.is_none_or(|used| used.elapsed() < after) {
             return;
         }
         self.used = None;
-        if self.large
+        if (self.large || std::mem::take(&mut self.heavy))
             && let Err(error) = open::give_back(&self.connection)
         {
             log::debug!("give back memory: {error}");
