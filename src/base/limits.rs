@@ -86,6 +86,8 @@ pub const PART_BYTES: usize = 512 << 10;
 pub const MESSAGE_OVERHEAD: usize = 100;
 /// Bytes published between two looks whether the streams reach back far enough.
 pub const REACH_LOOK: usize = 16 << 20;
+/// Time between two such looks after one in vain; while somebody looks it is [`LOOKOUT_QUESTION`].
+pub const REACH_AGAIN: Duration = Duration::from_secs(60);
 /// Messages read that have no effect, after which the position is written nevertheless.
 pub const UNUSED: u64 = 1_024;
 /// Messages read and not applied yet: their bytes; one larger message still passes alone.
@@ -337,6 +339,8 @@ pub const STORE_LOOK_PROGRAM: Duration = Duration::from_secs(60);
 pub const USAGE_STORE: Duration = Duration::from_secs(3_600);
 /// A write lock that is held for so long without a commit is shown.
 pub const LOCK_HELD: Duration = Duration::from_secs(1);
+/// Memory of the machine, or of its control group, below which it is called scarce, unless there is very little in all.
+pub const MEMORY_SCARCE: u64 = 32 << 20;
 /// A disk with fewer bytes is called full, unless it is a very small one.
 pub const DISK_FULL: u64 = 1 << 20;
 /// Clocks that are farther apart are wrong, in milliseconds.
@@ -403,6 +407,13 @@ pub const COMPARE_TIME: Duration = Duration::from_millis(60);
 
 /// Time from the start of a session until all pages of the database are checked once.
 pub const CHECK_AFTER: Duration = Duration::from_secs(2);
+/// Bytes of a database whose pages are checked again while somebody looks. A larger one is checked at the start of a session alone.
+pub const CHECK_BYTES: u64 = 32 << 20;
+/// Time between two such checks while a person looks, and while a program does, at least.
+pub const CHECK_PERSON: Duration = Duration::from_millis(800);
+pub const CHECK_PROGRAM: Duration = Duration::from_secs(600);
+/// So many times as long as the last one took that time is at least.
+pub const CHECK_SHARE: [u32; 2] = [20, 2_000];
 
 /// How long a node that joins waits for the founder's first snapshot.
 pub const FIRST_SNAPSHOT: Duration = Duration::from_secs(60);

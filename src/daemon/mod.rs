@@ -3,6 +3,7 @@
 //! Some workers live as long as the daemon (presence, health, metrics, the leader's lease). Those that work on the database
 //! are one [`session::Session`]; a replaced or damaged database ends it, and the next one begins.
 
+mod check;
 mod claim;
 mod lookout;
 mod open;
@@ -15,7 +16,7 @@ use crate::base::stop::Stop;
 use crate::base::{error::Error, limits, once::Once};
 use crate::cluster::lease::Keeper;
 use crate::cluster::presence;
-use crate::config::Config;
+use crate::config::{Config, Snapshot};
 use crate::db;
 use crate::operate::{Usage, View, Whole, health, metrics, notify, socket};
 use crate::snapshot::{self, Recovery};
@@ -65,7 +66,9 @@ impl Daemon<'_> {
         socket::start(&view, &self.token, &mut self.workers)?;
         health::start(&view, &self.token, &mut self.workers)?;
         metrics::start(&view, &self.token, &mut self.workers)?;
-        let has_store = config.snapshot.enabled && config.snapshot.store.is_apart_from_nats();
+        // One in NATS is asked where a key decides what is taken of it: that the broker is there is seen elsewhere.
+        let Snapshot { enabled, store, packing, .. } = &config.snapshot;
+        let has_store = *enabled && (store.is_apart_from_nats() || packing.key.is_some());
         let store = has_store.then(|| self.broker.store_opener(config));
         lookout::start(&view, self.bucket.js(), store, &self.token, &mut self.workers)?;
         if config.makes_snapshots() {

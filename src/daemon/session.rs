@@ -1,10 +1,11 @@
 //! The workers on one database: publisher, watch, check, snapshot scheduler, follower.
 
+use super::check;
 use super::open::Database;
 use super::state::Daemon;
-use crate::base::error::{Context, Error, Kind};
+use crate::base::error::{Context, Error};
 use crate::base::stop::{self, Stop, StopSource};
-use crate::base::{files, limits, memory, worker::Workers};
+use crate::base::{files, limits, worker::Workers};
 use crate::cluster::{
     registry::{Registry, Told},
     teller,
@@ -18,11 +19,7 @@ use crate::replicator::{
     orders,
 };
 use crate::snapshot;
-use std::path::Path;
 use std::time::Instant;
-
-/// The worker that ends by itself when all is well.
-pub const CHECK: &str = "check";
 
 /// Running workers. Dropping it stops them without waiting.
 pub struct Session {
@@ -65,7 +62,7 @@ impl Session {
     ) -> Result<(), Error> {
         let (handle, orders) = orders();
         let config = daemon.config;
-        self.start_check(&config.db_path, token)?;
+        self.start_check(daemon, token)?;
         if let Some(log) = database.capture {
             daemon.board.set_tables(log.table_names().len());
             self.start_publisher(daemon, log, orders, token)?;
@@ -160,6 +157,7 @@ impl Session {
             orders,
             board: daemon.board.clone(),
             signals: daemon.signals.clone(),
+            lookout: daemon.lookout.clone(),
             stop: stop.clone(),
         })?;
         self.workers.spawn("publisher", move || publisher.run())
@@ -180,32 +178,10 @@ impl Session {
         })
     }
 
-    /// Starts the thread that looks once, beside the others, whether all pages of the database can be read: nobody may touch
-    /// a damaged one for weeks.
-    fn start_check(&mut self, path: &Path, stop: &Stop) -> Result<(), Error> {
-        let (path, stop) = (path.to_path_buf(), stop.clone());
-        self.workers.spawn(CHECK, move || {
-            if stop.wait(limits::CHECK_AFTER) {
-                return Ok(());
-            }
-            match db::find_damage(&path, db::Look::Pages, &stop) {
-                Ok(found) => {
-                    for warning in &found.warnings {
-                        log::warn!(
-                            "{}: {warning}: searches may miss rows; build that index anew ('rebuild')",
-                            path.display()
-                        );
-                    }
-                    if let Some(why) = found.damage.into_iter().next() {
-                        return Err(Error::new(Kind::Damaged, why));
-                    }
-                }
-                Err(error) => log::debug!("{}: check: {error}", path.display()),
-            }
-            // The check has read the schema, too.
-            memory::give_back();
-            Ok(())
-        })
+    /// Starts the thread that looks, beside the others, whether all pages of the database can be read.
+    fn start_check(&mut self, daemon: &Daemon<'_>, stop: &Stop) -> Result<(), Error> {
+        let (path, lookout, stop) = (daemon.config.db_path.clone(), daemon.lookout.clone(), stop.clone());
+        self.workers.spawn("check", move || check::run(&path, &lookout, &stop))
     }
 
     /// Stops all workers in order, and waits for them within a bound; returns the names of those that have not ended.

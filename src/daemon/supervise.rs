@@ -1,6 +1,6 @@
 //! Watching over a session: what ends it, and a line a minute on what it does.
 
-use super::session::{CHECK, Session};
+use super::session::Session;
 use super::state::Daemon;
 use crate::base::error::{Error, Kind};
 use crate::base::files::{self, Identity};
@@ -45,8 +45,8 @@ pub fn supervise(daemon: &mut Daemon<'_>, session: &mut Session) -> Result<End, 
             }
             default(if place.misses > 0 { LOOK_AGAIN } else { LOOK }) => None,
         };
-        if let Some(end) = exit.and_then(|exit| meaning(exit, stop.requested())) {
-            return end;
+        if let Some(exit) = exit {
+            return meaning(exit, stop.requested());
         }
         daemon.claim.confirm(config)?;
         if place.is_taken(files::identity(&config.db_path)) {
@@ -63,15 +63,14 @@ pub fn supervise(daemon: &mut Daemon<'_>, session: &mut Session) -> Result<End, 
     }
 }
 
-/// What the end of a worker means for the session; `None`: nothing.
-fn meaning(exit: Exit, stopping: bool) -> Option<Result<End, Error>> {
+/// What the end of a worker means for the session.
+fn meaning(exit: Exit, stopping: bool) -> Result<End, Error> {
     match exit.result {
-        Ok(()) if exit.name == CHECK => None,
-        Err(why) if why.kind() == Kind::Damaged => Some(Ok(End::Damaged(why.to_string()))),
-        Err(why) if stopping && why.kind() == Kind::Stopped => Some(Ok(End::Stopped)),
-        Err(why) => Some(Err(why)),
-        Ok(()) if stopping => Some(Ok(End::Stopped)),
-        Ok(()) => Some(Err(Error::local(format!("worker {} ended by itself", exit.name)))),
+        Err(why) if why.kind() == Kind::Damaged => Ok(End::Damaged(why.to_string())),
+        Err(why) if stopping && why.kind() == Kind::Stopped => Ok(End::Stopped),
+        Err(why) => Err(why),
+        Ok(()) if stopping => Ok(End::Stopped),
+        Ok(()) => Err(Error::local(format!("worker {} ended by itself", exit.name))),
     }
 }
 
@@ -136,27 +135,21 @@ mod tests {
     }
 
     #[test]
-    fn a_check_that_found_nothing_ends_nothing() {
-        assert_eq!(meaning(exit(CHECK, Ok(())), false), None);
-        assert_eq!(meaning(exit(CHECK, Ok(())), true), None);
-    }
-
-    #[test]
     fn damage_is_seen_by_its_kind_whoever_finds_it() {
-        for name in [CHECK, "publisher", "follower", "snapshot"] {
+        for name in ["check", "publisher", "follower", "snapshot"] {
             let damaged = Err(Error::new(Kind::Damaged, "page 3"));
-            assert_eq!(meaning(exit(name, damaged), false), Some(Ok(End::Damaged("page 3".into()))));
+            assert_eq!(meaning(exit(name, damaged), false), Ok(End::Damaged("page 3".into())));
         }
     }
 
     #[test]
     fn a_worker_that_ends_by_itself_ends_the_daemon() {
-        let end = meaning(exit("watch", Ok(())), false).unwrap().unwrap_err();
+        let end = meaning(exit("watch", Ok(())), false).unwrap_err();
         assert_eq!(end.to_string(), "worker watch ended by itself");
-        assert_eq!(meaning(exit("watch", Ok(())), true), Some(Ok(End::Stopped)));
-        let failed = meaning(exit("watch", Err(Error::local("inotify"))), true).unwrap().unwrap_err();
+        assert_eq!(meaning(exit("watch", Ok(())), true), Ok(End::Stopped));
+        let failed = meaning(exit("watch", Err(Error::local("inotify"))), true).unwrap_err();
         assert_eq!(failed.to_string(), "inotify");
-        assert_eq!(meaning(exit("watch", Err(Error::stopped())), true), Some(Ok(End::Stopped)));
+        assert_eq!(meaning(exit("watch", Err(Error::stopped())), true), Ok(End::Stopped));
     }
 
     #[test]

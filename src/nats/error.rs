@@ -3,6 +3,10 @@
 use crate::base;
 use std::fmt;
 
+/// What a person does about [`Error::NoRoom`].
+pub const NO_ROOM: &str =
+    "make room on the broker (its disk, max_file_store, the account's limits, the stream's bounds)";
+
 /// A text for people in a variant for decisions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error {

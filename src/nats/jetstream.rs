@@ -219,7 +219,7 @@ pub(super) fn ack(message: &Message) -> Result<Ack, Error> {
     if let Some(status) = message.headers.status {
         return Err(Error::Transient(format!("no stream takes the subject (status {status})")));
     }
-    let ack: Ack = parse(message)?;
+    let ack: Ack = parse_with(message, classify_refusal)?;
     if ack.seq == 0 {
         return Err(Error::Transient("acknowledgement without a sequence".to_owned()));
     }
@@ -233,6 +233,13 @@ pub(super) fn is_stored(message: &Message) -> bool {
 
 /// Reads an API answer: its `error` first.
 fn parse<T: serde::de::DeserializeOwned>(message: &Message) -> Result<T, Error> {
+    parse_with(message, classify)
+}
+
+fn parse_with<T: serde::de::DeserializeOwned>(
+    message: &Message,
+    classify: fn(&ApiError) -> Error,
+) -> Result<T, Error> {
     #[derive(Deserialize)]
     struct Failed {
         error: Option<ApiError>,
@@ -246,8 +253,14 @@ fn parse<T: serde::de::DeserializeOwned>(message: &Message) -> Result<T, Error> 
 }
 
 // Numbers of nats-server's `server/errors.json` that mean something else than their HTTP code does, with their names there.
+/// `JSAccountResourcesExceededErr`
+const ACCOUNT_IS_FULL: u16 = 10_002;
+/// `JSInsufficientResourcesErr`
+const INSUFFICIENT_RESOURCES: u16 = 10_023;
 /// `JSStorageResourcesExceededErr`
 const NO_STORAGE: u16 = 10_047;
+/// `JSStreamStoreFailedF`: the stream's bounds are reached and it discards what is new, or the disk fails.
+const NOT_STORED: u16 = 10_077;
 /// `JSStreamSubjectOverlapErr`
 const SUBJECTS_OVERLAP: u16 = 10_065;
 /// `JSStreamWrongLastSequenceErrF`
@@ -263,12 +276,20 @@ fn classify(error: &ApiError) -> Error {
     match (error.code, error.err_code) {
         (_, WRONG_LAST_SEQUENCE | WRONG_LAST_SEQUENCE_CONSTANT) => Error::Conflict(text),
         (_, SUBJECTS_OVERLAP) => Error::Overlap(text),
-        (_, NO_STORAGE) => Error::NoRoom(text),
+        (_, NO_STORAGE | ACCOUNT_IS_FULL) => Error::NoRoom(text),
         (_, LAST_SEQUENCE_NOT_READY) => Error::Transient(text),
         (404, _) => Error::NotFound(text),
         (400, _) => Error::Permanent(text),
         // Among them 503, JetStream is switched off: somebody may well change that while we wait.
         _ => Error::Transient(text),
+    }
+}
+
+/// The same for a message that a stream does not take.
+fn classify_refusal(error: &ApiError) -> Error {
+    match (classify(error), error.err_code) {
+        (Error::Transient(why), INSUFFICIENT_RESOURCES | NOT_STORED) => Error::NoRoom(why),
+        (other, _) => other,
     }
 }
 
@@ -334,7 +355,7 @@ mod tests {
                 false,
             ),
             (r#"{"error":{"code":400,"err_code":65000,"description":"new"},"seq":7}"#, false),
-            (r#"{"error":{"code":503,"err_code":10023}}"#, true),
+            (r#"{"error":{"code":503,"err_code":10008}}"#, true),
             (r#"{"stream":"S","seq":0}"#, true),
             (r#"{"stream":"S"}"#, true),
             ("", true),
@@ -342,6 +363,15 @@ mod tests {
         ] {
             let error = ack(&message(bad)).unwrap_err();
             assert_eq!(matches!(error, Error::Transient(_)), transient, "{bad}: {error:?}");
+        }
+        for full in [
+            "400,\"err_code\":10002",
+            "503,\"err_code\":10023",
+            "500,\"err_code\":10047",
+            "503,\"err_code\":10077",
+        ] {
+            let error = ack(&message(&format!("{{\"error\":{{\"code\":{full}}}}}"))).unwrap_err();
+            assert!(matches!(error, Error::NoRoom(_)), "{full}: {error:?}");
         }
         let mut nobody = message("");
         nobody.headers.status = Some(503);

@@ -23,7 +23,7 @@ mod wire;
 pub use connection::{Connection, Subscription};
 pub use consume::{Consumer, Pull, Step};
 pub use dial::cryptography;
-pub use error::Error;
+pub use error::{Error, NO_ROOM};
 #[cfg(test)]
 pub use jetstream::StreamState;
 pub use jetstream::{JetStream, StreamInfo};

@@ -1,7 +1,7 @@
 //! Pipelined publishing: many messages in flight, each acknowledged, all sent again in order when in doubt.
 
 use super::connection::{Connection, Subscription};
-use super::error::Error;
+use super::error::{Error, NO_ROOM};
 use super::jetstream::{self, Ack};
 use super::nuid;
 use super::wire::{self, Message};
@@ -10,8 +10,10 @@ use crossbeam_channel::{Receiver, bounded};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Pause between a rejection that may pass ("no stream takes the subject") and the repetition.
+/// Pause between a rejection that may pass ("no stream takes the subject") and the repetition, the first time.
 const AFTER_REJECTION: Duration = Duration::from_millis(250);
+/// The longest such pause: each repetition sends all that waits.
+const AFTER_REJECTIONS: Duration = Duration::from_secs(1);
 
 /// A silence of this length is said: a busy stream acknowledges within milliseconds, over a thin line within a second or two.
 const UNANSWERED: Duration = Duration::from_millis(1_500);
@@ -141,12 +143,16 @@ struct Window<T> {
     sent_on: Option<u64>,
     /// Since when nothing was acknowledged; `None`: since the next look.
     silent_since: Option<Instant>,
+    /// The same, and a repetition does not end it: for people.
+    unanswered_since: Option<Instant>,
     /// A silence of this length means that something was lost. On a thin line the first acknowledgement takes long: it doubles
     /// with each repetition, until messages are acknowledged that were sent once.
     patience: Duration,
     /// Messages below this number were sent more than once.
     repeated: u64,
     rejection: Rejection,
+    /// The pause before the repetition after the next rejection.
+    pause: Duration,
     /// Why a message was refused last, since the last that was acknowledged.
     refusal: String,
 }
@@ -173,9 +179,11 @@ impl<T> Window<T> {
             bytes: 0,
             sent_on: None,
             silent_since: None,
+            unanswered_since: None,
             patience: limits::PUBLISH_RESEND,
             repeated: 0,
             rejection: Rejection::None,
+            pause: AFTER_REJECTION,
             refusal: String::new(),
         }
     }
@@ -193,9 +201,14 @@ impl<T> Window<T> {
     fn may_send_on(&mut self, epoch: u64) -> bool {
         if self.unacked.is_empty() {
             self.sent_on = Some(epoch);
-            self.silent_since = None;
+            self.heard();
         }
         self.sent_on == Some(epoch)
+    }
+
+    /// The server lives.
+    fn heard(&mut self) {
+        (self.silent_since, self.unanswered_since) = (None, None);
     }
 
     fn push(&mut self, frame: Vec<u8>, tag: T) {
@@ -206,11 +219,14 @@ impl<T> Window<T> {
     /// Notes what became of a message; `None` when it is no news, or will be tried again.
     fn end(&mut self, number: u64, result: Result<Ack, Error>) -> Option<Acked<T>> {
         // A repetition's tells that the server lives, too.
-        self.silent_since = None;
+        self.heard();
         let at = usize::try_from(number.checked_sub(self.first)?).ok()?;
         let pending = self.unacked.get_mut(at)?;
-        if let Err(Error::Transient(why)) = &result {
-            self.refusal.clone_from(why);
+        if let Err(Error::Transient(why) | Error::NoRoom(why)) = &result {
+            self.refusal = match &result {
+                Err(Error::NoRoom(_)) => format!("{why}: {NO_ROOM}"),
+                _ => why.clone(),
+            };
             if matches!(self.rejection, Rejection::None) {
                 log::debug!("publish refused for now: {why}");
                 self.rejection = Rejection::New;
@@ -219,6 +235,7 @@ impl<T> Window<T> {
         }
         let tag = pending.tag.take()?;
         self.refusal.clear();
+        self.pause = AFTER_REJECTION;
         if number >= self.repeated {
             self.patience = (self.patience / 2).max(limits::PUBLISH_RESEND);
         }
@@ -248,8 +265,10 @@ impl<T> Window<T> {
             return false;
         }
         if matches!(self.rejection, Rejection::New) {
-            self.rejection = Rejection::RepeatAt(now + AFTER_REJECTION);
+            self.rejection = Rejection::RepeatAt(now + self.pause);
+            self.pause = (self.pause * 2).min(AFTER_REJECTIONS);
         }
+        self.unanswered_since.get_or_insert(now);
         let silent_since = *self.silent_since.get_or_insert(now);
         let silent = now.duration_since(silent_since) > self.patience;
         let rejected = matches!(self.rejection, Rejection::RepeatAt(at) if at <= now);
@@ -267,13 +286,17 @@ impl<T> Window<T> {
     }
 
     fn trouble(&self, now: Instant) -> Option<String> {
-        let silent = self.silent_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        let since = self.unanswered_since;
+        let silent = since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         if self.unacked.is_empty() {
             None
         } else if !self.refusal.is_empty() {
             Some(format!("the stream refuses changes for now: {}", self.refusal))
         } else if silent >= UNANSWERED {
-            Some("the stream acknowledges no changes".to_owned())
+            Some(
+                "the stream acknowledges no changes: see the broker's log, and whether its disk is full"
+                    .to_owned(),
+            )
         } else {
             None
         }
@@ -453,6 +476,29 @@ mod tests {
         assert!(window.must_repeat(now + AFTER_REJECTION, EPOCH));
         assert!(!window.must_repeat(now + AFTER_REJECTION, EPOCH));
         assert_eq!(window.next_tick(), Duration::from_millis(500));
+    }
+
+    #[test]
+    fn a_silence_is_said_until_it_ends_and_a_refusal_with_what_to_do() {
+        let mut window = sent(2);
+        let now = Instant::now();
+        assert!(!window.must_repeat(now, EPOCH) && window.trouble(now).is_none());
+        let later = now + limits::PUBLISH_RESEND + MS;
+        assert!(window.trouble(later).unwrap().contains("acknowledges no changes"));
+        assert!(window.must_repeat(later, EPOCH));
+        assert!(window.trouble(later + MS).is_some(), "the repetition is no answer");
+        assert!(window.end(0, Err(Error::NoRoom("full".into()))).is_none());
+        assert!(window.trouble(later).unwrap().contains("full: make room"));
+        let mut at = later;
+        for pause in [1, 2, 4, 4] {
+            assert!(!window.must_repeat(at, EPOCH));
+            assert!(!window.must_repeat(at + AFTER_REJECTION * pause - MS, EPOCH), "{pause}");
+            at += AFTER_REJECTION * pause;
+            assert!(window.must_repeat(at, EPOCH), "{pause}");
+            window.end(0, Err(Error::NoRoom("full".into())));
+        }
+        window.end(0, stored(1));
+        assert_eq!(window.trouble(at), None);
     }
 
     #[test]

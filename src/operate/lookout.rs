@@ -30,13 +30,15 @@ pub struct Lookout {
     ended: Condvar,
     wake: Sender<()>,
     woken: Receiver<()>,
+    tell: Sender<()>,
+    looked_at: Receiver<()>,
 }
 
 impl Default for Lookout {
     fn default() -> Lookout {
         // One place: a wake-up that finds it full has been given already.
-        let (wake, woken) = bounded(1);
-        Lookout { looks: Mutex::default(), ended: Condvar::new(), wake, woken }
+        let ((wake, woken), (tell, looked_at)) = (bounded(1), bounded(1));
+        Lookout { looks: Mutex::default(), ended: Condvar::new(), wake, woken, tell, looked_at }
     }
 }
 
@@ -53,7 +55,7 @@ impl Lookout {
         if who == Looker::Person {
             looks.person = Some(now);
         }
-        let _ = self.wake.try_send(());
+        let _ = (self.wake.try_send(()), self.tell.try_send(()));
         let is_fresh = |looks: &mut Looks| looks.round.is_some_and(|at| at + limits::LOOKOUT_ROUND > now);
         let _ = self.ended.wait_timeout_while(looks, patience, |looks| !is_fresh(looks));
     }
@@ -73,6 +75,11 @@ impl Lookout {
     /// Gets a token when somebody begins to look.
     pub fn woken(&self) -> &Receiver<()> {
         &self.woken
+    }
+
+    /// The same for the thread that checks the database.
+    pub fn looked_at(&self) -> &Receiver<()> {
+        &self.looked_at
     }
 
     /// A round of looks that began then has ended.

@@ -52,8 +52,21 @@ pub fn others(view: &View) -> Vec<String> {
 
 /// `why`: what the last try ended with.
 fn not_connected(why: &str) -> String {
-    let has = |words: &[&str]| words.iter().any(|word| why.to_lowercase().contains(word));
-    let what = if has(&["authorization", "authentication", "permissions"]) {
+    let words_of_it = why.to_lowercase();
+    let has = |words: &[&str]| words.iter().any(|word| words_of_it.contains(word));
+    let what = if has(&["unknownissuer", "selfsigned", "self-signed", "badsignature"]) {
+        "nats.ca_file must be the authority that signed the broker's certificate"
+    } else if has(&["expired"]) {
+        "renew the broker's certificate, or set the clock of this machine"
+    } else if has(&["notvalidyet", "not valid yet"]) {
+        "set the clock of this machine (NTP), or the broker's certificate is for later"
+    } else if has(&["not valid for name", "notvalidforname"]) {
+        "nats.urls must have a name that is in the broker's certificate"
+    } else if has(&["certificaterequired"]) {
+        "set nats.cert_file and nats.key_file: the broker wants a certificate of ours"
+    } else if has(&["has no tls"]) {
+        "switch TLS on at the broker, or see -help security"
+    } else if has(&["authorization", "authentication", "permissions"]) {
         "correct nats.user_name and nats.user_password (or token, seed_file)"
     } else if has(&["tls", "certificate"]) {
         "see TLS in -help security"
@@ -61,7 +74,8 @@ fn not_connected(why: &str) -> String {
         "see whether it runs, and nats.urls names it"
     };
     let why = if why.is_empty() { String::new() } else { format!(" ({})", secret::redact(why)) };
-    format!("not connected to NATS{why}: {what}")
+    // Where it is cut, what to do is not.
+    format!("not connected to NATS: {what}{why}")
 }
 
 fn behind(view: &View) -> Option<String> {

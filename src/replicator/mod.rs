@@ -13,6 +13,7 @@ mod orders;
 mod outbox;
 mod pacing;
 mod publisher;
+mod reaching;
 mod rebuilt;
 mod reports;
 mod setup;

@@ -6,6 +6,7 @@ use super::cut;
 use super::later::retry_later;
 use super::orders::{Command, Orders};
 use super::outbox::{Bounds, Outbox};
+use super::reaching::Reaching;
 use crate::base::error::{Error, Kind};
 use crate::base::{fail, limits, random::random_u32, stop::Stop};
 use crate::config::Config;
@@ -14,8 +15,7 @@ use crate::model::event::Event;
 use crate::model::gate::{self, Part};
 use crate::model::{origin::Origin, payload::Codec, set::Format, shard};
 use crate::nats::{Acked, Connection, JetStream, Message, Pipeline};
-use crate::operate::{Board, Making, Signals, Trouble};
-use crate::streams;
+use crate::operate::{Board, Lookout, Making, Signals, Trouble};
 use crossbeam_channel::select;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -30,6 +30,7 @@ pub struct Setup {
     pub orders: Orders,
     pub board: Arc<Board>,
     pub signals: Arc<Signals>,
+    pub lookout: Arc<Lookout>,
     pub stop: Stop,
 }
 
@@ -58,11 +59,9 @@ pub struct Publisher {
     process: u64,
     /// A stream has refused a set: until the log is read to its end, each row is a message and a set of its own.
     alone: bool,
-    /// Bytes that were sent since the last look how far the streams reach back.
-    since_look: usize,
+    reaching: Reaching,
     changes: Changes,
     reading: Trouble,
-    reach: Trouble,
     sending: Trouble,
     refusing: Trouble,
 }
@@ -122,10 +121,13 @@ impl Publisher {
             attempt: 0,
             process: u64::from(random_u32()) + 1,
             alone: false,
-            since_look: limits::REACH_LOOK,
+            reaching: Reaching::new(
+                JetStream::new(setup.connection.clone()),
+                &setup.board,
+                setup.lookout.clone(),
+            ),
             changes: Changes::default(),
             reading: Trouble::new(&setup.board, "publisher"),
-            reach: Trouble::new(&setup.board, "reach"),
             sending: Trouble::new(&setup.board, "stream"),
             refusing: Trouble::new(&setup.board, "refused rows"),
             setup,
@@ -151,7 +153,11 @@ impl Publisher {
             let timeout = if look {
                 Duration::from_millis(50)
             } else {
-                self.pipeline.next_tick().min(self.audit.pause()).min(self.rest(used))
+                self.pipeline
+                    .next_tick()
+                    .min(self.audit.pause())
+                    .min(self.rest(used))
+                    .min(self.reaching.pause(Instant::now()))
             };
             select! {
                 recv(self.setup.stop.receiver()) -> _ => break,
@@ -173,6 +179,9 @@ impl Publisher {
                     }
                 },
                 default(timeout) => {}
+            }
+            if self.reaching.is_due_again(Instant::now()) {
+                self.look_at_reach();
             }
             look |= self.tick();
             look |= self.look_for_lost_changes();
@@ -306,7 +315,7 @@ impl Publisher {
                 if !self.pipeline.has_room() || !self.others_can_follow() {
                     return Ok(false);
                 }
-                if self.since_look >= limits::REACH_LOOK {
+                if self.reaching.is_due() {
                     self.look_at_reach();
                 }
                 if let Some(piece) = self.pieces.pop_front() {
@@ -376,7 +385,7 @@ impl Publisher {
         let ends = self.outboxes[stream].sent(first, payload.len(), part);
         let (bytes, alone) = (payload.len(), self.alone);
         let sent = Sent { ends, rows, bytes, part, alone, stream, making, table: table.clone(), last };
-        self.since_look += bytes;
+        self.reaching.note_sent(bytes);
         let part = part.header();
         let mut headers = vec![("Nats-Msg-Id", id.as_str())];
         headers.extend(part.as_deref().map(|part| (gate::HEADER, part)));
@@ -414,18 +423,9 @@ impl Publisher {
 
     /// Sees to it that the streams reach back far enough for what is in the database now.
     fn look_at_reach(&mut self) {
-        self.since_look = 0;
-        let flow = &self.setup.signals.flow;
-        let js = JetStream::new(self.setup.connection.clone());
         // What cannot be read now is looked at again.
-        let Ok(database) = self.setup.log.database_bytes() else { return };
-        for (at, shard) in (0..self.outboxes.len()).zip(1..) {
-            let reach = flow.reach(at);
-            match streams::widen(&js, &self.setup.config, (shard, reach), database) {
-                Ok(now) if now != reach => flow.widen(at, now),
-                Ok(_) => self.reach.forget(),
-                Err(error) => self.reach.warn(&error.to_string()),
-            }
+        if let Ok(database) = self.setup.log.database_bytes() {
+            self.reaching.look(&self.setup.config, &self.setup.signals, database);
         }
     }
 

@@ -199,8 +199,9 @@ impl Recovery<'_> {
     /// ends the recovery as well. Returns false when stopped.
     pub fn damaged(&self, why: &str) -> bool {
         let path = &self.config.db_path;
-        let what = format!("{}: damaged ({why})", path.display());
-        log::error!("{what}: recovering it");
+        // Where health is cut, what is waited for is not.
+        let what = format!("{}: damaged", path.display());
+        log::error!("{what} ({why}): recovering it");
         let file = files::identity(path);
         let mut kept = None;
         let done = self.until_done(&what, Whole::Damaged, |search| {
@@ -210,7 +211,7 @@ impl Recovery<'_> {
             if kept.is_none() {
                 kept = Some(set_aside(path)?);
             }
-            let found = self.find(search, "a person")?;
+            let found = self.find(search, "somebody to put a good copy in its place")?;
             noted(search, &found, |found| self.replace_damaged(found, file))
         });
         done.is_some()

@@ -19,14 +19,15 @@ const PLAIN: &str = "it is not encrypted, and this node has a key (snapshot.key_
 const UNSEALED: &str = "its label is not authenticated (an earlier version made it, or somebody without the key): it is not taken, \
                         unless snapshot.accept_plain = true";
 /// What is said of one whose seal is another one than this node would have made.
-const FORGED: &str = "its label is not the one that its maker wrote, or its maker has another key (snapshot.key_file) or another \
-                      nats.stream_prefix: it is not taken";
+const FORGED: &str = "its maker has another key (give all nodes the same snapshot.key_file) or another nats.stream_prefix, or its label is \
+                      not the one that its maker wrote: it is not taken";
 const MOVED: &str = "its label is that of a snapshot with another name: it is not taken";
 
 /// What the seal on a label showed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Seal {
-    /// It was not asked for: this node has no key, or takes snapshots without a seal as well.
+    /// It was not asked for: this node has no key, or takes snapshots without a seal as well. Or it is not known yet which label
+    /// belongs to the content, and this node believes only older ones.
     #[default]
     Unasked,
     /// A node of this cluster with this key wrote the label.
@@ -92,7 +93,8 @@ impl Seals {
         let Stored { name, size, version, label, other_labels, .. } = stored;
         let announced = Label { digest: label.digest.clone(), ..Label::default() };
         let (mut believed, mut refusal, mut seal) = (vec![], None, Seal::Whole);
-        for label in [label].into_iter().chain(other_labels) {
+        let mut of_another = false;
+        for (at, label) in [label].into_iter().chain(other_labels).enumerate() {
             match self.check(key, &name, &label) {
                 Ok(Seal::Whole) => believed.push(label),
                 Ok(other) => {
@@ -100,8 +102,15 @@ impl Seals {
                     seal = other;
                     believed.push(label);
                 }
-                Err(why) => drop(refusal.get_or_insert(why)),
+                Err(why) => {
+                    of_another |= at == 0;
+                    refusal.get_or_insert(why);
+                }
             }
+        }
+        if of_another {
+            // The newest label is probably that of the content: an older one that is believed says nothing of it then.
+            seal = Seal::Unasked;
         }
         if believed.is_empty() {
             believed.push(announced);

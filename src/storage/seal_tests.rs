@@ -120,8 +120,11 @@ fn of_several_labels_the_forged_ones_are_left_out() {
     let judged = seals().judge(given.clone());
     assert_eq!(
         (judged.label, judged.other_labels, judged.seal),
-        (one.clone(), vec![two.clone()], Seal::Whole)
+        (one.clone(), vec![two.clone()], Seal::Unasked),
+        "what lies there is probably that of the newest label"
     );
+    let older = Stored { other_labels: vec![given.label.clone()], ..stored(NAME, one.clone()) };
+    assert_eq!(seals().judge(older), Stored { seal: Seal::Whole, ..stored(NAME, one.clone()) });
     let judged = accepting().judge(given);
     assert_eq!((judged.label, judged.other_labels, judged.seal), (one, vec![label(), two], Seal::Unasked));
 }

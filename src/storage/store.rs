@@ -65,10 +65,15 @@ impl Store {
         self.glance("look", |_| self.look(name))
     }
 
-    /// Whether the store answers and lets us in: one request, tried once.
-    pub fn answers(&self) -> Result<(), Error> {
+    /// Whether the store answers and lets us in, and the current snapshot by its newest label alone: one request, tried once. An older
+    /// label may be one that this node believes, and does not belong to what lies there.
+    pub fn answers(&self) -> Result<Option<Stored>, Error> {
         let once = self.retry.clone().within(std::time::Duration::ZERO);
-        self.run_with(&once, "look", |_| self.look(limits::SNAPSHOT_NAME)).map(drop)
+        let look = || match self.backend.stat(limits::SNAPSHOT_NAME) {
+            Err(Error::NotFound) => Ok(None),
+            found => Ok(found?.map(|stored| self.seals.judge(Stored { other_labels: vec![], ..stored }))),
+        };
+        self.run_with(&once, "look", |_| look())
     }
 
     /// All snapshots: the current one, then the older ones, newest first.

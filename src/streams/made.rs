@@ -4,7 +4,7 @@ use super::format::{description, format_of};
 use crate::base::error;
 use crate::config::Config;
 use crate::model::{reach::Reach, set::Format};
-use crate::nats::{Error, JetStream, StreamInfo};
+use crate::nats::{Error, JetStream, NO_ROOM, StreamInfo};
 use serde_json::{Value, json};
 
 /// Makes sure that a shard's stream exists; with `update_existing` its limits are brought in line with the configuration.
@@ -87,7 +87,16 @@ pub fn widen(
     if now.bytes != u64::MAX && !now.covers(Reach::least(database)) {
         now = Reach { messages: now.messages.max(wanted.messages), bytes: now.bytes.max(wanted.bytes) };
         let changes = [("max_msgs", json!(now.messages)), ("max_bytes", json!(now.bytes))];
-        js.change_stream(&info, &changes).map_err(|error| error.at(format!("widen stream {name}")))?;
+        js.change_stream(&info, &changes).map_err(|error| match error {
+            // The words for what to do come before those of the server: both may be cut where they are shown.
+            Error::NoRoom(why) => Error::NoRoom(format!(
+                "stream {name} keeps {} MiB, which is little for this database, and the broker has no room for {} MiB: {NO_ROOM}, or \
+                 set replication_log.max_entries ({why})",
+                reach.bytes >> 20,
+                now.bytes >> 20
+            )),
+            error => error.at(format!("widen stream {name}")),
+        })?;
         log::info!(
             "stream {name}: the newest {} messages or {} MiB are kept from now on",
             now.messages,
@@ -139,10 +148,12 @@ pub fn warn_of_more_shards(js: &JetStream, config: &Config) -> Result<(), Error>
     Ok(())
 }
 
-/// Tells what to do about a stream of the other kind, which has the same subject.
+/// Tells what to do about a broker that is full, and about a stream of the other kind, which has the same subject.
 fn hint(error: Error, config: &Config) -> Error {
-    if !matches!(error, Error::Overlap(_)) {
-        return error;
+    match error {
+        Error::Overlap(_) => {}
+        Error::NoRoom(why) => return Error::NoRoom(format!("{NO_ROOM} ({why})")),
+        error => return error,
     }
     let other = !config.log.compress;
     error.at(format!(
@@ -212,6 +223,11 @@ mod tests {
         let config = crate::config::tests::with("");
         let told = hint(Error::Overlap("subjects overlap".into()), &config).to_string();
         assert!(told.contains("replication_log.compress = false"), "{told}");
+        assert!(
+            hint(Error::NoRoom("no storage".into()), &config)
+                .to_string()
+                .starts_with("make room on the broker")
+        );
         let other = Error::Transient("timeout".into());
         assert_eq!(hint(other.clone(), &config), other);
     }

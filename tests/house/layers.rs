@@ -267,6 +267,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
                 "outbox",
                 "pacing",
                 "publisher",
+                "reaching",
                 "rebuilt",
                 "reports",
                 "setup",
@@ -316,10 +317,12 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
     &[(
         "daemon",
         &[
+            "check",
             "claim",
             "lookout",
             "lookout/broker",
             "lookout/machine",
+            "lookout/memory",
             "lookout/store",
             "open",
             "session",

@@ -1,10 +1,11 @@
-//! The lookout: sees what no worker would meet before long. A full disk, somebody who keeps the write lock, a wrong clock, a broker
+//! The lookout: sees what no worker would meet before long. A full disk, little memory, somebody who keeps the write lock, a wrong clock, a broker
 //! that is there and does not answer, a store that is away: a quiet node would find out with the next write, or the next snapshot.
 //!
 //! While somebody looks at this node all is looked at, a few times a second what costs nothing; else seldom.
 
 mod broker;
 mod machine;
+mod memory;
 mod store;
 
 use crate::base::{error::Error, limits, stop::Stop, worker::Workers};
@@ -14,10 +15,11 @@ use crate::storage::OpenStore;
 use broker::BrokerLook;
 use crossbeam_channel::select;
 use machine::MachineLook;
+use memory::MemoryLook;
 use std::time::Instant;
 use store::StoreLook;
 
-/// Starts the thread. `open_store`: the store, if it is one beside NATS.
+/// Starts the thread. `open_store`: the store, if it is to be asked.
 pub fn start(
     view: &View,
     js: &JetStream,
@@ -25,7 +27,7 @@ pub fn start(
     stop: &Stop,
     workers: &mut Workers,
 ) -> Result<(), Error> {
-    let mut machine = MachineLook::new(view);
+    let (mut machine, mut memory) = (MachineLook::new(view), MemoryLook::new(view));
     let mut broker = BrokerLook::new(view, js);
     let mut store = open_store.map(|open| StoreLook::start(view, open, stop, workers)).transpose()?;
     let (view, stop) = (view.clone(), stop.clone());
@@ -39,6 +41,7 @@ pub fn start(
             }
             let is_looked_at = view.lookout.is_looked_at(Looker::Program, now);
             machine.look(now);
+            memory.look();
             broker.look(is_looked_at, now);
             if let Some(store) = &mut store {
                 store.look(&view.lookout, now);

@@ -1,10 +1,10 @@
-//! The store, where it is not in NATS: whether it answers, and lets us in. A thread of its own asks, for a store that is away may keep
-//! it waiting.
+//! The store: whether it answers, and lets us in, and whether this node may take the snapshot in it. A thread of its own asks, for a
+//! store that is away may keep it waiting.
 
 use crate::base::error::{Context, Error};
 use crate::base::{limits, stop::Stop, worker::Workers};
 use crate::operate::{Looker, Lookout, Signals, Trouble, View};
-use crate::storage::OpenStore;
+use crate::storage::{OpenStore, Stored};
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +14,9 @@ pub struct StoreLook {
     trouble: Trouble,
     signals: Arc<Signals>,
     questions: Sender<()>,
-    answers: Receiver<Result<(), Error>>,
+    answers: Receiver<Result<Option<String>, Error>>,
+    /// Of a store in NATS, what the broker does is said elsewhere.
+    in_nats: bool,
     /// When the question was asked that has no answer yet.
     asked: Option<Instant>,
     /// When the last answer came, and whether it was a good one.
@@ -29,6 +31,7 @@ impl StoreLook {
         workers: &mut Workers,
     ) -> Result<StoreLook, Error> {
         let (questions, asked) = bounded::<()>(1);
+        let has_key = view.config.snapshot.packing.key.is_some();
         let (answer, answers) = bounded(1);
         let stop = stop.clone();
         workers.spawn("store-look", move || {
@@ -37,7 +40,10 @@ impl StoreLook {
                     recv(stop.receiver()) -> _ => return Ok(()),
                     recv(asked) -> question => if question.is_err() { return Ok(()) },
                 }
-                let found = open().and_then(|store| store.answers().context(store.describe()));
+                let found = open().and_then(|store| {
+                    let stored = store.answers().context(store.describe())?;
+                    Ok(stored.and_then(|stored| unusable(&stored, has_key, &store.describe())))
+                });
                 if answer.send(found).is_err() {
                     return Ok(());
                 }
@@ -48,6 +54,7 @@ impl StoreLook {
             signals: view.signals.clone(),
             questions,
             answers,
+            in_nats: !view.config.snapshot.store.is_apart_from_nats(),
             asked: None,
             answered: None,
         })
@@ -66,22 +73,36 @@ impl StoreLook {
                 let was_away = self.answered.is_some_and(|(_, good)| !good);
                 (self.asked, self.answered) = (None, Some((Instant::now(), result.is_ok())));
                 match result {
-                    Ok(()) => {
-                        self.trouble.forget();
+                    Ok(unusable) => {
+                        // Whoever wants to take it says so in the log.
+                        self.trouble.show(&unusable.unwrap_or_default());
                         if was_away {
                             self.signals.note_store_back();
                         }
                     }
+                    Err(_) if self.in_nats => self.trouble.show(""),
                     // Whoever needs the store says it in the log.
                     Err(why) => self.trouble.show(&format!("store: {why}: see -doctor")),
                 }
             }
-            Err(_) if now.saturating_duration_since(asked) >= limits::LOOKOUT_ANSWER => {
+            Err(_) if !self.in_nats && now.saturating_duration_since(asked) >= limits::LOOKOUT_ANSWER => {
                 self.trouble.show("store: no answer yet: see -doctor");
             }
             Err(_) => {}
         }
     }
+}
+
+/// Why this node could not take the snapshot, if it needed it.
+fn unusable(stored: &Stored, has_key: bool, place: &str) -> Option<String> {
+    let why = match stored.refused() {
+        Some(why) => why,
+        None if !has_key && stored.label.encoding.contains("encrypted") => {
+            "it is encrypted, and this node has no key: set snapshot.key_file, as the other nodes do"
+        }
+        None => return None,
+    };
+    Some(format!("snapshot in {place}: {why}"))
 }
 
 /// Whether the store is to be asked now. Each question costs a request there.

@@ -12,20 +12,20 @@ const SOON: u64 = 2;
 const ON_A_BUSY_MACHINE: u64 = 4;
 
 /// A node whose health and page are asked for.
-struct Watched {
-    node: Node,
+pub struct Watched {
+    pub node: Node,
     port: u16,
 }
 
 impl Watched {
     /// `extra`: top-level keys and sections; of `[health_check]` there is one already.
-    fn new(dir: &Dir, id: u64, urls: &str, extra: &str) -> Watched {
+    pub fn new(dir: &Dir, id: u64, urls: &str, extra: &str) -> Watched {
         let port = free_port();
         let health = format!("health_check = {{ enable = true, bind = \"127.0.0.1:{port}\" }}\n{extra}");
         Watched { node: Node::with_schema(dir, id, urls, &health, SCHEMA), port }
     }
 
-    fn started(dir: &Dir, id: u64, urls: &str, extra: &str) -> Watched {
+    pub fn started(dir: &Dir, id: u64, urls: &str, extra: &str) -> Watched {
         let mut watched = Watched::new(dir, id, urls, extra);
         watched.node.start_ready();
         watched.is_well();
@@ -33,7 +33,7 @@ impl Watched {
     }
 
     /// What the three show.
-    fn shown(&self) -> [String; 3] {
+    pub fn shown(&self) -> [String; 3] {
         let begun = Instant::now();
         let (_, health) = health(self.port);
         let took = begun.elapsed();
@@ -48,12 +48,12 @@ impl Watched {
         [problems + &others, status, page]
     }
 
-    fn is_well(&self) {
+    pub fn is_well(&self) {
         wait_for("it is healthy", 30, || (health(self.port).1["status"] == "healthy").then_some(()));
     }
 
     /// Waits until all three name a fault that begins with `begin`, then until they do not any more after `end`.
-    fn sees(&self, words: &str, begin: impl FnOnce(), end: impl FnOnce()) {
+    pub fn sees(&self, words: &str, begin: impl FnOnce(), end: impl FnOnce()) {
         self.shown();
         let begun = Instant::now();
         begin();
@@ -62,10 +62,8 @@ impl Watched {
         let ended = Instant::now();
         let gone = self.until(words, false, ended);
         println!("{words:?}: named after {} ms, gone after {} ms", named.as_millis(), gone.as_millis());
-        let bound =
-            if number_from_environment("HARMONYLITE_BENCH_MB").is_some() { SOON } else { ON_A_BUSY_MACHINE };
-        assert!(named.as_secs_f64() <= bound as f64, "{words:?} is named after {named:?}");
-        assert!(gone.as_secs_f64() <= bound as f64, "{words:?} is gone after {gone:?}");
+        assert!(named <= soon(), "{words:?} is named after {named:?}");
+        assert!(gone <= soon(), "{words:?} is gone after {gone:?}");
     }
 
     fn until(&self, words: &str, there: bool, since: Instant) -> Duration {
@@ -81,6 +79,11 @@ impl Watched {
             as_wanted.then_some(asked)
         })
     }
+}
+
+/// Until a fault is named, and until it is not any more.
+pub fn soon() -> Duration {
+    Duration::from_secs(if is_measured() { SOON } else { ON_A_BUSY_MACHINE })
 }
 
 /// A person measures, and nothing else runs.

@@ -2,6 +2,7 @@
 
 mod doctor;
 mod faults;
+mod faults_of_trust;
 mod first_steps;
 mod manual;
 mod metrics;
