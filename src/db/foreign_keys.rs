@@ -19,7 +19,7 @@ pub enum Action {
 }
 
 /// A foreign key between two tables that are replicated.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForeignKey {
     pub child: Arc<str>,
     pub parent: Arc<str>,

@@ -217,6 +217,11 @@ impl Table {
     }
 
     /// The table's name in the main database, as SQL.
+    /// Yields terms of the row with a key; parameters: key.
+    pub fn select(&self, terms: &str) -> String {
+        format!("SELECT {terms} FROM {} WHERE {}", self.place(), self.key_filter(0))
+    }
+
     fn place(&self) -> String {
         format!("main.{}", quote(&self.name))
     }

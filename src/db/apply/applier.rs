@@ -6,6 +6,7 @@ use crate::db::apply::carry::{carry_out, delete};
 use crate::db::apply::deferred::Deferred;
 use crate::db::apply::displaced;
 use crate::db::apply::facts::{Gathered, Look, gather};
+use crate::db::apply::hidden;
 use crate::db::apply::incoming::{Ends, Incoming};
 use crate::db::apply::lost;
 use crate::db::apply::overtaken;
@@ -375,6 +376,7 @@ impl Applier {
         let outcome = self.fold(event, source);
         self.session.place = None;
         let outcome = outcome?;
+        self.session.find_orphans_after(source.own)?;
         let folded = match &outcome {
             Outcome::Done { folded } => *folded,
             Outcome::Aside(_) => !passed,
@@ -479,11 +481,11 @@ impl Applier {
                 return Ok(Err(cause));
             }
         }
-        let node = self.session.node();
-        lost::note(&mut self.session, subject, &plan, node)?;
+        let won_id = lost::note(&mut self.session, subject, &gathered, &plan)?;
         if subject.source.own && plan.fold {
             overtaken::note(&mut self.session, &mut self.codec, subject)?;
         }
+        hidden::note(&mut self.session, subject, &plan, won_id)?;
         displaced::note(&mut self.session, subject, &gathered, &plan)?;
         carry_out(&mut self.session, subject, &gathered, &plan)?;
         if self.session.place.is_some() && plan.fold && !subject.is_tombstone() {

@@ -114,7 +114,8 @@ pub fn probe(
     Ok(others(subject, found))
 }
 
-fn replace(connection: &Connection, subject: &Subject<'_>) -> rusqlite::Result<usize> {
+/// Writes the image, and deletes what it collides with.
+pub fn replace(connection: &Connection, subject: &Subject<'_>) -> rusqlite::Result<usize> {
     let (table, row) = (&subject.table, &subject.event.row);
     if subject.is_whole {
         let values = row.iter().map(|(_, value)| value);

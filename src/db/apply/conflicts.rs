@@ -35,6 +35,13 @@ const SIZE: &str = concat!("SELECT count(*), coalesce(sum(", bytes!(), "), 0) FR
 const OLDEST: &str = concat!("SELECT id, ", bytes!(), " FROM __harmonylite__conflict ORDER BY id LIMIT 1");
 const REMOVE: &str = "DELETE FROM __harmonylite__conflict WHERE id = ?1";
 const OF_KINDS: &str = "SELECT kind, count(*) FROM __harmonylite__conflict GROUP BY kind";
+/// Of writes that lost to one which may be on its way.
+const UNDER: &str = "SELECT tbl, key, kind, won_id, payload FROM __harmonylite__conflict WHERE won_id > 0 AND kind IN (0, 1, 2) ORDER BY id";
+const DISPLACED: &str = "UPDATE OR IGNORE __harmonylite__conflict SET kind = 3, won_id = ?4 WHERE tbl = ?1 AND key = ?2 AND won_id = ?3 AND kind <> 3";
+const ORPHAN_OF: &str = concat!(
+    "DELETE FROM __harmonylite__conflict WHERE tbl = ?1 AND key = ?2 AND won_id = -1 AND stream = ?3 AND seq = ?4 RETURNING ",
+    bytes!()
+);
 /// Name of the number of those that went for want of room.
 const DROPPED: &str = "dropped conflicts";
 const COUNT: &str = "SELECT count(*) FROM __harmonylite__conflict";
@@ -258,6 +265,25 @@ pub struct Found<'a> {
     pub payload: Vec<u8>,
 }
 
+/// A write that lost to one of ours which may be on its way.
+pub struct Lost {
+    pub table: String,
+    pub key: Vec<u8>,
+    pub kind: Kind,
+    pub won_id: i64,
+    pub payload: Vec<u8>,
+}
+
+/// Writes of rows that lost to writes of ours under entries of the log, which may be settled since.
+pub fn under_writes_of_ours(connection: &Connection) -> Result<Vec<Lost>, Error> {
+    let mut statement = connection.prepare_cached(UNDER)?;
+    let lost = statement.query_map([], |row| {
+        let (table, key, kind) = (row.get(0)?, row.get(1)?, Kind::of(row.get(2)?));
+        Ok(Lost { table, key, kind, won_id: row.get(3)?, payload: row.get(4)? })
+    })?;
+    Ok(lost.collect::<Result<_, _>>()?)
+}
+
 /// What the applying connection knows of the table.
 #[derive(Debug, Default)]
 pub struct Conflicts {
@@ -298,12 +324,44 @@ impl Conflicts {
             return Ok(());
         }
         let of_write = params![row.0, row.1, won_id];
-        let gone = connection.prepare_cached(OVERWRITTEN)?.query_row(of_write, |row| row.get::<_, i64>(0));
-        if let Some(bytes) = gone.optional()? {
+        let gone =
+            connection.prepare_cached(OVERWRITTEN)?.query_row(of_write, |row| row.get(0)).optional()?;
+        self.count_out(gone);
+        Ok(())
+    }
+
+    /// A row that was kept as an orphan is none, or is another node's to keep. `place`: the stream and sequence under which it is kept.
+    pub fn forget_orphan(
+        &mut self,
+        connection: &Connection,
+        row: (&str, &[u8]),
+        place: (&str, u64),
+    ) -> Result<(), Error> {
+        let seq = i64::try_from(place.1).unwrap_or(i64::MAX);
+        let of_orphan = params![row.0, row.1, place.0, seq];
+        let gone = connection.prepare_cached(ORPHAN_OF)?.query_row(of_orphan, |row| row.get(0)).optional()?;
+        self.count_out(gone);
+        Ok(())
+    }
+
+    fn count_out(&mut self, bytes: Option<i64>) {
+        if let Some(bytes) = bytes {
             self.entries -= 1;
             self.bytes -= bytes;
             self.news = true;
         }
+    }
+
+    /// What a write of ours would have overwritten has lost its place to an event of ours before: that is what it lost to, and no later
+    /// write of its row changes that.
+    pub fn is_displaced(
+        &mut self,
+        connection: &Connection,
+        row: (&str, &[u8]),
+        (won_id, by): (i64, i64),
+    ) -> Result<(), Error> {
+        let changed = connection.prepare_cached(DISPLACED)?.execute(params![row.0, row.1, won_id, by])?;
+        self.news |= changed > 0;
         Ok(())
     }
 

@@ -519,5 +519,31 @@ fn each_lost_write_is_found_once_and_no_other() {
     assert!(total > 200, "{total} conflicts");
 }
 
+/// A row of another node loses its UNIQUE value to a row of ours while a later write of ours hides it. Who writes it again after that has
+/// not overwritten it.
+#[test]
+fn a_hidden_row_that_loses_a_unique_value() {
+    let sql =
+        "CREATE TABLE t(k INTEGER PRIMARY KEY, u UNIQUE, v); INSERT INTO t VALUES(3, 'c', 0), (4, 'd', 0)";
+    let mut nodes = [1, 2, 3].map(|id| Node::new("hidden", id, sql));
+    let mut stream = vec![];
+    nodes[1].write("UPDATE t SET u = 'n' WHERE k = 3");
+    nodes[1].publish(&mut stream);
+    nodes[2].write("UPDATE t SET u = 'n' WHERE k = 4");
+    nodes[2].publish(&mut stream);
+    nodes[2].write("UPDATE t SET v = 9 WHERE k = 3; UPDATE t SET u = 'o' WHERE k = 4");
+    nodes[0].follow(&stream);
+    nodes[0].write("INSERT INTO t VALUES(3, 'x', 1)");
+    for _ in 0..3 {
+        for node in &mut nodes {
+            node.publish(&mut stream);
+            node.follow(&stream);
+        }
+    }
+    assert_eq!(nodes[2].found(), [(one(3), Kind::Unique, 2, 3), (one(3), Kind::Update, 1, 3)]);
+    assert!(nodes[0].found().is_empty() && nodes[1].found().is_empty());
+    assert!(nodes.iter().all(|node| node.rows() == "3c9 4o0"), "{}", nodes[0].rows());
+}
+
 #[path = "conflicts_random_tests.rs"]
 mod random;

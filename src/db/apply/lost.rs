@@ -2,6 +2,7 @@
 
 use crate::base::{clock, fail};
 use crate::db::apply::conflicts::{Found, Kind};
+use crate::db::apply::facts::Gathered;
 use crate::db::apply::rows;
 use crate::db::apply::session::Session;
 use crate::db::apply::subject::Subject;
@@ -12,27 +13,49 @@ use crate::model::fold::{Plan, Reason};
 use crate::model::value::Value;
 use rusqlite::params_from_iter;
 
-/// Keeps an event that loses to a write of ours, if it does. Before anything is changed.
-pub fn note(session: &mut Session, subject: &Subject<'_>, plan: &Plan, node: u64) -> Result<(), Error> {
-    let Some(place) = session.place else { return Ok(()) };
+/// Keeps an event that loses to a write of ours, if it does; returns the entry of the log that has this write. Before anything is changed.
+pub fn note(
+    session: &mut Session,
+    subject: &Subject<'_>,
+    gathered: &Gathered,
+    plan: &Plan,
+) -> Result<Option<i64>, Error> {
+    let Some(place) = session.place else { return Ok(None) };
     if !matches!(plan.reason, Reason::OursIsLater | Reason::Blocked) || session.touched.is_none() {
-        return Ok(());
+        return Ok(None);
     }
+    let (node, first) = (session.node(), won_by(session, subject, gathered, plan)?);
     if subject.event.node == node && plan.reason == Reason::OursIsLater {
         // What an older copy of this database has published is no other node's. What comes before it was lost to that.
-        let won_id = first_touch(session, &subject.key)?.unwrap_or(0);
-        return session.conflicts.forget(&session.connection, (&subject.table.name, &subject.key), won_id);
+        let row = (&*subject.table.name, subject.key.as_slice());
+        session.conflicts.forget(&session.connection, row, first.unwrap_or(0))?;
+        return Ok(first);
     }
     let stream = session.streams[place.stream].clone();
-    let won_by = (node, first_touch(session, &subject.key)?);
     let kind = match plan.reason {
         Reason::Blocked => Kind::Unique,
-        _ => kind_of(session, subject, won_by.1)?,
+        _ => kind_of(session, subject, first)?,
     };
     if kind == Kind::Unique {
         session.orphans.give_up(&subject.table, subject.event, place);
     }
-    keep(session, subject, kind, won_by, (&stream, place.seq, place.time_ms))
+    keep(session, subject, kind, (node, first), (&stream, place.seq, place.time_ms))?;
+    Ok(first)
+}
+
+/// The entry of the log that an event loses to: the one of its row, or of the first row that has a UNIQUE value of it.
+fn won_by(
+    session: &Session,
+    subject: &Subject<'_>,
+    gathered: &Gathered,
+    plan: &Plan,
+) -> Result<Option<i64>, Error> {
+    if plan.reason != Reason::Blocked {
+        return first_touch(session, &subject.key);
+    }
+    let at = gathered.facts.collisions.iter().position(|touched| *touched);
+    let values = at.and_then(|at| gathered.colliding.get(at));
+    values.map_or(Ok(None), |values| first_touch(session, &subject.table.row_key(values)))
 }
 
 /// The first entry of the log that holds the row.

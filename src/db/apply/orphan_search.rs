@@ -2,8 +2,9 @@
 
 use crate::db::apply::applier::Applier;
 use crate::db::apply::bring_back::own_write;
+use crate::db::apply::claims;
 use crate::db::apply::conflicts::{Found, Kind};
-use crate::db::apply::orphans::{GivenUp, Seen};
+use crate::db::apply::orphans::{GivenUp, Kept, Seen};
 use crate::db::apply::rows;
 use crate::db::apply::session::Session;
 use crate::db::apply::subject::Place;
@@ -25,6 +26,8 @@ struct Orphan {
     lost_by: u64,
     won_by: u64,
     place: Place,
+    /// The row that it refers to, if it refers to a key.
+    parent: Option<Vec<u8>>,
 }
 
 impl Applier {
@@ -58,12 +61,13 @@ impl Session {
             let keys = self.orphans.keys.clone();
             let mut next = vec![];
             for (number, key) in keys.iter().enumerate() {
-                let mut orphans = self.orphans_of(key, &pending)?;
+                let mut orphans = self.orphans_of_ours(key, &pending)?;
+                orphans.extend(self.orphans_of_others(key, &pending)?);
                 for row in given_up.iter().filter(|row| row.key == number) {
                     orphans.extend(self.orphans_of_given_up(key, row)?);
                 }
                 for orphan in orphans {
-                    self.keep_orphan(&orphan)?;
+                    self.keep_orphan(&orphan, (number, key))?;
                     if self.orphans.settles && self.settle_orphan(&orphan, key)? {
                         let Orphan { table, key, place, .. } = orphan;
                         next.push(Seen {
@@ -86,56 +90,71 @@ impl Session {
         Ok(())
     }
 
-    fn orphans_of(&self, key: &ForeignKey, pending: &HashSet<i64>) -> Result<Vec<Orphan>, Error> {
-        let tables = [&key.child, &key.parent].map(|name| self.schema.tables.get(name).cloned());
-        let [Some(child), Some(parent)] = tables else { return Ok(vec![]) };
-        let of = |table: &Table, gone: bool| {
-            let name = table.name.clone();
-            self.orphans.seen.iter().filter(move |seen| seen.table == name && seen.gone == gone)
-        };
+    /// Rows of ours on their way that refer to what others have removed.
+    fn orphans_of_ours(&self, key: &ForeignKey, pending: &HashSet<i64>) -> Result<Vec<Orphan>, Error> {
+        let Some((child, parent)) = self.tables_of(key) else { return Ok(vec![]) };
         let mut found = vec![];
-        if pending.contains(&child.id) && of(&parent, true).next().is_some() {
-            for (row, refers) in key.pending_orphans(&self.connection, &child)? {
-                let by_key = key.key_of(&parent, &refers);
-                let gone =
-                    of(&parent, true).filter(|seen| by_key.as_ref().is_none_or(|key| *key == seen.key));
-                if let Some(Seen { place, node, .. }) = gone.last() {
-                    let (table, place, won_by) = (child.clone(), *place, *node);
-                    found.push(Orphan { table, key: row, lost_by: self.node(), won_by, place });
-                }
-            }
+        let all = || self.orphans.seen.iter().filter(|seen| seen.table == parent.name && seen.gone);
+        if !pending.contains(&child.id) || all().next().is_none() {
+            return Ok(found);
         }
-        let is_pending = pending.contains(&parent.id);
-        if is_pending || of(&child, false).any(|seen| seen.late) {
-            for seen in of(&child, false).filter(|seen| is_pending || seen.late) {
-                let Some(refers) = key.orphan_refers(&self.connection, &child, &seen.key)? else { continue };
-                let parent_key = key.key_of(&parent, &refers).map(|key| parent.row_key(&key));
-                let ours = match (&parent_key, seen.late) {
-                    (Some(key), false) => self.is_touched(key)?,
-                    // The parent may wait, too.
-                    (Some(key), true) => {
-                        !self.aside.waits(&self.connection, (&parent.name, key), i64::MAX)?
-                    }
-                    (None, _) => true,
-                };
-                if ours {
-                    let (table, key, place) = (child.clone(), seen.key.clone(), seen.place);
-                    found.push(Orphan { table, key, lost_by: seen.node, won_by: self.node(), place });
-                }
+        for (row, refers) in key.pending_orphans(&self.connection, &child)? {
+            // One that came back in this transaction is in the log until its end.
+            if !self.is_touched(&child.row_key(&row))? {
+                continue;
+            }
+            let by_key = key.key_of(&parent, &refers);
+            let gone = all().filter(|seen| by_key.as_ref().is_none_or(|key| *key == seen.key));
+            if let Some(Seen { place, node, .. }) = gone.last() {
+                let (table, place, won_by) = (child.clone(), *place, *node);
+                let parent = by_key.map(|key| parent.row_key(&key));
+                found.push(Orphan { table, key: row, lost_by: self.node(), won_by, place, parent });
             }
         }
         Ok(found)
     }
 
+    /// Rows of others that refer to what we have removed.
+    fn orphans_of_others(&self, key: &ForeignKey, pending: &HashSet<i64>) -> Result<Vec<Orphan>, Error> {
+        let Some((child, parent)) = self.tables_of(key) else { return Ok(vec![]) };
+        let mut found = vec![];
+        let is_pending = pending.contains(&parent.id);
+        let all = self.orphans.seen.iter().filter(|seen| seen.table == child.name && !seen.gone);
+        for seen in all.filter(|seen| is_pending || seen.late) {
+            let Some(refers) = key.orphan_refers(&self.connection, &child, &seen.key)? else { continue };
+            let parent_key = key.key_of(&parent, &refers).map(|key| parent.row_key(&key));
+            let ours = match (&parent_key, seen.late) {
+                (Some(key), false) => self.is_touched(key)?,
+                // The parent may wait, too.
+                (Some(key), true) => !self.aside.waits(&self.connection, (&parent.name, key), i64::MAX)?,
+                (None, _) => true,
+            };
+            if ours {
+                let (table, key, place) = (child.clone(), seen.key.clone(), seen.place);
+                let (lost_by, won_by) = (seen.node, self.node());
+                found.push(Orphan { table, key, lost_by, won_by, place, parent: parent_key });
+            }
+        }
+        Ok(found)
+    }
+
+    /// The child and the parent.
+    fn tables_of(&self, key: &ForeignKey) -> Option<(Arc<Table>, Arc<Table>)> {
+        let tables = &self.schema.tables;
+        Some((tables.get(&key.child)?.clone(), tables.get(&key.parent)?.clone()))
+    }
+
     fn orphans_of_given_up(&self, key: &ForeignKey, row: &GivenUp) -> Result<Vec<Orphan>, Error> {
-        let Some(child) = self.schema.tables.get(&key.child) else { return Ok(vec![]) };
-        let keys = key.orphans_of(&self.connection, child, &row.refers)?;
+        let Some((child, parent)) = self.tables_of(key) else { return Ok(vec![]) };
+        let keys = key.orphans_of(&self.connection, &child, &row.refers)?;
+        let parent = key.key_of(&parent, &row.refers).map(|key| parent.row_key(&key));
         let orphan = |key| Orphan {
             table: child.clone(),
             key,
             lost_by: row.node,
             won_by: self.node(),
             place: row.place,
+            parent: parent.clone(),
         };
         Ok(keys.into_iter().map(orphan).collect())
     }
@@ -144,7 +163,7 @@ impl Session {
         rows::event_of(&self.connection, &orphan.table, &orphan.key, orphan.lost_by)
     }
 
-    fn keep_orphan(&mut self, orphan: &Orphan) -> Result<(), Error> {
+    fn keep_orphan(&mut self, orphan: &Orphan, key: (usize, &ForeignKey)) -> Result<(), Error> {
         let Some(image) = self.image_of(orphan)? else { return Ok(()) };
         let (table, Place { stream, seq, time_ms }) = (orphan.table.clone(), orphan.place);
         let found = Found {
@@ -163,7 +182,33 @@ impl Session {
         };
         self.conflicts.put(&self.connection, &found)?;
         self.applied.lost += 1;
-        Ok(())
+        self.note_kept(orphan, key, &image)
+    }
+
+    /// Until the write of ours comes back by which it is an orphan, this may change.
+    fn note_kept(
+        &mut self,
+        orphan: &Orphan,
+        (foreign, key): (usize, &ForeignKey),
+        image: &Event,
+    ) -> Result<(), Error> {
+        let (row, parent) = (orphan.table.row_key(&orphan.key), orphan.parent.clone());
+        let is_of_ours = self.is_touched(&row)?;
+        let kept = Kept {
+            table: orphan.table.name.clone(),
+            key: orphan.key.clone(),
+            row,
+            foreign,
+            refers: claims::refers(key, image),
+            is_theirs: parent.as_ref().is_some_and(|row| self.beneath.is_gone(&key.parent, row)),
+            parent,
+            place: orphan.place,
+        };
+        if is_of_ours {
+            self.orphans.kept_of.insert(kept.row.clone(), kept);
+            return Ok(());
+        }
+        self.keep_until_gone(kept)
     }
 
     /// Writes what the foreign key says should happen to the row. True: it is deleted.

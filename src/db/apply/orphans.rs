@@ -1,7 +1,8 @@
 //! Rows that refer to a row which is gone: one node deleted a row while another one wrote a row that refers to it. Each was right
 //! where it was written, and no node can refuse either. The one whose own write comes later in the stream meets the other one while
-//! its change log still holds its own, so exactly one node keeps it in its list of conflicts, and can settle it as the foreign key
-//! says. Only rows that were written in the transaction are looked at.
+//! its change log still holds its own, so one node keeps it in its list of conflicts, and can settle it as the foreign key says. Where
+//! several could, it is the one by whose event the row becomes an orphan in the stream. Only rows that were written in the transaction
+//! are looked at.
 
 use crate::db::apply::subject::Place;
 use crate::db::capture::log_table;
@@ -11,7 +12,7 @@ use crate::db::{error::Error, sql::quote, table::Table};
 use crate::model::event::Event;
 use crate::model::value::Value;
 use rusqlite::{Connection, OptionalExtension, params_from_iter};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// What the applying connection knows of foreign keys.
@@ -24,6 +25,10 @@ pub struct Orphans {
     pub seen: Vec<Seen>,
     /// Rows of others that it has given up for a UNIQUE value: whatever refers to them is an orphan.
     pub given_up: Vec<GivenUp>,
+    /// Orphans that are kept because we have deleted what they refer to, while that is on its way: by the key of the row that is gone.
+    pub kept_for: HashMap<Vec<u8>, Vec<Kept>>,
+    /// Rows of ours on their way that are kept as orphans, by their keys.
+    pub kept_of: HashMap<Vec<u8>, Kept>,
     /// Orphans are settled as their foreign key says.
     pub settles: bool,
 }
@@ -43,6 +48,23 @@ pub struct Seen {
     pub late: bool,
 }
 
+/// An orphan on the list that may still turn out to be none, or another node's to keep.
+#[derive(Debug)]
+pub struct Kept {
+    pub table: Arc<str>,
+    pub key: Vec<Value>,
+    pub row: Vec<u8>,
+    /// Number of the foreign key, and what the row refers to by it (see [`crate::db::apply::claims::refers`]).
+    pub foreign: usize,
+    pub refers: Option<u64>,
+    /// The row that it refers to, if it refers to a key.
+    pub parent: Option<Vec<u8>>,
+    /// Where it is kept from.
+    pub place: Place,
+    /// Another node has removed in the stream what it refers to.
+    pub is_theirs: bool,
+}
+
 /// A row that lost its place to a row of ours.
 #[derive(Debug)]
 pub struct GivenUp {
@@ -58,8 +80,27 @@ impl Orphans {
         self.settles = true;
     }
 
+    /// Nothing of ours is on its way, or nobody knows it any more: what is kept stays.
+    pub fn agreed(&mut self) {
+        self.kept_for.clear();
+        self.kept_of.clear();
+    }
+
+    /// A row that we have deleted is there or gone in the stream, by another node.
+    pub fn is_theirs(&mut self, row: &[u8], gone: bool) {
+        for kept in self.kept_for.get_mut(row).into_iter().flatten() {
+            kept.is_theirs = gone;
+        }
+    }
+
+    /// Whether a row of ours on its way is kept as an orphan.
+    pub fn keeps(&self, row: &[u8]) -> bool {
+        self.kept_of.contains_key(row)
+    }
+
     /// The schema has changed.
     pub fn read(&mut self, connection: &Connection, schema: &Schema) -> Result<(), Error> {
+        self.agreed();
         self.keys = ForeignKey::all(connection, schema)?.into();
         self.tables = self.keys.iter().flat_map(|key| [key.child.clone(), key.parent.clone()]).collect();
         Ok(())
@@ -143,6 +184,14 @@ impl ForeignKey {
             Ok((values(0..width)?, values(width..width + self.columns.len())?))
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Whether something has the values that a row refers to.
+    pub fn has_parent(&self, connection: &Connection, refers: &[Value]) -> Result<bool, Error> {
+        let same: Vec<String> =
+            (1..).zip(&self.columns).map(|(at, (_, parent))| format!("{} = ?{at}", quote(parent))).collect();
+        let sql = format!("SELECT 1 FROM main.{} WHERE {}", quote(&self.parent), same.join(" AND "));
+        Ok(connection.prepare_cached(&sql)?.exists(params_from_iter(refers))?)
     }
 
     /// What a row refers to, if that is not there.

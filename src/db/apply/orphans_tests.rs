@@ -53,6 +53,18 @@ impl Node {
         }
     }
 
+    /// What this node has written comes back.
+    fn echo(&mut self) {
+        let origin = self.log.origin().unwrap();
+        for change in self.log.read(100).unwrap().changes {
+            self.seq += 1;
+            let (seq, payload, origin) = (self.seq, change.event.encode(), Some((origin, change.event.id)));
+            let ends = Some(Ends::at(seq));
+            let ours = [Incoming { stream: 0, seq, origin, time_ms: 7, payload, ends }];
+            assert_eq!(self.applier.apply(&ours).unwrap().events, 1);
+        }
+    }
+
     fn orphans(&self) -> Vec<(String, u64, u64)> {
         let all = conflicts::list(&self.scratch.path).unwrap();
         let told = |conflict: &Conflict| {
@@ -116,20 +128,11 @@ fn who_has_written_neither_and_what_is_agreed_on_tell_nothing() {
 }
 
 /// The deletion and the echo of our row are applied in one transaction.
-#[test]
-fn an_echo_that_comes_with_the_deletion() {
-    let mut node = node("orphan-echo");
+fn with_an_echo(name: &str, echo_first: bool) -> Node {
+    let mut node = node(name);
     node.scratch.app.execute_batch("INSERT INTO c VALUES(5, 1, NULL)").unwrap();
     let batch = node.log.read(10).unwrap();
-    let origin = node.log.origin().unwrap();
-    let of = |seq, origin, event: &Event, ends| Incoming {
-        stream: 0,
-        seq,
-        origin: Some(origin),
-        time_ms: 7,
-        payload: event.encode(),
-        ends,
-    };
+    let ours = &batch.changes[0].event;
     let gone = Event {
         node: 2,
         id: 0,
@@ -138,13 +141,48 @@ fn an_echo_that_comes_with_the_deletion() {
         row: vec![("id".into(), Value::Integer(1))],
         schema_hash: None,
     };
-    let ours = &batch.changes[0].event;
-    let both = [
-        of(1, (Origin { node: 2, incarnation: 9 }, 1), &gone, None),
-        of(2, (origin, ours.id), ours, Some(Ends::at(2))),
+    let mut both = [
+        ((Origin { node: 2, incarnation: 9 }, 1), gone.encode()),
+        ((node.log.origin().unwrap(), ours.id), ours.encode()),
     ];
+    if echo_first {
+        both.reverse();
+    }
+    let of = |(seq, (origin, payload))| Incoming {
+        stream: 0,
+        seq,
+        origin: Some(origin),
+        time_ms: 7,
+        payload,
+        ends: (seq == 2).then(|| Ends::at(2)),
+    };
+    let both: Vec<Incoming> = (1..).zip(both).map(of).collect();
     assert_eq!(node.applier.apply(&both).unwrap().events, 2);
+    node
+}
+
+#[test]
+fn an_echo_that_comes_with_the_deletion() {
+    let node = with_an_echo("orphan-echo", false);
     assert_eq!((node.logged().as_str(), node.orphans()), ("''", vec![("c 5".to_owned(), 1, 2)]));
+}
+
+#[test]
+fn an_echo_that_comes_before_the_deletion() {
+    let node = with_an_echo("orphan-echo-first", true);
+    assert_eq!((node.logged().as_str(), node.orphans()), ("''", vec![]), "the other node keeps it");
+}
+
+/// Two nodes have deleted what a third one refers to: the one whose deletion comes first keeps the orphan.
+#[test]
+fn a_parent_that_another_node_has_deleted_before_our_deletion_comes() {
+    let mut node = node("orphan-two-deletions");
+    node.scratch.app.execute_batch("DELETE FROM c; DELETE FROM p WHERE id = 1").unwrap();
+    node.others(&[("c", 5, Some(&child_of(1)))]);
+    assert_eq!(node.orphans(), [("c 5".to_owned(), 2, 1)]);
+    node.others(&[("p", 1, None)]);
+    node.echo();
+    assert!(node.orphans().is_empty());
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use crate::base::{fail, limits, memory};
 
 use crate::db::apply::aside::{self, Aside};
+use crate::db::apply::beneath::Beneath;
 use crate::db::apply::conflicts::{self, Conflicts};
 use crate::db::apply::orphans::Orphans;
 use crate::db::apply::recent::Recent;
@@ -111,6 +112,7 @@ pub struct Session {
     pub conflicts: Conflicts,
     pub orphans: Orphans,
     pub recent: Recent,
+    pub beneath: Beneath,
     pub steering: Steering,
     writers: Writers,
     /// `None` for an image that comes out of no stream: nothing loses to it.
@@ -162,6 +164,7 @@ impl Session {
             conflicts,
             orphans: Orphans::default(),
             recent: Recent::default(),
+            beneath: Beneath::default(),
             steering: Steering::off(),
             writers: Writers::default(),
             place: None,
@@ -267,6 +270,8 @@ impl Session {
     pub fn forget_cached_state(&mut self) -> Result<(), Error> {
         self.marks.forget();
         self.passed = None;
+        self.beneath.forget();
+        self.orphans.agreed();
         self.conflicts.load(&self.connection)?;
         self.aside.load(&self.connection)
     }
@@ -340,6 +345,7 @@ impl Session {
             false => None,
         };
         collisions::prepare(&self.connection, &self.schema)?;
+        self.beneath.forget();
         let fed = self.mirrored.refresh(&mut self.connection, &self.schema)?;
         self.feeds.refresh(&self.connection, fed)?;
         self.steering.load(&self.connection, &self.schema)?;
