@@ -235,15 +235,10 @@ impl Applier {
     /// Makes what the decoded events' probes need, before the transaction.
     fn prepare_probes(&mut self) -> Result<(), Error> {
         self.catch_up_before()?;
-        let mut names: BTreeSet<&Arc<str>> = BTreeSet::new();
-        let mut last = None;
         // Rows of one table mostly follow each other.
-        for name in self.decoded_events().map(|event| &event.table) {
-            if last.is_none_or(|last| !Arc::ptr_eq(last, name)) {
-                names.insert(name);
-                last = Some(name);
-            }
-        }
+        let mut all: Vec<&Arc<str>> = self.decoded_events().map(|event| &event.table).collect();
+        all.dedup_by(|one, other| Arc::ptr_eq(one, other));
+        let names: BTreeSet<&Arc<str>> = all.into_iter().collect();
         names.into_iter().try_for_each(|name| self.session.prepare_probe(name))
     }
 
