@@ -214,7 +214,7 @@ fn exit_code(kind: Kind) -> u8 {
     match kind {
         Kind::Usage => 2,
         Kind::Stopped | Kind::Waiting | Kind::Unreachable => TRY_LATER,
-        Kind::Refused | Kind::Missing | Kind::Damaged | Kind::Unusable | Kind::Local => 1,
+        Kind::Refused | Kind::Missing | Kind::Damaged | Kind::Stripped | Kind::Unusable | Kind::Local => 1,
     }
 }
 

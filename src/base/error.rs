@@ -20,6 +20,8 @@ pub enum Kind {
     Missing,
     /// This node's database is damaged: it must be recovered.
     Damaged,
+    /// Tables of ours are gone from this node's database: it must be opened anew.
+    Stripped,
     /// A stored snapshot is not what it should be, or does not fit this node: another one may serve.
     Unusable,
     /// Something on this machine failed: its disk, its memory, its file permissions.

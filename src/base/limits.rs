@@ -224,6 +224,8 @@ pub const SEQMAP_INTERVAL: Duration = Duration::from_secs(1);
 pub const DRAIN: Duration = Duration::from_secs(5);
 /// After this time from the first signal the process ends, whatever it waits for.
 pub const STOP: Duration = Duration::from_millis(9_300);
+/// Pause before a database is opened anew from which somebody has dropped tables of ours.
+pub const STRIPPED_PAUSE: Duration = Duration::from_millis(500);
 /// First pause between two tries; the following ones double up to `RETRY_MAX`.
 pub const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// Longest pause between tries.

@@ -137,6 +137,12 @@ impl Daemon<'_> {
             match self.session(database)? {
                 End::Stopped | End::Idle => return Ok(()),
                 End::Replaced => log::warn!("{}: is another file now: beginning anew", path.display()),
+                End::Stripped(why) => {
+                    log::error!("{}: {why}: beginning anew", path.display());
+                    if self.stop.wait(limits::STRIPPED_PAUSE) {
+                        return Ok(());
+                    }
+                }
                 End::Damaged(why) => {
                     let Some(verdict) = self.examine(&why) else {
                         if unfounded.wait(&why, self) {
@@ -180,11 +186,11 @@ impl Daemon<'_> {
         let left = session.stop();
         self.board.set_open(false);
         let result = result?;
-        if !left.is_empty() && matches!(result, End::Damaged(_) | End::Replaced) {
+        if !left.is_empty() && matches!(result, End::Damaged(_) | End::Stripped(_) | End::Replaced) {
             let left = left.join(", ");
             return Err(Error::local(format!("{left} did not end in time to open the database anew")));
         }
-        if matches!(result, End::Damaged(_) | End::Replaced) {
+        if matches!(result, End::Damaged(_) | End::Stripped(_) | End::Replaced) {
             self.signals.set_whole(Whole::Waiting("the database is not open".to_owned()));
         }
         Ok(result)

@@ -5,6 +5,7 @@ use super::state::Daemon;
 use crate::base::error::{Error, Kind};
 use crate::base::files::{self, Identity};
 use crate::base::worker::Exit;
+use crate::db;
 use crate::operate::Totals;
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,8 @@ pub enum End {
     Replaced,
     /// A worker found the database damaged: why.
     Damaged(String),
+    /// A worker misses tables of ours: why.
+    Stripped(String),
 }
 
 /// Waits for stop, for the end of any worker, for another file in the database's place, or for the sleep timeout.
@@ -46,7 +49,12 @@ pub fn supervise(daemon: &mut Daemon<'_>, session: &mut Session) -> Result<End, 
             default(if place.misses > 0 { LOOK_AGAIN } else { LOOK }) => None,
         };
         if let Some(exit) = exit {
-            return meaning(exit, stop.requested());
+            let is_stripped = || db::is_stripped(&config.db_path, config.publish).unwrap_or(false);
+            return match meaning(exit, stop.requested()) {
+                // Whatever it says: it is because of that.
+                Err(why) if is_stripped() => Ok(End::Stripped(why.to_string())),
+                meaning => meaning,
+            };
         }
         daemon.claim.confirm(config)?;
         if place.is_taken(files::identity(&config.db_path)) {
@@ -67,6 +75,7 @@ pub fn supervise(daemon: &mut Daemon<'_>, session: &mut Session) -> Result<End, 
 fn meaning(exit: Exit, stopping: bool) -> Result<End, Error> {
     match exit.result {
         Err(why) if why.kind() == Kind::Damaged => Ok(End::Damaged(why.to_string())),
+        Err(why) if why.kind() == Kind::Stripped => Ok(End::Stripped(why.to_string())),
         Err(why) if stopping && why.kind() == Kind::Stopped => Ok(End::Stopped),
         Err(why) => Err(why),
         Ok(()) if stopping => Ok(End::Stopped),

@@ -14,6 +14,8 @@ pub enum Error {
     Corrupt(String),
     /// The disk or the memory is full, or the file cannot be read or written.
     Disk(String),
+    /// Somebody has dropped tables of ours: the database must be opened anew, which makes them.
+    Stripped(String),
     /// An event or a snapshot does not fit the local schema.
     Mismatch(String),
     Other(String),
@@ -24,9 +26,11 @@ impl fmt::Display for Error {
         match self {
             Error::Busy => f.write_str("database is locked by the application"),
             Error::SchemaChanged => f.write_str("the application has just changed the schema"),
-            Error::Corrupt(why) | Error::Disk(why) | Error::Mismatch(why) | Error::Other(why) => {
-                f.write_str(why)
-            }
+            Error::Corrupt(why)
+            | Error::Disk(why)
+            | Error::Stripped(why)
+            | Error::Mismatch(why)
+            | Error::Other(why) => f.write_str(why),
         }
     }
 }
@@ -72,6 +76,7 @@ impl From<Error> for base::Error {
         let kind = match &error {
             Error::Busy | Error::SchemaChanged => Kind::Waiting,
             Error::Corrupt(_) => Kind::Damaged,
+            Error::Stripped(_) => Kind::Stripped,
             Error::Disk(_) | Error::Other(_) => Kind::Local,
             Error::Mismatch(_) => Kind::Unusable,
         };

@@ -63,6 +63,15 @@ pub fn only_here(path: &Path) -> Result<OnlyHere, Error> {
     })
 }
 
+/// Whether somebody has dropped tables of ours from the database that a daemon works on. `captures`: it has a change log.
+pub fn is_stripped(path: &Path, captures: bool) -> Result<bool, Error> {
+    let connection = open::open_checked(path)?;
+    let has_log = log_table::has_both_or_none(&connection)? && log_table::exists(&connection)?;
+    Ok(!apply::has_all_tables(&connection)?
+        || (captures && !has_log)
+        || state::meta(&connection, state::MENDED)?.is_some())
+}
+
 /// The highest id in the change log of the database at `path`; 0: nothing is captured.
 pub fn newest_captured(path: &Path) -> Result<i64, Error> {
     let connection = open::open_checked(path)?;

@@ -42,7 +42,7 @@ pub use autoincrement::set_autoincrement;
 pub use capture::{Capture, ChangeLog, install_capture, watch};
 pub use describe::{Described, SchemaWatch, TableDescribed, describe};
 pub use error::Error;
-pub use examine::{Examined, OnlyHere, examine, newest_captured, only_here};
+pub use examine::{Examined, OnlyHere, examine, is_stripped, newest_captured, only_here};
 pub use lists::included_in;
 pub use look::{Mark, Seen, holds_tables, is_known, look, mark, writer_of};
 pub use migrate::history::{Past as PastChange, State as ChangeState};

@@ -17,6 +17,8 @@ pub const TABLE: &str = "__harmonylite__state";
 pub const RESTORED: &str = "restored";
 /// Name of the text that a database has which was taken over from the Go program.
 pub const TAKEN_OVER: &str = "taken_over";
+/// Name of the text that a database has from when tables of ours were found dropped until it is opened anew.
+pub const MENDED: &str = "mended";
 /// Name of the text that holds the schema hash of a snapshot.
 pub const SCHEMA_HASH: &str = "schema_hash";
 

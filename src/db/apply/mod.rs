@@ -48,6 +48,6 @@ pub use incoming::{Ends, Incoming};
 pub use rows::is_there;
 #[cfg(test)]
 pub use session::ensure_state;
-pub use session::{Applied, create_tables, ensure_state_of};
+pub use session::{Applied, create_tables, ensure_state_of, has_all_tables};
 pub use visit::note as note_visit;
 pub use writers::warnings as same_keys;

@@ -104,8 +104,8 @@ impl Session {
                 continue;
             }
             let by_key = key.key_of(&parent, &refers);
-            let gone = all().filter(|seen| by_key.as_ref().is_none_or(|key| *key == seen.key));
-            if let Some(Seen { place, node, .. }) = gone.last() {
+            let mut gone = all().filter(|seen| by_key.as_ref().is_none_or(|key| *key == seen.key));
+            if let Some(Seen { place, node, .. }) = gone.next_back() {
                 let (table, place, won_by) = (child.clone(), *place, *node);
                 let parent = by_key.map(|key| parent.row_key(&key));
                 found.push(Orphan { table, key: row, lost_by: self.node(), won_by, place, parent });

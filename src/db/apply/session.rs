@@ -62,12 +62,7 @@ pub fn ensure_state(path: &Path) -> Result<(), Error> {
 
 /// Makes sure that the database has the tables and the incarnation that every node needs, capturing or not.
 pub fn ensure_state_of(connection: &mut Connection) -> Result<(), Error> {
-    if ours::has_table(connection, state::TABLE)?
-        && state::has_incarnation(connection)?
-        && aside::is_up_to_date(connection)?
-        && conflicts::is_up_to_date(connection)?
-        && steering::is_up_to_date(connection)?
-    {
+    if has_all_tables(connection)? && state::has_incarnation(connection)? {
         return Ok(());
     }
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -77,6 +72,14 @@ pub fn ensure_state_of(connection: &mut Connection) -> Result<(), Error> {
     }
     transaction.commit()?;
     Ok(())
+}
+
+/// Whether the tables that every node needs are there.
+pub fn has_all_tables(connection: &Connection) -> Result<bool, Error> {
+    Ok(ours::has_table(connection, state::TABLE)?
+        && aside::is_up_to_date(connection)?
+        && conflicts::is_up_to_date(connection)?
+        && steering::is_up_to_date(connection)?)
 }
 
 /// Creates the tables that every node needs, where they are not there.

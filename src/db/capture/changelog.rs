@@ -18,6 +18,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+/// What is said when the log, or the table of its numbers, is not there any more.
+const DROPPED: &str = "somebody has dropped tables of harmonylite from the database";
+
 /// One row to publish.
 #[derive(Debug)]
 pub struct Change {
@@ -79,6 +82,12 @@ impl ChangeLog {
 
     /// Installs capture in an opened database.
     pub fn open_on(mut connection: Connection, node: u64) -> Result<(ChangeLog, Capture), Error> {
+        if install::mend(&mut connection)? {
+            log::error!("{DROPPED}: they are made anew, and what was written meanwhile is found out");
+        }
+        if state::exists(&connection)? && state::meta(&connection, state::MENDED)?.is_some() {
+            state::remove_meta(&connection, state::MENDED)?;
+        }
         let known = Known::default();
         let (schema, done) = install::install_after(&mut connection, &known)?;
         schema.tell_refused(&Schema::default());
@@ -196,6 +205,9 @@ impl ChangeLog {
         if before == self.schema.version {
             self.look_at_schema()?;
             return Ok(None);
+        }
+        if install::mend(&mut self.connection)? {
+            return Err(Error::Stripped(DROPPED.to_owned()));
         }
         let since = Instant::now();
         schema_rows::let_others_read(self.rows);

@@ -4,7 +4,7 @@ use crate::base::limits;
 use crate::db::capture::plan::{Plan, Room, Slice};
 use crate::db::capture::{log_table, triggers};
 use crate::db::schema::{self, Known, Schema};
-use crate::db::{error::Error, open, schema_rows};
+use crate::db::{error::Error, open, schema_rows, state};
 use rusqlite::{Connection, TransactionBehavior};
 use std::path::Path;
 use std::sync::Arc;
@@ -82,7 +82,42 @@ fn carry_out(connection: &mut Connection, plan: &mut Plan, done: &mut Capture) -
     Ok(true)
 }
 
-/// The same inside of a transaction of the caller, after a change of the schema that it made.
+/// Makes the log and its numbers anew if somebody has dropped one of them, or both, under the triggers, which make the application's
+/// statements fail now: the triggers go first. What was written since is found out as where tables were built anew. False: nothing is
+/// missing.
+pub fn mend(connection: &mut Connection) -> Result<bool, Error> {
+    if is_whole(connection)? {
+        return Ok(false);
+    }
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    if !is_whole(&transaction)? {
+        let present = triggers::present(&transaction)?;
+        log_table::drop_tables(&transaction)?;
+        schema_rows::write(&transaction, || {
+            present.values().try_for_each(|trigger| schema_rows::remove(&transaction, trigger.rowid))
+        })?;
+        let schema = Schema::read(&transaction)?;
+        log_table::create(&transaction, schema.key_width())?;
+        for name in schema.tables.keys() {
+            log_table::add_number(&transaction, name)?;
+        }
+        // Ids begin anew.
+        state::create(&transaction)?;
+        state::new_incarnation(&transaction)?;
+        state::set_meta(&transaction, state::MENDED, "1")?;
+    }
+    transaction.commit()?;
+    // This connection knows the triggers still.
+    connection.execute_batch("PRAGMA writable_schema=RESET")?;
+    Ok(true)
+}
+
+fn is_whole(connection: &Connection) -> Result<bool, Error> {
+    let both_or_none = log_table::has_both_or_none(connection)?;
+    Ok(both_or_none && (log_table::exists(connection)? || triggers::present(connection)?.is_empty()))
+}
+
+/// As [`install`], inside of a transaction of the caller, after a change of the schema that it made.
 pub fn install_inside(connection: &Connection, before: &Schema) -> Result<(Schema, Capture), Error> {
     let mut plan = Plan::make(connection, before)?;
     let mut done = Capture::default();
@@ -101,6 +136,7 @@ pub fn install_capture(path: &Path) -> Result<(), Error> {
 
 /// Removes the triggers and the change log, for a node that does not publish. A warning names what was not published yet.
 pub fn remove_capture(connection: &mut Connection) -> Result<(), Error> {
+    mend(connection)?;
     if !log_table::exists(connection)? {
         return Ok(());
     }
@@ -125,7 +161,6 @@ pub fn remove_capture(connection: &mut Connection) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::db::state;
 
     fn database(sql: &str) -> Connection {
         let connection = Connection::open_in_memory().unwrap();

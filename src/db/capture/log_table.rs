@@ -18,7 +18,7 @@ pub const NUMBERS: &str = "__harmonylite__table";
 const CREATE_NUMBERS: &str = "CREATE TABLE IF NOT EXISTS __harmonylite__table(id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE)";
 const SET_STATEMENT: &str =
     "UPDATE main.sqlite_schema SET sql = ?1 WHERE type = 'table' AND name = '__harmonylite__log'";
-const DROP: &str = "DROP TABLE __harmonylite__log; DROP TABLE __harmonylite__table;";
+const DROP: &str = "DROP TABLE IF EXISTS __harmonylite__log; DROP TABLE IF EXISTS __harmonylite__table;";
 const WIDTH: &str = "SELECT count(*) - 2 FROM pragma_table_info('__harmonylite__log')";
 const EMPTY: &str = "UPDATE __harmonylite__log SET t = 0, k1 = NULL WHERE id = ?1";
 const REMOVE: &str = "DELETE FROM __harmonylite__log WHERE id BETWEEN ?1 AND ?2";
@@ -90,6 +90,11 @@ pub fn exists(connection: &Connection) -> Result<bool, Error> {
     ours::has_table(connection, NAME)
 }
 
+/// Whether both tables are there, or none of them: of one alone somebody has dropped the other.
+pub fn has_both_or_none(connection: &Connection) -> Result<bool, Error> {
+    Ok(exists(connection)? == ours::has_table(connection, NUMBERS)?)
+}
+
 /// Creates both tables, the log with `width` key columns.
 pub fn create(connection: &Connection, width: usize) -> Result<(), Error> {
     Ok(connection.execute_batch(&format!("{}; {CREATE_NUMBERS}", statement(width)))?)
@@ -100,7 +105,7 @@ fn statement(width: usize) -> String {
     format!("CREATE TABLE {NAME}(id INTEGER PRIMARY KEY, t{})", key_columns(width))
 }
 
-/// Drops both tables.
+/// Drops both tables, as far as they are there.
 pub fn drop_tables(connection: &Connection) -> Result<(), Error> {
     Ok(connection.execute_batch(DROP)?)
 }

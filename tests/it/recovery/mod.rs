@@ -11,3 +11,4 @@ mod join;
 mod restore_live;
 mod scenarios;
 mod start;
+mod stripped;
