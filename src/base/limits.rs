@@ -217,6 +217,8 @@ pub const LOOK_AGAIN_US: [u64; 10] = [0, 150, 300, 600, 1_000, 2_000, 4_000, 8_0
 pub const LOOK_SPACING_MIN: Duration = Duration::from_micros(100);
 /// The longest such pause.
 pub const LOOK_SPACING_MAX: Duration = Duration::from_micros(800);
+/// An event that comes so long after the one before is looked at without a pause.
+pub const LOOK_RARE: Duration = Duration::from_millis(3);
 /// The sequence-map file is written at most once in this time, and at stop.
 pub const SEQMAP_INTERVAL: Duration = Duration::from_secs(1);
 /// Time for the workers of a session to end after the first signal; our own nats-server may take four more seconds, and all

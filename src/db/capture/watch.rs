@@ -48,9 +48,15 @@ pub fn watch(path: &Path, poll_interval: Duration, stop: &Stop, mut wake: impl F
             // The event comes with the write, and the commit becomes visible only later. So look several times after the last
             // event. While events keep coming, look more and more rarely, so that many commits do not cause as many queries.
             let (mut at, mut spacing) = (0, limits::LOOK_SPACING_MIN);
+            let mut last = Instant::now();
             while at < limits::LOOK_AGAIN_US.len() {
                 let pause = Duration::from_micros(limits::LOOK_AGAIN_US[at]);
                 let another = matches!(&events, Ok(events) if events.wait(pause));
+                if another && std::mem::replace(&mut last, Instant::now()).elapsed() > limits::LOOK_RARE {
+                    // The next commit, some time after the last one: it does not wait.
+                    (at, spacing) = (0, limits::LOOK_SPACING_MIN);
+                    continue;
+                }
                 if another && stop.wait(spacing) || stop.requested() {
                     return Ok(());
                 }
