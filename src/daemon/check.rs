@@ -35,6 +35,8 @@ pub fn run(path: &Path, lookout: &Lookout, stop: &Stop) -> Result<(), Error> {
 struct Last {
     at: Instant,
     took: Duration,
+    /// No other follows: reading the schema costs more than the pages.
+    is_only: bool,
 }
 
 impl Last {
@@ -44,7 +46,7 @@ impl Last {
             Looker::Person => limits::CHECK_PERSON.max(self.took * person),
             Looker::Program => limits::CHECK_PROGRAM.max(self.took * program),
         };
-        now.saturating_duration_since(self.at) >= pause
+        !self.is_only && now.saturating_duration_since(self.at) >= pause
     }
 }
 
@@ -57,8 +59,10 @@ fn may_look(path: &Path) -> bool {
 
 fn look(path: &Path, first: bool, stop: &Stop) -> Result<Last, Error> {
     let begun = Instant::now();
+    let mut is_only = false;
     match db::find_damage(path, db::Look::Pages, stop) {
         Ok(found) => {
+            is_only = found.large_schema;
             for warning in found.warnings.iter().filter(|_| first) {
                 log::warn!(
                     "{}: {warning}: searches may miss rows; build that index anew ('rebuild')",
@@ -74,7 +78,7 @@ fn look(path: &Path, first: bool, stop: &Stop) -> Result<Last, Error> {
     // The check has read the schema, too.
     memory::give_back();
     let now = Instant::now();
-    Ok(Last { at: now, took: now.saturating_duration_since(begun) })
+    Ok(Last { at: now, took: now.saturating_duration_since(begun), is_only })
 }
 
 #[cfg(test)]
@@ -85,7 +89,9 @@ mod tests {
     #[test]
     fn the_longer_a_look_takes_the_less_often_it_is_made() {
         let at = Instant::now();
-        let of = |ms, who, pause| Last { at, took: Duration::from_millis(ms) }.is_due(who, at + pause);
+        let of = |ms, who, pause| {
+            Last { at, took: Duration::from_millis(ms), is_only: false }.is_due(who, at + pause)
+        };
         assert!(
             of(1, Looker::Person, limits::CHECK_PERSON) && !of(1, Looker::Person, limits::CHECK_PERSON / 2)
         );
@@ -94,6 +100,8 @@ mod tests {
         assert!(
             !of(1, Looker::Program, limits::CHECK_PERSON) && of(1, Looker::Program, limits::CHECK_PROGRAM)
         );
+        let only = Last { at, took: Duration::ZERO, is_only: true };
+        assert!(!only.is_due(Looker::Person, at + limits::CHECK_PROGRAM));
     }
 
     #[test]

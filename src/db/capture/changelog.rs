@@ -206,9 +206,6 @@ impl ChangeLog {
             self.look_at_schema()?;
             return Ok(None);
         }
-        if install::mend(&mut self.connection)? {
-            return Err(Error::Stripped(DROPPED.to_owned()));
-        }
         let since = Instant::now();
         schema_rows::let_others_read(self.rows);
         self.resting = None;
@@ -217,6 +214,9 @@ impl ChangeLog {
         // On a busy machine, the application may not be done yet: older versions of SQLite take several times as long.
         let rest = (begun.elapsed() * limits::SLOWER_READERS).saturating_sub(since.elapsed());
         std::thread::park_timeout(rest.min(limits::INSTALL_PAUSE));
+        if install::mend(&mut self.connection)? {
+            return Err(Error::Stripped(DROPPED.to_owned()));
+        }
         let installed = install::install_after(&mut self.connection, &self.known);
         let (schema, done) = installed.map_err(|error| self.unless_schema_changed(error, before))?;
         self.entries = log_table::entries(log_table::width(&self.connection)?);

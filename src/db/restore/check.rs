@@ -20,6 +20,8 @@ pub struct Findings {
     pub damage: Vec<String>,
     /// What virtual tables say about themselves.
     pub warnings: Vec<String>,
+    /// The check has read a large schema, which takes memory and time.
+    pub large_schema: bool,
 }
 
 /// SQLite stops after this many lines, besides one for each virtual table.
@@ -50,7 +52,7 @@ fn find(connection: &Connection, look: Look) -> Result<Findings, Error> {
     if let Ok(lines) = &whole
         && (virtual_tables.is_empty() || lines.is_empty())
     {
-        return Ok(Findings { damage: lines.clone(), warnings: vec![] });
+        return Ok(Findings { damage: lines.clone(), ..Findings::default() });
     }
     let mut warnings = vec![];
     for name in &virtual_tables {
@@ -64,7 +66,7 @@ fn find(connection: &Connection, look: Look) -> Result<Findings, Error> {
         Ok(lines) => lines.into_iter().filter(|line| !warnings.contains(line)).collect(),
         Err(error) => one_by_one(connection, pragma, error, &warnings)?,
     };
-    Ok(Findings { damage, warnings })
+    Ok(Findings { damage, warnings, large_schema: false })
 }
 
 /// A virtual table that cannot even be asked, or an index that only the application can compute, ends the whole check with an

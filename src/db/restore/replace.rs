@@ -7,7 +7,7 @@ use crate::db::capture::{ChangeLog, install_capture};
 use crate::db::restore::check::{Findings, Look, check};
 use crate::db::restore::encoding::match_encoding;
 use crate::db::restore::header::{Rebuilt, keep_wal_mode};
-use crate::db::{error::Error, open, writable};
+use crate::db::{error::Error, open, schema_rows, writable};
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
@@ -35,10 +35,12 @@ pub fn find_damage(path: &Path, look: Look, stop: &Stop) -> Result<Findings, Err
     let found = open::open_checked(path).and_then(|mut connection| {
         let token = stop.clone();
         connection.progress_handler(10_000, Some(move || token.requested()))?;
-        check(&connection, look)
+        let found = check(&connection, look)?;
+        let large_schema = found.damage.is_empty() && schema_rows::is_large(schema_rows::count(&connection)?);
+        Ok(Findings { large_schema, ..found })
     });
     match found {
-        Err(Error::Corrupt(why)) => Ok(Findings { damage: vec![why], warnings: vec![] }),
+        Err(Error::Corrupt(why)) => Ok(Findings { damage: vec![why], ..Findings::default() }),
         _ if stop.requested() => Ok(Findings::default()),
         found => found,
     }
