@@ -9,7 +9,7 @@ mod library {
     }
 }
 
-/// Gives back what is free. The C library of glibc keeps nearly all of it, and that of the release (musl) nothing.
+/// Gives back what is free. The C library of glibc keeps nearly all of it. The allocator of the release keeps what is between blocks in use, and cannot be asked.
 pub fn give_back() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     library::malloc_trim(0);

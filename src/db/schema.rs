@@ -387,7 +387,7 @@ fn read_table(
     let mut key = vec![];
     for column in key_columns {
         let collation = key_index.and_then(|index| index.collation_of(&column.name)).unwrap_or("BINARY");
-        let Some(known) = known_collation(collation) else {
+        let Some(known) = Collation::of(collation) else {
             return Ok(Found::LeftOut(format!(
                 "its key compares by the application's own collation {collation}"
             )));
@@ -443,16 +443,7 @@ fn read_columns(connection: &Connection, table: &str, words: &mut Words) -> Resu
 fn unknown_collation(unique: &[UniqueIndex]) -> Option<&str> {
     let mut collations =
         unique.iter().flat_map(|index| &index.columns).map(|column| column.collation.as_str());
-    collations.find(|collation| known_collation(collation).is_none())
-}
-
-fn known_collation(name: &str) -> Option<Collation> {
-    match name.to_ascii_uppercase().as_str() {
-        "BINARY" => Some(Collation::Binary),
-        "NOCASE" => Some(Collation::NoCase),
-        "RTRIM" => Some(Collation::RTrim),
-        _ => None,
-    }
+    collations.find(|collation| Collation::of(collation).is_none())
 }
 
 #[cfg(test)]

@@ -136,7 +136,12 @@ impl Event {
         self.kind == Kind::Delete
     }
 
-    /// Bytes of its values in memory, about.
+    /// The value of a column.
+    pub fn value_of(&self, column: &str) -> Option<&Value> {
+        self.row.iter().find(|(name, _)| name.eq_ignore_ascii_case(column)).map(|(_, value)| value)
+    }
+
+    /// Bytes of its names and values, about.
     pub fn size(&self) -> usize {
         self.row.iter().map(|(name, value)| name.len() + value.size()).sum()
     }

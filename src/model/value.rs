@@ -23,10 +23,7 @@ impl Value {
 
     /// Bytes of memory that the value occupies, roughly: what bounds on memory count.
     pub fn size(&self) -> usize {
-        match self {
-            Value::Text(bytes) | Value::Blob(bytes) => bytes.len() + 16,
-            _ => 16,
-        }
+        16 + self.weight()
     }
 
     /// Bytes that it takes beside itself.
@@ -50,6 +47,12 @@ pub enum Collation {
 }
 
 impl Collation {
+    /// The one of this name in SQL, if it is SQLite's own.
+    pub fn of(name: &str) -> Option<Collation> {
+        let all = [Collation::Binary, Collation::NoCase, Collation::RTrim];
+        all.into_iter().find(|known| known.name().eq_ignore_ascii_case(name))
+    }
+
     /// Its name in SQL.
     pub fn name(self) -> &'static str {
         match self {

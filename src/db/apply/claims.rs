@@ -27,13 +27,8 @@ pub fn of(session: &Session, subject: &Subject<'_>) -> Result<Claims, Failure> {
 
 /// What an image refers to by a foreign key; `None`: nothing.
 pub fn refers(key: &ForeignKey, event: &Event) -> Option<u64> {
-    let values: Option<Vec<&Value>> = key.columns.iter().map(|(child, _)| value(event, child)).collect();
+    let values: Option<Vec<&Value>> = key.columns.iter().map(|(child, _)| event.value_of(child)).collect();
     digest(values?.into_iter().map(|value| (value, Collation::Binary)))
-}
-
-/// The value of an event's column.
-pub fn value<'a>(event: &'a Event, column: &str) -> Option<&'a Value> {
-    event.row.iter().find(|(name, _)| name.eq_ignore_ascii_case(column)).map(|(_, value)| value)
 }
 
 /// `None` with a NULL: it is equal to nothing.
@@ -47,13 +42,9 @@ fn digest<'a>(values: impl Iterator<Item = (&'a Value, Collation)>) -> Option<u6
     Some(hasher.finish())
 }
 
-fn collation(name: &str) -> Collation {
-    let all = [Collation::NoCase, Collation::RTrim];
-    all.into_iter().find(|known| known.name().eq_ignore_ascii_case(name)).unwrap_or(Collation::Binary)
-}
-
 fn digest_of_index(index: &UniqueIndex, values: &[Value]) -> Option<u64> {
-    digest(values.iter().zip(index.columns.iter().map(|column| collation(&column.collation))))
+    let collations = index.columns.iter().map(|column| Collation::of(&column.collation));
+    digest(values.iter().zip(collations.map(|known| known.unwrap_or(Collation::Binary))))
 }
 
 fn unique(session: &Session, subject: &Subject<'_>) -> Result<Vec<Option<u64>>, Failure> {

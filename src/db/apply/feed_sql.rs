@@ -12,7 +12,6 @@ use crate::base::limits;
 use crate::db::apply::trigger::{Change, Trigger};
 use crate::db::sql::{literal, quote};
 use crate::db::table::{Keyed, Table};
-use crate::model::value::Collation;
 use std::sync::Arc;
 
 /// What the names of all queues begin with.
@@ -99,7 +98,7 @@ impl Fed {
             .key
             .iter()
             .enumerate()
-            .map(|(at, column)| format!(", k{} COLLATE {}", at + 1, collation(column.collation)))
+            .map(|(at, column)| format!(", k{} COLLATE {}", at + 1, column.collation.name()))
             .collect();
         let images: String = self.image_columns().map(|name| format!(", {name}")).collect();
         let index = |what: &str, columns: &str| {
@@ -428,12 +427,4 @@ fn rows_of(change: Change) -> &'static [&'static str] {
 /// True of two values that are not the same in value and type.
 fn differs(one: &str, other: &str) -> String {
     format!("{one} IS NOT {other} COLLATE BINARY OR typeof({one}) IS NOT typeof({other})")
-}
-
-fn collation(collation: Collation) -> &'static str {
-    match collation {
-        Collation::Binary => "BINARY",
-        Collation::NoCase => "NOCASE",
-        Collation::RTrim => "RTRIM",
-    }
 }

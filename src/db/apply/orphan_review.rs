@@ -3,7 +3,6 @@
 //! comes back, and by then others may have been earlier: what is kept is looked at again.
 
 use crate::db::apply::beneath::Claims;
-use crate::db::apply::claims;
 use crate::db::apply::orphans::Kept;
 use crate::db::apply::session::Session;
 use crate::db::apply::subject::Subject;
@@ -14,7 +13,7 @@ use crate::model::value::Value;
 
 /// What an image refers to by a foreign key.
 fn values(key: &ForeignKey, event: &Event) -> Option<Vec<Value>> {
-    key.columns.iter().map(|(child, _)| claims::value(event, child).cloned()).collect()
+    key.columns.iter().map(|(child, _)| event.value_of(child).cloned()).collect()
 }
 
 impl Session {

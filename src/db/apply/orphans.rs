@@ -120,14 +120,8 @@ impl Orphans {
     /// A row of another node loses its place to one of ours.
     pub fn give_up(&mut self, table: &Table, event: &Event, place: Place) {
         for (number, key) in self.keys.iter().enumerate().filter(|(_, key)| key.parent == table.name) {
-            let value = |column: &str| {
-                event
-                    .row
-                    .iter()
-                    .find(|(name, _)| name.eq_ignore_ascii_case(column))
-                    .map(|(_, value)| value.clone())
-            };
-            let refers: Option<Vec<Value>> = key.columns.iter().map(|(_, parent)| value(parent)).collect();
+            let values = key.columns.iter().map(|(_, parent)| event.value_of(parent).cloned());
+            let refers: Option<Vec<Value>> = values.collect();
             if let Some(refers) = refers {
                 self.given_up.push(GivenUp { key: number, refers, place, node: event.node });
             }

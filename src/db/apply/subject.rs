@@ -44,11 +44,8 @@ pub struct Subject<'a> {
 impl<'a> Subject<'a> {
     /// `None` when the event lacks a column of the key.
     pub fn new(table: &Arc<Table>, event: &'a Event, source: Source) -> Option<Subject<'a>> {
-        let find = |name: &str| {
-            event.row.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value)
-        };
         let key_values: Vec<&Value> =
-            table.key.iter().map(|column| find(&column.name)).collect::<Option<_>>()?;
+            table.key.iter().map(|column| event.value_of(&column.name)).collect::<Option<_>>()?;
         let key = table.row_key(key_values.iter().copied());
         let is_whole = event.row.len() == table.image.len()
             && event.row.iter().zip(&table.image).all(|((name, _), known)| name == known);
@@ -86,7 +83,6 @@ impl<'a> Subject<'a> {
         if self.is_whole {
             return self.event.row.get(place).map(|(_, value)| value);
         }
-        let name = self.table.image.get(place)?;
-        self.event.row.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        self.event.value_of(self.table.image.get(place)?)
     }
 }

@@ -91,11 +91,7 @@ pub fn mend(connection: &mut Connection) -> Result<bool, Error> {
     }
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     if !is_whole(&transaction)? {
-        let present = triggers::present(&transaction)?;
-        log_table::drop_tables(&transaction)?;
-        schema_rows::write(&transaction, || {
-            present.values().try_for_each(|trigger| schema_rows::remove(&transaction, trigger.rowid))
-        })?;
+        remove(&transaction)?;
         let schema = Schema::read(&transaction)?;
         log_table::create(&transaction, schema.key_width())?;
         for name in schema.tables.keys() {
@@ -136,8 +132,7 @@ pub fn install_capture(path: &Path) -> Result<(), Error> {
 
 /// Removes the triggers and the change log, for a node that does not publish. A warning names what was not published yet.
 pub fn remove_capture(connection: &mut Connection) -> Result<(), Error> {
-    mend(connection)?;
-    if !log_table::exists(connection)? {
+    if is_whole(connection)? && !log_table::exists(connection)? {
         return Ok(());
     }
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -148,14 +143,19 @@ pub fn remove_capture(connection: &mut Connection) -> Result<(), Error> {
                 "publish = false: {unpublished} changes that were captured before are not published any more"
             );
         }
-        let present = triggers::present(&transaction)?;
-        log_table::drop_tables(&transaction)?;
-        schema_rows::write(&transaction, || {
-            present.values().try_for_each(|trigger| schema_rows::remove(&transaction, trigger.rowid))
-        })?;
     }
+    remove(&transaction)?;
     transaction.commit()?;
     Ok(())
+}
+
+/// Removes the triggers, and the tables as far as they are there.
+fn remove(connection: &Connection) -> Result<(), Error> {
+    let present = triggers::present(connection)?;
+    log_table::drop_tables(connection)?;
+    schema_rows::write(connection, || {
+        present.values().try_for_each(|trigger| schema_rows::remove(connection, trigger.rowid))
+    })
 }
 
 #[cfg(test)]
@@ -192,6 +192,23 @@ mod tests {
         assert_eq!(done.new_tables, [("u".to_owned(), 2)]);
         assert_eq!(log_table::count_unsettled(&connection, 0).unwrap(), (0, 2));
         assert_eq!(log_table::width(&connection).unwrap(), schema.key_width());
+    }
+
+    /// Whichever tables somebody has dropped: no trigger stays that fails.
+    #[test]
+    fn a_node_that_does_not_publish_has_no_triggers_without_their_log() {
+        for dropped in
+            [vec![log_table::NAME], vec![log_table::NUMBERS], vec![log_table::NAME, log_table::NUMBERS]]
+        {
+            let mut connection = database("CREATE TABLE t(a UNIQUE)");
+            install(&mut connection).unwrap();
+            for name in dropped {
+                connection.execute_batch(&format!("DROP TABLE {name}")).unwrap();
+            }
+            remove_capture(&mut connection).unwrap();
+            assert!(triggers::present(&connection).unwrap().is_empty() && is_whole(&connection).unwrap());
+            assert_eq!(state::meta(&connection, state::MENDED).unwrap(), None);
+        }
     }
 
     #[test]

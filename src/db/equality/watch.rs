@@ -89,15 +89,7 @@ fn columns(index: &crate::db::indexes::UniqueIndex) -> Option<Vec<(&str, Collati
     if index.condition.is_some() {
         return None;
     }
-    let column = |column: &'_ crate::db::indexes::IndexColumn| -> Option<Collation> {
-        match column.collation.to_ascii_uppercase().as_str() {
-            "BINARY" => Some(Collation::Binary),
-            "NOCASE" => Some(Collation::NoCase),
-            "RTRIM" => Some(Collation::RTrim),
-            _ => None,
-        }
-    };
-    index.columns.iter().map(|of| Some((of.name.as_deref()?, column(of)?))).collect()
+    index.columns.iter().map(|of| Some((of.name.as_deref()?, Collation::of(&of.collation)?))).collect()
 }
 
 /// Numbers of a row's values in UNIQUE indexes: rows with an equal one cannot both be there. NULL equals nothing.
