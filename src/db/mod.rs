@@ -52,10 +52,10 @@ pub use open::{JournalMode, sqlite_version};
 pub use opening::Opening;
 pub use ours::cleanup;
 pub use restore::{
-    Extra, Filled, Included, Inside, LastLook, Look, Made, Salvage, Salvaged, Stamp, compare, copy_database,
-    fill_database, find_damage, holds_unsettled, inspect_snapshot, keep_excluded, make_ready, make_snapshot,
-    positions_of, replace_database, schema_hash, schema_mismatch, schema_of_nothing, set_positions,
-    strip_snapshot,
+    Extra, Filled, Included, Inside, LastLook, Look, Made, Noted, Salvage, Salvaged, Stamp, compare,
+    compare_what_fits, copy_database, fill_database, find_damage, holds_unsettled, inspect_snapshot,
+    keep_excluded, make_ready, make_snapshot, positions_of, replace_database, schema_hash, schema_mismatch,
+    schema_of_nothing, set_positions, strip_snapshot,
 };
 pub use sample::{lines_of, run_script};
 pub use state::Why as WhyAnew;

@@ -498,7 +498,7 @@ impl Follower {
     /// A node that follows all its streams is whole, unless it has to compare itself.
     fn show_whole(&self, missing: &str) {
         self.setup.signals.set_whole(match self.healing.is_pending() {
-            false => Whole::Yes,
+            false => self.rebuilt.lacks().cloned().unwrap_or(Whole::Yes),
             true => Whole::Waiting(format!(
                 "the broker has lost messages that nodes had read, and this node is to be compared with others{missing}"
             )),

@@ -294,13 +294,14 @@ impl Publisher {
         Ok(())
     }
 
-    /// Sees to what was written in tables while they were built anew: the follower can tell, if there is one.
+    /// Sees to what was written in tables while they were built anew, and to tables that have come to be as the cluster has them: the
+    /// follower can tell, if there is one.
     fn look_at_rebuilt(&mut self, capture: &Capture) -> Result<(), Error> {
-        if capture.rebuilt.is_empty() && capture.included.is_empty() {
-            return Ok(());
-        }
         if self.setup.config.replicate {
             self.setup.signals.note_rebuilt();
+            return Ok(());
+        }
+        if capture.rebuilt.is_empty() && capture.included.is_empty() {
             return Ok(());
         }
         let logged = self.setup.log.log_rebuilt();

@@ -34,6 +34,11 @@ impl Rebuilt {
         self.due.is_some_and(|due| due <= now)
     }
 
+    /// What the node lacks because of this; `None`: nothing.
+    pub fn lacks(&self) -> Option<&Whole> {
+        self.lacks.as_ref()
+    }
+
     /// Looks, if it is time. The database must stand where the streams were read to. [`Kind::Damaged`]: the database is.
     pub fn look(&mut self, setup: &mut Setup, now: Instant) -> Result<(), Error> {
         let told = setup.signals.take_rebuilt() | setup.database.take_rebuilt();
@@ -55,7 +60,7 @@ impl Rebuilt {
                 let what = if included.is_empty() {
                     "what was written in tables that were built anew".to_owned()
                 } else {
-                    format!("table {}, which is replicated here from now on", included.join(", "))
+                    format!("table {} is not yet as the cluster has it", included.names())
                 };
                 self.said.warn(&format!("{what}: {error}; trying again"));
                 if !included.is_empty() {
@@ -100,7 +105,7 @@ fn settle_alone(setup: &mut Setup, has_rebuilt: bool) -> Result<(), Error> {
             setup.database.join_tables(&db::Included::alone(&tables), &tables, db::Extra::Publish)?;
         log::warn!(
             "table {} is replicated from now on, and without snapshots nothing tells what others have of it: its {} rows are published",
-            tables.join(", "),
+            tables.names(),
             applied.touched
         );
     }

@@ -34,7 +34,13 @@ impl Healing {
             Some((_, found)) => found,
             None => {
                 let schema = db::schema_hash(path)?;
-                let places = Places { node, store, schema: Some(&schema), generation: Some(generation) };
+                let places = Places {
+                    node,
+                    store,
+                    has_database: true,
+                    schema: Some(&schema),
+                    generation: Some(generation),
+                };
                 let none = || {
                     let place = store.describe();
                     Error::waiting(format!("waiting for a snapshot in {place} to compare this node with"))

@@ -5,13 +5,13 @@ use super::at::state_at;
 use super::join::keep_copy;
 use super::replay::Until;
 use super::restore::patiently;
-use super::scratch::scratch;
-use crate::base::error::{Error, Kind};
+use super::scratch::{about_copy, scratch};
+use crate::base::error::{Context, Error, Kind};
 use crate::base::limits;
 use crate::base::temporary::Temporary;
 use crate::cluster::wanted::{self, Wanted};
 use crate::config::Join;
-use crate::db::{self, Extra};
+use crate::db::{self, Extra, Noted};
 use crate::model::positions::SeqMap;
 use crate::storage::Store;
 use std::time::{Duration, Instant};
@@ -20,6 +20,27 @@ use std::time::{Duration, Instant};
 #[derive(Default)]
 pub struct Including {
     begun: Option<Instant>,
+    /// What was found not to fit, and why.
+    unfit: Option<(Tried, String)>,
+}
+
+/// What has to change before a table fits that did not.
+#[derive(PartialEq, Eq)]
+struct Tried {
+    schema: String,
+    /// Changes of the schema that are known.
+    changes: usize,
+    snapshot: String,
+}
+
+impl Tried {
+    fn now(node: Node<'_>, store: &Store, database: &db::Applier) -> Result<Tried, Error> {
+        Ok(Tried {
+            schema: db::schema_hash(&node.config.db_path)?,
+            changes: database.known_changes()?,
+            snapshot: store.stat(limits::SNAPSHOT_NAME)?.map(|stored| stored.identity()).unwrap_or_default(),
+        })
+    }
 }
 
 impl Including {
@@ -34,15 +55,20 @@ impl Including {
     ) -> Result<(), Error> {
         let tables = database.included()?;
         if tables.is_empty() {
+            *self = Including::default();
             return Ok(());
+        }
+        let tried = Tried::now(node, store, database)?;
+        if let Some((_, why)) = self.unfit.as_ref().filter(|(before, _)| *before == tried) {
+            return Err(Error::waiting(why.clone()));
         }
         let begun = *self.begun.get_or_insert_with(Instant::now);
         let until = Until::Positions(database.positions()?);
-        let agreed = match state_at((node, store), &until, || scratch(node.config, "agreed"), &tables) {
+        let agreed = match state_at((node, store), &until, || scratch(node.config, "agreed"), &tables.here) {
             Ok((copy, _)) => Some(copy),
             Err(error) if error.kind() == Kind::Missing => {
                 let passed = database.has_passed(&tables)?;
-                if let Some(why) = waits(others(&tables), passed, begun.elapsed(), &error) {
+                if let Some(why) = waits(others(&tables.here), passed, begun.elapsed(), &error) {
                     ask(node, store);
                     return Err(why);
                 }
@@ -50,10 +76,21 @@ impl Including {
             }
             Err(error) => return Err(error),
         };
-        let told = include(node, database, &tables, agreed.as_ref())?;
-        self.begun = None;
-        log::info!("table {} is replicated from now on: {told}", tables.join(", "));
-        Ok(())
+        if let Some(agreed) = &agreed {
+            database.carry_over(agreed.path()).map_err(about_copy).context("copy of the agreed state")?;
+        }
+        let (joined, told, unfit) = include(node, database, &tables, agreed.as_ref())?;
+        if !joined.is_empty() {
+            self.begun = None;
+            log::info!("table {} is replicated from now on: {told}", joined.join(", "));
+        }
+        match unfit {
+            None => Ok(()),
+            Some(why) => {
+                self.unfit = Some((tried, why.clone()));
+                Err(Error::waiting(why))
+            }
+        }
     }
 }
 
@@ -87,13 +124,13 @@ fn ask(node: Node<'_>, store: &Store) {
     }
 }
 
-/// Returns what that meant for the rows.
+/// Returns which tables joined, what that meant for their rows, and why others have not.
 fn include(
     node: Node<'_>,
     database: &mut db::Applier,
-    tables: &[String],
+    tables: &Noted,
     agreed: Option<&Temporary>,
-) -> Result<String, Error> {
+) -> Result<(Vec<String>, String, Option<String>), Error> {
     let config = node.config;
     let extra = match (config.join, config.publish) {
         (Join::Replace, false) => Extra::SetAside,
@@ -101,7 +138,7 @@ fn include(
         (Join::Merge, _) => Extra::Publish,
     };
     let mut kept = None;
-    let (told, applied) = patiently(node.stop, || {
+    let (with, applied) = patiently(node.stop, || {
         let with = match agreed {
             Some(agreed) => db::Included::compare(&config.db_path, agreed.path(), tables)?,
             None => db::Included::alone(tables),
@@ -110,13 +147,16 @@ fn include(
             let copy = keep_copy(config).map_err(|error| db::Error::Other(error.to_string()))?;
             kept = Some(format!("; as it was: {}", copy.display()));
         }
-        Ok((with.told(), database.join_tables(&with, tables, extra)?))
+        let applied = database.join_tables(&with, tables, extra)?;
+        Ok((with, applied))
     })?;
     let kept = kept.unwrap_or_default();
-    Ok(match told.as_str() {
+    let told = match with.told().as_str() {
         "" => format!("no other node has it, and its {} rows are published", applied.touched),
         told => format!("{told}, {} are published{kept}", applied.touched),
-    })
+    };
+    let joined = with.joined(tables).filter(|name| tables.here.contains(name)).cloned();
+    Ok((joined.collect(), told, with.waits()))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! publishes it, `"replace"` takes it out. In both cases a copy of the database is kept before any value is lost.
 
 use super::replay::{Until, replay};
-use super::restore::{meet, noted, patiently};
+use super::restore::{follow, noted, patiently};
 use super::scratch::{beside, need_room, size};
 use super::search::{Found, Places, Search};
 use super::tried::Missing;
@@ -43,14 +43,15 @@ impl Joining {
         database: &mut db::Applier,
     ) -> Result<(), Error> {
         let begun = Instant::now();
-        let schema = db::schema_hash(&node.config.db_path)?;
-        if schema == db::schema_of_nothing() {
+        if db::schema_hash(&node.config.db_path)? == db::schema_of_nothing() {
             return Err(Error::waiting(
                 "the database has no table that could be replicated: waiting for the application to create its tables",
             ));
         }
         let found = match &store {
-            Ok(store) => self.search.find(Places { node, store, schema: Some(&schema), generation: None }),
+            Ok(store) => {
+                self.search.find(Places { node, store, has_database: true, schema: None, generation: None })
+            }
             Err(error) => Err(Missing::Store(error.clone())),
         };
         let found = match found {
@@ -140,8 +141,8 @@ fn join_with(node: Node<'_>, found: &Found, database: &mut db::Applier) -> Resul
     // What the streams hold after the snapshot is the cluster's, too: in the streams the last writer of a row wins, and
     // this database's rows are not in them.
     replay(node, found.path(), &Until::End)?;
-    meet(node, database, found)?;
-    let comparison = db::compare(&config.db_path, found.path())?;
+    follow(node, database, found)?;
+    let comparison = db::compare_what_fits(&config.db_path, found.path())?;
     let (extra, loses) = match config.join {
         Join::Merge => (db::Extra::Publish, comparison.changed > 0 || comparison.may_collide),
         Join::Replace => (db::Extra::Remove, comparison.changed + comparison.extra > 0),
@@ -149,8 +150,12 @@ fn join_with(node: Node<'_>, found: &Found, database: &mut db::Applier) -> Resul
     let kept = if loses { format!("; as it was: {}", keep_copy(config)?.display()) } else { String::new() };
     let applied = patiently(node.stop, || database.reconcile(&comparison, extra))?;
     let positions = database.positions()?;
+    let apart = match comparison.apart.as_slice() {
+        [] => String::new(),
+        apart => format!("; table {} is not here, not there, or has other columns", apart.join(", ")),
+    };
     Ok(format!(
-        "{} rows came, {} had other values, {} were only here{}{kept}; position {}",
+        "{} rows came, {} had other values, {} were only here{}{apart}{kept}; position {}",
         comparison.missing,
         comparison.changed,
         comparison.extra,

@@ -186,8 +186,13 @@ impl Recovery<'_> {
             .wait_up(limits::API_TIMEOUT)
             .map_err(|error| Error::unreachable(format!("waiting for NATS ({error})")))?;
         let store = (self.open_store)()?;
-        let found =
-            search.find(Places { node: self.node(), store: &store, schema: None, generation: None })?;
+        let found = search.find(Places {
+            node: self.node(),
+            store: &store,
+            has_database: false,
+            schema: None,
+            generation: None,
+        })?;
         found.ok_or_else(|| {
             let place = store.describe();
             Error::waiting(format!("waiting for a snapshot in {place}, or for {other_help}"))
@@ -347,15 +352,21 @@ pub fn noted<R>(
 
 /// Brings a database and a snapshot to one schema, if each knows the changes that the other one lacks.
 pub(super) fn meet(node: Node<'_>, database: &mut db::Applier, found: &Found) -> Result<(), Error> {
-    if node.config.schema_travels {
-        patiently(node.stop, || database.follow_snapshot(found.path()))?;
-    }
+    follow(node, database, found)?;
     let (ours, theirs) = (db::schema_hash(&node.config.db_path), db::schema_hash(found.path()));
     let (ours, theirs) = (ours?, theirs?);
     if ours == theirs {
         return Ok(());
     }
     Err(Error::waiting(db::schema_mismatch(&theirs, &ours)).at(&found.name))
+}
+
+/// Carries out in each what it lacks of the changes of the schema that the other one knows, as far as they fit.
+pub(super) fn follow(node: Node<'_>, database: &mut db::Applier, found: &Found) -> Result<(), Error> {
+    match node.config.schema_travels {
+        true => patiently(node.stop, || database.follow_snapshot(found.path())),
+        false => Ok(()),
+    }
 }
 
 /// Brings a database that lacks what the streams no longer hold to the state of a stored snapshot, under a live application.
@@ -368,7 +379,8 @@ pub fn restore_live(
 ) -> Result<(), Error> {
     let (begun, path) = (Instant::now(), &node.config.db_path);
     let schema = db::schema_hash(path)?;
-    let found = search.find(Places { node, store, schema: Some(&schema), generation: None })?;
+    let found =
+        search.find(Places { node, store, has_database: true, schema: Some(&schema), generation: None })?;
     let found = found.ok_or_else(|| {
         Error::waiting(format!("this node is not whole and waits for a snapshot in {}", store.describe()))
     })?;

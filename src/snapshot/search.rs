@@ -63,7 +63,9 @@ pub struct Search {
 pub struct Places<'a> {
     pub node: Node<'a>,
     pub store: &'a Store,
-    /// Schema hash of the database that the snapshot is to fit; `None`: there is no database.
+    /// Whether there is a database that the snapshot is for.
+    pub has_database: bool,
+    /// Schema hash that the snapshot is to have; `None`: any.
     pub schema: Option<&'a str>,
     /// Only a snapshot of this generation of the streams serves; `None`: any.
     pub generation: Option<&'a str>,
@@ -285,7 +287,7 @@ impl Search {
         stored: &Stored,
         begin: &[(String, Position)],
     ) -> Result<Unplaced, Error> {
-        if places.schema.is_none() || begin.iter().all(|(_, position)| position.seq == 0) {
+        if !places.has_database || begin.iter().all(|(_, position)| position.seq == 0) {
             return Ok(Unplaced::Serves);
         }
         if !self.patience.waits(Instant::now()) {

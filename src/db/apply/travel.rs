@@ -177,20 +177,35 @@ impl Applier {
     }
 
     fn catch_up_with(&mut self, all: Vec<Past>, rows_come: bool) -> Result<(), Error> {
-        let known: BTreeSet<String> =
-            history::all(&self.session.connection)?.into_iter().map(|past| past.change.id).collect();
+        let known = history::all(&self.session.connection)?.into_iter();
+        let known = known.filter(|past| past.state != State::Failed).map(|past| past.change.id);
+        let known: BTreeSet<String> = known.collect();
         let is_new = |past: &Past| past.state != State::Failed && !known.contains(&past.change.id);
         for Past { change, .. } in all.into_iter().filter(is_new) {
             let steps_alone = rows_come && change.script.is_some();
-            self.in_transaction(|applier| {
+            let done = self.in_transaction(|applier| {
                 if !steps_alone {
                     return applier.session.carry_out(&change).map(drop);
                 }
                 applier.session.carry_out(&Change { script: None, ..change.clone() })?;
                 // As it is known elsewhere, with its statements.
                 history::put(&applier.session.connection, &change, State::Done, (clock::unix_ms(), ""))
-            })?;
+            });
             self.session.forget_schema();
+            match done {
+                Ok(_) => {}
+                Err(Error::Mismatch(why) | Error::Other(why)) if rows_come => {
+                    self.note_failed(&change, &why)?
+                }
+                // The copy is compared as it is.
+                Err(Error::Mismatch(why) | Error::Other(why)) => {
+                    log::debug!(
+                        "a change of the schema ({}) does not fit into a copy: {why}",
+                        change.summary()
+                    );
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }
@@ -266,23 +281,32 @@ impl Applier {
                 }
                 Ok(())
             }
-            Err(Error::Mismatch(why) | Error::Other(why)) => {
-                if history::why_failed(&self.session.connection, &change.id)?.as_ref() != Some(&why) {
-                    log::error!(
-                        "node {node} has changed the schema ({summary}), and this database cannot follow: {why}; trying again. Rows \
-                         that need it wait"
-                    );
-                }
-                self.session.travel.again = Some(Instant::now() + limits::CHANGE_AGAIN);
-                self.in_transaction(|applier| {
-                    let connection = &applier.session.connection;
-                    history::create(connection)?;
-                    history::put(connection, change, State::Failed, (clock::unix_ms(), &why))
-                })
-                .map(drop)
-            }
+            Err(Error::Mismatch(why) | Error::Other(why)) => self.note_failed(change, &why),
             Err(error) => Err(error),
         }
+    }
+
+    /// A change does not fit here: it is tried again later.
+    fn note_failed(&mut self, change: &Change, why: &String) -> Result<(), Error> {
+        if history::why_failed(&self.session.connection, &change.id)?.as_ref() != Some(why) {
+            log::error!(
+                "node {} has changed the schema ({}), and this database cannot follow: {why}; trying again. Rows that need it wait",
+                change.node,
+                change.summary()
+            );
+        }
+        self.session.travel.again = Some(Instant::now() + limits::CHANGE_AGAIN);
+        self.in_transaction(|applier| {
+            let connection = &applier.session.connection;
+            history::create(connection)?;
+            history::put(connection, change, State::Failed, (clock::unix_ms(), why))
+        })
+        .map(drop)
+    }
+
+    /// How many changes of the schema this database knows.
+    pub fn known_changes(&self) -> Result<usize, Error> {
+        Ok(history::all(&self.session.connection)?.len())
     }
 
     /// Whether tables were found built anew since the last call.

@@ -276,12 +276,15 @@ impl Plan {
         }
         Ok(match (captured || is_initial, is_known) {
             (true, _) => Found::Known,
+            // What differs from the cluster's rows was never agreed: nobody has written it meanwhile.
+            (false, _)
+                if state::included(connection)?.iter().any(|known| known.eq_ignore_ascii_case(name)) =>
+            {
+                Found::Included
+            }
             (false, true) => {
                 state::note_rebuilt(connection, name, log_table::highest(connection)?)?;
                 Found::Rebuilt
-            }
-            (false, false) if state::included(connection)?.iter().any(|known| known == name) => {
-                Found::Included
             }
             (false, false) => Found::New(log_all_rows(connection, &table)?),
         })

@@ -16,7 +16,7 @@ mod snapshot;
 pub use check::Look;
 pub use copy::copy_database;
 pub use fill::{Filled, fill_database};
-pub use included::Included;
+pub use included::{Included, Noted, compare_what_fits};
 pub use keep::keep_excluded;
 pub use reconcile::{Extra, compare, schema_mismatch};
 pub use replace::{LastLook, Salvage, Salvaged, find_damage, replace_database};

@@ -60,6 +60,10 @@ pub struct Comparison {
     pub changed: u64,
     /// The database's own rows may have UNIQUE values that the snapshot's rows have too.
     pub may_collide: bool,
+    /// The tables that only one of them has, or that have other columns there. They were not compared.
+    pub apart: Vec<String>,
+    /// The hash of the database's schema.
+    schema: Arc<str>,
 }
 
 /// Compares the database with a snapshot that was checked and made ready, row by row, in value and type.
@@ -67,7 +71,7 @@ pub fn compare(database: &Path, snapshot: &Path) -> Result<Comparison, Error> {
     match_encoding(snapshot, database)?;
     let (connection, schema) = begin(database, snapshot)?;
     check_same_schema(&connection, &schema)?;
-    let mut found = Comparison::new(snapshot);
+    let mut found = Comparison::new(snapshot, &schema);
     for table in schema.tables.values() {
         found.note(&connection, table, &Values::all(table))?;
     }
@@ -84,7 +88,7 @@ pub fn compare_tables(
     match_encoding(other, database)?;
     let (connection, schema) = begin(database, other)?;
     let theirs = Schema::read(&Connection::open(other)?)?;
-    let (mut found, mut unknown) = (Comparison::new(other), vec![]);
+    let (mut found, mut unknown) = (Comparison::new(other, &schema), vec![]);
     for table in tables.iter().filter_map(|name| schema.tables.get(&**name)) {
         match theirs.tables.get(&table.name) {
             Some(other)
@@ -204,8 +208,16 @@ pub fn schema_mismatch(theirs: &str, ours: &str) -> String {
 }
 
 impl Comparison {
-    pub(super) fn new(other: &Path) -> Comparison {
-        Comparison { snapshot: other.to_path_buf(), extra: 0, missing: 0, changed: 0, may_collide: false }
+    pub(super) fn new(other: &Path, schema: &Schema) -> Comparison {
+        Comparison {
+            snapshot: other.to_path_buf(),
+            extra: 0,
+            missing: 0,
+            changed: 0,
+            may_collide: false,
+            apart: vec![],
+            schema: schema.hash.clone(),
+        }
     }
 
     pub(super) fn note(
@@ -317,11 +329,15 @@ impl Applier {
 
     fn reconcile_attached(&mut self, with: &Comparison, extra: Extra) -> Result<(), Error> {
         // The application may have changed the schema since the comparison.
-        check_same_schema(&self.session.connection, &self.session.schema)?;
+        if self.session.schema.hash != with.schema {
+            return Err(Error::SchemaChanged);
+        }
         let more = self.who_read_more(extra)?;
         self.settle_what_the_snapshot_folded()?;
         self.give_up_rebuilt()?;
-        let tables: Vec<Arc<Table>> = self.session.schema.tables.values().cloned().collect();
+        let is_compared = |table: &&Arc<Table>| !with.apart.iter().any(|name| **name == *table.name);
+        let tables: Vec<Arc<Table>> =
+            self.session.schema.tables.values().filter(is_compared).cloned().collect();
         for table in tables.iter().filter(|_| more.contains(&More::Database)) {
             with.each_key(table, "0, 1, 2", |key| match of_row(&more, table, &key) {
                 More::Database => self.publish_state(table, &key),
@@ -352,6 +368,7 @@ impl Applier {
             })?;
         }
         self.take_state()?;
+        with.apart.iter().try_for_each(|name| state::note_included(&self.session.connection, name))?;
         // After the snapshot's own, which have replaced all that was set aside here.
         (1..).zip(refused).try_for_each(|(number, (cause, payload))| {
             let session = &mut self.session;

@@ -164,3 +164,153 @@ fn unique_values_of_the_cluster_stay() {
         "mine"
     );
 }
+
+/// One table of a database whose schema is not the cluster's, and how it becomes the same.
+struct Differs {
+    name: &'static str,
+    here: &'static str,
+    there: &'static str,
+    /// Run on the joining node.
+    migration: &'static str,
+    rows: &'static str,
+}
+
+const DIFFERS: [Differs; 7] = [
+    Differs {
+        name: "more_here",
+        here: "CREATE TABLE more_here(id INTEGER PRIMARY KEY, v, extra)",
+        there: "CREATE TABLE more_here(id INTEGER PRIMARY KEY, v)",
+        migration: "ALTER TABLE more_here DROP COLUMN extra",
+        rows: "INSERT INTO more_here(id, v) VALUES",
+    },
+    Differs {
+        name: "more_there",
+        here: "CREATE TABLE more_there(id INTEGER PRIMARY KEY, v)",
+        there: "CREATE TABLE more_there(id INTEGER PRIMARY KEY, v, extra)",
+        migration: "ALTER TABLE more_there ADD COLUMN extra",
+        rows: "INSERT INTO more_there(id, v) VALUES",
+    },
+    Differs {
+        name: "only_there",
+        here: "",
+        there: "CREATE TABLE only_there(id INTEGER PRIMARY KEY, v)",
+        migration: "CREATE TABLE only_there(id INTEGER PRIMARY KEY, v)",
+        rows: "INSERT INTO only_there(id, v) VALUES",
+    },
+    Differs {
+        name: "renamed",
+        here: "CREATE TABLE renamed(id INTEGER PRIMARY KEY, value)",
+        there: "CREATE TABLE renamed(id INTEGER PRIMARY KEY, v)",
+        migration: "ALTER TABLE renamed RENAME COLUMN value TO v",
+        rows: "INSERT INTO renamed VALUES",
+    },
+    Differs {
+        name: "other_key",
+        here: "CREATE TABLE other_key(id INTEGER, v PRIMARY KEY)",
+        there: "CREATE TABLE other_key(id INTEGER PRIMARY KEY, v)",
+        migration: "ALTER TABLE other_key RENAME TO old; CREATE TABLE other_key(id INTEGER PRIMARY KEY, v); \
+            INSERT INTO other_key SELECT id, v FROM old; DROP TABLE old",
+        rows: "INSERT INTO other_key(id, v) VALUES",
+    },
+    Differs {
+        name: "other_order",
+        here: "CREATE TABLE other_order(v, id INTEGER PRIMARY KEY)",
+        there: "CREATE TABLE other_order(id INTEGER PRIMARY KEY, v)",
+        migration: "SELECT 1",
+        rows: "INSERT INTO other_order(id, v) VALUES",
+    },
+    Differs {
+        name: "other_type",
+        here: "CREATE TABLE other_type(id TEXT PRIMARY KEY, v)",
+        there: "CREATE TABLE other_type(id INTEGER PRIMARY KEY, v)",
+        migration: "SELECT 1",
+        rows: "INSERT INTO other_type(id, v) VALUES",
+    },
+];
+
+const ONLY_HERE: &str = "CREATE TABLE only_here(id INTEGER PRIMARY KEY, v)";
+const SAME: &str = "CREATE TABLE same(id INTEGER PRIMARY KEY, v)";
+
+/// A pair, the second of which has another schema. Both have rows of their own in all tables.
+fn pair_that_differs(dir: &Dir, nats: &Nats, config: &str, differs: &[&Differs]) -> (Node, Node, u16) {
+    let port = free_port();
+    let health = format!("health_check.enable = true\nhealth_check.bind = \"127.0.0.1:{port}\"\n");
+    let schema = |id: u64| {
+        let mut text = format!("{SAME}; INSERT INTO same VALUES({id}, 'of {id}'), (100, 'both {id}')");
+        if id == 2 {
+            text += &format!("; {ONLY_HERE}; INSERT INTO only_here VALUES(2, 'of 2')");
+        }
+        for table in differs {
+            let definition = if id == 1 { table.there } else { table.here };
+            if !definition.is_empty() {
+                text += &format!("; {definition}; {}({id}, 'of {id}')", table.rows);
+            }
+        }
+        text
+    };
+    let mut one = node_of(dir, 1, nats, config, &schema(1));
+    let two = node_of(dir, 2, nats, &format!("{config}{health}"), &schema(2));
+    one.start_ready();
+    (one, two, port)
+}
+
+fn node_of(dir: &Dir, id: u64, nats: &Nats, config: &str, schema: &str) -> Node {
+    Node::with_schema(dir, id, &nats.url(), &format!("snapshot.leader_ttl = 1000\n{config}"), schema)
+}
+
+fn has(node: &Node, table: &str, count: i64) -> Option<()> {
+    (value(node, &format!("SELECT count(*) FROM {table}")) == format!("Integer({count})")).then_some(())
+}
+
+/// Tables that both have are joined at once; each of the others when it has become the same.
+fn joins_table_by_table(config: &str, differs: &[&Differs]) {
+    let dir = Dir::new("join-differs");
+    let nats = Nats::start(&dir);
+    let (one, mut two, port) = pair_that_differs(&dir, &nats, config, differs);
+    two.start();
+    for node in [&one, &two] {
+        wait_for("the table that is the same is whole", 30, || has(node, "same", 3));
+    }
+    one.sql("INSERT INTO same VALUES(11, 'later')");
+    two.sql("INSERT INTO same VALUES(12, 'later')");
+    for node in [&one, &two] {
+        wait_for("rows cross", 20, || has(node, "same", 5));
+    }
+    let waits: Vec<&&Differs> =
+        differs.iter().filter(|table| !table.migration.starts_with("SELECT")).collect();
+    for table in &waits {
+        let is_said = || {
+            let text = health(port).1["problems"].to_string();
+            text.contains(table.name) && text.contains("run the same migrations on all nodes")
+        };
+        wait_for("it is said", 10, || is_said().then_some(()));
+        two.sql(table.migration);
+        wait_for("it joins", 60, || has(&two, table.name, if table.here.is_empty() { 1 } else { 2 }));
+        wait_for("it is no longer said", 60, || (!is_said()).then_some(()));
+        if !config.is_empty() {
+            two.stop();
+            two.start();
+        }
+    }
+    one.sql("INSERT INTO same VALUES(13, 'last')");
+    wait_for("the last row", 20, || has(&two, "same", 6));
+    for table in differs {
+        let rows = if table.here.is_empty() { 1 } else { 2 };
+        let rows_of =
+            format!("SELECT group_concat(id || v) FROM (SELECT id, v FROM {} ORDER BY id)", table.name);
+        wait_for("both are equal", 30, || (value(&one, &rows_of) == value(&two, &rows_of)).then_some(()));
+        assert_eq!(has(&one, table.name, rows), Some(()), "{} {}", table.name, two.log());
+    }
+    let waits = || health(port).1["problems"].to_string().contains("is not yet as the cluster has it");
+    wait_for("nothing waits", 30, || (!waits()).then_some(()));
+    // What only the joining node has waits on the other one.
+    one.sql(ONLY_HERE);
+    wait_for("its rows arrive", 30, || has(&one, "only_here", 1));
+}
+
+#[test]
+fn a_database_of_another_schema_joins_table_by_table() {
+    for config in ["schema = \"own\"\n", ""] {
+        joins_table_by_table(config, &DIFFERS.iter().collect::<Vec<_>>());
+    }
+}
