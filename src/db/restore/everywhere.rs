@@ -25,10 +25,7 @@ impl Applier {
                 with.each_key(table, "2", |key| remove_row(session, table, &key))?;
             }
             for table in &tables {
-                with.each_image(table, |values| {
-                    let row = table.image.iter().cloned().zip(values).collect();
-                    own_write(session, table, &event(table, Kind::Insert, row))
-                })?;
+                with.each_image(table, |row| own_write(session, table, &event(table, Kind::Insert, row)))?;
             }
             Ok(())
         })

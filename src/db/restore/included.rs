@@ -6,7 +6,7 @@ use crate::db::apply::{Applied, Applier};
 use crate::db::capture::log_all_rows;
 use crate::db::error::Error;
 use crate::db::restore::encoding::match_encoding;
-use crate::db::restore::reconcile::{Comparison, Extra, Values, begin};
+use crate::db::restore::reconcile::{Comparison, Extra, begin};
 use crate::db::schema::Schema;
 use crate::db::{state, table::Table};
 use rusqlite::Connection;
@@ -42,9 +42,7 @@ impl Included {
         let (mut found, mut with) = (Comparison::new(agreed, &schema), Included::default());
         for table in tables.here.iter().filter_map(|name| schema.tables.get(&**name)) {
             match theirs.find(&table.name) {
-                Some(other) if shape(other) == shape(table) => {
-                    found.note(&connection, table, &Values::all(table))?;
-                }
+                Some(other) if fits(other, table) => found.note_common(&connection, table, other)?,
                 Some(_) => with.apart.push(table.name.to_string()),
                 None => with.unknown.push(table.name.to_string()),
             }
@@ -86,11 +84,10 @@ impl Included {
     }
 }
 
-/// Names of the stored columns, and of those of the key in their order.
-fn shape(table: &Table) -> (Vec<&str>, Vec<&str>) {
-    let mut columns: Vec<&str> = table.image.iter().map(AsRef::as_ref).collect();
-    columns.sort_unstable();
-    (columns, table.key.iter().map(|column| &*column.name).collect())
+/// Whether rows of the cluster's table can be written into this one: it has the same key, and all of its columns.
+fn fits(theirs: &Table, ours: &Table) -> bool {
+    let names = |table: &Table| table.key.iter().map(|column| column.name.clone()).collect::<Vec<_>>();
+    theirs.image.iter().all(|name| ours.image.contains(name)) && names(theirs) == names(ours)
 }
 
 /// The tables that are replicated here since a short time, and whose rows are not yet those of the cluster.
@@ -124,8 +121,8 @@ pub fn compare_what_fits(database: &Path, snapshot: &Path) -> Result<Comparison,
     let mut found = Comparison::new(snapshot, &schema);
     for table in schema.tables.values() {
         match theirs.find(&table.name) {
-            Some(other) if shape(other) == shape(table) && !is_lacking(&table.name) => {
-                found.note(&connection, table, &Values::all(table))?;
+            Some(other) if fits(other, table) && !is_lacking(&table.name) => {
+                found.note_common(&connection, table, other)?;
             }
             _ => found.apart.push(table.name.to_string()),
         }
@@ -190,8 +187,8 @@ impl Applier {
         }
         let mut refused = vec![];
         for table in tables {
-            with.each_image(table, |values| {
-                refused.extend(self.fold_values(table, values)?);
+            with.each_image(table, |row| {
+                refused.extend(self.fold_row(table, row)?);
                 Ok(())
             })?;
         }

@@ -15,6 +15,7 @@ use crate::model::event::{Event, Kind};
 use crate::model::shard;
 use crate::model::value::Value;
 use rusqlite::Connection;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -46,6 +47,9 @@ enum More {
     Both,
 }
 
+/// What the snapshot has of a row: columns with their values.
+pub(super) type Image = Vec<(Arc<str>, Value)>;
+
 const READ_MORE: [&str; 2] = ["main", "snap"];
 
 /// A snapshot and how it differs from a database.
@@ -62,6 +66,8 @@ pub struct Comparison {
     pub may_collide: bool,
     /// The tables that only one of them has, or that have other columns there. They were not compared.
     pub apart: Vec<String>,
+    /// Tables and their columns that the snapshot does not have. What the database has there stays.
+    lacking: Vec<(Arc<str>, BTreeSet<Arc<str>>)>,
     /// The hash of the database's schema.
     schema: Arc<str>,
 }
@@ -216,6 +222,7 @@ impl Comparison {
             changed: 0,
             may_collide: false,
             apart: vec![],
+            lacking: vec![],
             schema: schema.hash.clone(),
         }
     }
@@ -233,6 +240,22 @@ impl Comparison {
         self.changed += changed as u64;
         self.may_collide |= extra > 0 && missing + changed > 0 && !table.unique.is_empty();
         Ok(())
+    }
+
+    /// The same of a table that has fewer columns in the snapshot.
+    pub(super) fn note_common(
+        &mut self,
+        connection: &Connection,
+        table: &Table,
+        theirs: &Table,
+    ) -> Result<(), Error> {
+        let lacking: BTreeSet<Arc<str>> =
+            table.image.iter().filter(|name| !theirs.image.contains(name)).cloned().collect();
+        if lacking.is_empty() {
+            return self.note(connection, table, &Values::all(table));
+        }
+        self.lacking.push((table.name.clone(), lacking));
+        self.note(connection, table, &Values::common(table, theirs))
     }
 
     /// Calls `step` with the keys of a table's rows of some kinds.
@@ -254,19 +277,22 @@ impl Comparison {
     pub(super) fn each_image(
         &self,
         table: &Table,
-        step: impl FnMut(Vec<Value>) -> Result<(), Error>,
+        mut step: impl FnMut(Image) -> Result<(), Error>,
     ) -> Result<(), Error> {
+        let lacking = self.lacking.iter().find(|(name, _)| *name == table.name);
+        let is_there = |name: &&Arc<str>| lacking.is_none_or(|(_, lacking)| !lacking.contains(*name));
+        let names: Vec<&Arc<str>> = table.image.iter().filter(is_there).collect();
         let key = table.key.iter().enumerate();
         let same: Vec<String> =
             key.map(|(at, column)| format!("{} IS d.k{}", table.key_operand("s.", column), at + 1)).collect();
-        let columns: Vec<String> = table.image.iter().map(|name| format!("s.{}", quote(name))).collect();
+        let columns: Vec<String> = names.iter().map(|name| format!("s.{}", quote(name))).collect();
         let sql = format!(
             "SELECT {} FROM {DIFFERENT} AS d CROSS JOIN {} AS s ON {} WHERE d.tbl = ?1 AND d.kind IN (1, 2) ORDER BY d.id",
             columns.join(", "),
             quote(&table.name),
             same.join(" AND ")
         );
-        self.each(table, &sql, step)
+        self.each(table, &sql, |values| step(names.iter().map(|name| Arc::clone(name)).zip(values).collect()))
     }
 
     fn each(
@@ -352,11 +378,11 @@ impl Applier {
         }
         let mut refused = vec![];
         for table in &tables {
-            with.each_image(table, |values| {
-                if self.stays(&more, table, &values)? {
+            with.each_image(table, |image| {
+                if self.stays(&more, table, &image)? {
                     return Ok(());
                 }
-                refused.extend(self.fold_values(table, values)?);
+                refused.extend(self.fold_row(table, image)?);
                 Ok(())
             })?;
         }
@@ -414,25 +440,20 @@ impl Applier {
     }
 
     /// Folds an image that came out of no stream; returns why the database does not take it, and the event to set aside, if it does not.
-    pub(super) fn fold_values(
-        &mut self,
-        table: &Table,
-        values: Vec<Value>,
-    ) -> Result<Option<(Cause, Vec<u8>)>, Error> {
-        let row = table.image.iter().cloned().zip(values).collect();
+    pub(super) fn fold_row(&mut self, table: &Table, row: Image) -> Result<Option<(Cause, Vec<u8>)>, Error> {
         let (table, schema_hash) = (table.name.clone(), None);
         let event = Event { node: 0, id: 0, kind: Kind::Insert, table, row, schema_hash };
         Ok(self.fold_image(&event)?.map(|cause| (cause, event.encode())))
     }
 
     /// Whether the row of an image of the snapshot stays as it is here.
-    fn stays(&self, more: &[More], table: &Table, image: &[Value]) -> Result<bool, Error> {
+    fn stays(&self, more: &[More], table: &Table, image: &Image) -> Result<bool, Error> {
         if !more.contains(&More::Database) {
             return Ok(false);
         }
         let value = |name: &str| {
-            let at = table.image.iter().position(|column| **column == *name);
-            at.and_then(|at| image.get(at)).cloned().unwrap_or(Value::Null)
+            let found = image.iter().find(|(column, _)| **column == *name);
+            found.map_or(Value::Null, |(_, value)| value.clone())
         };
         let key: Vec<Value> = table.key.iter().map(|column| value(&column.name)).collect();
         Ok(of_row(more, table, &key) == More::Database && self.session.is_touched(&table.row_key(&key))?)
