@@ -267,6 +267,11 @@ fn joins_table_by_table(config: &str, differs: &[&Differs]) {
     let dir = Dir::new("join-differs");
     let nats = Nats::start(&dir);
     let (one, mut two, port) = pair_that_differs(&dir, &nats, config, differs);
+    for after in [100, 250, 400] {
+        two.start();
+        pause(after);
+        two.kill9();
+    }
     two.start();
     for node in [&one, &two] {
         wait_for("the table that is the same is whole", 30, || has(node, "same", 3));
@@ -289,6 +294,11 @@ fn joins_table_by_table(config: &str, differs: &[&Differs]) {
         };
         wait_for("it is said", 10, || is_said().then_some(()));
         two.sql(table.migration);
+        if config.is_empty() {
+            // In the middle of it, or before.
+            two.kill9();
+            two.start();
+        }
         wait_for("it joins", 60, || has(&two, table.name, if table.here.is_empty() { 1 } else { 2 }));
         wait_for("it is no longer said", 60, || (!is_said()).then_some(()));
         if !config.is_empty() {
