@@ -52,10 +52,14 @@ check: deps
 	python3 -B tests/supply/advisories.py
 	python3 -B tests/supply/third_party.py target/THIRD-PARTY
 
+# Tests that measure times are run after the others, which mostly wait.
+MEASURING := bench:: operate::faults nodes::tables nodes::hostile
+
 # All that CI runs.
 test: setup check
 	$(CARGO_TEST) --lib
-	$(CARGO_TEST) --test it -- --test-threads 3
+	$(CARGO_TEST) --test it -- --test-threads 5 $(foreach tests,$(MEASURING),--skip $(tests))
+	$(CARGO_TEST) --test it -- --test-threads 2 $(MEASURING)
 
 # Two nodes, rows both ways, a snapshot, a third node from nothing: about a minute after the build.
 demo:
