@@ -61,10 +61,11 @@ impl Session {
     }
 
     /// If what the row refers to is gone by a write of ours that is on its way, it is looked at again when that comes back.
-    pub fn keep_until_gone(&mut self, kept: Kept) -> Result<(), Error> {
+    pub fn keep_until_gone(&mut self, mut kept: Kept) -> Result<(), Error> {
         if let Some(parent) = kept.parent.clone()
             && self.is_touched(&parent)?
         {
+            kept.is_theirs = self.beneath.is_gone(&self.orphans.keys[kept.foreign].parent, &parent);
             self.orphans.kept_for.entry(parent).or_default().push(kept);
         }
         Ok(())

@@ -200,7 +200,7 @@ impl Session {
             row,
             foreign,
             refers: claims::refers(key, image),
-            is_theirs: parent.as_ref().is_some_and(|row| self.beneath.is_gone(&key.parent, row)),
+            is_theirs: false,
             parent,
             place: orphan.place,
         };

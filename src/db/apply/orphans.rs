@@ -21,6 +21,8 @@ pub struct Orphans {
     pub keys: Arc<[ForeignKey]>,
     /// Tables that refer to others, and those that are referred to.
     tables: HashSet<Arc<str>>,
+    /// Those that are referred to.
+    parents: HashSet<Arc<str>>,
     /// Rows that the running transaction has written for others.
     pub seen: Vec<Seen>,
     /// Rows of others that it has given up for a UNIQUE value: whatever refers to them is an orphan.
@@ -61,7 +63,7 @@ pub struct Kept {
     pub parent: Option<Vec<u8>>,
     /// Where it is kept from.
     pub place: Place,
-    /// Another node has removed in the stream what it refers to.
+    /// What it refers to is gone in the stream before our deletion comes there: it is an orphan by another node.
     pub is_theirs: bool,
 }
 
@@ -103,6 +105,7 @@ impl Orphans {
         self.agreed();
         self.keys = ForeignKey::all(connection, schema)?.into();
         self.tables = self.keys.iter().flat_map(|key| [key.child.clone(), key.parent.clone()]).collect();
+        self.parents = self.keys.iter().map(|key| key.parent.clone()).collect();
         Ok(())
     }
 
@@ -115,6 +118,11 @@ impl Orphans {
     /// Whether a table refers to another one, or is referred to.
     pub fn is_of_keys(&self, table: &Table) -> bool {
         self.tables.contains(&table.name)
+    }
+
+    /// Whether a table is referred to.
+    pub fn is_referred_to(&self, table: &Table) -> bool {
+        self.parents.contains(&table.name)
     }
 
     /// A row of another node loses its place to one of ours.

@@ -241,3 +241,63 @@ fn a_row_of_ours_whose_parent_is_displaced() {
     node.others(&[("p", 4, Some(&[("u", text("one"))]))]);
     assert_eq!(node.orphans(), [("c 5".to_owned(), 1, 2)]);
 }
+
+/// A child of a row that another node had read before we deleted it the first time: it was written as an orphan.
+#[test]
+fn a_parent_that_was_gone_in_the_stream_before_we_wrote_and_deleted_it_again() {
+    for again in ["INSERT INTO p VALUES(1, 'new')", "UPDATE p SET id = 1 WHERE id = 2"] {
+        let mut node = node("orphan-gone-before");
+        node.scratch.app.execute_batch("DELETE FROM c; DELETE FROM p WHERE id = 1").unwrap();
+        node.echo();
+        node.scratch.app.execute_batch(&format!("{again}; DELETE FROM p WHERE id = 1")).unwrap();
+        node.others(&[("c", 5, Some(&child_of(1)))]);
+        node.echo();
+        assert!(node.orphans().is_empty(), "{again}: the other node keeps it");
+    }
+}
+
+/// The same where another node's row has taken the UNIQUE value of the parent.
+#[test]
+fn a_parent_that_was_displaced_in_the_stream_before_we_wrote_and_deleted_it_again() {
+    let mut node = node("orphan-displaced-before");
+    node.scratch.app.execute_batch("DELETE FROM c").unwrap();
+    node.echo();
+    node.others(&[("p", 4, Some(&[("u", text("one"))]))]);
+    node.scratch.app.execute_batch("INSERT INTO p VALUES(1, 'new'); DELETE FROM p WHERE id = 1").unwrap();
+    node.others(&[("c", 5, Some(&child_of(1)))]);
+    node.echo();
+    assert!(node.orphans().is_empty(), "the other node keeps it");
+}
+
+/// The log has an insertion of the row, and yet it was there: our deletion makes the orphan.
+#[test]
+fn a_parent_that_was_replaced_and_deleted() {
+    for before in [None, Some("x")] {
+        let mut node = node("orphan-replaced");
+        if let Some(value) = before {
+            // It was gone, and another node has written it again.
+            node.scratch.app.execute_batch("DELETE FROM p WHERE id = 2").unwrap();
+            node.echo();
+            node.others(&[("p", 2, Some(&[("u", text(value))]))]);
+        }
+        let again = "INSERT OR REPLACE INTO p VALUES(2, 'new'); DELETE FROM p WHERE id = 2";
+        node.scratch.app.execute_batch(again).unwrap();
+        node.others(&[("c", 5, Some(&child_of(2)))]);
+        node.echo();
+        assert_eq!(node.orphans(), [("c 5".to_owned(), 2, 1)], "{before:?}");
+    }
+}
+
+/// Our row comes back as an insertion before we delete it: it was there, and our deletion makes the orphan.
+#[test]
+fn a_parent_that_was_written_again_in_the_stream_before_our_deletion_comes() {
+    let mut node = node("orphan-there-again");
+    node.scratch.app.execute_batch("DELETE FROM c; DELETE FROM p WHERE id = 1").unwrap();
+    node.echo();
+    node.scratch.app.execute_batch("INSERT INTO p VALUES(1, 'new')").unwrap();
+    node.echo();
+    node.scratch.app.execute_batch("DELETE FROM p WHERE id = 1").unwrap();
+    node.others(&[("c", 5, Some(&child_of(1)))]);
+    node.echo();
+    assert_eq!(node.orphans(), [("c 5".to_owned(), 2, 1)]);
+}
