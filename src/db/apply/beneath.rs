@@ -4,6 +4,7 @@
 //! entry of an insertion may be one of a REPLACE. So the rows that the stream has removed last are remembered, too.
 
 use crate::base::limits;
+use crate::db::apply::orphans::Kept;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -68,6 +69,11 @@ impl Beneath {
 
     pub fn of(&self, table: &str, key: &[u8]) -> Option<&Under> {
         self.tables.get(table)?.get(key)
+    }
+
+    /// What a hidden row that is kept as an orphan refers to in the stream.
+    pub fn refers(&self, kept: &Kept) -> Option<u64> {
+        self.of(&kept.table, &kept.row)?.claims.as_ref()?.refers(kept.foreign)
     }
 
     /// Whether a row is known to be gone in the stream.

@@ -48,7 +48,7 @@ pub fn note(
         }
     }
     if subject.is_tombstone() && own {
-        session.confirm_orphans_of(&subject.key)?;
+        session.confirm_orphans_of((name, &subject.key))?;
     } else if own && !stays {
         session.give_away_orphans_of(&subject.key)?;
     } else if stays {
@@ -110,6 +110,7 @@ fn displace(session: &mut Session, subject: &Subject<'_>, image: &Claims) -> Res
         }
         if subject.source.own {
             session.orphans.kept_for.remove(&key);
+            session.take_orphans_of(&key);
         } else {
             session.orphans.is_theirs(&key, true);
         }

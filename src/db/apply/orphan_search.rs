@@ -28,6 +28,8 @@ struct Orphan {
     place: Place,
     /// The row that it refers to, if it refers to a key.
     parent: Option<Vec<u8>>,
+    /// That is gone in the stream by an event of ours.
+    is_removed: bool,
 }
 
 impl Applier {
@@ -108,7 +110,15 @@ impl Session {
             if let Some(Seen { place, node, .. }) = gone.next_back() {
                 let (table, place, won_by) = (child.clone(), *place, *node);
                 let parent = by_key.map(|key| parent.row_key(&key));
-                found.push(Orphan { table, key: row, lost_by: self.node(), won_by, place, parent });
+                found.push(Orphan {
+                    table,
+                    key: row,
+                    lost_by: self.node(),
+                    won_by,
+                    place,
+                    parent,
+                    is_removed: false,
+                });
             }
         }
         Ok(found)
@@ -132,7 +142,15 @@ impl Session {
             if ours {
                 let (table, key, place) = (child.clone(), seen.key.clone(), seen.place);
                 let (lost_by, won_by) = (seen.node, self.node());
-                found.push(Orphan { table, key, lost_by, won_by, place, parent: parent_key });
+                found.push(Orphan {
+                    table,
+                    key,
+                    lost_by,
+                    won_by,
+                    place,
+                    parent: parent_key,
+                    is_removed: false,
+                });
             }
         }
         Ok(found)
@@ -155,6 +173,7 @@ impl Session {
             won_by: self.node(),
             place: row.place,
             parent: parent.clone(),
+            is_removed: row.is_removed,
         };
         Ok(keys.into_iter().map(orphan).collect())
     }
@@ -194,17 +213,19 @@ impl Session {
     ) -> Result<(), Error> {
         let (row, parent) = (orphan.table.row_key(&orphan.key), orphan.parent.clone());
         let is_of_ours = self.is_touched(&row)?;
-        let kept = Kept {
+        let mut kept = Kept {
             table: orphan.table.name.clone(),
             key: orphan.key.clone(),
             row,
             foreign,
             refers: claims::refers(key, image),
             is_theirs: false,
+            is_ours: false,
             parent,
             place: orphan.place,
         };
         if is_of_ours {
+            kept.is_ours = orphan.is_removed && self.beneath.refers(&kept) == kept.refers;
             self.orphans.kept_of.insert(kept.row.clone(), kept);
             return Ok(());
         }

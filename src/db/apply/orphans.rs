@@ -65,6 +65,8 @@ pub struct Kept {
     pub place: Place,
     /// What it refers to is gone in the stream before our deletion comes there: it is an orphan by another node.
     pub is_theirs: bool,
+    /// The row referred to it in the stream when an event of ours removed that: it is an orphan by us, whatever is written of it later.
+    pub is_ours: bool,
 }
 
 /// A row that lost its place to a row of ours.
@@ -75,6 +77,8 @@ pub struct GivenUp {
     pub refers: Vec<Value>,
     pub place: Place,
     pub node: u64,
+    /// It is gone in the stream by an event of ours. Otherwise it is there until our deletion comes.
+    pub is_removed: bool,
 }
 
 impl Orphans {
@@ -126,12 +130,12 @@ impl Orphans {
     }
 
     /// A row of another node loses its place to one of ours.
-    pub fn give_up(&mut self, table: &Table, event: &Event, place: Place) {
+    pub fn give_up(&mut self, table: &Table, event: &Event, place: Place, is_removed: bool) {
         for (number, key) in self.keys.iter().enumerate().filter(|(_, key)| key.parent == table.name) {
             let values = key.columns.iter().map(|(_, parent)| event.value_of(parent).cloned());
             let refers: Option<Vec<Value>> = values.collect();
             if let Some(refers) = refers {
-                self.given_up.push(GivenUp { key: number, refers, place, node: event.node });
+                self.given_up.push(GivenUp { key: number, refers, place, node: event.node, is_removed });
             }
         }
     }

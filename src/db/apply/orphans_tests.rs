@@ -55,10 +55,19 @@ impl Node {
 
     /// What this node has written comes back.
     fn echo(&mut self) {
+        let ours = self.publish();
+        self.back(ours);
+    }
+
+    fn publish(&mut self) -> Vec<Event> {
+        self.log.read(100).unwrap().changes.into_iter().map(|change| change.event).collect()
+    }
+
+    fn back(&mut self, ours: Vec<Event>) {
         let origin = self.log.origin().unwrap();
-        for change in self.log.read(100).unwrap().changes {
+        for event in ours {
             self.seq += 1;
-            let (seq, payload, origin) = (self.seq, change.event.encode(), Some((origin, change.event.id)));
+            let (seq, payload, origin) = (self.seq, event.encode(), Some((origin, event.id)));
             let ends = Some(Ends::at(seq));
             let ours = [Incoming { stream: 0, seq, origin, time_ms: 7, payload, ends }];
             assert_eq!(self.applier.apply(&ours).unwrap().events, 1);
@@ -298,6 +307,44 @@ fn a_parent_that_was_written_again_in_the_stream_before_our_deletion_comes() {
     node.echo();
     node.scratch.app.execute_batch("DELETE FROM p WHERE id = 1").unwrap();
     node.others(&[("c", 5, Some(&child_of(1)))]);
+    node.echo();
+    assert_eq!(node.orphans(), [("c 5".to_owned(), 2, 1)]);
+}
+
+/// Our rewrite of a row is on its way when an event of ours removes in the stream what it refers to: nobody else keeps it.
+#[test]
+fn a_row_that_we_write_again_while_we_remove_what_it_refers_to() {
+    for deletes in [false, true] {
+        let mut node = node("orphan-written-again");
+        node.scratch.app.execute_batch("INSERT INTO c VALUES(5, 2, NULL)").unwrap();
+        let child = node.publish();
+        let again = "UPDATE c SET q = NULL WHERE id = 5";
+        node.scratch.app.execute_batch(&format!("UPDATE p SET u = 'x' WHERE id = 1; {again}")).unwrap();
+        node.back(child);
+        node.others(&[("p", 2, Some(&[("u", text("x"))]))]);
+        if deletes {
+            // Then it is not our row with the UNIQUE value that removes the parent, but our deletion.
+            node.scratch.app.execute_batch(&format!("UPDATE p SET u = 'y' WHERE id = 1; {again}")).unwrap();
+        }
+        node.echo();
+        assert_eq!(node.orphans(), [("c 5".to_owned(), 2, 1)], "deletes: {deletes}");
+    }
+}
+
+/// An event of ours that comes back removes a row that was written before it by another node, and our rewrite of its child is on its way.
+#[test]
+fn a_row_that_we_write_again_while_an_event_of_ours_displaces_what_it_refers_to() {
+    let mut node = node("orphan-written-again-displaced");
+    node.scratch.app.execute_batch("INSERT INTO c VALUES(5, 2, NULL)").unwrap();
+    let child = node.publish();
+    node.scratch.app.execute_batch("UPDATE p SET u = 'x' WHERE id = 1").unwrap();
+    let displacing = node.publish();
+    let again = "UPDATE p SET u = 'y' WHERE id = 1; UPDATE c SET q = NULL WHERE id = 5";
+    node.scratch.app.execute_batch(again).unwrap();
+    node.back(child);
+    node.others(&[("p", 2, Some(&[("u", text("x"))]))]);
+    assert!(node.orphans().is_empty());
+    node.back(displacing);
     node.echo();
     assert_eq!(node.orphans(), [("c 5".to_owned(), 2, 1)]);
 }
