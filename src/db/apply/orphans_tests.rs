@@ -24,7 +24,11 @@ struct Node {
 
 /// Node 1, whose rows are agreed on.
 fn node(name: &str) -> Node {
-    let scratch = Scratch::new(name, SCHEMA);
+    node_with(name, SCHEMA)
+}
+
+fn node_with(name: &str, sql: &str) -> Node {
+    let scratch = Scratch::new(name, sql);
     let log = ChangeLog::open(&scratch.path, 1).unwrap().0;
     let applier = Applier::open(&scratch.path, 1, &["s".to_owned()]).unwrap();
     Node { scratch, log, applier, seq: 0 }
@@ -347,4 +351,40 @@ fn a_row_that_we_write_again_while_an_event_of_ours_displaces_what_it_refers_to(
     node.back(displacing);
     node.echo();
     assert_eq!(node.orphans(), [("c 5".to_owned(), 2, 1)]);
+}
+
+#[test]
+fn what_refers_to_several_rows_that_lost_unique_values() {
+    let mut node = node("orphan-several-displaced");
+    node.others(&[
+        ("p", 3, Some(&[("u", text("three"))])),
+        ("p", 4, Some(&[("u", text("four"))])),
+        ("c", 7, Some(&child_of(3))),
+        ("c", 8, Some(&child_of(4))),
+        ("c", 9, Some(&child_of(2))),
+    ]);
+    node.scratch.app.execute_batch("INSERT INTO p VALUES(5, 'x'), (6, 'y')").unwrap();
+    node.others(&[("p", 3, Some(&[("u", text("x"))])), ("p", 4, Some(&[("u", text("y"))]))]);
+    let mut found = node.orphans();
+    found.sort();
+    assert_eq!(found, [("c 7".to_owned(), 2, 1), ("c 8".to_owned(), 2, 1)]);
+    node.echo();
+    assert_eq!(node.orphans().len(), 2, "our deletions make them orphans");
+}
+
+/// One query compares as SQLite does, whatever the types and the number of the columns.
+#[test]
+fn rows_that_refer_to_lists_of_values() {
+    let sql = "PRAGMA foreign_keys = OFF; CREATE TABLE p(a INTEGER, b, PRIMARY KEY(a, b)); INSERT INTO p VALUES(7, 2);
+         CREATE TABLE c(id INTEGER PRIMARY KEY, a TEXT, b REAL, FOREIGN KEY(a, b) REFERENCES p(a, b));
+         INSERT INTO c VALUES(1, '1', 2), (2, '1', 3), (3, NULL, 2), (4, '7', 2), (5, '8', 2)";
+    let mut node = node_with("orphan-lists", sql);
+    node.applier.tidy().unwrap();
+    let session = &node.applier.session;
+    let (key, child) = (&session.orphans.keys[0], &session.schema.tables["c"]);
+    let values = [[1, 2], [1, 9], [7, 2], [8, 2]].map(|of| of.map(Value::Integer));
+    let all: Vec<&[Value]> = values.iter().map(|of| &of[..]).collect();
+    let found = key.orphans_of(&session.connection, child, &all).unwrap();
+    let keys: Vec<Vec<Value>> = found.into_iter().map(|(key, _)| key).collect();
+    assert_eq!(keys, [[Value::Integer(1)], [Value::Integer(5)]]);
 }
