@@ -122,6 +122,10 @@ pub const CONFLICTS: i64 = 10_000;
 pub const CONFLICT_BYTES: i64 = 16 << 20;
 /// Rows of other nodes whose writer is remembered while writes of ours are on their way.
 pub const RECENT_ROWS: usize = 4_096;
+/// Parameters that we give one statement: SQLite takes 32,766.
+pub const SQL_PARAMETERS: usize = 32_000;
+/// Rows that foreign keys refer to of which it is remembered that the stream has removed them.
+pub const REMOVED_ROWS: usize = 4_096;
 /// Missing columns that are kept of an event: compressed, thousands of long names are a few kilobytes.
 pub const ASIDE_COLUMNS: usize = 50;
 /// Time between two looks whether what is set aside can be tried again.

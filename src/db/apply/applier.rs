@@ -483,6 +483,7 @@ impl Applier {
         hidden::note(&mut self.session, subject, &plan, won_id)?;
         displaced::note(&mut self.session, subject, &gathered, &plan)?;
         carry_out(&mut self.session, subject, &gathered, &plan)?;
+        hidden::note_removed(&mut self.session, subject, &gathered, &plan);
         if self.session.place.is_some() && plan.fold && !subject.is_tombstone() {
             self.session.note_writer(&subject.table, subject.source.own)?;
         }

@@ -1,8 +1,11 @@
 //! What the stream has of rows that a write of ours hides. A write of ours on its way is later in the order than what comes, so what others
-//! wrote is not in the database: only here it is known that it would stand in the way of another row, or that it is gone.
+//! wrote is not in the database: only here it is known that it would stand in the way of another row, or that it is gone. A row that
+//! was gone before our first write of it has no such entry, and neither the database nor the change log tells that it was gone: a log
+//! entry of an insertion may be one of a REPLACE. So the rows that the stream has removed last are remembered, too.
 
 use crate::base::limits;
-use std::collections::HashMap;
+use crate::db::apply::orphans::Kept;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// What of a row others can lack or take, as digests.
@@ -38,6 +41,8 @@ pub struct Under {
 #[derive(Debug, Default)]
 pub struct Beneath {
     tables: HashMap<Arc<str>, HashMap<Vec<u8>, Under>>,
+    /// Keys of rows that foreign keys refer to, and that the last event which counts for them has removed.
+    removed: HashSet<Vec<u8>>,
     /// The list of lost writes was looked through for what an earlier process has left.
     pub is_read: bool,
 }
@@ -53,6 +58,7 @@ impl Beneath {
     /// The database has gone back to where it was, or its schema has changed.
     pub fn forget(&mut self) {
         self.clear();
+        self.removed = HashSet::new();
         self.is_read = false;
     }
 
@@ -65,9 +71,31 @@ impl Beneath {
         self.tables.get(table)?.get(key)
     }
 
-    /// Whether a hidden row is gone in the stream.
+    /// What a hidden row that is kept as an orphan refers to in the stream.
+    pub fn refers(&self, kept: &Kept) -> Option<u64> {
+        self.of(&kept.table, &kept.row)?.claims.as_ref()?.refers(kept.foreign)
+    }
+
+    /// Whether a row is known to be gone in the stream.
     pub fn is_gone(&self, table: &str, key: &[u8]) -> bool {
-        self.of(table, key).is_some_and(|under| under.claims.is_none())
+        match self.of(table, key) {
+            Some(under) => under.claims.is_none(),
+            None => self.removed.contains(key),
+        }
+    }
+
+    /// An event has removed a row that foreign keys refer to. When there is no room, all are forgotten: then a row counts as there, and
+    /// two nodes may keep an orphan, but never none.
+    pub fn note_removed(&mut self, key: Vec<u8>) {
+        if self.removed.len() >= limits::REMOVED_ROWS {
+            self.removed.clear();
+        }
+        self.removed.insert(key);
+    }
+
+    /// An event has written a row.
+    pub fn note_written(&mut self, key: &[u8]) {
+        self.removed.remove(key);
     }
 
     /// As many rows are kept as lost writes are.
@@ -120,5 +148,24 @@ mod tests {
             beneath.remove("t", key);
         }
         assert!(!beneath.has("t"));
+    }
+
+    #[test]
+    fn a_removed_row_is_gone_until_an_event_writes_it_or_nobody_knows() {
+        let (table, mut beneath) = (Arc::from("t"), Beneath::default());
+        beneath.note_removed(b"1".to_vec());
+        beneath.note_removed(b"2".to_vec());
+        beneath.clear();
+        assert!(beneath.is_gone("t", b"1"), "it is gone whether writes of ours are on their way or not");
+        beneath.set(&table, b"1", under(None));
+        assert!(!beneath.is_gone("t", b"1"), "what is hidden now counts");
+        beneath.note_written(b"2");
+        assert!(!beneath.is_gone("t", b"2"));
+        beneath.forget();
+        assert!(!beneath.is_gone("t", b"1"));
+        for key in 0..=limits::REMOVED_ROWS {
+            beneath.note_removed(key.to_be_bytes().to_vec());
+        }
+        assert_eq!(beneath.removed.len(), 1, "there is no room for more");
     }
 }

@@ -45,7 +45,7 @@ fn lose(session: &mut Session, winner: &Subject<'_>, values: &[Value], place: Pl
     // Who wrote it may have been forgotten: then it is said to be where the winner is, by nobody.
     let (node, place) = session.recent.of(&table.row_key(values)).unwrap_or((0, place));
     let Some(event) = rows::event_of(&session.connection, table, values, node)? else { return Ok(()) };
-    session.orphans.give_up(table, &event, place);
+    session.orphans.give_up(table, &event, place, true);
     let Some(row) = Subject::new(table, &event, Source::default()) else { return Ok(()) };
     let (won_by, stream) = ((session.node(), Some(winner.event.id)), session.streams[place.stream].clone());
     lost::keep(session, &row, Kind::Unique, won_by, (&stream, place.seq, place.time_ms))

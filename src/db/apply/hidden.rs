@@ -3,6 +3,7 @@
 use crate::db::apply::beneath::{Claims, Under};
 use crate::db::apply::claims;
 use crate::db::apply::conflicts::{self, Kind};
+use crate::db::apply::facts::Gathered;
 use crate::db::apply::rows::Failure;
 use crate::db::apply::session::Session;
 use crate::db::apply::subject::{Source, Subject};
@@ -47,7 +48,7 @@ pub fn note(
         }
     }
     if subject.is_tombstone() && own {
-        session.confirm_orphans_of(&subject.key)?;
+        session.confirm_orphans_of((name, &subject.key))?;
     } else if own && !stays {
         session.give_away_orphans_of(&subject.key)?;
     } else if stays {
@@ -65,6 +66,21 @@ pub fn note(
         session.beneath.remove(name, &subject.key);
     }
     Ok(())
+}
+
+/// Notes which rows that foreign keys refer to an event has removed or written in the stream. After it was carried out.
+pub fn note_removed(session: &mut Session, subject: &Subject<'_>, gathered: &Gathered, plan: &Plan) {
+    if !plan.fold || session.touched.is_none() || !session.orphans.is_referred_to(&subject.table) {
+        return;
+    }
+    for at in &plan.displace {
+        session.beneath.note_removed(subject.table.row_key(&gathered.colliding[*at]));
+    }
+    if subject.is_tombstone() && session.place.is_some() {
+        session.beneath.note_removed(subject.key.clone());
+    } else {
+        session.beneath.note_written(&subject.key);
+    }
 }
 
 /// Whether the application has written the row since an event of ours.
@@ -94,6 +110,7 @@ fn displace(session: &mut Session, subject: &Subject<'_>, image: &Claims) -> Res
         }
         if subject.source.own {
             session.orphans.kept_for.remove(&key);
+            session.take_orphans_of(&key);
         } else {
             session.orphans.is_theirs(&key, true);
         }

@@ -37,7 +37,7 @@ pub fn note(
         _ => kind_of(session, subject, first)?,
     };
     if kind == Kind::Unique {
-        session.orphans.give_up(&subject.table, subject.event, place);
+        session.orphans.give_up(&subject.table, subject.event, place, false);
     }
     keep(session, subject, kind, (node, first), (&stream, place.seq, place.time_ms))?;
     Ok(first)

@@ -18,16 +18,15 @@ fn values(key: &ForeignKey, event: &Event) -> Option<Vec<Value>> {
 
 impl Session {
     /// A row of ours comes back that may be kept as an orphan. Before anything is changed. If what it refers to is there again, it is none.
-    /// If another write of the row has referred to the same before, that one is the orphan, and its node keeps it. `stays`: a later
-    /// write of the row is on its way.
+    /// If another write of the row has referred to the same before, that one is the orphan, and its node keeps it, or the one that has
+    /// removed what it refers to. `stays`: a later write of the row is on its way.
     pub fn review_orphan(&mut self, subject: &Subject<'_>, image: &Claims, stays: bool) -> Result<(), Error> {
         let Some(kept) = self.orphans.kept_of.remove(&subject.key) else { return Ok(()) };
-        let before = self.beneath.of(&subject.table.name, &subject.key);
-        let before = before.and_then(|under| under.claims.as_ref()?.refers(kept.foreign));
+        let before = self.beneath.refers(&kept);
         let refers_to_it = image.refers(kept.foreign) == kept.refers;
         let key = self.orphans.keys[kept.foreign].clone();
         let is_orphan = refers_to_it && self.is_parent_gone(&key, subject.event)?;
-        if is_orphan && before != kept.refers {
+        if is_orphan && (kept.is_ours || before != kept.refers) {
             return Ok(());
         }
         if is_orphan {
@@ -61,10 +60,11 @@ impl Session {
     }
 
     /// If what the row refers to is gone by a write of ours that is on its way, it is looked at again when that comes back.
-    pub fn keep_until_gone(&mut self, kept: Kept) -> Result<(), Error> {
+    pub fn keep_until_gone(&mut self, mut kept: Kept) -> Result<(), Error> {
         if let Some(parent) = kept.parent.clone()
             && self.is_touched(&parent)?
         {
+            kept.is_theirs = self.beneath.is_gone(&self.orphans.keys[kept.foreign].parent, &parent);
             self.orphans.kept_for.entry(parent).or_default().push(kept);
         }
         Ok(())
@@ -72,8 +72,11 @@ impl Session {
 
     /// Our deletion of a row comes back: what refers to it becomes an orphan by that. Not if it does not refer to it any more, nor if
     /// another node has removed the row before: then it is an orphan by that, and theirs to keep.
-    pub fn confirm_orphans_of(&mut self, row: &[u8]) -> Result<(), Error> {
+    pub fn confirm_orphans_of(&mut self, (table, row): (&str, &[u8])) -> Result<(), Error> {
         self.orphans.kept_of.remove(row);
+        if !self.beneath.is_gone(table, row) {
+            self.take_orphans_of(row);
+        }
         for kept in self.orphans.kept_for.remove(row).unwrap_or_default() {
             let Some(child) = self.schema.tables.get(&kept.table).cloned() else { continue };
             let key = self.orphans.keys[kept.foreign].clone();
@@ -85,6 +88,15 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// An event of ours removes a row in the stream. A row that refers to it there becomes an orphan by that, also if a later write of ours
+    /// hides it.
+    pub fn take_orphans_of(&mut self, row: &[u8]) {
+        let of_row = |kept: &&mut Kept| kept.parent.as_deref() == Some(row);
+        for kept in self.orphans.kept_of.values_mut().filter(of_row) {
+            kept.is_ours |= self.beneath.refers(kept) == kept.refers;
+        }
     }
 
     /// A row that we had deleted and have written again comes back: nothing has become an orphan by us.

@@ -12,8 +12,8 @@ use crate::db::capture::log_table;
 use crate::db::foreign_keys::{Action, ForeignKey};
 use crate::db::{error::Error, table::Table};
 use crate::model::event::{self, Event};
-use crate::model::value::Value;
-use std::collections::HashSet;
+use crate::model::value::{Collation, Value, row_key};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// Rows whose settling made other orphans are looked at again, so many times.
@@ -28,6 +28,8 @@ struct Orphan {
     place: Place,
     /// The row that it refers to, if it refers to a key.
     parent: Option<Vec<u8>>,
+    /// That is gone in the stream by an event of ours.
+    is_removed: bool,
 }
 
 impl Applier {
@@ -63,9 +65,8 @@ impl Session {
             for (number, key) in keys.iter().enumerate() {
                 let mut orphans = self.orphans_of_ours(key, &pending)?;
                 orphans.extend(self.orphans_of_others(key, &pending)?);
-                for row in given_up.iter().filter(|row| row.key == number) {
-                    orphans.extend(self.orphans_of_given_up(key, row)?);
-                }
+                let of_key: Vec<&GivenUp> = given_up.iter().filter(|row| row.is_of(number)).collect();
+                orphans.extend(self.orphans_of_given_up(key, &of_key)?);
                 for orphan in orphans {
                     self.keep_orphan(&orphan, (number, key))?;
                     if self.orphans.settles && self.settle_orphan(&orphan, key)? {
@@ -108,7 +109,15 @@ impl Session {
             if let Some(Seen { place, node, .. }) = gone.next_back() {
                 let (table, place, won_by) = (child.clone(), *place, *node);
                 let parent = by_key.map(|key| parent.row_key(&key));
-                found.push(Orphan { table, key: row, lost_by: self.node(), won_by, place, parent });
+                found.push(Orphan {
+                    table,
+                    key: row,
+                    lost_by: self.node(),
+                    won_by,
+                    place,
+                    parent,
+                    is_removed: false,
+                });
             }
         }
         Ok(found)
@@ -132,7 +141,15 @@ impl Session {
             if ours {
                 let (table, key, place) = (child.clone(), seen.key.clone(), seen.place);
                 let (lost_by, won_by) = (seen.node, self.node());
-                found.push(Orphan { table, key, lost_by, won_by, place, parent: parent_key });
+                found.push(Orphan {
+                    table,
+                    key,
+                    lost_by,
+                    won_by,
+                    place,
+                    parent: parent_key,
+                    is_removed: false,
+                });
             }
         }
         Ok(found)
@@ -144,19 +161,29 @@ impl Session {
         Some((tables.get(&key.child)?.clone(), tables.get(&key.parent)?.clone()))
     }
 
-    fn orphans_of_given_up(&self, key: &ForeignKey, row: &GivenUp) -> Result<Vec<Orphan>, Error> {
-        let Some((child, parent)) = self.tables_of(key) else { return Ok(vec![]) };
-        let keys = key.orphans_of(&self.connection, &child, &row.refers)?;
-        let parent = key.key_of(&parent, &row.refers).map(|key| parent.row_key(&key));
-        let orphan = |key| Orphan {
-            table: child.clone(),
-            key,
-            lost_by: row.node,
-            won_by: self.node(),
-            place: row.place,
-            parent: parent.clone(),
+    /// Rows that refer to those which were given up.
+    fn orphans_of_given_up(&self, key: &ForeignKey, rows: &[&GivenUp]) -> Result<Vec<Orphan>, Error> {
+        let (Some((child, parent)), Some(last)) = (self.tables_of(key), rows.last()) else {
+            return Ok(vec![]);
         };
-        Ok(keys.into_iter().map(orphan).collect())
+        let all: Vec<&[Value]> = rows.iter().map(|row| row.refers.as_slice()).collect();
+        let form = |values: &[Value]| row_key(0, values.iter().map(|value| (value, Collation::Binary)));
+        let of_values: HashMap<Vec<u8>, &GivenUp> =
+            rows.iter().map(|row| (form(&row.refers), *row)).collect();
+        let orphan = |(key_values, refers): (Vec<Value>, Vec<Value>)| {
+            // Columns of different types may hold equal values in different forms.
+            let row = of_values.get(&form(&refers)).unwrap_or(last);
+            Orphan {
+                table: child.clone(),
+                key: key_values,
+                lost_by: row.node,
+                won_by: self.node(),
+                place: row.place,
+                parent: key.key_of(&parent, &refers).map(|key| parent.row_key(&key)),
+                is_removed: row.is_removed,
+            }
+        };
+        Ok(key.orphans_of(&self.connection, &child, &all)?.into_iter().map(orphan).collect())
     }
 
     fn image_of(&self, orphan: &Orphan) -> Result<Option<Event>, Error> {
@@ -194,17 +221,19 @@ impl Session {
     ) -> Result<(), Error> {
         let (row, parent) = (orphan.table.row_key(&orphan.key), orphan.parent.clone());
         let is_of_ours = self.is_touched(&row)?;
-        let kept = Kept {
+        let mut kept = Kept {
             table: orphan.table.name.clone(),
             key: orphan.key.clone(),
             row,
             foreign,
             refers: claims::refers(key, image),
-            is_theirs: parent.as_ref().is_some_and(|row| self.beneath.is_gone(&key.parent, row)),
+            is_theirs: false,
+            is_ours: false,
             parent,
             place: orphan.place,
         };
         if is_of_ours {
+            kept.is_ours = orphan.is_removed && self.beneath.refers(&kept) == kept.refers;
             self.orphans.kept_of.insert(kept.row.clone(), kept);
             return Ok(());
         }

@@ -4,6 +4,7 @@
 //! several could, it is the one by whose event the row becomes an orphan in the stream. Only rows that were written in the transaction
 //! are looked at.
 
+use crate::base::limits;
 use crate::db::apply::subject::Place;
 use crate::db::capture::log_table;
 use crate::db::foreign_keys::ForeignKey;
@@ -11,7 +12,7 @@ use crate::db::schema::Schema;
 use crate::db::{error::Error, sql::quote, table::Table};
 use crate::model::event::Event;
 use crate::model::value::Value;
-use rusqlite::{Connection, OptionalExtension, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -21,6 +22,8 @@ pub struct Orphans {
     pub keys: Arc<[ForeignKey]>,
     /// Tables that refer to others, and those that are referred to.
     tables: HashSet<Arc<str>>,
+    /// Those that are referred to.
+    parents: HashSet<Arc<str>>,
     /// Rows that the running transaction has written for others.
     pub seen: Vec<Seen>,
     /// Rows of others that it has given up for a UNIQUE value: whatever refers to them is an orphan.
@@ -61,8 +64,10 @@ pub struct Kept {
     pub parent: Option<Vec<u8>>,
     /// Where it is kept from.
     pub place: Place,
-    /// Another node has removed in the stream what it refers to.
+    /// What it refers to is gone in the stream before our deletion comes there: it is an orphan by another node.
     pub is_theirs: bool,
+    /// The row referred to it in the stream when an event of ours removed that: it is an orphan by us, whatever is written of it later.
+    pub is_ours: bool,
 }
 
 /// A row that lost its place to a row of ours.
@@ -73,6 +78,15 @@ pub struct GivenUp {
     pub refers: Vec<Value>,
     pub place: Place,
     pub node: u64,
+    /// It is gone in the stream by an event of ours. Otherwise it is there until our deletion comes.
+    pub is_removed: bool,
+}
+
+impl GivenUp {
+    /// Whether rows can refer to it by this foreign key. Nothing is equal to NULL.
+    pub fn is_of(&self, key: usize) -> bool {
+        self.key == key && !self.refers.contains(&Value::Null)
+    }
 }
 
 impl Orphans {
@@ -103,6 +117,7 @@ impl Orphans {
         self.agreed();
         self.keys = ForeignKey::all(connection, schema)?.into();
         self.tables = self.keys.iter().flat_map(|key| [key.child.clone(), key.parent.clone()]).collect();
+        self.parents = self.keys.iter().map(|key| key.parent.clone()).collect();
         Ok(())
     }
 
@@ -117,13 +132,18 @@ impl Orphans {
         self.tables.contains(&table.name)
     }
 
+    /// Whether a table is referred to.
+    pub fn is_referred_to(&self, table: &Table) -> bool {
+        self.parents.contains(&table.name)
+    }
+
     /// A row of another node loses its place to one of ours.
-    pub fn give_up(&mut self, table: &Table, event: &Event, place: Place) {
+    pub fn give_up(&mut self, table: &Table, event: &Event, place: Place, is_removed: bool) {
         for (number, key) in self.keys.iter().enumerate().filter(|(_, key)| key.parent == table.name) {
             let values = key.columns.iter().map(|(_, parent)| event.value_of(parent).cloned());
             let refers: Option<Vec<Value>> = values.collect();
             if let Some(refers) = refers {
-                self.given_up.push(GivenUp { key: number, refers, place, node: event.node });
+                self.given_up.push(GivenUp { key: number, refers, place, node: event.node, is_removed });
             }
         }
     }
@@ -144,6 +164,14 @@ impl Orphans {
         let (table, node, gone) = (table.name.clone(), event.node, event.is_tombstone());
         self.seen.push(Seen { table, key, place, node, gone, late });
     }
+}
+
+/// Reads a key of so many columns, and after it as many values that are referred to.
+fn referring(row: &Row<'_>, key: usize, refers: usize) -> rusqlite::Result<Referring> {
+    let values = |range: std::ops::Range<usize>| -> rusqlite::Result<Vec<Value>> {
+        range.map(|at| row.get(at)).collect()
+    };
+    Ok((values(0..key)?, values(key..key + refers)?))
 }
 
 impl ForeignKey {
@@ -171,12 +199,7 @@ impl ForeignKey {
         );
         let width = child.key.len();
         let mut statement = connection.prepare_cached(&sql)?;
-        let rows = statement.query_map([], |row| {
-            let values = |range: std::ops::Range<usize>| -> rusqlite::Result<Vec<Value>> {
-                range.map(|at| row.get(at)).collect()
-            };
-            Ok((values(0..width)?, values(width..width + self.columns.len())?))
-        })?;
+        let rows = statement.query_map([], |row| referring(row, width, self.columns.len()))?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
@@ -212,30 +235,34 @@ impl ForeignKey {
         Ok(refers.optional()?)
     }
 
-    /// The rows of the child that refer to these values, by their keys, if nothing has them.
+    /// The rows of the child that refer to one of these lists of values, if nothing has them, by their keys, and what they refer to.
+    /// Without an index on the child's columns each query reads all of the child, so one query takes as many lists as it can.
     pub fn orphans_of(
         &self,
         connection: &Connection,
         child: &Table,
-        refers: &[Value],
-    ) -> Result<Vec<Vec<Value>>, Error> {
+        all: &[&[Value]],
+    ) -> Result<Vec<Referring>, Error> {
         let key: Vec<String> = child.key.iter().map(|column| format!("c.{}", quote(&column.name))).collect();
-        let same: Vec<String> = (1..)
-            .zip(&self.columns)
-            .map(|(at, (column, _))| format!("c.{} = ?{at}", quote(column)))
-            .collect();
-        let sql = format!(
-            "SELECT {} FROM main.{} AS c WHERE {} AND {}",
-            key.join(", "),
-            quote(&child.name),
-            same.join(" AND "),
-            self.refers_to_nothing()
-        );
-        let mut statement = connection.prepare_cached(&sql)?;
-        let rows = statement.query_map(params_from_iter(refers), |row| {
-            (0..child.key.len()).map(|at| row.get(at)).collect::<Result<Vec<Value>, _>>()
-        })?;
-        Ok(rows.collect::<Result<_, _>>()?)
+        let width = child.key.len();
+        let mut found = vec![];
+        for some in all.chunks(limits::SQL_PARAMETERS / self.columns.len().max(1)) {
+            let sql = format!(
+                "SELECT {}, {} FROM main.{} AS c WHERE ({}) IN (VALUES {}) AND {}",
+                key.join(", "),
+                self.refers(),
+                quote(&child.name),
+                self.refers(),
+                vec![format!("({})", vec!["?"; self.columns.len()].join(", ")); some.len()].join(", "),
+                self.refers_to_nothing()
+            );
+            let mut statement = connection.prepare(&sql)?;
+            let rows = statement.query_map(params_from_iter(some.iter().copied().flatten()), |row| {
+                referring(row, width, self.columns.len())
+            })?;
+            found.extend(rows.collect::<Result<Vec<_>, _>>()?);
+        }
+        Ok(found)
     }
 
     fn refers(&self) -> String {

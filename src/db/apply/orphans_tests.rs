@@ -24,7 +24,11 @@ struct Node {
 
 /// Node 1, whose rows are agreed on.
 fn node(name: &str) -> Node {
-    let scratch = Scratch::new(name, SCHEMA);
+    node_with(name, SCHEMA)
+}
+
+fn node_with(name: &str, sql: &str) -> Node {
+    let scratch = Scratch::new(name, sql);
     let log = ChangeLog::open(&scratch.path, 1).unwrap().0;
     let applier = Applier::open(&scratch.path, 1, &["s".to_owned()]).unwrap();
     Node { scratch, log, applier, seq: 0 }
@@ -55,10 +59,19 @@ impl Node {
 
     /// What this node has written comes back.
     fn echo(&mut self) {
+        let ours = self.publish();
+        self.back(ours);
+    }
+
+    fn publish(&mut self) -> Vec<Event> {
+        self.log.read(100).unwrap().changes.into_iter().map(|change| change.event).collect()
+    }
+
+    fn back(&mut self, ours: Vec<Event>) {
         let origin = self.log.origin().unwrap();
-        for change in self.log.read(100).unwrap().changes {
+        for event in ours {
             self.seq += 1;
-            let (seq, payload, origin) = (self.seq, change.event.encode(), Some((origin, change.event.id)));
+            let (seq, payload, origin) = (self.seq, event.encode(), Some((origin, event.id)));
             let ends = Some(Ends::at(seq));
             let ours = [Incoming { stream: 0, seq, origin, time_ms: 7, payload, ends }];
             assert_eq!(self.applier.apply(&ours).unwrap().events, 1);
@@ -240,4 +253,138 @@ fn a_row_of_ours_whose_parent_is_displaced() {
     node.scratch.app.execute_batch("INSERT INTO c VALUES(5, 1, NULL), (6, 2, NULL)").unwrap();
     node.others(&[("p", 4, Some(&[("u", text("one"))]))]);
     assert_eq!(node.orphans(), [("c 5".to_owned(), 1, 2)]);
+}
+
+/// A child of a row that another node had read before we deleted it the first time: it was written as an orphan.
+#[test]
+fn a_parent_that_was_gone_in_the_stream_before_we_wrote_and_deleted_it_again() {
+    for again in ["INSERT INTO p VALUES(1, 'new')", "UPDATE p SET id = 1 WHERE id = 2"] {
+        let mut node = node("orphan-gone-before");
+        node.scratch.app.execute_batch("DELETE FROM c; DELETE FROM p WHERE id = 1").unwrap();
+        node.echo();
+        node.scratch.app.execute_batch(&format!("{again}; DELETE FROM p WHERE id = 1")).unwrap();
+        node.others(&[("c", 5, Some(&child_of(1)))]);
+        node.echo();
+        assert!(node.orphans().is_empty(), "{again}: the other node keeps it");
+    }
+}
+
+/// The same where another node's row has taken the UNIQUE value of the parent.
+#[test]
+fn a_parent_that_was_displaced_in_the_stream_before_we_wrote_and_deleted_it_again() {
+    let mut node = node("orphan-displaced-before");
+    node.scratch.app.execute_batch("DELETE FROM c").unwrap();
+    node.echo();
+    node.others(&[("p", 4, Some(&[("u", text("one"))]))]);
+    node.scratch.app.execute_batch("INSERT INTO p VALUES(1, 'new'); DELETE FROM p WHERE id = 1").unwrap();
+    node.others(&[("c", 5, Some(&child_of(1)))]);
+    node.echo();
+    assert!(node.orphans().is_empty(), "the other node keeps it");
+}
+
+/// The log has an insertion of the row, and yet it was there: our deletion makes the orphan.
+#[test]
+fn a_parent_that_was_replaced_and_deleted() {
+    for before in [None, Some("x")] {
+        let mut node = node("orphan-replaced");
+        if let Some(value) = before {
+            // It was gone, and another node has written it again.
+            node.scratch.app.execute_batch("DELETE FROM p WHERE id = 2").unwrap();
+            node.echo();
+            node.others(&[("p", 2, Some(&[("u", text(value))]))]);
+        }
+        let again = "INSERT OR REPLACE INTO p VALUES(2, 'new'); DELETE FROM p WHERE id = 2";
+        node.scratch.app.execute_batch(again).unwrap();
+        node.others(&[("c", 5, Some(&child_of(2)))]);
+        node.echo();
+        assert_eq!(node.orphans(), [("c 5".to_owned(), 2, 1)], "{before:?}");
+    }
+}
+
+/// Our row comes back as an insertion before we delete it: it was there, and our deletion makes the orphan.
+#[test]
+fn a_parent_that_was_written_again_in_the_stream_before_our_deletion_comes() {
+    let mut node = node("orphan-there-again");
+    node.scratch.app.execute_batch("DELETE FROM c; DELETE FROM p WHERE id = 1").unwrap();
+    node.echo();
+    node.scratch.app.execute_batch("INSERT INTO p VALUES(1, 'new')").unwrap();
+    node.echo();
+    node.scratch.app.execute_batch("DELETE FROM p WHERE id = 1").unwrap();
+    node.others(&[("c", 5, Some(&child_of(1)))]);
+    node.echo();
+    assert_eq!(node.orphans(), [("c 5".to_owned(), 2, 1)]);
+}
+
+/// Our rewrite of a row is on its way when an event of ours removes in the stream what it refers to: nobody else keeps it.
+#[test]
+fn a_row_that_we_write_again_while_we_remove_what_it_refers_to() {
+    for deletes in [false, true] {
+        let mut node = node("orphan-written-again");
+        node.scratch.app.execute_batch("INSERT INTO c VALUES(5, 2, NULL)").unwrap();
+        let child = node.publish();
+        let again = "UPDATE c SET q = NULL WHERE id = 5";
+        node.scratch.app.execute_batch(&format!("UPDATE p SET u = 'x' WHERE id = 1; {again}")).unwrap();
+        node.back(child);
+        node.others(&[("p", 2, Some(&[("u", text("x"))]))]);
+        if deletes {
+            // Then it is not our row with the UNIQUE value that removes the parent, but our deletion.
+            node.scratch.app.execute_batch(&format!("UPDATE p SET u = 'y' WHERE id = 1; {again}")).unwrap();
+        }
+        node.echo();
+        assert_eq!(node.orphans(), [("c 5".to_owned(), 2, 1)], "deletes: {deletes}");
+    }
+}
+
+/// An event of ours that comes back removes a row that was written before it by another node, and our rewrite of its child is on its way.
+#[test]
+fn a_row_that_we_write_again_while_an_event_of_ours_displaces_what_it_refers_to() {
+    let mut node = node("orphan-written-again-displaced");
+    node.scratch.app.execute_batch("INSERT INTO c VALUES(5, 2, NULL)").unwrap();
+    let child = node.publish();
+    node.scratch.app.execute_batch("UPDATE p SET u = 'x' WHERE id = 1").unwrap();
+    let displacing = node.publish();
+    let again = "UPDATE p SET u = 'y' WHERE id = 1; UPDATE c SET q = NULL WHERE id = 5";
+    node.scratch.app.execute_batch(again).unwrap();
+    node.back(child);
+    node.others(&[("p", 2, Some(&[("u", text("x"))]))]);
+    assert!(node.orphans().is_empty());
+    node.back(displacing);
+    node.echo();
+    assert_eq!(node.orphans(), [("c 5".to_owned(), 2, 1)]);
+}
+
+#[test]
+fn what_refers_to_several_rows_that_lost_unique_values() {
+    let mut node = node("orphan-several-displaced");
+    node.others(&[
+        ("p", 3, Some(&[("u", text("three"))])),
+        ("p", 4, Some(&[("u", text("four"))])),
+        ("c", 7, Some(&child_of(3))),
+        ("c", 8, Some(&child_of(4))),
+        ("c", 9, Some(&child_of(2))),
+    ]);
+    node.scratch.app.execute_batch("INSERT INTO p VALUES(5, 'x'), (6, 'y')").unwrap();
+    node.others(&[("p", 3, Some(&[("u", text("x"))])), ("p", 4, Some(&[("u", text("y"))]))]);
+    let mut found = node.orphans();
+    found.sort();
+    assert_eq!(found, [("c 7".to_owned(), 2, 1), ("c 8".to_owned(), 2, 1)]);
+    node.echo();
+    assert_eq!(node.orphans().len(), 2, "our deletions make them orphans");
+}
+
+/// One query compares as SQLite does, whatever the types and the number of the columns.
+#[test]
+fn rows_that_refer_to_lists_of_values() {
+    let sql = "PRAGMA foreign_keys = OFF; CREATE TABLE p(a INTEGER, b, PRIMARY KEY(a, b)); INSERT INTO p VALUES(7, 2);
+         CREATE TABLE c(id INTEGER PRIMARY KEY, a TEXT, b REAL, FOREIGN KEY(a, b) REFERENCES p(a, b));
+         INSERT INTO c VALUES(1, '1', 2), (2, '1', 3), (3, NULL, 2), (4, '7', 2), (5, '8', 2)";
+    let mut node = node_with("orphan-lists", sql);
+    node.applier.tidy().unwrap();
+    let session = &node.applier.session;
+    let (key, child) = (&session.orphans.keys[0], &session.schema.tables["c"]);
+    let values = [[1, 2], [1, 9], [7, 2], [8, 2]].map(|of| of.map(Value::Integer));
+    let all: Vec<&[Value]> = values.iter().map(|of| &of[..]).collect();
+    let found = key.orphans_of(&session.connection, child, &all).unwrap();
+    let keys: Vec<Vec<Value>> = found.into_iter().map(|(key, _)| key).collect();
+    assert_eq!(keys, [[Value::Integer(1)], [Value::Integer(5)]]);
 }
