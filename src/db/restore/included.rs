@@ -6,7 +6,7 @@ use crate::db::apply::{Applied, Applier};
 use crate::db::capture::log_all_rows;
 use crate::db::error::Error;
 use crate::db::restore::encoding::match_encoding;
-use crate::db::restore::reconcile::{Comparison, Extra, begin};
+use crate::db::restore::reconcile::{Comparison, Extra, begin, schema_mismatch};
 use crate::db::schema::Schema;
 use crate::db::{state, table::Table};
 use rusqlite::Connection;
@@ -111,24 +111,28 @@ impl Noted {
 }
 
 /// Compares the database with a snapshot, like [`compare`](super::compare), where both have the same tables with the same columns.
-/// The others are told apart.
+/// The others are told apart. With no such table it may be the database of another application, which belongs into another cluster.
 pub fn compare_what_fits(database: &Path, snapshot: &Path) -> Result<Comparison, Error> {
     match_encoding(snapshot, database)?;
     let (connection, schema) = begin(database, snapshot)?;
     let other = Connection::open(snapshot)?;
     let (theirs, lacking) = (Schema::read(&other)?, state::included(&other)?);
     let is_lacking = |name: &str| lacking.iter().any(|lacking| lacking.eq_ignore_ascii_case(name));
-    let mut found = Comparison::new(snapshot, &schema);
+    let (mut found, mut any) = (Comparison::new(snapshot, &schema), false);
     for table in schema.tables.values() {
         match theirs.find(&table.name) {
             Some(other) if fits(other, table) && !is_lacking(&table.name) => {
                 found.note_common(&connection, table, other)?;
+                any = true;
             }
             _ => found.apart.push(table.name.to_string()),
         }
     }
     let only_there = theirs.tables.values().filter(|table| schema.find(&table.name).is_none());
     found.apart.extend(only_there.map(|table| table.name.to_string()));
+    if !any {
+        return Err(Error::Mismatch(schema_mismatch(&theirs.hash, &schema.hash)));
+    }
     Ok(found)
 }
 

@@ -322,6 +322,24 @@ fn joins_table_by_table(config: &str, differs: &[&Differs]) {
     wait_for("its rows arrive", 30, || has(&one, "only_here", 1));
 }
 
+/// A database that has nothing in common with the cluster's may be another application's.
+#[test]
+fn a_database_of_another_application_stays_outside() {
+    let dir = Dir::new("join-stranger");
+    let nats = Nats::start(&dir);
+    let mut one = node_of(&dir, 1, &nats, "", "CREATE TABLE t(id INTEGER PRIMARY KEY, v)");
+    one.start_ready();
+    let rows = "CREATE TABLE u(id INTEGER PRIMARY KEY, v); INSERT INTO u VALUES(1, 'mine')";
+    let mut two = node_of(&dir, 2, &nats, "", rows);
+    two.start();
+    wait_for("it says why", 20, || (two.count("is not this database's") == 1).then_some(()));
+    pause(2_000);
+    assert_eq!(two.unsettled(), 0, "its rows are its own");
+    assert_eq!(one.count("there is no table u"), 0, "{}", one.log());
+    two.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v); INSERT INTO t VALUES(2, 'ours')");
+    wait_for("it joins", 60, || has(&one, "t", 1));
+}
+
 #[test]
 fn a_database_of_another_schema_joins_table_by_table() {
     for config in ["schema = \"own\"\n", ""] {
