@@ -89,10 +89,22 @@ impl History {
                     faults.push(format!("{row:?} was not written: {was:?}, and is {here:?}"));
                 }
                 None => {}
-                Some(writes) => faults.extend(of_row(row, writes, (was, here), conflicts)),
+                Some(writes) => {
+                    let takes = |node| self.takes_its_value(row, node);
+                    faults.extend(of_row((row, writes), (was, here), conflicts, &takes));
+                }
             }
         }
         faults
+    }
+
+    /// Whether a node has given another row of the table a UNIQUE value that this row got.
+    fn takes_its_value(&self, row: &Row, node: u64) -> bool {
+        let got: BTreeSet<Vec<u8>> =
+            self.0[row].iter().filter_map(|write| unique(write.2.as_ref())).collect();
+        let others = self.0.iter().filter(|(other, _)| other.0 == row.0 && *other != row);
+        let mut writes = others.flat_map(|(_, writes)| writes).filter(|write| write.0 == node);
+        writes.any(|write| unique(write.2.as_ref()).is_some_and(|value| got.contains(&value)))
     }
 
     /// Orphans that no conflict names.
@@ -129,6 +141,13 @@ fn is_as(written: Option<&Image>, here: Option<&Image>) -> bool {
     }
 }
 
+/// The text that UNIQUE columns and indexes are about, in whatever form.
+fn unique(image: Option<&Image>) -> Option<Vec<u8>> {
+    let hex = image?.get("u")?.strip_prefix('t')?;
+    let byte = |at: usize| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok();
+    (0..hex.len()).step_by(2).map(|at| byte(at).map(|byte| byte.to_ascii_lowercase())).collect()
+}
+
 /// An image for people.
 fn short(image: Option<&Image>) -> String {
     let Some(image) = image else { return "none".to_owned() };
@@ -144,10 +163,10 @@ fn cut(text: &str, length: usize) -> String {
 type Write = (u64, Option<Image>, Option<Image>);
 
 fn of_row(
-    row: &Row,
-    writes: &[Write],
+    (row, writes): (&Row, &[Write]),
     (was, here): (Option<&Image>, Option<&Image>),
     conflicts: &[Conflict],
+    takes_its_value: &dyn Fn(u64) -> bool,
 ) -> Vec<String> {
     let mut faults = vec![];
     let writers: BTreeSet<u64> = writes.iter().map(|write| write.0).collect();
@@ -185,7 +204,10 @@ fn of_row(
             other.kind == "unique" && other.row.0 == conflict.row.0 && other.won_by == conflict.won_by
         })
     };
-    let is_race = |conflict: &Conflict| ["insert", "update", "delete"].contains(&conflict.kind.as_str());
+    // A row that lost its place to a row of another node is gone there, and so later writes of it are lost, too.
+    let is_race = |conflict: &Conflict| {
+        ["insert", "update", "delete"].contains(&conflict.kind.as_str()) && !takes_its_value(conflict.won_by)
+    };
     // A node that was restored and whose application has just made a table again writes before the rows are there that the others have:
     // it has not seen what it overwrites.
     let has_seen = writes.first().is_some_and(|write| is_as(was, write.1.as_ref()));
@@ -252,5 +274,17 @@ mod tests {
         assert_eq!(judged(&[(1, None, Some("a"))], Some("a"), &[("insert", 2)]), 0, "it had not seen it");
         let gave_in = [("update", 1), ("unique", 1)];
         assert_eq!(judged(&[(1, Some("first"), Some("a"))], Some("a"), &gave_in), 0, "applied late");
+    }
+
+    #[test]
+    fn who_has_lost_its_place_loses_later_writes_too() {
+        let of = |u: &str| Some(Image::from([("u".to_owned(), u.to_owned())]));
+        let change = |key: &str, u| Change { table: "t".into(), key: key.into(), before: None, after: of(u) };
+        let mut history = History::default();
+        history.add(2, change("k=i1", "t5331"));
+        history.add(3, change("k=i2", "t7331"));
+        let row = |key: &str| ("t".to_owned(), key.to_owned());
+        assert!(history.takes_its_value(&row("k=i1"), 3), "S1 and s1 are equal in an index of lower(u)");
+        assert!(!history.takes_its_value(&row("k=i1"), 1) && !history.takes_its_value(&row("k=i2"), 3));
     }
 }
