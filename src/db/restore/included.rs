@@ -157,7 +157,8 @@ impl Applier {
     /// Whether events of one of the tables were passed over: then the cluster has rows of it.
     pub fn has_passed(&self, tables: &Noted) -> Result<bool, Error> {
         let passed = state::passed(&self.session.connection)?;
-        Ok(passed.iter().any(|name| tables.here.iter().any(|table| table.eq_ignore_ascii_case(name))))
+        let mut all = tables.here.iter().chain(&tables.absent);
+        Ok(all.any(|table| passed.iter().any(|name| table.eq_ignore_ascii_case(name))))
     }
 
     /// Joins in the tables that can be, in one transaction. Rows that the application has written since they are captured stay as they

@@ -394,12 +394,26 @@ impl Applier {
             })?;
         }
         self.take_state()?;
-        with.apart.iter().try_for_each(|name| state::note_included(&self.session.connection, name))?;
+        self.note_apart(&with.apart)?;
         // After the snapshot's own, which have replaced all that was set aside here.
         (1..).zip(refused).try_for_each(|(number, (cause, payload))| {
             let session = &mut self.session;
             session.aside.put(&session.connection, ("snapshot", number, 0), &cause, &payload)
         })
+    }
+
+    /// What the cluster has of these tables is not here yet.
+    fn note_apart(&self, tables: &[String]) -> Result<(), Error> {
+        let connection = &self.session.connection;
+        let is_there = "SELECT 1 FROM snap.sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE";
+        for name in tables {
+            state::note_included(connection, name)?;
+            if connection.prepare_cached(is_there)?.exists([name])? {
+                state::note_passed(connection, name)?;
+            }
+        }
+        connection.flush_prepared_statement_cache();
+        Ok(())
     }
 
     /// By stream. Marks rise in the order of a stream, and are never taken back: what one database has folded of an origin and the other
