@@ -110,7 +110,7 @@ impl Noted {
     }
 }
 
-/// Compares the database with a snapshot, like [`compare`](super::compare), where both have the same tables with the same columns.
+/// Compares the database with a snapshot, like [`compare`](super::compare), in the tables of both whose rows there can be written here.
 /// The others are told apart. With no such table it may be the database of another application, which belongs into another cluster.
 pub fn compare_what_fits(database: &Path, snapshot: &Path) -> Result<Comparison, Error> {
     match_encoding(snapshot, database)?;

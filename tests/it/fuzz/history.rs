@@ -210,8 +210,8 @@ fn of_row(
     };
     // A node that was restored and whose application has just made a table again writes before the rows are there that the others have:
     // it has not seen what it overwrites.
-    let has_seen = writes.first().is_some_and(|write| is_as(was, write.1.as_ref()));
-    if writers.len() == 1 && has_seen && of_row.iter().any(|conflict| is_race(conflict) && !gave_in(conflict))
+    let unseen = was.is_some() && writes.first().is_some_and(|write| write.1.is_none());
+    if writers.len() == 1 && !unseen && of_row.iter().any(|conflict| is_race(conflict) && !gave_in(conflict))
     {
         faults.push(told("was written by one node alone, and is called a conflict"));
     }
