@@ -52,7 +52,8 @@ pub fn save(node: Node<'_>, store: &Store, terms: Terms<'_>) -> Result<Saved, Er
     label.content = store.veiled(&label.content);
     let current = store.stat(limits::SNAPSHOT_NAME).context(what())?;
     if let (Some(stored), None) = (&current, terms.leader) {
-        keep_newer(config, store, stored, &label)?;
+        let lacking = db::included_in(made.file.path()).map_err(scratch::about_copy).context(what())?;
+        keep_newer((config, store), stored, &label, &lacking)?;
     }
     // An interrupted upload may have replaced the stored snapshot or not: that cannot be told from outside.
     let may_stay = !terms.anew && !unfinished;
@@ -101,17 +102,25 @@ fn label(made: &db::Made, stamp: &db::Stamp, encoding: String) -> Label {
 
 /// What a person or a script stores does not take the place of a snapshot that holds more: that may be the last copy of it. A leader
 /// leads because it has read all.
-fn keep_newer(config: &Config, store: &Store, stored: &Stored, label: &Label) -> Result<(), Error> {
+/// `lacking`: tables whose rows are not yet those of the cluster here.
+fn keep_newer(
+    (config, store): (&Config, &Store),
+    stored: &Stored,
+    label: &Label,
+    lacking: &[String],
+) -> Result<(), Error> {
     let has_followed = |label: &Label| !label.positions.is_empty();
     if !store.is_sealed(stored) || !has_followed(&stored.label) {
         return Ok(());
     }
     let why = if !has_followed(label) {
-        "this database has never followed the streams"
+        "this database has never followed the streams".to_owned()
     } else if stored.label.is_newer_than(label) {
-        "this database has not read so far"
+        "this database has not read so far".to_owned()
     } else if stored.label.streams != label.streams && !daemon_runs(config) {
-        "the streams were made anew since this database followed them, or before"
+        "the streams were made anew since this database followed them, or before".to_owned()
+    } else if !lacking.is_empty() {
+        format!("table {} is not yet as the cluster has it here", lacking.join(", "))
     } else {
         return Ok(());
     };

@@ -293,6 +293,10 @@ fn joins_table_by_table(config: &str, differs: &[&Differs]) {
             text.contains(table.name) && text.contains("run the same migrations on all nodes")
         };
         wait_for("it is said", 10, || is_said().then_some(()));
+        // Its snapshot would take the place of one that has the rows.
+        let saved = two.command(&["-save-snapshot"]);
+        assert_eq!(saved.status.code(), Some(75), "{}", printed(&saved));
+        assert!(printed(&saved).contains("is not yet as the cluster has it"), "{}", printed(&saved));
         two.sql(table.migration);
         if config.is_empty() {
             // In the middle of it, or before.
