@@ -316,12 +316,16 @@ impl Table {
         key.any(|known| known.name.eq_ignore_ascii_case(column) && (is_alias || known.equal_is_same()))
     }
 
-    /// By what the newest of several rows with the same NULL key is found: a name of the rowid that no column has. `None` where
-    /// no two rows have the same key.
+    /// By what the newest of several rows with the same NULL key is found. `None` where no two rows have the same key.
     fn newest(&self) -> Option<&'static str> {
+        self.rowid_names().next().filter(|_| self.keyed == Keyed::Index)
+    }
+
+    /// The names of the rowid that no column has; none without a rowid.
+    pub fn rowid_names(&self) -> impl Iterator<Item = &'static str> {
         let is_free = |name: &&str| !self.columns.iter().any(|column| column.name.eq_ignore_ascii_case(name));
         let names = [ROWID, "_rowid_", "oid"];
-        names.into_iter().find(is_free).filter(|_| self.keyed == Keyed::Index)
+        names.into_iter().filter(is_free).filter(|_| self.keyed != Keyed::WithoutRowid)
     }
 
     /// The query for an index of plain columns; `None` for any other index.

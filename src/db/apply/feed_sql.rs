@@ -57,20 +57,6 @@ impl Fed {
         quote(&self.table.name)
     }
 
-    /// A name by which the rowid can be asked for; `None` without a rowid.
-    fn rowid(&self) -> Option<&'static str> {
-        self.rowid_names().first().copied()
-    }
-
-    /// The names of the rowid that no column has.
-    fn rowid_names(&self) -> Vec<&'static str> {
-        let mut names = vec!["rowid", "_rowid_", "oid"];
-        let taken =
-            |name: &str| self.table.columns.iter().any(|column| column.name.eq_ignore_ascii_case(name));
-        names.retain(|name| !taken(name));
-        if self.table.keyed == Keyed::WithoutRowid { vec![] } else { names }
-    }
-
     /// The key is the rowid under one name or another.
     fn key_is_rowid(&self) -> bool {
         matches!(self.table.keyed, Keyed::Rowid | Keyed::RowidAlias)
@@ -159,7 +145,7 @@ impl Fed {
         let images: String = self.image_columns().map(|name| format!(", {name}")).collect();
         let old = format!(
             "INSERT INTO {queue}(has, rid, {keys}{images}) SELECT 1, {}{}{} {}",
-            self.rowid().map_or("NULL".to_owned(), |name| format!("OLD.{name}")),
+            self.table.rowid_names().next().map_or("NULL".to_owned(), |name| format!("OLD.{name}")),
             key_of("OLD"),
             list("OLD", self.columns.iter().map(AsRef::as_ref).collect()),
             unless_there("OLD")
@@ -191,7 +177,7 @@ impl Fed {
     /// Adds to the entries that are to be tried those of other rows that had the rowid of one of their rows: an index can hold only
     /// one of the two. `None` where no rowid is given to another row. Parameter: the queue's name.
     pub fn note_former_rows(&self) -> Option<String> {
-        let rowid = self.rowid().filter(|_| !self.key_is_rowid())?;
+        let rowid = self.table.rowid_names().next().filter(|_| !self.key_is_rowid())?;
         Some(format!(
             "INSERT INTO temp.__harmonylite__changed(queue, id) SELECT ?1, id FROM main.{queue} WHERE id > 0 AND rid IN \
              (SELECT t.{rowid} FROM temp.__harmonylite__changed AS c CROSS JOIN main.{queue} AS e ON e.id = c.id \
@@ -283,7 +269,7 @@ impl Fed {
             return format!("k1 IN ({})", values.join(", "));
         }
         let mut terms: Vec<String> = rows.iter().map(|row| format!("({})", self.entry_of(row))).collect();
-        if let Some(name) = self.rowid() {
+        if let Some(name) = self.table.rowid_names().next() {
             let mut values: Vec<String> = rows.iter().map(|row| format!("+{row}.{name}")).collect();
             if change == Change::Insert {
                 values.push(next(name));
@@ -360,7 +346,7 @@ impl Fed {
 
     /// Columns of a view: name, the queue's column, and what the table has there.
     fn view_columns(&self) -> Vec<(String, String, String)> {
-        let names = self.rowid_names();
+        let names: Vec<&str> = self.table.rowid_names().collect();
         let rowids = names.iter().map(|name| ((*name).to_owned(), "rid".to_owned(), names[0].to_owned()));
         let images = self.columns.iter().map(|name| (quote(name), quote(&format!("c_{name}")), quote(name)));
         rowids.chain(images).collect()
@@ -377,7 +363,7 @@ impl Fed {
         let row = format!("FROM {on} WHERE {}", self.row_of(&on, "OLD.k"));
         // Of several rows with the same NULL key the newest stands for all.
         let newest = if self.table.keyed == Keyed::Index {
-            format!("ORDER BY {} DESC LIMIT 1", self.rowid().unwrap_or("1"))
+            format!("ORDER BY {} DESC LIMIT 1", self.table.rowid_names().next().unwrap_or("1"))
         } else {
             String::new()
         };

@@ -134,3 +134,67 @@ fn every_changed_row_is_published_and_none_that_a_statement_left_alone() {
         try_statements(seed);
     }
 }
+
+/// A statement that changes the schema of the tables of [`table`] and [`OTHER`], or writes a row.
+fn change_of_schema(random: &mut Random) -> String {
+    let name = random.of(&["t", "u"]);
+    let column = random.of(&["a", "b", "c", "g", "v", "w", "added"]);
+    let value = random.of(&["1", "2", "'x'", "NULL"]);
+    match random.below(10) {
+        0 | 1 => format!("DROP INDEX {}", random.of(&["i", "j", "iu", "ju"])),
+        2..=4 => format!("ALTER TABLE {name} DROP COLUMN {column}"),
+        5 => format!("ALTER TABLE {name} RENAME COLUMN {column} TO renamed_{column}"),
+        6 => format!("ALTER TABLE {name} ADD COLUMN added DEFAULT 7"),
+        7 => format!("REPLACE INTO {name}(k) VALUES({value})"),
+        8 => format!("UPDATE OR REPLACE {name} SET k = {value}"),
+        _ => format!("DELETE FROM {name} WHERE k = {value}"),
+    }
+}
+
+const OTHER: &str = "CREATE TABLE u(k TEXT, v, w, g AS (v || 1), PRIMARY KEY(k, v)) WITHOUT ROWID;
+    CREATE UNIQUE INDEX iu ON u(w); CREATE UNIQUE INDEX ju ON u(lower(w)) WHERE w IS NOT NULL;
+    INSERT INTO u VALUES('1', 1, 'x'), ('2', 1, 'y');";
+
+/// What an application is told of each statement in one transaction, and what its tables hold then.
+fn outcomes(app: &Connection, statements: &[String]) -> Vec<String> {
+    let run = |sql: &String| match app.execute_batch(sql) {
+        Ok(()) => format!("{sql}: done"),
+        Err(error) => format!("{sql}: {error}"),
+    };
+    let mut told: Vec<String> = statements.iter().map(run).collect();
+    for name in ["t", "u"] {
+        let mut statement = app.prepare(&format!("SELECT * FROM {name} ORDER BY 1, 2")).unwrap();
+        let width = statement.column_count();
+        let row = |row: &rusqlite::Row| (0..width).map(|at| row.get::<_, Value>(at)).collect();
+        let rows: Vec<Vec<Value>> = statement.query_map([], row).unwrap().collect::<Result<_, _>>().unwrap();
+        told.push(format!("{name}: {rows:?}"));
+    }
+    told
+}
+
+#[test]
+fn a_change_of_the_schema_goes_as_without_capture_at_each_place_of_a_transaction() {
+    let mut done = 0;
+    for seed in 0..1_000 {
+        let mut random = Random(seed);
+        let sql = format!("{} {OTHER}", table(&mut random));
+        let statements: Vec<String> = (0..12).map(|_| change_of_schema(&mut random)).collect();
+        let (plain, captured) =
+            (Connection::open_in_memory().unwrap(), Connection::open_in_memory().unwrap());
+        plain.execute_batch(&sql).unwrap();
+        captured.execute_batch(&sql).unwrap();
+        let mut captured = captured;
+        crate::db::state::create(&captured).unwrap();
+        install::install(&mut captured).unwrap();
+        captured.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, true).unwrap();
+        for app in [&plain, &captured] {
+            app.execute_batch("INSERT INTO t(k, a, b, c) VALUES(1, 1, 1, 1), (2, 2, 2, 2); BEGIN").unwrap();
+        }
+        let (expected, found) = (outcomes(&plain, &statements), outcomes(&captured, &statements));
+        assert_eq!(expected, found, "seed {seed}: {sql}");
+        done +=
+            expected.iter().filter(|told| told.contains("DROP COLUMN") && told.ends_with(": done")).count();
+        captured.execute_batch("COMMIT").unwrap();
+    }
+    assert!(done > 400, "{done} columns were dropped");
+}

@@ -109,22 +109,19 @@ pub fn wanted(table: &Table, form: Form) -> Vec<(String, String)> {
     }
     // A statement with REPLACE deletes the rows that collide in a UNIQUE index without firing delete triggers. Whether it will is not
     // known before: with IGNORE it writes nothing.
-    let in_the_way = Touch::InTheWay.number(table.id);
+    let in_the_way = format!("{log} SELECT {}{}", Touch::InTheWay.number(table.id), values("k"));
     for (at, index) in table.unique.iter().enumerate() {
-        let collide = collides_with_new(index, table);
-        let body = format!("{log} SELECT {in_the_way}{} FROM {on} AS o WHERE {collide}", values("o"));
+        let body = |only: &str| format!("{in_the_way} FROM {};", collides_with_new(index, table, only));
         // An update of other columns collides with nothing.
         let plain: Option<Vec<&str>> = index.columns.iter().map(|column| column.name.as_deref()).collect();
         let of = match (plain, &index.condition) {
             (Some(names), None) => of(table, names.into_iter()),
             _ => String::new(),
         };
-        let other = table.same_key("o", "OLD");
-        found.push((format!("before_insert_{at}"), format!("BEFORE INSERT ON {on} BEGIN {body}; END")));
-        found.push((
-            format!("before_update_{at}"),
-            format!("BEFORE UPDATE{of} ON {on} BEGIN {body} AND NOT ({other}); END"),
-        ));
+        let other = format!(" AND NOT ({})", table.same_key("o", "OLD"));
+        let (insert, update) = (body(""), body(&other));
+        found.push((format!("before_insert_{at}"), format!("BEFORE INSERT ON {on} BEGIN {insert} END")));
+        found.push((format!("before_update_{at}"), format!("BEFORE UPDATE{of} ON {on} BEGIN {update} END")));
     }
     let statement = |(what, rest): (String, String)| {
         let name = name(table.id, &what);
@@ -134,19 +131,53 @@ pub fn wanted(table: &Table, form: Form) -> Vec<(String, String)> {
     found.into_iter().map(statement).collect()
 }
 
+fn compares_generated(index: &UniqueIndex, table: &Table) -> bool {
+    table.columns.iter().any(|column| column.generated && mentions(index, &column.name))
+}
+
 /// Whether a column may have to do with it.
 fn mentions(index: &UniqueIndex, column: &str) -> bool {
     index.condition.is_some() || index.columns.iter().any(|c| c.name.as_deref().is_none_or(|n| n == column))
 }
 
-/// A condition for a query over rows `o` of the table inside a trigger: true of those that collide in this index with the
-/// row `NEW`.
+/// What follows FROM in a query inside a trigger that yields the row `k` that collides in this index with the row `NEW`. `only` is a
+/// further condition on that row, under the name `o`.
+///
+/// No name of a column may tie the column to the table: the application drops the index, and then the column, before anybody can make
+/// the trigger anew. So there is a row of NULLs under the name `NEW`. A name in a query is looked for in that query and then in those
+/// around it, and in each of them the row `NEW` of the trigger is looked for, too: the column's as long as there is one, then NULL.
 ///
 /// Names inside an expression or a condition of the index are those of the table's columns. In the outer query they mean
 /// `o`, in the inner one the values of `NEW` under the same names.
+fn collides_with_new(index: &UniqueIndex, table: &Table, only: &str) -> String {
+    let on = quote(&table.name);
+    let is_computed = compares_generated(index, table);
+    let terms = terms(index, table);
+    let nulls: Vec<String> = table
+        .columns
+        .iter()
+        .filter(|column| is_computed || mentions(index, &column.name))
+        .map(|column| format!("NULL AS {}", quote(&column.name)))
+        .collect();
+    let (found, same) = match table.rowid_names().next() {
+        Some(rowid) => (format!("o.{}", quote(rowid)), format!("k.{}", quote(rowid))),
+        None => {
+            let key = |row: &str| -> Vec<String> {
+                table.key.iter().map(|column| format!("{row}.{}", quote(&column.name))).collect()
+            };
+            (key("o").join(", "), format!("({})", key("k").join(", ")))
+        }
+    };
+    format!(
+        "(SELECT {}) AS NEW CROSS JOIN {on} AS k WHERE {same} = (SELECT {found} FROM {on} AS o WHERE {terms}{only})",
+        nulls.join(", ")
+    )
+}
+
+/// The conditions, by names that mean one of the rows `o`: it collides in this index with the row `NEW`.
 ///
 /// For NULL in a column that must not be NULL, REPLACE writes the column's default.
-fn collides_with_new(index: &UniqueIndex, table: &Table) -> String {
+fn terms(index: &UniqueIndex, table: &Table) -> String {
     let new = |name: &str| match table.columns.iter().find(|column| *column.name == *name) {
         Some(Column { default_if_null: Some(default), .. }) => {
             format!("coalesce(NEW.{}, ({default}))", quote(name))
@@ -161,7 +192,7 @@ fn collides_with_new(index: &UniqueIndex, table: &Table) -> String {
         .map(|column| {
             let collation = quote(&column.collation);
             match &column.name {
-                Some(name) => format!("o.{} COLLATE {collation} = {}", quote(name), new(name)),
+                Some(name) => format!("{} COLLATE {collation} = {}", quote(name), new(name)),
                 None => format!(
                     "({0}) COLLATE {collation} = (SELECT {0} FROM (SELECT {1}))",
                     column.expression,
@@ -173,8 +204,7 @@ fn collides_with_new(index: &UniqueIndex, table: &Table) -> String {
     if let Some(condition) = &index.condition {
         terms.push(format!("({condition})"));
     }
-    let generated = |column: &Column| column.generated && mentions(index, &column.name);
-    if table.columns.iter().any(generated) {
+    if compares_generated(index, table) {
         // SQLite computes a generated column of NEW from those columns alone that the trigger mentions, and others are NULL.
         let all: Vec<String> = table.stored().map(|column| format!("NEW.{}", quote(&column.name))).collect();
         // A function takes 127 arguments at most.
