@@ -369,6 +369,8 @@ pub const CHANGE_STEPS: usize = 100_000;
 pub const CHANGES_KEPT: i64 = 1_000;
 /// Rows with a value of their own that are looked through to tell a renamed column from a dropped and a new one.
 pub const RENAME_LOOK: usize = 1_000;
+/// Rows of one table that a UNIQUE rule of another node may remove.
+pub const DOUBLES: usize = 1_000;
 /// Pause before a change of the schema is tried again that a node could not carry out.
 pub const CHANGE_AGAIN: Duration = Duration::from_secs(15);
 /// How long events wait for a change of the schema to be noted that the application has just made.

@@ -8,11 +8,13 @@ use crate::db::apply::rows::{self, Failure};
 use crate::db::apply::session::Session;
 use crate::db::apply::subject::{Source, Subject};
 use crate::db::error::Error;
+use crate::db::migrate::Translation;
 use crate::db::table::{Keyed, Table};
 use crate::model::event::Event;
 use crate::model::fold::{Facts, Plan, Reason, Row};
 use crate::model::value::Value;
 use rusqlite::params_from_iter;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// What brought a lost write back.
@@ -41,7 +43,11 @@ impl Applier {
 
     fn write_again(&mut self, kind: Kind, event: &Event) -> Result<Restored, Error> {
         let session = &mut self.session;
-        let misfit = |why: &str| Error::Mismatch(format!("table {}: {why}", event.table));
+        // The schema may have changed since.
+        let translation = Translation::read(&session.connection)?;
+        let event = translation.translate(event, &session.schema);
+        let name = event.table.clone();
+        let misfit = |why: &str| Error::Mismatch(format!("table {name}: {why}"));
         if kind == Kind::Orphan {
             return Err(misfit(
                 "the row is not lost, the one that it refers to is: write that one again or delete this row, then drop the entry",
@@ -52,7 +58,8 @@ impl Applier {
         }
         let table = session.schema.find(&event.table).cloned();
         let table = table.ok_or_else(|| misfit("there is no such table here"))?;
-        let subject = Subject::new(&table, event, Source::default())
+        let event = translation.complete(&session.connection, &table, Cow::Borrowed(&*event))?;
+        let subject = Subject::new(&table, &event, Source::default())
             .ok_or_else(|| misfit("it lacks a column of the key"))?;
         if let Some(column) = subject.missing().first() {
             return Err(misfit(&format!("there is no column {column} here")));

@@ -9,6 +9,7 @@ use crate::db::apply::subject::Subject;
 use crate::db::capture::log_table::{self, Touch};
 use crate::db::error::Error;
 use crate::db::table::Table;
+use crate::model::event::Event;
 use crate::model::fold::{Plan, Reason};
 use crate::model::value::Value;
 use rusqlite::params_from_iter;
@@ -87,6 +88,8 @@ pub(super) fn keep(
     if kind != Kind::Unique && is_here(session, lost)? {
         return session.conflicts.forget(&session.connection, (&table.name, &lost.key), won_id);
     }
+    // It is the row as the schema has it now: what becomes of that is known when it is brought back.
+    let now = Event { schema_hash: Some(session.schema.hash.clone()), ..lost.event.clone() };
     let found = Found {
         table: &table.name,
         key: &lost.key,
@@ -98,7 +101,7 @@ pub(super) fn keep(
         seq,
         time_ms,
         key_columns: table.key.iter().map(|column| &*column.name).collect(),
-        payload: lost.event.encode(),
+        payload: now.encode(),
     };
     session.conflicts.put(&session.connection, &found)?;
     session.applied.lost += 1;

@@ -15,6 +15,7 @@ mod collisions;
 pub mod conflicts;
 mod deferred;
 mod displaced;
+mod doubles;
 mod facts;
 pub mod feed;
 mod feed_queue;

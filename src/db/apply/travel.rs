@@ -258,12 +258,26 @@ impl Applier {
     }
 
     fn carry_out_change(&mut self, change: &Change) -> Result<(), Error> {
-        let mut carried = Carried::default();
-        let done = self.in_transaction(|applier| {
+        let (mut carried, mut doubles) = (Carried::default(), 0);
+        let mut done = self.in_transaction(|applier| {
             carried = applier.session.carry_out(change)?;
             Ok(())
         });
         self.session.forget_schema();
+        if let Err(Error::Mismatch(why)) = &done
+            && change.script.is_none()
+        {
+            let why = why.clone();
+            done = self.in_transaction(|applier| {
+                doubles = applier.session.give_up_doubles(change)?;
+                if doubles == 0 {
+                    return Err(Error::Mismatch(why));
+                }
+                carried = applier.session.carry_out(change)?;
+                Ok(())
+            });
+            self.session.forget_schema();
+        }
         let (node, summary) = (change.node, change.summary());
         if change.script.is_some()
             && !matches!(done, Err(Error::Busy | Error::Disk(_) | Error::SchemaChanged))
@@ -275,6 +289,11 @@ impl Applier {
             Ok(_) => {
                 if carried.changed {
                     log::info!("node {node} has changed the schema ({summary}): this database follows");
+                }
+                if doubles > 0 {
+                    log::warn!(
+                        "{doubles} rows had a value that must be UNIQUE now and another row has: they are removed, and kept (-conflicts)"
+                    );
                 }
                 for lost in &carried.lost {
                     log::warn!("a change of the schema by node {node} has no effect: {lost}");

@@ -26,4 +26,5 @@ mod sessions;
 mod shards;
 pub mod tables;
 pub mod travel;
+mod unique_rules;
 mod whole;
