@@ -18,7 +18,7 @@ pub struct Rule {
 }
 
 /// The key of a row, and that of the row with the same values that comes after it by their keys.
-pub type Double = (Vec<Value>, Vec<Value>);
+type Double = (Vec<Value>, Vec<Value>);
 
 /// The rules of a change that only name columns which are there.
 pub fn brought(connection: &Connection, change: &Change) -> Result<Vec<Rule>, Error> {

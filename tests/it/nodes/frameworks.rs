@@ -219,6 +219,11 @@ fn alembic_migrates_one_node_and_the_other_one_follows() {
         value(&one, "SELECT group_concat(title || price) FROM item"),
         value(&one, "SELECT 'a5,b5,c5,d1'")
     );
+    // As ALTER TABLE, with nothing between the two.
+    version("r4", "'r3'", "    op.drop_index('by_title', 'item')\n    op.drop_column('item', 'title')");
+    upgrade(&one.database);
+    wait_column(&two, "item", "title", false);
+    wait_equal(&mut [&mut one, &mut two], 20);
     let shape = |node: &Node| {
         let sql = "SELECT group_concat(name || type || \"notnull\" || coalesce(dflt_value, '')) FROM pragma_table_info('item')";
         value(node, sql)
