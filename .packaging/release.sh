@@ -12,11 +12,12 @@ rm -f "$out"/*.deb "$out"/*.ipk "$out"/*.tar "$out/SHA256SUMS"
 build() ( # architecture, name of the file, features
   . .packaging/toolchain.sh
   toolchain "$1"
+  case $3 in *default*) SMALL= ;; esac
   # Another script makes another OpenSSL, which cargo notices by the name.
   openssl=$PWD/target/cross/openssl-$TARGET-$(sha256sum < .packaging/openssl.sh | cut -c 1-8)
   bash .packaging/openssl.sh "$openssl"
   export OPENSSL_DIR=$openssl OPENSSL_STATIC=1 OPENSSL_NO_VENDOR=1
-  cargo rustc --release --bin harmonylite --target "$TARGET" $FLAGS --no-default-features --features "$3" -- $LINKS
+  cargo rustc --release --bin harmonylite --target "$TARGET" $FLAGS --no-default-features --features "$3" -- $LINKS $SMALL
   cp "target/$TARGET/release/harmonylite" "$2"
 )
 

@@ -1,7 +1,8 @@
 # What compiles for one architecture with musl, on any Debian. To be sourced: `. .packaging/toolchain.sh; toolchain aarch64`.
 #
 # It leaves what cargo needs in the environment, and sets TARGET (Rust's name), DEBIAN (Debian's), CROSS (OpenSSL's), COMPILER,
-# ARCHIVER, FLAGS (for cargo) and LINKS (for the last rustc). What is fetched lies in target/cross; only compilers are installed.
+# ARCHIVER, FLAGS (for cargo), LINKS (for the last rustc) and SMALL (the same, for a binary that is to be small). What is fetched lies in
+# target/cross; only compilers are installed.
 
 need() { # program package...
   command -v "$1" >/dev/null 2>&1 && return
@@ -43,6 +44,9 @@ toolchain() { # x86_64, aarch64 or armv7
   # One linker for all; it folds equal functions of Rust's, packs what is relocated at the start, and leaves out tables for
   # unwinding: a panic ends the program.
   LINKS="-C linker=rust-lld -C link-arg=--icf=safe -C link-arg=-T$PWD/.packaging/no-unwinding.ld"
+  # Equal pieces of functions become functions: half a megabyte less, and a fifth more processor time for a row. On x86_64 it is a
+  # quarter of a megabyte, which is not worth it.
+  SMALL="-C llvm-args=-enable-machine-outliner=always"
   # In zstd we use levels up to 3: the slower searches are left out.
   local smaller=""
   for search in GREEDY LAZY LAZY2 BTLAZY2 BTOPT BTULTRA; do
@@ -52,7 +56,7 @@ toolchain() { # x86_64, aarch64 or armv7
   need make make
   case $1 in
   x86_64)
-    TARGET=x86_64-unknown-linux-musl DEBIAN=amd64 CROSS=linux-x86_64
+    TARGET=x86_64-unknown-linux-musl DEBIAN=amd64 CROSS=linux-x86_64 SMALL=
     need musl-gcc musl-tools
     COMPILER=musl-gcc ARCHIVER=ar
     ;;
