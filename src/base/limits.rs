@@ -371,6 +371,9 @@ pub const CHANGES_KEPT: i64 = 1_000;
 pub const RENAME_LOOK: usize = 1_000;
 /// Rows of one table that a UNIQUE rule of another node may remove.
 pub const DOUBLES: usize = 1_000;
+/// How long the node that made the rule is given to say which rows are gone, and how often it is looked whether it has.
+pub const DOUBLES_PATIENCE: Duration = Duration::from_secs(20);
+pub const DOUBLES_AGAIN: Duration = Duration::from_secs(1);
 /// Pause before a change of the schema is tried again that a node could not carry out.
 pub const CHANGE_AGAIN: Duration = Duration::from_secs(15);
 /// How long events wait for a change of the schema to be noted that the application has just made.

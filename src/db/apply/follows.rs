@@ -17,6 +17,8 @@ pub struct Travel {
     pub noted: u64,
     /// When changes that failed are tried again.
     pub again: Option<Instant>,
+    /// Since when rows break a UNIQUE rule that another node has made.
+    pub doubles_since: Option<Instant>,
     /// Scripts that were run, by their changes' ids, and why they failed; empty: they did not.
     pub reports: Vec<(String, String)>,
     /// Tables were found built anew while a change was carried out.

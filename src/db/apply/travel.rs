@@ -5,6 +5,7 @@ use crate::base::{clock, limits};
 use crate::db::apply::applier::Applier;
 use crate::db::apply::aside::Cause;
 use crate::db::apply::conflicts::{Found, Kind};
+use crate::db::apply::doubles::Doubles;
 use crate::db::apply::follows::Travel;
 use crate::db::apply::incoming::Incoming;
 use crate::db::apply::session::{Session, drop_temporary_triggers};
@@ -20,7 +21,7 @@ use crate::model::value::Value;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 impl Session {
     /// Reads the changes again if the publisher has noted more. Whether it has.
@@ -118,6 +119,11 @@ impl Session {
             self.keep_lost(&change, &carried)?;
         }
         Ok(carried)
+    }
+
+    /// Whether a change of this node's own application is on its way: only this node has its rules as yet.
+    pub fn has_own_change(&self) -> Result<bool, Error> {
+        Ok(self.travel.on && history::any_in_state(&self.connection, State::Waiting)?)
     }
 
     /// Names of what this node's application has changed since, in lower case.
@@ -258,7 +264,7 @@ impl Applier {
     }
 
     fn carry_out_change(&mut self, change: &Change) -> Result<(), Error> {
-        let (mut carried, mut doubles) = (Carried::default(), 0);
+        let (mut carried, mut doubles) = (Carried::default(), Doubles::default());
         let mut done = self.in_transaction(|applier| {
             carried = applier.session.carry_out(change)?;
             Ok(())
@@ -270,13 +276,16 @@ impl Applier {
             let why = why.clone();
             done = self.in_transaction(|applier| {
                 doubles = applier.session.give_up_doubles(change)?;
-                if doubles == 0 {
+                if doubles.given_up == 0 || doubles.waits {
                     return Err(Error::Mismatch(why));
                 }
                 carried = applier.session.carry_out(change)?;
                 Ok(())
             });
             self.session.forget_schema();
+        }
+        if !doubles.waits {
+            self.session.travel.doubles_since = None;
         }
         let (node, summary) = (change.node, change.summary());
         if change.script.is_some()
@@ -290,15 +299,20 @@ impl Applier {
                 if carried.changed {
                     log::info!("node {node} has changed the schema ({summary}): this database follows");
                 }
-                if doubles > 0 {
+                if doubles.given_up > 0 {
                     log::warn!(
-                        "{doubles} rows had a value that must be UNIQUE now and another row has: they are removed, and kept (-conflicts)"
+                        "{} rows had a value that must be UNIQUE now and another row has: they are removed, and kept (-conflicts)",
+                        doubles.given_up
                     );
                 }
                 for lost in &carried.lost {
                     log::warn!("a change of the schema by node {node} has no effect: {lost}");
                 }
                 Ok(())
+            }
+            Err(Error::Mismatch(why)) if doubles.waits => {
+                log::debug!("{summary} by node {node} waits for what that node says of rows: {why}");
+                self.put_off(change, &why, limits::DOUBLES_AGAIN)
             }
             Err(Error::Mismatch(why) | Error::Other(why)) => self.note_failed(change, &why),
             Err(error) => Err(error),
@@ -314,7 +328,11 @@ impl Applier {
                 change.summary()
             );
         }
-        self.session.travel.again = Some(Instant::now() + limits::CHANGE_AGAIN);
+        self.put_off(change, why, limits::CHANGE_AGAIN)
+    }
+
+    fn put_off(&mut self, change: &Change, why: &str, pause: Duration) -> Result<(), Error> {
+        self.session.travel.again = Some(Instant::now() + pause);
         self.in_transaction(|applier| {
             let connection = &applier.session.connection;
             history::create(connection)?;

@@ -23,57 +23,118 @@ fn conflicts(node: &Node) -> Vec<(String, String)> {
     all.as_array().unwrap().iter().map(row).collect()
 }
 
-/// What node 2 does not know of the rule while it writes: it is halted, or it is off.
-fn try_rule(name: &str, rule: &str, is_off: bool) {
+/// How it comes that node 2 writes what breaks the rule.
+#[derive(Clone, Copy, PartialEq)]
+enum Why {
+    /// Its daemon is halted: what it writes comes after the rule.
+    Halted,
+    /// Its daemon is off.
+    Off,
+    /// That of node 1 is halted: what node 2 writes comes before the rule, and node 1 has the rule already.
+    OtherHalted,
+}
+
+fn halt(node: &Node) {
+    node.signal("STOP");
+    let status = format!("/proc/{}/status", node.pid());
+    wait_for("it is halted", 10, || {
+        std::fs::read_to_string(&status).unwrap().contains("State:\tT").then_some(())
+    });
+}
+
+fn text(node: &Node, sql: &str) -> String {
+    node.open().query_row(sql, [], |row| row.get(0)).unwrap()
+}
+
+fn try_rule(name: &str, rule: &str, why: Why) {
     let dir = Dir::new(name);
     let nats = Nats::start(&dir);
     let mut nodes: Vec<Node> =
         (1..=3).map(|id| Node::with_schema(&dir, id, &nats.url(), "", SCHEMA)).collect();
     nodes.iter_mut().for_each(Node::start_ready);
     wait_equal(&mut nodes.iter_mut().collect::<Vec<_>>(), 30);
-    if is_off {
-        nodes[1].kill9()
-    } else {
-        nodes[1].signal("STOP")
+    let make_rule = |node: &Node| node.sql(&format!("INSERT INTO t(id, a) VALUES('a2', 'new'); {rule}"));
+    let rules = "SELECT count(*) FROM pragma_index_list('t') WHERE \"unique\"";
+    let has_rule = |node: &Node| {
+        wait_for("it has the rule", 20, || (value(node, rules) == "Integer(2)").then_some(()));
+    };
+    match why {
+        Why::Halted => halt(&nodes[1]),
+        Why::Off => nodes[1].kill9(),
+        Why::OtherHalted => {
+            halt(&nodes[0]);
+            make_rule(&nodes[0]);
+        }
     }
     nodes[1].sql(
         "INSERT INTO t(id, a) VALUES('z1', 'one'), ('z2', 'new'), ('z4', 'only'); UPDATE t SET a = 'two' WHERE id = 'k3'",
     );
-    nodes[0].sql(&format!("INSERT INTO t(id, a) VALUES('a2', 'new'); {rule}"));
-    let rules = "SELECT count(*) FROM pragma_index_list('t') WHERE \"unique\"";
-    wait_for("node 3 has the rule", 20, || (value(&nodes[2], rules) == "Integer(2)").then_some(()));
-    if is_off {
-        nodes[1].start_ready()
+    if why == Why::OtherHalted {
+        wait_for("node 3 has the rows", 20, || {
+            (value(&nodes[2], "SELECT count(*) FROM t WHERE id = 'z4'") == "Integer(1)").then_some(())
+        });
+        nodes[0].signal("CONT");
     } else {
-        nodes[1].signal("CONT")
+        make_rule(&nodes[0]);
+        has_rule(&nodes[2]);
+        if why == Why::Off { nodes[1].start_ready() } else { nodes[1].signal("CONT") }
     }
-    wait_for("node 2 has the rule", 20, || (value(&nodes[1], rules) == "Integer(2)").then_some(()));
+    nodes.iter().for_each(has_rule);
     wait_equal(&mut nodes.iter_mut().collect::<Vec<_>>(), 30);
-    let left = "SELECT group_concat(id) FROM (SELECT id FROM t ORDER BY id)";
-    let text =
-        |node: &Node, sql: &str| node.open().query_row(sql, [], |row| row.get::<_, String>(0)).unwrap();
-    assert_eq!(text(&nodes[0], left), "k3,z1,z2,z4", "{rule}");
-    let all: Vec<(String, String)> = nodes.iter().flat_map(conflicts).collect();
-    let lost = ["k1", "k2", "a2"].map(|id| ("unique".to_owned(), id.to_owned()));
-    let of_rows: Vec<&(String, String)> = all.iter().filter(|(kind, _)| kind == "unique").collect();
-    assert_eq!(of_rows.len(), 3, "{rule}: {all:?}");
-    assert_eq!(of_rows.into_iter().cloned().collect::<BTreeSet<_>>(), BTreeSet::from(lost), "{rule}");
-    assert!(all.iter().any(|(kind, _)| kind == "orphan"), "{rule}: {all:?}");
-    for node in &nodes {
+    judge(&mut nodes, rule, why);
+}
+
+fn judge(nodes: &mut [Node], rule: &str, why: Why) {
+    let lost: Vec<Vec<(String, String)>> = nodes.iter().map(conflicts).collect();
+    let of_rows: Vec<String> =
+        lost.iter().flatten().filter(|(kind, _)| kind == "unique").map(|(_, id)| id.clone()).collect();
+    assert_eq!(of_rows.len(), 3, "{rule}: {lost:?}");
+    let left = text(&nodes[0], "SELECT group_concat(id) FROM t");
+    let all: BTreeSet<&str> = left.split(',').chain(of_rows.iter().map(String::as_str)).collect();
+    assert_eq!(all, BTreeSet::from(["a2", "k1", "k2", "k3", "z1", "z2", "z4"]), "{rule}: {left}, {lost:?}");
+    assert!(lost.iter().flatten().any(|(kind, _)| kind == "orphan"), "{rule}: {lost:?}");
+    assert_eq!(
+        text(&nodes[0], "SELECT a FROM t WHERE id = 'z4'".replace(" a ", column(rule)).as_str()),
+        "only"
+    );
+    // What came later stays: that of node 2, where node 1 was not the later one.
+    assert_eq!(left.contains("z2"), why != Why::OtherHalted, "{rule}: {left}");
+    for node in nodes.iter() {
         assert_eq!(node.count("cannot follow"), 0, "{}", node.log());
         assert_eq!(value(node, "PRAGMA integrity_check"), "Text([111, 107])");
     }
     // With another value it comes back, everywhere.
-    let columns = if rule.contains("RENAME COLUMN") { "b" } else { "a" };
-    nodes[1].sql(&format!("UPDATE t SET {columns} = 'other' WHERE id = 'z1'"));
-    let restored = nodes[1].command(&["-conflict-restore", "t"]);
-    assert_eq!(value(&nodes[1], "SELECT count(*) FROM t WHERE id = 'k1'"), "Integer(1)", "{restored:?}");
+    let has = |list: &Vec<(String, String)>| list.iter().any(|(kind, id)| kind == "unique" && id == "k1");
+    let keeper = lost.iter().position(has).unwrap();
+    nodes[keeper].sql(&format!("UPDATE t SET {} = 'other' WHERE id = 'z1'", column(rule)));
+    let restored = nodes[keeper].command(&["-conflict-restore", "t"]);
+    let back = value(&nodes[keeper], "SELECT count(*) FROM t WHERE id = 'k1'");
+    assert_eq!(back, "Integer(1)", "{restored:?}");
     wait_equal(&mut nodes.iter_mut().collect::<Vec<_>>(), 30);
 }
 
-#[test]
-fn rows_that_break_it_are_kept_as_lost_and_all_nodes_are_equal() {
+/// What the rule calls the column.
+fn column(rule: &str) -> &'static str {
+    if rule.contains("RENAME COLUMN") { " b " } else { " a " }
+}
+
+fn try_all(name: &str, why: Why) {
     for (at, rule) in RULES.iter().enumerate() {
-        try_rule(&format!("unique-rule-{at}"), rule, at % 2 == 1);
+        try_rule(&format!("{name}-{at}"), rule, why);
     }
+}
+
+#[test]
+fn rows_that_come_after_it_win_and_the_others_are_kept_as_lost() {
+    try_all("unique-rule-halted", Why::Halted);
+}
+
+#[test]
+fn so_do_those_of_a_node_that_was_off() {
+    try_all("unique-rule-off", Why::Off);
+}
+
+#[test]
+fn of_rows_that_were_there_before_it_the_node_that_made_it_says_which_are_gone() {
+    try_all("unique-rule-window", Why::OtherHalted);
 }
