@@ -101,6 +101,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
                 "apply/deferred",
                 "apply/displaced",
                 "apply/doubles",
+                "apply/ousted",
                 "apply/overtaken",
                 "apply/recent",
                 "apply/marks",

@@ -28,14 +28,11 @@ pub fn note(
     for at in &plan.displace {
         let values = &gathered.colliding[*at];
         if subject.source.own {
-            lose(session, subject, values, (session.node(), Some(subject.event.id), place))?;
-        } else if session.has_own_change()? {
-            // It may be our rule, which nobody else has yet: where it comes later, both rows are there, and nobody could tell which one
-            // has gone.
-            lose(session, subject, values, (subject.event.node, None, place))?;
-            let table = subject.table.clone();
-            session.touch(&table, values, &table.row_key(values))?;
-        } else if !is_quiet && session.orphans.is_of_keys(&subject.table) {
+            lose(session, subject, values, place)?;
+            continue;
+        }
+        session.oust(subject, Some(values.as_slice()), place)?;
+        if !is_quiet && session.orphans.is_of_keys(&subject.table) {
             let (table, key, node) = (subject.table.name.clone(), values.clone(), subject.event.node);
             session.orphans.seen.push(Seen { table, key, place, node, gone: true, late: false });
         }
@@ -46,19 +43,13 @@ pub fn note(
     Ok(())
 }
 
-/// Keeps a row that loses its place, to what this node or another one has written; `first`: the entry of the log that has it.
-fn lose(
-    session: &mut Session,
-    winner: &Subject<'_>,
-    values: &[Value],
-    (won_by, first, place): (u64, Option<i64>, Place),
-) -> Result<(), Error> {
+fn lose(session: &mut Session, winner: &Subject<'_>, values: &[Value], place: Place) -> Result<(), Error> {
     let table = &winner.table;
     // Who wrote it may have been forgotten: then it is said to be where the winner is, by nobody.
     let (node, place) = session.recent.of(&table.row_key(values)).unwrap_or((0, place));
     let Some(event) = rows::event_of(&session.connection, table, values, node)? else { return Ok(()) };
     session.orphans.give_up(table, &event, place, true);
     let Some(row) = Subject::new(table, &event, Source::default()) else { return Ok(()) };
-    let stream = session.streams[place.stream].clone();
-    lost::keep(session, &row, Kind::Unique, (won_by, first), (&stream, place.seq, place.time_ms))
+    let (won_by, stream) = ((session.node(), Some(winner.event.id)), session.streams[place.stream].clone());
+    lost::keep(session, &row, Kind::Unique, won_by, (&stream, place.seq, place.time_ms))
 }

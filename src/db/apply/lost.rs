@@ -41,10 +41,8 @@ pub fn note(
         session.orphans.give_up(&subject.table, subject.event, place, false);
     }
     keep(session, subject, kind, (node, first), (&stream, place.seq, place.time_ms))?;
-    if kind == Kind::Unique && session.has_own_change()? {
-        // Nobody else may have the rule yet, and so the row may be everywhere but here.
-        let key: Vec<Value> = subject.key_values.iter().map(|value| (*value).clone()).collect();
-        session.touch(&subject.table, &key, &subject.key)?;
+    if kind == Kind::Unique {
+        session.oust(subject, None, place)?;
     }
     Ok(first)
 }

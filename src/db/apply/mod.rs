@@ -29,6 +29,7 @@ mod mirrored;
 mod orphan_review;
 mod orphan_search;
 mod orphans;
+mod ousted;
 mod overtaken;
 mod recent;
 mod renewal;

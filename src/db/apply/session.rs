@@ -2,12 +2,9 @@
 //! that stands for contents of the database and must be rolled back with them.
 
 use crate::base::{fail, limits, memory};
-
 use crate::db::apply::aside::{self, Aside};
 use crate::db::apply::beneath::Beneath;
 use crate::db::apply::conflicts::{self, Conflicts};
-use crate::db::apply::orphans::Orphans;
-use crate::db::apply::recent::Recent;
 use crate::db::apply::{checkpoint::Checkpointer, collisions, feed::Feeds, marks::Marks};
 use crate::db::apply::{
     follows::Travel,
@@ -18,6 +15,7 @@ use crate::db::apply::{
     touched::Touched,
     writers::{self, Writers},
 };
+use crate::db::apply::{orphans::Orphans, ousted::Ousted, recent::Recent};
 use crate::db::capture::log_table;
 use crate::db::schema::{self, Known, Schema};
 use crate::db::steering::{self, Steering};
@@ -116,6 +114,7 @@ pub struct Session {
     pub orphans: Orphans,
     pub recent: Recent,
     pub beneath: Beneath,
+    pub ousted: Ousted,
     pub steering: Steering,
     writers: Writers,
     /// `None` for an image that comes out of no stream: nothing loses to it.
@@ -168,6 +167,7 @@ impl Session {
             orphans: Orphans::default(),
             recent: Recent::default(),
             beneath: Beneath::default(),
+            ousted: Ousted::default(),
             steering: Steering::off(),
             writers: Writers::default(),
             place: None,

@@ -117,13 +117,18 @@ impl Session {
         history::put(&self.connection, &change, State::Done, (clock::unix_ms(), &lost))?;
         if known == Some(State::Waiting) {
             self.keep_lost(&change, &carried)?;
+            self.tell_ousted()?;
         }
         Ok(carried)
     }
 
-    /// Whether a change of this node's own application is on its way: only this node has its rules as yet.
-    pub fn has_own_change(&self) -> Result<bool, Error> {
-        Ok(self.travel.on && history::any_in_state(&self.connection, State::Waiting)?)
+    /// Whether this node's own application has given a table a UNIQUE rule, and that is on its way: nobody else has the rule as yet.
+    pub fn has_own_rule(&self, table: &str) -> Result<bool, Error> {
+        let own = match self.travel.on {
+            true => history::in_state(&self.connection, State::Waiting)?,
+            false => vec![],
+        };
+        Ok(own.iter().any(|(_, change)| migrate::may_bring(change, table)))
     }
 
     /// Names of what this node's application has changed since, in lower case.

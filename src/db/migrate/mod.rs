@@ -17,5 +17,5 @@ pub use carry::{Carried, Terms, carry_out};
 pub use definitions::{difference, exist, remember, remember_all};
 pub use notice::{Looker, look, set_last_hash, steps};
 pub use people::{ScriptTried, changes, kept_of, try_script, undo};
-pub use rules::brought;
+pub use rules::{brought, may_bring};
 pub use translate::Translation;

@@ -2,7 +2,7 @@
 //! node whose rows kept the rule has made it while others wrote.
 
 use crate::db::error::Error;
-use crate::db::indexes::{self, UniqueIndex, tokens};
+use crate::db::indexes::{self, UniqueIndex, has_word, tokens};
 use crate::db::migrate::definitions::sql_of;
 use crate::db::migrate::statement::bare;
 use crate::db::{sql::quote, table::Table};
@@ -51,6 +51,17 @@ pub fn brought(connection: &Connection, change: &Change) -> Result<Vec<Rule>, Er
         }
     }
     Ok(found)
+}
+
+/// Whether a change may bring a rule for the table of this name.
+pub fn may_bring(change: &Change, name: &str) -> bool {
+    change.steps.iter().any(|step| match step {
+        Step::AlterTable { table, .. } => table.eq_ignore_ascii_case(name),
+        Step::Create { kind: Thing::Index, sql, .. } => {
+            has_word(sql, "unique") && table_of(sql).is_some_and(|table| table.eq_ignore_ascii_case(name))
+        }
+        _ => false,
+    })
 }
 
 /// What a table is called before the change.
@@ -226,6 +237,15 @@ mod tests {
             doubles(ROWS, vec![index("CREATE UNIQUE INDEX i ON \"t\"(lower(a), b IS NULL)")]),
             integers(&[(2, 6), (1, 6)])
         );
+    }
+
+    #[test]
+    fn only_what_may_bring_a_rule_counts() {
+        let brings = |steps, name| may_bring(&change(steps), name);
+        assert!(brings(vec![index("CREATE UNIQUE INDEX i ON \"t\"(a)")], "T"));
+        assert!(!brings(vec![index("CREATE UNIQUE INDEX i ON t(a)")], "u"));
+        assert!(!brings(vec![index("CREATE INDEX i ON t(a)")], "t"));
+        assert!(brings(vec![altered("CREATE TABLE t(a UNIQUE)", &[])], "t"));
     }
 
     #[test]

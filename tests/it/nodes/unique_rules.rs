@@ -67,7 +67,7 @@ fn try_rule(name: &str, rule: &str, why: Why) {
         }
     }
     nodes[1].sql(
-        "INSERT INTO t(id, a) VALUES('z1', 'one'), ('z2', 'new'), ('z4', 'only'); UPDATE t SET a = 'two' WHERE id = 'k3'",
+        "INSERT INTO t(id, a) VALUES('z1', 'one'), ('z2', 'new'), ('z4', 'only'), ('z5', 'three'); UPDATE t SET a = 'two' WHERE id = 'k3'",
     );
     if why == Why::OtherHalted {
         wait_for("node 3 has the rows", 20, || {
@@ -91,12 +91,18 @@ fn judge(nodes: &mut [Node], rule: &str, why: Why) {
     assert_eq!(of_rows.len(), 3, "{rule}: {lost:?}");
     let left = text(&nodes[0], "SELECT group_concat(id) FROM t");
     let all: BTreeSet<&str> = left.split(',').chain(of_rows.iter().map(String::as_str)).collect();
-    assert_eq!(all, BTreeSet::from(["a2", "k1", "k2", "k3", "z1", "z2", "z4"]), "{rule}: {left}, {lost:?}");
+    assert_eq!(
+        all,
+        BTreeSet::from(["a2", "k1", "k2", "k3", "z1", "z2", "z4", "z5"]),
+        "{rule}: {left}, {lost:?}"
+    );
     assert!(lost.iter().flatten().any(|(kind, _)| kind == "orphan"), "{rule}: {lost:?}");
     assert_eq!(
         text(&nodes[0], "SELECT a FROM t WHERE id = 'z4'".replace(" a ", column(rule)).as_str()),
         "only"
     );
+    // Its value has gone to another row, and it got another one.
+    assert!(left.contains("k3") && left.contains("z5"), "{rule}: {left}");
     // What came later stays: that of node 2, where node 1 was not the later one.
     assert_eq!(left.contains("z2"), why != Why::OtherHalted, "{rule}: {left}");
     for node in nodes.iter() {
