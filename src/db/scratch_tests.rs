@@ -36,6 +36,8 @@ fn remove(path: &std::path::Path) {
     for suffix in ["", "-wal", "-shm"] {
         let _ = std::fs::remove_file(files::beside(path, suffix));
     }
+    // A copy of it that some tests make.
+    let _ = std::fs::remove_file(path.with_extension("agreed"));
 }
 
 impl Drop for Scratch {

@@ -102,6 +102,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
                 "apply/displaced",
                 "apply/doubles",
                 "apply/ousted",
+                "apply/ousting",
                 "apply/overtaken",
                 "apply/recent",
                 "apply/marks",

@@ -30,6 +30,7 @@ mod orphan_review;
 mod orphan_search;
 mod orphans;
 mod ousted;
+mod ousting;
 mod overtaken;
 mod recent;
 mod renewal;

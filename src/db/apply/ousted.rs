@@ -1,15 +1,7 @@
-//! Rows that have lost their place by a UNIQUE rule which only this node has as yet: its application has made it, and that is on its
-//! way. Where the rule comes later, both rows are there, and nobody could tell which one has gone. So when the change comes back, this
-//! node deletes for all what is still gone here. Only memory knows it: after a restart the other nodes decide for themselves.
+//! The rows that [`crate::db::apply::ousting`] is about, in memory.
 
 use crate::base::limits;
-use crate::db::apply::conflicts::Kind;
-use crate::db::apply::lost;
-use crate::db::apply::rows;
-use crate::db::apply::session::Session;
-use crate::db::apply::subject::{Place, Source, Subject};
-use crate::db::error::Error;
-use crate::db::table::Table;
+use crate::db::apply::subject::Place;
 use crate::model::event::Event;
 use crate::model::value::Value;
 use std::collections::BTreeMap;
@@ -20,61 +12,29 @@ use std::sync::Arc;
 pub struct Ousted(BTreeMap<(Arc<str>, Vec<u8>), Row>);
 
 #[derive(Debug)]
-struct Row {
-    key: Vec<Value>,
+pub struct Row {
+    pub key: Vec<Value>,
     /// The row as it was; `None`: it is on the list of lost writes already.
-    image: Option<Event>,
-    place: Place,
-    won_by: u64,
+    pub image: Option<Event>,
+    pub place: Place,
+    pub won_by: u64,
 }
 
-impl Session {
-    /// A row has no place here, and may have it elsewhere: an event's own, or one that is about to be displaced by it.
-    pub fn oust(&mut self, event: &Subject<'_>, displaced: Option<&[Value]>, at: Place) -> Result<(), Error> {
-        let table = event.table.clone();
-        if !self.has_own_rule(&table.name)? {
-            // What a change that never came back has left is no business of a later one.
-            self.ousted.0.retain(|(name, _), _| *name != table.name);
-            return Ok(());
+impl Ousted {
+    pub fn put(&mut self, table: &Arc<str>, row_key: Vec<u8>, row: Row) {
+        if self.0.len() >= limits::DOUBLES {
+            self.0.clear();
         }
-        let own_key = || event.key_values.iter().map(|value| (*value).clone()).collect();
-        let key: Vec<Value> = displaced.map_or_else(own_key, <[Value]>::to_vec);
-        let row_key = table.row_key(&key);
-        let (node, place) = self.recent.of(&row_key).unwrap_or((0, at));
-        let image = match displaced {
-            Some(key) => rows::event_of(&self.connection, &table, key, node)?,
-            None => None,
-        };
-        if self.ousted.0.len() >= limits::DOUBLES {
-            self.ousted.0.clear();
-        }
-        let row = Row { key, image, place, won_by: event.event.node };
-        self.ousted.0.insert((table.name.clone(), row_key), row);
-        Ok(())
+        self.0.insert((table.clone(), row_key), row);
     }
 
-    /// A change of this node's application has come back: what it has ousted and is not here again is gone.
-    pub fn tell_ousted(&mut self) -> Result<(), Error> {
-        for ((name, _), row) in std::mem::take(&mut self.ousted.0) {
-            if let Some(table) = self.schema.find(&name).cloned()
-                && table.key.len() == row.key.len()
-                && !rows::is_there(&self.connection, &table, &row.key)?
-            {
-                self.tell_gone(&table, row)?;
-            }
-        }
-        self.find_orphans()
+    /// What a change that never came back has left is no business of a later one.
+    pub fn forget(&mut self, table: &str) {
+        self.0.retain(|(name, _), _| **name != *table);
     }
 
-    fn tell_gone(&mut self, table: &Arc<Table>, row: Row) -> Result<(), Error> {
-        if let Some(image) = &row.image {
-            self.orphans.give_up(table, image, row.place, true);
-            if let Some(lost) = Subject::new(table, image, Source::default()) {
-                let stream = self.streams[row.place.stream].clone();
-                let place = (stream.as_str(), row.place.seq, row.place.time_ms);
-                lost::keep(self, &lost, Kind::Unique, (row.won_by, None), place)?;
-            }
-        }
-        self.touch(table, &row.key, &table.row_key(&row.key))
+    /// All of them with the tables' names.
+    pub fn take(&mut self) -> Vec<(Arc<str>, Row)> {
+        std::mem::take(&mut self.0).into_iter().map(|((table, _), row)| (table, row)).collect()
     }
 }
