@@ -84,7 +84,7 @@ pub fn own_write(session: &mut Session, table: &Arc<Table>, event: &Event) -> Re
     overwrite(session, &subject).map(drop).map_err(|failure| of_failure(failure, misfit))
 }
 
-/// Removes a row that is about to be written anew.
+/// Removes a row that is about to be written anew, or is given up.
 pub fn remove_row(session: &Session, table: &Table, key: &[Value]) -> Result<(), Error> {
     let misfit = |why: &str| Error::Mismatch(format!("table {}: {why}", table.name));
     delete(session, table, key).map(drop).map_err(|failure| of_failure(failure, misfit))

@@ -7,10 +7,10 @@
 //! write is: so all nodes come to the same, whichever they had kept.
 
 use crate::base::{clock, limits};
-use crate::db::apply::carry;
+use crate::db::apply::bring_back::remove_row;
 use crate::db::apply::conflicts::Kind;
 use crate::db::apply::lost;
-use crate::db::apply::rows::{self, Failure};
+use crate::db::apply::rows;
 use crate::db::apply::session::Session;
 use crate::db::apply::subject::{Place, Source, Subject};
 use crate::db::error::Error;
@@ -85,14 +85,7 @@ impl Session {
             lost::keep(self, &row, Kind::Unique, won_by, (&stream, place.seq, place.time_ms))?;
         }
         self.orphans.give_up(table, &event, place, true);
-        let removed = carry::delete(self, table, key_values);
-        removed.map_err(|failure| match failure {
-            Failure::Database(error) => error,
-            Failure::Refused(why) | Failure::Missing(why) => {
-                Error::Mismatch(format!("{}: {why}", table.name))
-            }
-            Failure::Collides => Error::Mismatch(format!("{}: a row cannot be removed", table.name)),
-        })?;
+        remove_row(self, table, key_values)?;
         self.touch(table, key_values, &key)
     }
 }
