@@ -204,6 +204,40 @@ fn what_a_change_takes_away_is_kept_and_comes_back() {
     assert!(kept::all(&two).unwrap().is_empty());
 }
 
+/// What is kept of a dropped table does not hold the rows that it referred to: the application knows of no such table.
+#[test]
+fn what_is_kept_refers_to_nothing() {
+    let parent = "CREATE TABLE p(id INTEGER PRIMARY KEY, x UNIQUE, y, UNIQUE(x, y)); INSERT INTO p VALUES(1, 'a', 'b')";
+    let actions = ["", "ON DELETE CASCADE", "ON UPDATE SET NULL ON DELETE NO ACTION", "ON DELETE RESTRICT"];
+    let deferred = ["", "DEFERRABLE INITIALLY DEFERRED", "MATCH SIMPLE NOT DEFERRABLE"];
+    let forms = [
+        "id INTEGER PRIMARY KEY, r CONSTRAINT named REFERENCES p $ NOT NULL, z UNIQUE, g AS (z + 1))",
+        "id TEXT PRIMARY KEY, r REFERENCES p(id) $ DEFAULT 1, z CHECK (z <> 'references')) WITHOUT ROWID",
+        "id, r, z, CONSTRAINT one FOREIGN KEY (id, z) REFERENCES p(x, y) $, CONSTRAINT two UNIQUE (id))",
+        "id, r, z DEFAULT (1 + 1), FOREIGN KEY(r) REFERENCES \"p\" $ UNIQUE(z))",
+    ];
+    for at in 0..forms.len() * actions.len() * deferred.len() {
+        let form = forms[at % forms.len()];
+        let action = actions[at / forms.len() % actions.len()];
+        let deferred = deferred[at / forms.len() / actions.len()];
+        let table = form.replace('$', &format!("{action} {deferred}"));
+        let start = format!("{parent}; CREATE TABLE c({table}; INSERT INTO c(id, r, z) VALUES('1', 1, 'b')");
+        let (mut one, mut two) = (database(&start), database(&start));
+        let before = content(&two);
+        one.execute_batch("DROP TABLE c").unwrap();
+        let change = look(&mut one).unwrap();
+        follow(&mut two, &change, &Terms { keeps: true, ..Terms::default() });
+        two.execute_batch("PRAGMA foreign_keys=ON; SAVEPOINT s; UPDATE p SET id = 2, x = 'c'; DELETE FROM p")
+            .expect(&table);
+        two.execute_batch("ROLLBACK TO s; RELEASE s; PRAGMA foreign_keys=OFF").unwrap();
+        let check: String = two.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+        assert_eq!(check, "ok", "{table}");
+        let kept = kept::all(&two).unwrap().remove(0);
+        assert_eq!(kept::bring_back(&two, &kept).unwrap(), 1, "{table}");
+        assert_eq!(content(&two), before);
+    }
+}
+
 #[test]
 fn what_is_no_change_of_a_schema_is_refused() {
     let connection = database("CREATE TABLE t(a)");

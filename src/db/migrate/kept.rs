@@ -4,6 +4,7 @@
 use crate::base::clock;
 use crate::db::capture::log_table;
 use crate::db::migrate::definitions::{self, Present};
+use crate::db::migrate::statement;
 use crate::db::{error::Error, ours, sql::quote};
 use crate::model::change::Thing;
 use rusqlite::{Connection, Row, params};
@@ -13,6 +14,8 @@ const CREATE: &str = "CREATE TABLE IF NOT EXISTS __harmonylite__kept(id INTEGER 
      col TEXT NOT NULL, sql TEXT NOT NULL, time INTEGER NOT NULL)";
 const PUT: &str = "INSERT INTO __harmonylite__kept(tbl, col, sql, time) VALUES(?1, ?2, ?3, ?4)";
 const ALL: &str = "SELECT id, tbl, col, sql, time FROM __harmonylite__kept ORDER BY id";
+const LOOSEN: &str =
+    "UPDATE main.sqlite_schema SET sql = ?1 WHERE type = 'table' AND name = ?2 COLLATE NOCASE";
 const REMOVE: &str = "DELETE FROM __harmonylite__kept WHERE id = ?1";
 
 /// A table or a column that another node has dropped.
@@ -85,12 +88,47 @@ pub fn keep_table(connection: &Connection, table: &str) -> Result<(), Error> {
     for (kind, name, _) in all.iter().filter(|(kind, _, _)| kind != "table") {
         connection.execute_batch(&format!("DROP {kind} IF EXISTS main.{}", quote(name)))?;
     }
-    let id = put(connection, (table, ""), &sql)?;
+    let place = quote(&place(put(connection, (table, ""), &sql)?));
+    let old = quote(table);
+    if !has_foreign_keys(connection, table)? || loosen(connection, table)? {
+        return Ok(connection.execute_batch(&format!("ALTER TABLE main.{old} RENAME TO {place}"))?);
+    }
     Ok(connection.execute_batch(&format!(
-        "ALTER TABLE main.{} RENAME TO {}",
-        quote(table),
-        quote(&place(id))
+        "CREATE TABLE main.{place} AS SELECT * FROM main.{old}; DROP TABLE main.{old}"
     ))?)
+}
+
+/// Whether a table refers to another one.
+fn has_foreign_keys(connection: &Connection, table: &str) -> Result<bool, Error> {
+    Ok(connection.prepare("SELECT 1 FROM pragma_foreign_key_list(?1)")?.exists([table])?)
+}
+
+/// Takes the foreign keys out of a table: what it refers to the application deletes as it likes, and does not know of these rows. SQLite
+/// reads the statement anew when the table is renamed. False: the statement would not be understood, and is as it was.
+fn loosen(connection: &Connection, table: &str) -> Result<bool, Error> {
+    let Some(sql) = definitions::sql_of(connection, Thing::Table, table)? else { return Ok(false) };
+    let loose = statement::without_foreign_keys(&sql);
+    let trial = Connection::open_in_memory()?;
+    if trial.execute_batch(&loose).is_err()
+        || has_foreign_keys(&trial, table)?
+        || definitions::columns_of(&trial, table)? != definitions::columns_of(connection, table)?
+        || !same_indexes(&trial, connection, table)?
+    {
+        return Ok(false);
+    }
+    connection.execute_batch("PRAGMA writable_schema=ON")?;
+    let written = connection.execute(LOOSEN, params![loose, table]);
+    connection.execute_batch("PRAGMA writable_schema=OFF")?;
+    Ok(written.map(|_| true)?)
+}
+
+/// Whether SQLite itself makes the same indexes for a table here and there.
+fn same_indexes(one: &Connection, other: &Connection, table: &str) -> Result<bool, Error> {
+    let count = |connection: &Connection| -> Result<i64, Error> {
+        let sql = "SELECT count(*) FROM pragma_index_list(?1) WHERE origin <> 'c'";
+        Ok(connection.query_row(sql, [table], |row| row.get(0))?)
+    };
+    Ok(count(one)? == count(other)?)
 }
 
 /// Keeps the values of a column, beside the keys of their rows.

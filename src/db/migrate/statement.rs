@@ -94,6 +94,47 @@ pub fn with_columns(sql: &str, change: impl FnOnce(Vec<(String, String)>) -> Vec
     format!("{}{}{}", &sql[..first.1], change(columns(sql)).join(", "), &sql[last.2..])
 }
 
+/// The statement of a table without its foreign keys.
+pub fn without_foreign_keys(sql: &str) -> String {
+    let tokens = tokens(sql);
+    let text = |at: usize| tokens.get(at).map_or("", |token| &sql[token.0..token.1]);
+    let is = |at: usize, word: &str| text(at).eq_ignore_ascii_case(word);
+    let (mut left, mut depth, mut at, mut until) = (String::new(), 0, 0, 0);
+    while at < tokens.len() {
+        depth += i32::from(text(at) == "(") - i32::from(text(at) == ")");
+        let of_table = is(at, "foreign") && is(at + 1, "key");
+        if depth != 1 || !(of_table || is(at, "references")) {
+            at += 1;
+            continue;
+        }
+        let named = if at > 1 && is(at - 2, "constraint") { at - 2 } else { at };
+        let from = if of_table && is(named - 1, ",") { named - 1 } else { named };
+        left += &sql[until..tokens[from].0];
+        at = (at..tokens.len())
+            .find(|at| is(*at, "references"))
+            .map_or(tokens.len(), |at| end_of_reference(at, &is));
+        until = tokens.get(at - 1).map_or(sql.len(), |last| last.1);
+    }
+    left + &sql[until..]
+}
+
+/// The token that follows the clause which begins with REFERENCES at this one.
+fn end_of_reference(at: usize, is: &impl Fn(usize, &str) -> bool) -> usize {
+    let mut at = at + 2;
+    if is(at, "(") {
+        at = (at..).find(|at| is(*at, ")") || is(*at, "")).unwrap_or(at) + 1;
+    }
+    loop {
+        at += match () {
+            () if is(at, "on") && (is(at + 2, "set") || is(at + 2, "no")) => 4,
+            () if is(at, "on") => 3,
+            () if is(at, "match") || is(at, "initially") || is(at, "not") && is(at + 1, "deferrable") => 2,
+            () if is(at, "deferrable") => 1,
+            () => return at,
+        };
+    }
+}
+
 /// Names of columns, and where the texts begin and end that declare them.
 fn places(sql: &str) -> Vec<(String, usize, usize)> {
     let tokens = tokens(sql);
@@ -163,6 +204,33 @@ mod tests {
         }
         for other in ["random()", "a", "1, 2", "'a' || 'b'", "(1)", ""] {
             assert!(!is_literal(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn foreign_keys_are_left_out() {
+        for (sql, left) in [
+            ("CREATE TABLE t(a REFERENCES p, b)", "CREATE TABLE t(a , b)"),
+            (
+                "CREATE TABLE t(a INT CONSTRAINT \"x y\" REFERENCES \"p(\"(i) ON DELETE SET NULL ON UPDATE NO ACTION NOT NULL UNIQUE)",
+                "CREATE TABLE t(a INT  NOT NULL UNIQUE)",
+            ),
+            (
+                "CREATE TABLE t(a references p match full not deferrable initially immediate default 'references', b CHECK (b <> 'x'))",
+                "CREATE TABLE t(a  default 'references', b CHECK (b <> 'x'))",
+            ),
+            (
+                "CREATE TABLE t(a, b, CONSTRAINT f FOREIGN KEY (a, b) REFERENCES p (x, y) ON DELETE CASCADE DEFERRABLE, UNIQUE(a)) STRICT",
+                "CREATE TABLE t(a, b, UNIQUE(a)) STRICT",
+            ),
+            (
+                "CREATE TABLE t(a, \"references\" TEXT, FOREIGN KEY(a) REFERENCES t)",
+                "CREATE TABLE t(a, \"references\" TEXT)",
+            ),
+            ("CREATE TABLE t(a, b)", "CREATE TABLE t(a, b)"),
+            ("CREATE TABLE t(a REFERENCES", "CREATE TABLE t(a "),
+        ] {
+            assert_eq!(without_foreign_keys(sql), left);
         }
     }
 
