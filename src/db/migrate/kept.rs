@@ -5,7 +5,7 @@ use crate::base::clock;
 use crate::db::capture::log_table;
 use crate::db::migrate::definitions::{self, Present};
 use crate::db::migrate::statement;
-use crate::db::{error::Error, ours, sql::quote};
+use crate::db::{error::Error, ours, schema_rows, sql::quote};
 use crate::model::change::Thing;
 use rusqlite::{Connection, Row, params};
 
@@ -103,8 +103,8 @@ fn has_foreign_keys(connection: &Connection, table: &str) -> Result<bool, Error>
     Ok(connection.prepare("SELECT 1 FROM pragma_foreign_key_list(?1)")?.exists([table])?)
 }
 
-/// Takes the foreign keys out of a table: what it refers to the application deletes as it likes, and does not know of these rows. SQLite
-/// reads the statement anew when the table is renamed. False: the statement would not be understood, and is as it was.
+/// Takes the foreign keys out of a table: what it refers to the application deletes as it likes, and does not know of these rows.
+/// False: the statement would not be understood, and is as it was.
 fn loosen(connection: &Connection, table: &str) -> Result<bool, Error> {
     let Some(sql) = definitions::sql_of(connection, Thing::Table, table)? else { return Ok(false) };
     let loose = statement::without_foreign_keys(&sql);
@@ -116,10 +116,8 @@ fn loosen(connection: &Connection, table: &str) -> Result<bool, Error> {
     {
         return Ok(false);
     }
-    connection.execute_batch("PRAGMA writable_schema=ON")?;
-    let written = connection.execute(LOOSEN, params![loose, table]);
-    connection.execute_batch("PRAGMA writable_schema=OFF")?;
-    Ok(written.map(|_| true)?)
+    schema_rows::write(connection, || Ok(connection.execute(LOOSEN, params![loose, table]).map(drop)?))?;
+    Ok(true)
 }
 
 /// Whether SQLite itself makes the same indexes for a table here and there.

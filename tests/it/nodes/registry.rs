@@ -60,7 +60,8 @@ fn each_node_tells_its_schema_and_the_one_that_differs_is_named() {
     assert_eq!(second["previous_hash"], first["schema_hash"]);
     let all = wait_for("it differs", 20, || {
         let all = json(&one.command(&["-schema-status-cluster", "-json"]));
-        (all["equal"] == false && of_node(&all, 2)["equal"] == true).then_some(all)
+        // Until node 2 has told, it is node 1 that differs.
+        (of_node(&all, 2)["equal"] == true && of_node(&all, 3)["equal"] == false).then_some(all)
     });
     let lagging = of_node(&all, 3);
     assert_eq!(lagging["differences"], serde_json::json!(["table t: column w lacks"]), "{all}");
