@@ -1,8 +1,10 @@
 //! Processes that end with their owner, signals to them, and what they printed.
 
 use super::pause;
+use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::Mutex;
 
 /// The program under test.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_harmonylite");
@@ -106,9 +108,17 @@ pub fn json(output: &Output) -> serde_json::Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", printed(output)))
 }
 
-/// A port of the loopback interface that nothing listens on.
+/// A port of the loopback interface that nothing listens on, and that no other test of this process has.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    // The kernel gives a port again that was closed a moment ago, and another test's server does not listen on it yet.
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut given = GIVEN.lock().unwrap();
+    loop {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        if given.insert(port) {
+            return port;
+        }
+    }
 }
 
 pub fn is_root() -> bool {
