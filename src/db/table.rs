@@ -128,10 +128,10 @@ impl Table {
     /// `key` is empty for a table without a primary key.
     pub fn new(
         name: &str,
-        columns: Vec<Column>,
+        mut columns: Vec<Column>,
         mut key: Vec<KeyColumn>,
         keyed: Keyed,
-        unique: Vec<UniqueIndex>,
+        mut unique: Vec<UniqueIndex>,
     ) -> Table {
         let stored = columns.iter().filter(|column| !column.generated).map(|column| column.name.clone());
         let mut image: Vec<Arc<str>> = stored.collect();
@@ -143,6 +143,12 @@ impl Table {
             });
             image.insert(0, ROWID.into());
         }
+        // Room for more is a megabyte and a half with thousands of tables.
+        columns.shrink_to_fit();
+        key.shrink_to_fit();
+        image.shrink_to_fit();
+        unique.iter_mut().for_each(|index| index.columns.shrink_to_fit());
+        unique.shrink_to_fit();
         Table {
             id: 0,
             print: 0,
