@@ -28,6 +28,9 @@ pub struct Change {
     /// Schema hash of that node before the change, and after it.
     pub before: String,
     pub after: String,
+    /// The id of the last change in the order that was carried out on that node; empty: none was. Versions that do not say so mean all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<String>,
     pub steps: Vec<Step>,
     /// The file of a migration that a person published: its name, and its statements.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -129,7 +132,7 @@ impl Change {
     pub fn new(node: u64, time_ms: i64, (before, after): (&str, &str), steps: Vec<Step>) -> Change {
         let id = format!("{:016x}", crate::base::random::random_u64());
         let (before, after) = (before.to_owned(), after.to_owned());
-        Change { version: VERSION, id, node, time_ms, before, after, steps, script: None }
+        Change { version: VERSION, id, node, time_ms, before, after, seen: None, steps, script: None }
     }
 
     /// The body of its event.

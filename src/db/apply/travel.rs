@@ -9,9 +9,9 @@ use crate::db::apply::doubles::Doubles;
 use crate::db::apply::follows::Travel;
 use crate::db::apply::incoming::Incoming;
 use crate::db::apply::session::{Session, drop_temporary_triggers};
-use crate::db::capture::{install, log_table};
+use crate::db::capture::{install, log_all_rows, log_table};
 use crate::db::migrate::history::{self, Past, State};
-use crate::db::migrate::{self, Carried, Looker, Terms, kept};
+use crate::db::migrate::{self, Carried, Looker, Settled, kept};
 use crate::db::schema::{self, Schema};
 use crate::db::{error::Error, open, state, table::Table};
 use crate::model::change::Change;
@@ -84,19 +84,25 @@ impl Session {
             migrate::look(&self.connection, &schema, Looker { node: self.node(), travels: true })?;
         }
         history::create(&self.connection)?;
-        let terms = Terms { keeps: self.travel.keeps, own: self.own_changes(change)? };
         let noted: BTreeSet<String> =
             state::rebuilt(&self.connection)?.into_iter().map(|(name, _)| name).collect();
-        let carried = migrate::carry_out(&self.connection, change, &terms)?;
+        let Settled { carried, steps, told_anew } =
+            migrate::settle(&self.connection, change, self.travel.keeps)?;
         if captures && carried.changed {
             schema = install::install_inside(&self.connection, &schema)?.0;
             for table in carried.rebuilt.iter().filter(|table| !noted.contains(*table)) {
                 state::forget_rebuilt_table(&self.connection, table)?;
             }
+            for table in told_anew.iter().filter_map(|name| schema.find(name)) {
+                log_all_rows(&self.connection, table)?;
+            }
         } else if carried.changed {
             schema = Schema::read(&self.connection)?;
         }
         let mut change = Cow::Borrowed(change);
+        if let Some(steps) = steps {
+            change.to_mut().steps = steps;
+        }
         if migrate::exist(&self.connection)? {
             let difference = migrate::difference(&self.connection)?;
             if change.script.is_some() {
@@ -129,13 +135,6 @@ impl Session {
             false => vec![],
         };
         Ok(own.iter().any(|(_, change)| migrate::may_bring(change, table)))
-    }
-
-    /// Names of what this node's application has changed since, in lower case.
-    fn own_changes(&self, change: &Change) -> Result<BTreeSet<String>, Error> {
-        let waiting = history::in_state(&self.connection, State::Waiting)?;
-        let others = waiting.into_iter().filter(|(_, own)| own.id != change.id);
-        Ok(others.flat_map(|(_, own)| own.steps).map(|step| step.subject().to_lowercase()).collect())
     }
 
     /// Keeps, on the node that made it, what of a change has lost against others.
@@ -280,7 +279,9 @@ impl Applier {
         {
             let why = why.clone();
             done = self.in_transaction(|applier| {
-                doubles = applier.session.give_up_doubles(change)?;
+                doubles = applier
+                    .session
+                    .give_up_doubles(&migrate::planned(&applier.session.connection, change)?)?;
                 if doubles.given_up == 0 || doubles.waits {
                     return Err(Error::Mismatch(why));
                 }

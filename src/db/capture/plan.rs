@@ -203,6 +203,10 @@ impl Plan {
         for row in std::mem::take(&mut self.stray) {
             schema_rows::remove(connection, row)?;
         }
+        for Renamed { id, .. } in &self.renamed {
+            // No table is called so: two may exchange their names.
+            log_table::rename(connection, *id, &format!("\n{id}"))?;
+        }
         for Renamed { id, before, now, replaces } in std::mem::take(&mut self.renamed) {
             log_table::rename(connection, id, &now)?;
             if let Some(replaced) = replaces
@@ -324,12 +328,14 @@ fn follow_renames(
         let Some(now) = present.get(&triggers::name(id, "insert")).map(|trigger| &trigger.table) else {
             continue;
         };
-        if *now != name && numbers.get(&name) == Some(&id) {
+        if *now != name {
             numbers.remove(&name);
-            let had_it = numbers.insert(now.clone(), id);
-            let replaces = had_it.filter(|had| !present.contains_key(&triggers::name(*had, "insert")));
-            renamed.push(Renamed { id, before: name, now: now.clone(), replaces });
+            renamed.push(Renamed { id, before: name, now: now.clone(), replaces: None });
         }
+    }
+    // Tables may have exchanged their names: only now each name is that of who is left.
+    for Renamed { id, now, replaces, .. } in &mut renamed {
+        *replaces = numbers.insert(now.clone(), *id);
     }
     (numbers, renamed)
 }

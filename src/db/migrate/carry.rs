@@ -19,15 +19,28 @@ pub struct Carried {
     pub lost: Vec<String>,
     /// Tables that were built anew.
     pub rebuilt: BTreeSet<String>,
+    /// A step does not fit the schema as it is: it was not carried out, nor what comes after it.
+    pub misfit: bool,
+}
+
+/// What becomes of steps that do not fit the schema as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fit {
+    /// They come together with what is there.
+    #[default]
+    Merge,
+    /// There are none: the steps lead from this very schema to another one.
+    Exact,
+    /// Nothing is done from there on.
+    Strict,
 }
 
 /// How changes are carried out.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Terms {
     /// What is dropped is kept.
     pub keeps: bool,
-    /// Names, in lower case, of what this node's application has changed and nobody else has seen: it comes later in the order.
-    pub own: BTreeSet<String>,
+    pub fit: Fit,
 }
 
 /// Carries it out whole, or fails.
@@ -40,10 +53,44 @@ pub fn carry_out(connection: &Connection, change: &Change, terms: &Terms) -> Res
         return Ok(carrier.done);
     }
     for step in &change.steps {
+        if terms.fit == Fit::Strict && !fits(connection, step)? {
+            carrier.done.misfit = true;
+            break;
+        }
         carrier.step(step).map_err(|error| about(step, error))?;
     }
     connection.flush_prepared_statement_cache();
     Ok(carrier.done)
+}
+
+/// Carries out one step of several.
+pub fn carry_out_step(
+    connection: &Connection,
+    steps: &[Step],
+    step: &Step,
+    terms: &Terms,
+) -> Result<Carried, Error> {
+    let mut carrier = Carrier { connection, terms, steps, done: Carried::default() };
+    connection.flush_prepared_statement_cache();
+    carrier.step(step)?;
+    connection.flush_prepared_statement_cache();
+    Ok(carrier.done)
+}
+
+/// Whether a step finds what it says, or all done.
+pub fn fits(connection: &Connection, step: &Step) -> Result<bool, Error> {
+    let table = |name: &str| sql_of(connection, Thing::Table, name);
+    Ok(match step {
+        Step::Drop { .. } => true,
+        Step::RenameTable { from, to } => table(from)?.is_some() && table(to)?.is_none(),
+        Step::AlterTable { table: name, was, sql, .. } => {
+            table(name)?.is_some_and(|present| same(&present, sql) || same_but_name(&present, was))
+        }
+        Step::DropTable { table: name } => table(name)?.is_some(),
+        Step::Create { kind, name, sql } => {
+            sql_of(connection, *kind, name)?.is_none_or(|present| same(&present, sql))
+        }
+    })
 }
 
 fn about(step: &Step, error: Error) -> Error {
@@ -88,10 +135,6 @@ impl Carrier<'_> {
         Ok(())
     }
 
-    fn is_own(&self, name: &str) -> bool {
-        self.terms.own.contains(&name.to_lowercase())
-    }
-
     fn lose(&mut self, what: String) {
         self.done.lost.push(what);
     }
@@ -111,10 +154,14 @@ impl Carrier<'_> {
     }
 
     fn rename(&mut self, from: &str, to: &str) -> Result<(), Error> {
+        let is_taken = sql_of(self.connection, Thing::Table, to)?.is_some();
         if sql_of(self.connection, Thing::Table, from)?.is_none() {
+            if !is_taken {
+                self.lose(format!("table {from} cannot be called {to}: it was dropped before"));
+            }
             return Ok(());
         }
-        if sql_of(self.connection, Thing::Table, to)?.is_some() {
+        if is_taken {
             self.lose(format!("table {from} cannot be called {to}: there is one of this name"));
             return Ok(());
         }
@@ -161,21 +208,10 @@ impl Carrier<'_> {
         let columns = self.columns(name)?;
         let wanted = statement::columns(sql);
         let is_there = |name: &str| columns.iter().any(|column| column.name.eq_ignore_ascii_case(name));
-        if columns.len() == wanted.len()
-            && wanted.iter().all(|(name, _)| is_there(name))
-            && !self.is_own(name)
-        {
-            return Ok(()); // The same columns, said otherwise.
-        }
-        if !self.is_own(name) {
+        if columns.len() != wanted.len() || !wanted.iter().all(|(name, _)| is_there(name)) {
             self.lose(format!("table {name}: it was made otherwise before"));
-            return Ok(());
         }
-        let columns: Vec<Column> = wanted
-            .iter()
-            .map(|(name, _)| Column { name: name.clone(), from: Some(name.clone()), fill: None })
-            .collect();
-        self.alter(&Alter { table: name, was: "", sql, columns: &columns, dropped: &[] })
+        Ok(())
     }
 
     fn columns(&self, table: &str) -> Result<Vec<Present>, Error> {
@@ -200,10 +236,7 @@ impl Carrier<'_> {
         }
         self.done.changed = true;
         self.keep_columns(alter, &present)?;
-        if alter.was.is_empty() {
-            return self.anew(alter, &present);
-        }
-        let is_exact = same_but_name(&present, alter.was);
+        let is_exact = self.terms.fit == Fit::Exact || same_but_name(&present, alter.was);
         self.connection.execute_batch("SAVEPOINT altering")?;
         let altered = self.by_alter(alter).and_then(|()| {
             let now = sql_of(self.connection, Thing::Table, alter.table)?.unwrap_or_default();
@@ -221,35 +254,40 @@ impl Carrier<'_> {
             }
             Err(error) => return Err(error),
         }
-        if is_exact { Ok(()) } else { self.agree_on_columns(alter) }
+        if is_exact { Ok(()) } else { self.say_lost_columns(alter, &present) }
     }
 
-    /// A column that was added here and there under one name is as the first one in the order says.
-    fn agree_on_columns(&mut self, alter: &Alter<'_>) -> Result<(), Error> {
-        let mut present = sql_of(self.connection, Thing::Table, alter.table)?.unwrap_or_default();
+    /// A column that was added here and there under one name is as the first one in the order says; one that is gone gets no other name.
+    fn say_lost_columns(&mut self, alter: &Alter<'_>, before: &str) -> Result<(), Error> {
+        let present = sql_of(self.connection, Thing::Table, alter.table)?.unwrap_or_default();
         let find = |list: &[(String, String)], name: &str| {
             list.iter()
                 .find(|(known, _)| known.eq_ignore_ascii_case(name))
                 .map(|(_, declared)| declared.clone())
         };
-        let (theirs, mut differs) = (statement::columns(alter.sql), false);
-        for added in alter.columns.iter().filter(|column| column.from.is_none()) {
-            let ours = find(&statement::columns(&present), &added.name);
-            let (Some(ours), Some(theirs)) = (ours, find(&theirs, &added.name)) else { continue };
-            if same(&ours, &theirs) {
-                continue;
-            }
-            if self.is_own(alter.table) {
-                present = present.replacen(&ours, &theirs, 1);
-                differs = true;
-            } else {
-                self.lose(format!(
-                    "table {}, column {}: it was added otherwise before",
-                    alter.table, added.name
-                ));
+        let (before, ours) = (statement::columns(before), statement::columns(&present));
+        let theirs = statement::columns(alter.sql);
+        for Column { name, from, .. } in alter.columns {
+            match from {
+                None => {
+                    if let (Some(ours), Some(theirs)) = (find(&ours, name), find(&theirs, name))
+                        && !same(&ours, &theirs)
+                    {
+                        let table = alter.table;
+                        self.lose(format!("table {table}, column {name}: it was added otherwise before"));
+                    }
+                }
+                Some(from) if from != name && find(&ours, name).is_none() => {
+                    let why = if find(&before, from).is_none() { "dropped" } else { "changed" };
+                    let table = alter.table;
+                    self.lose(format!(
+                        "table {table}, column {from} cannot be called {name}: it was {why} before"
+                    ));
+                }
+                Some(_) => {}
             }
         }
-        if differs { self.rebuild_as(alter.table, &present, &[], vec![]) } else { Ok(()) }
+        Ok(())
     }
 
     /// Builds a table anew under another statement; `renamed`: columns as they were and as they are, `values`: what new ones hold.
@@ -374,7 +412,9 @@ impl Carrier<'_> {
         let find = |name: &str| columns.iter().find(|column| column.name.eq_ignore_ascii_case(name));
         let (mut values, mut used) = (vec![], BTreeSet::new());
         for column in alter.columns {
-            let by_name = || find(&column.name).filter(|old| !is_named(alter.dropped, &old.name));
+            let is_same =
+                |old: &&Present| self.terms.fit != Fit::Exact && !is_named(alter.dropped, &old.name);
+            let by_name = || find(&column.name).filter(is_same);
             let old = column.from.as_deref().and_then(find).or_else(by_name);
             match (old, &column.fill) {
                 (Some(old), fill) if !old.generated => {

@@ -1,8 +1,9 @@
 //! Changes of the schema carried out, and two databases that come to the same.
 
 use super::*;
-use crate::base::mutants::{Mutator, each_seed};
+use crate::base::mutants::each_seed;
 use crate::db::capture::install::install;
+use crate::db::migrate::random_changes::Random;
 use crate::db::migrate::{self, Looker};
 use crate::db::state;
 use crate::model::value::Value;
@@ -25,7 +26,7 @@ fn look(connection: &mut Connection) -> Option<Change> {
 fn follow(connection: &mut Connection, change: &Change, terms: &Terms) -> Carried {
     let triggers = rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER;
     connection.set_db_config(triggers, false).unwrap();
-    let carried = carry_out(connection, change, terms).unwrap();
+    let carried = carry_out(connection, change, terms).unwrap_or_else(|error| panic!("{change:?}: {error}"));
     connection.set_db_config(triggers, true).unwrap();
     install(connection).unwrap();
     let difference = migrate::difference(connection).unwrap();
@@ -72,6 +73,9 @@ fn what_one_node_did_another_one_does() {
         "ALTER TABLE t RENAME COLUMN a TO z",
         "ALTER TABLE t RENAME TO s",
         "ALTER TABLE t RENAME TO s; ALTER TABLE s RENAME COLUMN b TO q; ALTER TABLE s ADD COLUMN w",
+        "ALTER TABLE t RENAME TO s; CREATE TABLE t(id INTEGER PRIMARY KEY AUTOINCREMENT, a TEXT, b)",
+        "ALTER TABLE t RENAME TO s; ALTER TABLE log RENAME TO t; ALTER TABLE s RENAME TO log",
+        "ALTER TABLE t RENAME TO s; ALTER TABLE log RENAME TO t; CREATE TABLE log(y)",
         "CREATE TABLE k(x PRIMARY KEY) WITHOUT ROWID; CREATE UNIQUE INDEX ki ON k(x); CREATE VIEW v AS SELECT * FROM k",
         "DROP TRIGGER tr; DROP TABLE log",
         "DROP INDEX i; CREATE UNIQUE INDEX i ON t(a, b)",
@@ -85,104 +89,17 @@ fn what_one_node_did_another_one_does() {
         let carried = follow(&mut two, &change, &Terms::default());
         assert_eq!(content(&one), content(&two), "{sql}\n{change:?}");
         assert!(carried.lost.is_empty() && carried.changed, "{sql}");
-        // Once more: nothing is left to do.
-        assert!(!follow(&mut two, &change, &Terms::default()).changed, "{sql}");
+        // Once more: nothing is left to do, unless names were exchanged.
+        assert!(
+            sql.contains("RENAME TO log") || !follow(&mut two, &change, &Terms::default()).changed,
+            "{sql}"
+        );
         assert!(look(&mut two).is_none(), "{sql}");
         let high = |of: &Connection| {
             of.query_row("SELECT max(seq) FROM sqlite_sequence", [], |row| row.get::<_, i64>(0))
         };
         assert_eq!(high(&one).unwrap(), high(&two).unwrap(), "{sql}");
     }
-}
-
-#[test]
-fn different_changes_of_one_table_come_together() {
-    let start = "CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT, b TEXT); INSERT INTO t VALUES(1, 'x', 'y')";
-    let (mut one, mut two) = (database(start), database(start));
-    one.execute_batch("ALTER TABLE t ADD COLUMN n TEXT; ALTER TABLE t RENAME COLUMN a TO z").unwrap();
-    two.execute_batch("ALTER TABLE t ADD COLUMN m TEXT DEFAULT 'm'; CREATE INDEX i ON t(m)").unwrap();
-    let (first, second) = (look(&mut one).unwrap(), look(&mut two).unwrap());
-    let own = |change: &Change| Terms {
-        keeps: false,
-        own: change.steps.iter().map(|s| s.subject().to_owned()).collect(),
-    };
-    follow(&mut two, &first, &own(&second));
-    follow(&mut two, &second, &Terms::default());
-    follow(&mut one, &first, &Terms::default());
-    follow(&mut one, &second, &Terms::default());
-    let columns = |of: &Connection| {
-        let mut names: Vec<String> =
-            definitions::columns_of(of, "t").unwrap().into_iter().map(|c| c.name).collect();
-        names.sort();
-        names
-    };
-    assert_eq!(columns(&one), ["b", "id", "m", "n", "z"]);
-    assert_eq!(columns(&one), columns(&two));
-    let row = |of: &Connection| {
-        of.query_row("SELECT id || z || b || m FROM t", [], |row| row.get::<_, String>(0)).unwrap()
-    };
-    assert_eq!((row(&one), row(&two)), ("1xym".to_owned(), "1xym".to_owned()));
-}
-
-#[test]
-fn of_two_columns_of_one_name_the_first_one_stays() {
-    let start = "CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT UNIQUE); INSERT INTO t VALUES(1, 'x')";
-    let (mut one, mut two) = (database(start), database(start));
-    one.execute_batch("ALTER TABLE t ADD COLUMN n TEXT DEFAULT 'one'").unwrap();
-    two.execute_batch("ALTER TABLE t ADD COLUMN n INTEGER DEFAULT 2; ALTER TABLE t ADD COLUMN m").unwrap();
-    let (first, second) = (look(&mut one).unwrap(), look(&mut two).unwrap());
-    let own = Terms { keeps: false, own: ["t".to_owned()].into() };
-    assert!(follow(&mut two, &first, &own).lost.is_empty());
-    let lost = ["table t, column n: it was added otherwise before".to_owned()];
-    assert_eq!(follow(&mut two, &second, &Terms::default()).lost, lost);
-    assert_eq!(follow(&mut one, &first, &Terms::default()).lost, Vec::<String>::new());
-    assert_eq!(follow(&mut one, &second, &Terms::default()).lost, lost);
-    let columns = |of: &Connection| {
-        let all = definitions::columns_of(of, "t").unwrap();
-        all.into_iter().map(|column| column.name + " " + &column.declared_type).collect::<Vec<_>>()
-    };
-    assert_eq!(columns(&one), ["id INTEGER", "a TEXT", "n TEXT", "m "]);
-    assert_eq!(columns(&one), columns(&two));
-}
-
-/// ALTER TABLE does not drop a column with a UNIQUE rule, nor add one that must not be NULL.
-#[test]
-fn different_changes_come_together_where_alter_does_not_reach() {
-    let start =
-        "CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT UNIQUE, b TEXT); INSERT INTO t VALUES(1, 'x', 'y')";
-    let (mut one, mut two) = (database(start), database(start));
-    one.execute_batch("CREATE TABLE n(id INTEGER PRIMARY KEY, b TEXT, must INTEGER NOT NULL); INSERT INTO n SELECT id, b, 7 FROM t; \
-                       DROP TABLE t; ALTER TABLE n RENAME TO t").unwrap();
-    two.execute_batch("ALTER TABLE t ADD COLUMN m TEXT DEFAULT 'two'").unwrap();
-    let (first, second) = (look(&mut one).unwrap(), look(&mut two).unwrap());
-    follow(&mut two, &first, &Terms { keeps: false, own: ["t".to_owned()].into() });
-    follow(&mut two, &second, &Terms::default());
-    follow(&mut one, &first, &Terms::default());
-    follow(&mut one, &second, &Terms::default());
-    let row = |of: &Connection| {
-        of.query_row("SELECT id || b || must || m FROM t", [], |row| row.get::<_, String>(0)).unwrap()
-    };
-    assert_eq!((row(&one), row(&two)), ("1y7two".to_owned(), "1y7two".to_owned()));
-    assert_eq!(definitions::columns_of(&two, "t").unwrap().len(), 4);
-}
-
-#[test]
-fn of_two_tables_of_one_name_the_first_one_stays() {
-    let (mut one, mut two) = (database("CREATE TABLE o(a)"), database("CREATE TABLE o(a)"));
-    one.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT)").unwrap();
-    two.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, b TEXT)").unwrap();
-    let (first, second) = (look(&mut one).unwrap(), look(&mut two).unwrap());
-    let lost = follow(&mut one, &second, &Terms::default()).lost;
-    assert_eq!(lost, ["table t: it was made otherwise before"]);
-    let own = Terms { keeps: false, own: ["t".to_owned()].into() };
-    follow(&mut two, &first, &own);
-    assert_eq!(follow(&mut two, &second, &Terms::default()).lost.len(), 1);
-    let names = |of: &Connection| -> Vec<String> {
-        definitions::columns_of(of, "t").unwrap().into_iter().map(|column| column.name).collect()
-    };
-    assert_eq!(names(&one), ["id", "a"]);
-    // What the loser's rows held stays beside it.
-    assert_eq!(names(&two), ["id", "a", "b"]);
 }
 
 #[test]
@@ -288,89 +205,6 @@ fn publish_new(one: &Connection, two: &Connection, change: &Change) {
     two.execute_batch("DELETE FROM __harmonylite__log").unwrap();
 }
 
-/// A random change of a random schema.
-struct Random<'a> {
-    dice: &'a mut Mutator,
-    made: usize,
-}
-
-impl Random<'_> {
-    fn name(&mut self, what: &str) -> String {
-        self.made += 1;
-        format!("{what}{}", self.made)
-    }
-
-    fn pick(&mut self, connection: &Connection, kind: &str) -> Option<String> {
-        let sql = "SELECT name FROM sqlite_schema WHERE type = ?1 AND sql IS NOT NULL AND name NOT LIKE '\\_\\_%' ESCAPE '\\' \
-                   AND name NOT LIKE 'sqlite%' ORDER BY 1";
-        let mut list = connection.prepare(sql).unwrap();
-        let names: Vec<String> =
-            list.query_map([kind], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
-        (!names.is_empty()).then(|| names[self.dice.below(names.len())].clone())
-    }
-
-    fn column(&mut self) -> String {
-        let name = self.name("c");
-        let kind =
-            self.dice.pick(&["", " TEXT", " INTEGER DEFAULT 5", " TEXT NOT NULL DEFAULT 'd'", " REAL"]);
-        format!("{name}{kind}")
-    }
-
-    /// Rows travel by other ways.
-    fn empty_table(&mut self) -> String {
-        self.table().split(';').next().unwrap_or_default().to_owned()
-    }
-
-    fn table(&mut self) -> String {
-        let name = self.name("t");
-        let key = *self.dice.pick(&[
-            "INTEGER PRIMARY KEY",
-            "INTEGER PRIMARY KEY AUTOINCREMENT",
-            "TEXT PRIMARY KEY",
-        ]);
-        let columns: Vec<String> = (0..1 + self.dice.below(3)).map(|_| self.column()).collect();
-        format!(
-            "CREATE TABLE {name}(id {key}, {}); INSERT INTO {name}(id) VALUES(1), (2)",
-            columns.join(", ")
-        )
-    }
-
-    /// A statement, or several, of the application; it need not succeed.
-    fn statement(&mut self, connection: &Connection) -> String {
-        let Some(table) = self.pick(connection, "table") else { return self.empty_table() };
-        let columns = definitions::columns_of(connection, &table).unwrap();
-        let column = columns[self.dice.below(columns.len())].name.clone();
-        let (new, other) = (self.column(), self.name("n"));
-        match self.dice.below(13) {
-            0 => self.empty_table(),
-            1 | 2 => format!("ALTER TABLE {table} ADD COLUMN {new}"),
-            3 | 4 => format!("ALTER TABLE {table} DROP COLUMN {column}"),
-            5 | 6 => format!("ALTER TABLE {table} RENAME COLUMN {column} TO {other}"),
-            7 => format!("ALTER TABLE {table} RENAME TO {other}"),
-            8 => format!("CREATE INDEX i{other} ON {table}({column})"),
-            9 => self.pick(connection, "index").map_or(String::new(), |index| format!("DROP INDEX {index}")),
-            10 => format!(
-                "CREATE TRIGGER r{other} AFTER UPDATE ON {table} BEGIN DELETE FROM {table} WHERE {column} IS 'no'; END"
-            ),
-            11 => format!("DROP TABLE {table}"),
-            _ => {
-                let kept: Vec<String> = columns.iter().map(|c| quote(&c.name)).collect();
-                let declared: Vec<String> =
-                    statement::columns(&sql_of(connection, Thing::Table, &table).unwrap().unwrap())
-                        .into_iter()
-                        .map(|(_, declared)| declared)
-                        .collect();
-                format!(
-                    "CREATE TABLE new_({}, extra{other} TEXT NOT NULL); INSERT INTO new_ SELECT {}, 'e' FROM {table}; DROP TABLE {table}; \
-                     ALTER TABLE new_ RENAME TO {table}",
-                    declared.join(", "),
-                    kept.join(", ")
-                )
-            }
-        }
-    }
-}
-
 /// Whatever the application makes of its schema, in one look or in several, another database with the same rows follows.
 #[test]
 fn mutants_of_a_schema_are_followed() {
@@ -380,7 +214,7 @@ fn mutants_of_a_schema_are_followed() {
         if dice.below(20) != 0 {
             return;
         }
-        let mut random = Random { dice, made: 0 };
+        let mut random = Random::new(dice);
         let start: Vec<String> = (0..2).map(|_| random.table()).collect();
         let (mut one, mut two) = (database(&start.join("; ")), database(&start.join("; ")));
         for _ in 0..3 {

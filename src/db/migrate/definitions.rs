@@ -1,6 +1,7 @@
 //! The application's schema as it was when it was looked at last: what has changed since is found by comparing. It is written in the
 //! same transaction as the change of the schema that it led to.
 
+use crate::db::migrate::statement::is_literal;
 use crate::db::{error::Error, ours};
 use crate::model::change::Thing;
 use rusqlite::{Connection, Row, params};
@@ -27,11 +28,19 @@ const NOW: &str = concat!(
     "SELECT s.type, s.name, s.tbl_name, s.sql, ",
     columns_of!(),
     " FROM main.sqlite_schema s LEFT JOIN __harmonylite__definition d ON d.type = s.type AND d.name = s.name \
-     WHERE d.sql IS NOT s.sql AND ",
-    of_application!()
+     WHERE ",
+    of_application!(),
+    " AND (d.sql IS NOT s.sql"
+);
+const OF_APPLICATION: &str = concat!(
+    "SELECT s.type, s.name, s.tbl_name, s.sql, '[]' FROM main.sqlite_schema s WHERE ",
+    of_application!(),
+    " ORDER BY s.rowid"
 );
 const BEFORE: &str = "SELECT type, name, tbl, sql, columns, number FROM __harmonylite__definition \
-     WHERE (type, name, sql) NOT IN (SELECT type, name, sql FROM main.sqlite_schema WHERE sql IS NOT NULL)";
+     d WHERE ((type, name, sql) NOT IN (SELECT type, name, sql FROM main.sqlite_schema WHERE sql IS NOT NULL)";
+/// Or another table has this name by now, with the same statement.
+const OR_ANOTHER: &str = " OR d.number > 0 AND EXISTS (SELECT 1 FROM __harmonylite__table n WHERE n.id = d.number AND n.name <> d.name)";
 /// Without the columns: of thousands of tables they would take a second under the lock.
 const ALL: &str = concat!(
     "INSERT INTO __harmonylite__definition(type, name, tbl, sql, columns, number) SELECT s.type, s.name, s.tbl_name, s.sql, '[]', 0 \
@@ -117,8 +126,12 @@ pub fn remember_all(connection: &Connection) -> Result<(), Error> {
     number_all(connection)
 }
 
+fn has_numbers(connection: &Connection) -> Result<bool, Error> {
+    ours::has_table(connection, crate::db::capture::log_table::NUMBERS)
+}
+
 fn number_all(connection: &Connection) -> Result<(), Error> {
-    if ours::has_table(connection, crate::db::capture::log_table::NUMBERS)? {
+    if has_numbers(connection)? {
         connection.execute(NUMBER_ALL, [])?;
     }
     Ok(())
@@ -126,15 +139,29 @@ fn number_all(connection: &Connection) -> Result<(), Error> {
 
 /// What has changed since.
 pub fn difference(connection: &Connection) -> Result<Difference, Error> {
-    let mut statement = connection.prepare(NOW)?;
+    let or_another = if has_numbers(connection)? { OR_ANOTHER } else { "" };
+    let mut statement = connection.prepare(&format!("{NOW}{or_another})"))?;
     let now = statement.query_map([], |row| Definition::read(row, 0))?.collect::<Result<_, _>>()?;
-    let mut statement = connection.prepare(BEFORE)?;
+    let mut statement = connection.prepare(&format!("{BEFORE}{or_another})"))?;
     let before = statement.query_map([], |row| Definition::read(row, row.get(5)?))?;
     let mut before: Vec<Definition> = before.collect::<Result<_, _>>()?;
     for table in before.iter_mut().filter(|before| before.kind == Thing::Table && before.columns.is_empty()) {
         table.columns = declared_by(&table.name, &table.sql);
     }
     Ok(Difference { now, before })
+}
+
+/// All that the application has made, without the columns of its tables.
+pub fn of_application(connection: &Connection) -> Result<Vec<Definition>, Error> {
+    let mut statement = connection.prepare(OF_APPLICATION)?;
+    let all = statement.query_map([], |row| Definition::read(row, 0))?;
+    Ok(all.collect::<Result<_, _>>()?)
+}
+
+/// The names of its tables.
+pub fn tables(connection: &Connection) -> Result<Vec<String>, Error> {
+    let all = of_application(connection)?.into_iter();
+    Ok(all.filter(|thing| thing.kind == Thing::Table).map(|table| table.name).collect())
 }
 
 /// The columns that the statement of a table declares; none if it needs something that only the application has.
@@ -183,6 +210,27 @@ pub struct Present {
     pub default: Option<String>,
     pub key_position: i64,
     pub generated: bool,
+}
+
+impl Present {
+    /// What may stand for a NULL that is not allowed: its default, or nothing.
+    pub fn instead_of_null(&self) -> Option<String> {
+        let default = self.default.clone().filter(|default| self.not_null && is_literal(default));
+        default.or_else(|| self.nothing().map(str::to_owned))
+    }
+
+    /// What stands, as an SQL literal, where nothing else can: with NULL a row would be refused. `None`: NULL or the default can.
+    pub fn nothing(&self) -> Option<&'static str> {
+        if !self.not_null || self.default.is_some() || self.key_position > 0 || self.generated {
+            return None;
+        }
+        let declared = self.declared_type.to_uppercase();
+        Some(match declared.as_str() {
+            text if ["CHAR", "CLOB", "TEXT"].iter().any(|word| text.contains(word)) => "''",
+            blob if blob.is_empty() || blob.contains("BLOB") => "X''",
+            _ => "0",
+        })
+    }
 }
 
 /// The columns of a table, computed ones too.

@@ -11,9 +11,14 @@ const CREATE: &str = "CREATE TABLE IF NOT EXISTS __harmonylite__change(n INTEGER
      state TEXT NOT NULL, time INTEGER NOT NULL, why TEXT NOT NULL, body TEXT NOT NULL)";
 const PUT: &str = "INSERT INTO __harmonylite__change(id, state, time, why, body) VALUES(?1, ?2, ?3, ?4, ?5) \
      ON CONFLICT(id) DO UPDATE SET state = excluded.state, why = excluded.why, body = excluded.body";
+/// What was waiting gets its place in the order.
+const PLACE: &str = "DELETE FROM __harmonylite__change WHERE id = ?1 AND state IN ('waiting', 'own') AND ?2 IN ('done', 'failed')";
+const REWRITE: &str = "UPDATE __harmonylite__change SET body = ?2 WHERE id = ?1";
+const LAST_DONE: &str = "SELECT id FROM __harmonylite__change WHERE state = 'done' AND n < (SELECT coalesce(min(n), 9223372036854775807) FROM \
+     __harmonylite__change WHERE state = 'failed') ORDER BY n DESC LIMIT 1";
 const TRIM: &str = "DELETE FROM __harmonylite__change WHERE state NOT IN ('waiting', 'failed') AND n <= \
      (SELECT max(n) FROM __harmonylite__change) - ?1";
-const ALL: &str = "SELECT state, time, why, body FROM __harmonylite__change ORDER BY n";
+const ALL: &str = "SELECT state, time, why, body FROM __harmonylite__change ORDER BY state = 'waiting', n";
 const STATE: &str = "SELECT state FROM __harmonylite__change WHERE id = ?1";
 const WHY_FAILED: &str = "SELECT why FROM __harmonylite__change WHERE id = ?1 AND state = 'failed'";
 const OF_STATE: &str = "SELECT n, body FROM __harmonylite__change WHERE state = ?1 ORDER BY n";
@@ -79,9 +84,21 @@ pub fn put(
     state: State,
     (time_ms, why): (i64, &str),
 ) -> Result<(), Error> {
+    connection.execute(PLACE, [&change.id, state.word()])?;
     connection.execute(PUT, params![change.id, state.word(), time_ms, why, change.body()])?;
     connection.execute(TRIM, [limits::CHANGES_KEPT])?;
     Ok(())
+}
+
+/// What a change comes to at its place in the order.
+pub fn rewrite(connection: &Connection, change: &Change) -> Result<(), Error> {
+    connection.execute(REWRITE, [&change.id, &change.body()])?;
+    Ok(())
+}
+
+/// The id of the last change that was carried out with all before it.
+pub fn last_done(connection: &Connection) -> Result<Option<String>, Error> {
+    Ok(connection.prepare_cached(LAST_DONE)?.query_row([], |row| row.get(0)).optional()?)
 }
 
 /// What became of a change; `None`: it was not seen yet.
@@ -99,7 +116,7 @@ pub fn why_failed(connection: &Connection, id: &str) -> Result<Option<String>, E
     Ok(connection.prepare_cached(WHY_FAILED)?.query_row([id], |row| row.get(0)).optional()?)
 }
 
-/// All changes in their order. One that cannot be read, of a newer version, is left out.
+/// All changes in their order, those that have no place as yet last. One that cannot be read, of a newer version, is left out.
 pub fn all(connection: &Connection) -> Result<Vec<Past>, Error> {
     if !exists(connection)? {
         return Ok(vec![]);
@@ -157,7 +174,9 @@ mod tests {
             put(&connection, &change("c"), State::Own, (0, "")).unwrap();
         }
         let all = all(&connection).unwrap();
-        assert_eq!((all.len() as i64, all[0].state), (limits::CHANGES_KEPT + 1, State::Waiting));
+        assert_eq!(all.len() as i64, limits::CHANGES_KEPT + 1);
+        // It has no place as yet.
+        assert_eq!((all[0].state, all.last().unwrap().state), (State::Own, State::Waiting));
         assert_eq!(state_of(&connection, &second.id).unwrap(), None);
         put(&connection, &first, State::Done, (0, "x lost")).unwrap();
         assert!(!any_in_state(&connection, State::Waiting).unwrap());

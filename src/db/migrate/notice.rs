@@ -5,7 +5,9 @@ use crate::db::capture::{log_all_rows, log_table};
 use crate::db::migrate::definitions::{self, Definition, Difference, Present};
 use crate::db::migrate::history::{self, State};
 use crate::db::migrate::matching::match_columns;
+use crate::db::migrate::shape::renames;
 use crate::db::migrate::statement::bare;
+use crate::db::migrate::unsettled;
 use crate::db::{error::Error, indexes, schema::Schema, sql::quote, state, table::Table};
 use crate::model::change::{Change, Column, Step, Thing};
 use crate::model::value::Value;
@@ -86,6 +88,10 @@ fn note(
         return Ok(None);
     }
     let state = if travels { State::Waiting } else { State::Own };
+    if travels {
+        change.seen = Some(history::last_done(connection)?.unwrap_or_default());
+        unsettled::note(connection, &change.id, difference)?;
+    }
     history::put(connection, &change, state, (change.time_ms, ""))?;
     Ok(Some(change))
 }
@@ -117,23 +123,30 @@ impl<'a> Steps<'a> {
         difference: &'a Difference,
     ) -> Result<Steps<'a>, Error> {
         let names = definitions::names_by_number(connection)?;
-        let is_table = |definition: &&Definition| definition.kind == Thing::Table;
-        let has_name =
-            |list: &[Definition], name: &str| list.iter().any(|d| d.kind == Thing::Table && d.name == name);
-        let renamed = difference.before.iter().filter(is_table).filter_map(|before| {
-            let now = names.get(&before.number).filter(|name| **name != before.name)?;
-            let is_gone = definitions::sql_of(connection, Thing::Table, &before.name).ok()?.is_none();
-            let now = difference.now.iter().find(|d| d.kind == Thing::Table && d.name == *now)?;
-            (is_gone && !has_name(&difference.before, &now.name)).then_some((before, now))
-        });
-        Ok(Steps { connection, schema, difference, renamed: renamed.collect(), unsure: RefCell::default() })
+        let tables = |list: &'a [Definition]| list.iter().filter(|known| known.kind == Thing::Table);
+        let mut renamed: Vec<(&Definition, &Definition)> = tables(&difference.before)
+            .filter_map(|before| {
+                let now = names.get(&before.number).filter(|name| **name != before.name)?;
+                Some((before, tables(&difference.now).find(|known| known.name == *now)?))
+            })
+            .collect();
+        // One that has the name of another is that one, built anew, unless the other has got another name, too.
+        loop {
+            let keeps = |name: &str| {
+                let is_renamed = renamed.iter().any(|(before, _)| before.name == name);
+                !is_renamed && tables(&difference.before).any(|before| before.name == name)
+            };
+            let Some(at) = renamed.iter().position(|(_, now)| keeps(&now.name)) else { break };
+            renamed.remove(at);
+        }
+        Ok(Steps { connection, schema, difference, renamed, unsure: RefCell::default() })
     }
 
     /// In the order in which they can be carried out.
     fn all(&self) -> Result<Vec<Step>, Error> {
         let (mut steps, mut alters, mut dropped, mut created) = (vec![], vec![], vec![], vec![]);
+        steps.extend(renames(self.renamed.iter().map(|(before, now)| (&*before.name, &*now.name)).collect()));
         for (before, now) in &self.renamed {
-            steps.push(Step::RenameTable { from: before.name.clone(), to: now.name.clone() });
             if before.columns != now.columns {
                 alters.push(self.alter(before, now)?);
             }
@@ -175,7 +188,9 @@ impl<'a> Steps<'a> {
     }
 
     fn before(&self, now: &Definition) -> Option<&'a Definition> {
-        self.difference.before.iter().find(|before| before.kind == now.kind && before.name == now.name)
+        let is_renamed = |before: &Definition| self.renamed.iter().any(|(renamed, _)| *renamed == before);
+        let mut named = self.difference.before.iter().filter(|before| before.kind == now.kind);
+        named.find(|before| before.name == now.name && !is_renamed(before))
     }
 
     /// Whether an index, a view or a trigger is for other nodes. What has to do with a virtual table is not: we write none of them, and
@@ -256,6 +271,7 @@ impl<'a> Steps<'a> {
         }
         let present = definitions::columns_of(self.connection, &now.name)?;
         let table = self.schema.tables.get(now.name.as_str());
+        let is_empty = is_empty(self.connection, &now.name)?;
         let mut columns = vec![];
         for (column, old) in now.columns.iter().zip(matched.from) {
             let found = present.iter().find(|present| present.name == column.name);
@@ -267,10 +283,13 @@ impl<'a> Steps<'a> {
                 _ => false,
             };
             // What is taken for renamed in a table that was built anew may be another column, which must not be NULL.
-            let fill = match is_new || renamed && rebuilt {
+            let constant = match is_new || renamed && rebuilt {
                 true => self.constant(&now.name, &column.name)?,
                 false => None,
             };
+            // Rows that others have written meanwhile must not keep them from following.
+            let instead = || found.filter(|_| rebuilt && is_empty).and_then(Present::instead_of_null);
+            let fill = constant.or_else(instead);
             let from = old.filter(|_| !is_new).cloned();
             columns.push(Column { name: column.name.clone(), from, fill });
         }
@@ -313,8 +332,7 @@ impl<'a> Steps<'a> {
                 return Ok(true);
             }
         }
-        let is_empty = !self.connection.prepare(&format!("SELECT 1 FROM {place} LIMIT 1"))?.exists([])?;
-        Ok(is_empty)
+        is_empty(self.connection, &table.name)
     }
 
     fn is_rebuilt(&self, table: &str) -> Result<bool, Error> {
@@ -339,6 +357,10 @@ impl<'a> Steps<'a> {
         let others = format!("SELECT 1 FROM {place} WHERE {column} IS NOT {literal} LIMIT 1");
         Ok((rebuilt || !self.connection.prepare(&others)?.exists([])?).then_some(literal))
     }
+}
+
+fn is_empty(connection: &Connection, table: &str) -> Result<bool, Error> {
+    Ok(!connection.prepare(&format!("SELECT 1 FROM main.{} LIMIT 1", quote(table)))?.exists([])?)
 }
 
 /// The keys of rows that have entries in the change log (see [`Table::row_key`]).

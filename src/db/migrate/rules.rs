@@ -177,6 +177,7 @@ mod tests {
             time_ms: 0,
             before: text(),
             after: text(),
+            seen: None,
             steps,
             script: None,
         }

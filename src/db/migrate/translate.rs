@@ -1,6 +1,7 @@
 //! What an event of an older schema is in the schema of now: columns that were renamed go under the new name, those that were dropped
 //! are left out, and those that are new keep what the row has here, or get what all rows got.
 
+use crate::db::migrate::definitions;
 use crate::db::migrate::history::{self, State};
 use crate::db::{error::Error, schema::Schema, table::Table};
 use crate::model::change::Step;
@@ -140,15 +141,10 @@ impl Translation {
         if let Some(fill) = fill {
             return Ok(Some(connection.query_row(&format!("SELECT {fill}"), [], |row| row.get(0))?));
         }
-        let sql = "SELECT \"notnull\" AND dflt_value IS NULL AND pk = 0, upper(type) FROM pragma_table_xinfo(?1) WHERE name = ?2";
-        let found = connection.query_row(sql, [&*table.name, name], |row| Ok((row.get(0)?, row.get(1)?)));
-        let Some((true, declared)): Option<(bool, String)> = found.optional()? else { return Ok(None) };
-        // Nothing else can stand there; with nothing, the row would be refused.
-        Ok(Some(match declared.as_str() {
-            text if ["CHAR", "CLOB", "TEXT"].iter().any(|word| text.contains(word)) => Value::Text(vec![]),
-            blob if blob.is_empty() || blob.contains("BLOB") => Value::Blob(vec![]),
-            _ => Value::Integer(0),
-        }))
+        let columns = definitions::columns_of(connection, &table.name)?;
+        let column = columns.iter().find(|column| column.name.eq_ignore_ascii_case(name));
+        let Some(nothing) = column.and_then(definitions::Present::nothing) else { return Ok(None) };
+        Ok(Some(connection.query_row(&format!("SELECT {nothing}"), [], |row| row.get(0))?))
     }
 }
 
