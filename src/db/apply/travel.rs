@@ -86,7 +86,7 @@ impl Session {
         history::create(&self.connection)?;
         let noted: BTreeSet<String> =
             state::rebuilt(&self.connection)?.into_iter().map(|(name, _)| name).collect();
-        let Settled { carried, steps, told_anew } =
+        let Settled { carried, change: settled, told_anew } =
             migrate::settle(&self.connection, change, self.travel.keeps)?;
         if captures && carried.changed {
             schema = install::install_inside(&self.connection, &schema)?.0;
@@ -99,10 +99,7 @@ impl Session {
         } else if carried.changed {
             schema = Schema::read(&self.connection)?;
         }
-        let mut change = Cow::Borrowed(change);
-        if let Some(steps) = steps {
-            change.to_mut().steps = steps;
-        }
+        let mut change = settled.map_or(Cow::Borrowed(change), Cow::Owned);
         if migrate::exist(&self.connection)? {
             let difference = migrate::difference(&self.connection)?;
             if change.script.is_some() {

@@ -78,7 +78,10 @@ impl Random<'_> {
             3 | 4 => format!("ALTER TABLE {table} DROP COLUMN {column}"),
             5 | 6 => format!("ALTER TABLE {table} RENAME COLUMN {column} TO {other}"),
             7 => format!("ALTER TABLE {table} RENAME TO {other}"),
-            8 => format!("CREATE INDEX i{other} ON {table}({column})"),
+            8 => {
+                let unique = if self.names > 0 { *self.dice.pick(&["", "UNIQUE"]) } else { "" };
+                format!("CREATE {unique} INDEX i{other} ON {table}({column})")
+            }
             9 => self.pick(connection, "index").map_or(String::new(), |index| format!("DROP INDEX {index}")),
             10 => format!(
                 "CREATE TRIGGER r{other} AFTER UPDATE ON {table} BEGIN DELETE FROM {table} WHERE {column} IS 'no'; END"

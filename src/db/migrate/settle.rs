@@ -9,7 +9,7 @@ use crate::db::migrate::scratch::{Replayed, Scratch};
 use crate::db::migrate::shape::{Path, Shape, lead};
 use crate::db::migrate::unsettled::{self, Before};
 use crate::db::migrate::{definitions, script};
-use crate::model::change::{Change, Step};
+use crate::model::change::Change;
 use rusqlite::Connection;
 use std::collections::BTreeSet;
 
@@ -17,8 +17,8 @@ use std::collections::BTreeSet;
 #[derive(Debug, Default)]
 pub struct Settled {
     pub carried: Carried,
-    /// Its steps, if they are others than it says.
-    pub steps: Option<Vec<Step>>,
+    /// The change as it comes to pass there, if that is not as it says.
+    pub change: Option<Change>,
     /// Tables whose rows other nodes cannot know.
     pub told_anew: Vec<String>,
 }
@@ -69,7 +69,9 @@ impl Window {
 struct Plan {
     path: Path,
     replayed: Replayed,
-    /// Other changes that come to something else now.
+    /// The change as it comes to pass at its place in the order.
+    settled: Option<Change>,
+    /// The same of others that had to wait for it.
     others: Vec<Change>,
     open: Vec<Before>,
     target: Option<Shape>,
@@ -150,10 +152,16 @@ fn plan(connection: &Connection, change: &Change, window: &Window) -> Result<Pla
         }
         let replayed = scratch.replay(other)?;
         plan.open.extend(replayed.before.iter().filter(|_| is_open).cloned());
+        // Until all before it has its place, it is replayed again as it was made.
+        let settled = (!is_open && other.script.is_none()).then(|| Change {
+            steps: replayed.steps.clone(),
+            seen: None,
+            ..other.clone()
+        });
         if is_it {
-            plan.replayed = replayed;
-        } else if replayed.steps != other.steps && other.script.is_none() {
-            plan.others.push(Change { steps: replayed.steps, ..other.clone() });
+            (plan.replayed, plan.settled) = (replayed, settled);
+        } else {
+            plan.others.extend(settled);
         }
     }
     for own in window.waiting.iter().filter(|own| own.id != change.id) {
@@ -201,8 +209,7 @@ fn follow(connection: &Connection, change: &Change, mut plan: Plan, keeps: bool)
     for other in &plan.others {
         history::rewrite(connection, other)?;
     }
-    let steps = change.script.is_none().then_some(plan.replayed.steps);
-    Ok(Settled { carried, steps, told_anew })
+    Ok(Settled { carried, change: plan.settled, told_anew })
 }
 
 #[cfg(test)]
