@@ -32,6 +32,9 @@ pub struct Change {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seen: Option<String>,
     pub steps: Vec<Step>,
+    /// What it comes to in one database at its place in the order, if that is not as it was made. It does not travel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comes_to: Option<Vec<Step>>,
     /// The file of a migration that a person published: its name, and its statements.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub script: Option<Script>,
@@ -132,12 +135,32 @@ impl Change {
     pub fn new(node: u64, time_ms: i64, (before, after): (&str, &str), steps: Vec<Step>) -> Change {
         let id = format!("{:016x}", crate::base::random::random_u64());
         let (before, after) = (before.to_owned(), after.to_owned());
-        Change { version: VERSION, id, node, time_ms, before, after, seen: None, steps, script: None }
+        Change {
+            version: VERSION,
+            id,
+            node,
+            time_ms,
+            before,
+            after,
+            seen: None,
+            steps,
+            comes_to: None,
+            script: None,
+        }
     }
 
     /// The body of its event.
     pub fn body(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
+    }
+
+    fn as_made(&self) -> Change {
+        Change { comes_to: None, ..self.clone() }
+    }
+
+    /// Its steps at its place in the order.
+    pub fn placed(&self) -> &[Step] {
+        self.comes_to.as_ref().unwrap_or(&self.steps)
     }
 
     /// Reads a body.
@@ -163,7 +186,7 @@ impl Change {
     pub fn event(&self, number: i64) -> Event {
         let text = |text: &str| Value::Text(text.as_bytes().to_vec());
         let row: Vec<(Arc<str>, Value)> =
-            vec![("id".into(), text(&self.id)), ("body".into(), text(&self.body()))];
+            vec![("id".into(), text(&self.id)), ("body".into(), text(&self.as_made().body()))];
         Event {
             node: self.node,
             id: -number,
@@ -183,7 +206,8 @@ impl Change {
             Value::Text(bytes) if &**name == "body" => std::str::from_utf8(bytes).ok(),
             _ => None,
         });
-        Some(body.map_or_else(|| malformed("it has no body"), Change::parse))
+        let parsed = body.map_or_else(|| malformed("it has no body"), Change::parse);
+        Some(parsed.map(|change| change.as_made()))
     }
 
     /// In a few words, for people.

@@ -42,7 +42,7 @@ impl Order {
         let mut order = Order::default();
         for past in all.iter().take_while(|past| past.state != State::Failed) {
             if past.state == State::Done {
-                order.add(&past.change, &past.change.steps);
+                order.add(&past.change, past.change.placed());
             }
         }
         order

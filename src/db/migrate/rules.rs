@@ -179,6 +179,7 @@ mod tests {
             after: text(),
             seen: None,
             steps,
+            comes_to: None,
             script: None,
         }
     }

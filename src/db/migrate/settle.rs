@@ -71,7 +71,7 @@ struct Plan {
     replayed: Replayed,
     /// The change as it comes to pass at its place in the order.
     settled: Option<Change>,
-    /// The same of others that had to wait for it.
+    /// The same of others whose place is open, or was.
     others: Vec<Change>,
     open: Vec<Before>,
     target: Option<Shape>,
@@ -152,12 +152,7 @@ fn plan(connection: &Connection, change: &Change, window: &Window) -> Result<Pla
         }
         let replayed = scratch.replay(other)?;
         plan.open.extend(replayed.before.iter().filter(|_| is_open).cloned());
-        // Until all before it has its place, it is replayed again as it was made.
-        let settled = (!is_open && other.script.is_none()).then(|| Change {
-            steps: replayed.steps.clone(),
-            seen: None,
-            ..other.clone()
-        });
+        let settled = other.script.is_none().then(|| come_to(other, &replayed));
         if is_it {
             (plan.replayed, plan.settled) = (replayed, settled);
         } else {
@@ -165,7 +160,9 @@ fn plan(connection: &Connection, change: &Change, window: &Window) -> Result<Pla
         }
     }
     for own in window.waiting.iter().filter(|own| own.id != change.id) {
-        plan.open.extend(scratch.replay(own)?.before);
+        let replayed = scratch.replay(own)?;
+        plan.others.push(come_to(own, &replayed));
+        plan.open.extend(replayed.before);
     }
     let target = scratch.shape()?;
     let left_out = &scratch.left_out;
@@ -175,6 +172,11 @@ fn plan(connection: &Connection, change: &Change, window: &Window) -> Result<Pla
     plan.path = lead(&now, &target);
     (plan.target, plan.left_out) = (Some(target), scratch.left_out);
     Ok(plan)
+}
+
+fn come_to(change: &Change, replayed: &Replayed) -> Change {
+    let comes_to = (replayed.steps != change.steps).then(|| replayed.steps.clone());
+    Change { comes_to, ..change.clone() }
 }
 
 fn without(mut shape: Shape, left_out: &BTreeSet<String>) -> Shape {

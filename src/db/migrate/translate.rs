@@ -15,6 +15,7 @@ use std::sync::Arc;
 /// The changes that this database has seen, as far as events of older schemas need them.
 #[derive(Debug, Default)]
 pub struct Translation {
+    /// In their order.
     changes: Vec<Past>,
     /// By table and column, in lower case: what a new column was filled with, as SQL; `None`: with no one value.
     fills: HashMap<(String, String), Option<String>>,
@@ -22,7 +23,21 @@ pub struct Translation {
 
 #[derive(Debug)]
 struct Past {
+    id: String,
+    node: u64,
     before: String,
+    after: String,
+    /// The first change that its maker had not seen.
+    unseen: usize,
+    /// What it made of names in the eyes of its maker.
+    made: Names,
+    /// The same at its place in the order, if that is something else.
+    placed: Option<Names>,
+}
+
+/// What became of names.
+#[derive(Debug, Default)]
+struct Names {
     /// In lower case: as it was, and as it is.
     tables: Vec<(String, String)>,
     columns: Vec<OfTable>,
@@ -43,33 +58,31 @@ impl Translation {
             if past.state == State::Failed {
                 continue;
             }
-            let (mut tables, mut columns) = (vec![], vec![]);
-            for step in past.change.steps {
-                match step {
-                    Step::RenameTable { from, to } => tables.push((from, to)),
-                    Step::AlterTable { table, columns: all, dropped, .. } => {
-                        let mut renamed = vec![];
-                        for column in all {
-                            match (column.from, column.fill) {
-                                (Some(from), _) if from != column.name => renamed.push((from, column.name)),
-                                (None, fill) => {
-                                    found
-                                        .fills
-                                        .insert((table.to_lowercase(), column.name.to_lowercase()), fill);
-                                }
-                                _ => {}
-                            }
-                        }
-                        if !renamed.is_empty() || !dropped.is_empty() {
-                            columns.push(OfTable { table, renamed, dropped });
-                        }
-                    }
-                    _ => {}
+            let change = past.change;
+            for step in change.placed() {
+                let Step::AlterTable { table, columns, .. } = step else { continue };
+                for column in columns.iter().filter(|column| column.from.is_none()) {
+                    let key = (table.to_lowercase(), column.name.to_lowercase());
+                    found.fills.insert(key, column.fill.clone());
                 }
             }
-            if !tables.is_empty() || !columns.is_empty() {
-                found.changes.push(Past { before: past.change.before, tables, columns });
-            }
+            let last = found.changes.len();
+            let unseen = match change.seen.as_deref() {
+                None => last,
+                Some("") => 0,
+                Some(seen) => {
+                    found.changes.iter().rposition(|past| past.id == seen).map_or(last, |at| at + 1)
+                }
+            };
+            found.changes.push(Past {
+                made: Names::of(&change.steps),
+                placed: change.comes_to.as_deref().map(Names::of),
+                id: change.id,
+                node: change.node,
+                before: change.before,
+                after: change.after,
+                unseen,
+            });
         }
         Ok(found)
     }
@@ -86,11 +99,28 @@ impl Translation {
         if is_of(&schema.hash) {
             return Cow::Borrowed(event);
         }
-        let known = self.changes.iter().rposition(|past| is_of(&past.before));
         let mut event = Cow::Borrowed(event);
-        for past in &self.changes[known.unwrap_or(0)..] {
+        let mut from = 0;
+        let before = self.changes.iter().rposition(|past| is_of(&past.before));
+        let after = self.changes.iter().rposition(|past| is_of(&past.after)).map(|at| at + 1);
+        // What comes next after it, by its maker.
+        let known = before.max(after);
+        if let Some(known) = known {
+            let maker = if before == Some(known) { known } else { known - 1 };
+            from = self.changes[maker].unseen.min(known);
+            let is_own = |at: &usize| self.changes[*at].node == self.changes[maker].node;
+            if (from..known).all(|at| is_own(&at)) {
+                from = known;
+            }
+            // Others have changed it meanwhile, before its maker did.
+            for at in (from..known).rev().filter(is_own) {
+                self.changes[at].made.take_back(&mut event);
+            }
+        }
+        for past in &self.changes[from..] {
             // Of an unknown schema only names are taken for others that nothing here has.
-            past.follow(&mut event, |table, column| known.is_none() && has(schema, table, column));
+            let names = past.placed.as_ref().unwrap_or(&past.made);
+            names.follow(&mut event, |table, column| known.is_none() && has(schema, table, column));
         }
         event
     }
@@ -154,14 +184,51 @@ fn has(schema: &Schema, table: &str, column: Option<&str>) -> bool {
     })
 }
 
-impl Past {
+impl Names {
+    fn of(steps: &[Step]) -> Names {
+        let mut found = Names::default();
+        for step in steps {
+            match step {
+                Step::RenameTable { from, to } => found.tables.push((from.clone(), to.clone())),
+                Step::AlterTable { table, columns, dropped, .. } => {
+                    let renamed = columns.iter().filter_map(|column| {
+                        let from = column.from.as_ref().filter(|from| **from != column.name)?;
+                        Some((from.clone(), column.name.clone()))
+                    });
+                    let renamed: Vec<(String, String)> = renamed.collect();
+                    if !renamed.is_empty() || !dropped.is_empty() {
+                        let (table, dropped) = (table.clone(), dropped.clone());
+                        found.columns.push(OfTable { table, renamed, dropped });
+                    }
+                }
+                _ => {}
+            }
+        }
+        found
+    }
+
+    /// Gives an event the names before.
+    fn take_back(&self, event: &mut Cow<'_, Event>) {
+        let of_table = self.columns.iter().find(|of| of.table.eq_ignore_ascii_case(&event.table));
+        for (before, now) in of_table.iter().flat_map(|of| &of.renamed) {
+            if let Some(at) = event.row.iter().position(|(name, _)| name.eq_ignore_ascii_case(now)) {
+                event.to_mut().row[at].0 = before.as_str().into();
+            }
+        }
+        for (before, now) in self.tables.iter().rev() {
+            if now.eq_ignore_ascii_case(&event.table) {
+                event.to_mut().table = before.as_str().into();
+            }
+        }
+    }
+
     /// Takes an event over this change, leaving alone what `stays`.
     fn follow(&self, event: &mut Cow<'_, Event>, stays: impl Fn(&str, Option<&str>) -> bool) {
-        if let Some((_, now)) =
-            self.tables.iter().find(|(before, _)| before.eq_ignore_ascii_case(&event.table))
-            && !stays(&event.table, None)
-        {
-            event.to_mut().table = now.as_str().into();
+        let is_kept = stays(&event.table, None);
+        for (before, now) in self.tables.iter().filter(|_| !is_kept) {
+            if before.eq_ignore_ascii_case(&event.table) {
+                event.to_mut().table = now.as_str().into();
+            }
         }
         let Some(of_table) = self.columns.iter().find(|of| of.table.eq_ignore_ascii_case(&event.table))
         else {

@@ -8,7 +8,7 @@ mod cluster;
 mod fail_points;
 mod faults;
 mod history;
-mod random;
+pub mod random;
 mod statements;
 mod stream;
 mod tables;

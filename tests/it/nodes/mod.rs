@@ -1,5 +1,6 @@
 //! Nodes that run: rows of every kind in both directions, kills and outages, the Go program's formats, the command line.
 
+mod at_once;
 mod automatic_keys;
 mod cli;
 mod conflicts;
