@@ -12,6 +12,8 @@ use std::sync::Arc;
 
 /// The table whose rows are changes of the schema. To versions that know none it is a table that is not replicated.
 pub const TABLE: &str = "__harmonylite__schema";
+/// The events of a set are sorted by their ids: those of changes come before all rows, the first one made first.
+const FIRST_ID: i64 = -(1 << 40);
 /// The first version of the body that another program must know to understand it.
 const VERSION: u32 = 1;
 
@@ -189,7 +191,7 @@ impl Change {
             vec![("id".into(), text(&self.id)), ("body".into(), text(&self.as_made().body()))];
         Event {
             node: self.node,
-            id: -number,
+            id: FIRST_ID + number,
             kind: Kind::Insert,
             table: TABLE.into(),
             row,
@@ -273,7 +275,8 @@ mod tests {
     fn a_change_travels_as_an_event() {
         let change = change();
         let event = change.event(3);
-        assert_eq!((event.id, &*event.table), (-3, TABLE));
+        assert_eq!((event.id, &*event.table), (FIRST_ID + 3, TABLE));
+        assert!(event.id < change.event(4).id && change.event(i64::from(u32::MAX)).id < 0);
         assert_eq!(Change::of(&event), Some(Ok(change)));
         let row = Event { table: "t".into(), ..event };
         assert_eq!(Change::of(&row), None);

@@ -305,9 +305,10 @@ impl Carrier<'_> {
         };
         let stored = columns.iter().filter(|column| !column.generated);
         values.extend(stored.map(|column| (now(&column.name), quote(&column.name))));
+        let lets_go = self.terms.fit == Fit::Merge;
         rebuild(
             self.connection,
-            &Target { table, sql, more: vec![], values, later: made_later(self.steps) },
+            &Target { table, sql, more: vec![], values, later: made_later(self.steps), lets_go },
         )?;
         self.done.rebuilt.insert(table.to_owned());
         Ok(())
@@ -439,8 +440,11 @@ impl Carrier<'_> {
                 .filter(|(name, _)| find(name).is_some_and(|c| !c.generated))
                 .map(|(name, _)| (name.clone(), quote(name))),
         );
-        let later = made_later(self.steps);
-        rebuild(self.connection, &Target { table: alter.table, sql: alter.sql, more, values, later })?;
+        let (later, lets_go) = (made_later(self.steps), self.terms.fit == Fit::Merge);
+        rebuild(
+            self.connection,
+            &Target { table: alter.table, sql: alter.sql, more, values, later, lets_go },
+        )?;
         self.done.rebuilt.insert(alter.table.to_owned());
         Ok(())
     }

@@ -19,6 +19,8 @@ pub struct Target<'a> {
     pub values: Vec<(String, String)>,
     /// Names of indexes and triggers that are made anew afterwards, if they do not fit any more.
     pub later: Vec<&'a str>,
+    /// Whatever does not fit any more goes.
+    pub lets_go: bool,
 }
 
 /// Makes the table. What belongs to it and does not fit any more is an error.
@@ -72,7 +74,7 @@ fn in_legacy_mode(connection: &Connection, target: &Target<'_>) -> Result<(), Er
     for (_, name, sql) in &belongings {
         let made = connection.execute_batch(sql);
         // Capture makes its own again.
-        if !name.starts_with(limits::PREFIX) && !target.later.contains(&name.as_str()) {
+        if !target.lets_go && !name.starts_with(limits::PREFIX) && !target.later.contains(&name.as_str()) {
             made?;
         }
     }

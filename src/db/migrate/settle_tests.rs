@@ -316,6 +316,7 @@ fn names_that_others_have_changed_meanwhile() {
             0,
         ),
         ("ALTER TABLE t RENAME COLUMN b TO c", "ALTER TABLE t DROP COLUMN b", "SELECT a || 'y' FROM t", 0),
+        ("CREATE INDEX j ON t(b)", "ALTER TABLE t DROP COLUMN b", "SELECT a || 'y' FROM t", 0),
         ("ALTER TABLE t DROP COLUMN b", "ALTER TABLE t RENAME COLUMN b TO c", "SELECT a || 'y' FROM t", 1),
         (
             "ALTER TABLE t RENAME COLUMN b TO c; ALTER TABLE t RENAME TO s",

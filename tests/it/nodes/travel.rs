@@ -172,14 +172,13 @@ fn different_changes_at_the_same_time() {
     nodes[2].sql("ALTER TABLE t ADD COLUMN one TEXT");
     pause(500);
     nats.restart();
-    wait_equal_columns(&nodes);
-    // The columns stand in another order where they came in another one.
-    let row = |node: &Node| value(node, "SELECT coalesce(one, '') || z || n FROM t");
-    wait_for("the rows are equal", 30, || {
-        nodes.iter().all(|node| node.unsettled() == 0 && row(node) == row(&nodes[0])).then_some(())
-    });
-    assert_eq!(row(&nodes[1]), value(&nodes[1], "SELECT 'onea1'"));
-    // One of the two tables is as its node made it; the other node has it on its list.
+    wait_shape(&nodes.iter().collect::<Vec<_>>());
+    wait_equal(&mut nodes.iter_mut().collect::<Vec<_>>(), 30);
+    let columns = "SELECT group_concat(name) FROM (SELECT name FROM pragma_table_info('t') ORDER BY 1)";
+    assert_eq!(value(&nodes[1], columns), value(&nodes[1], "SELECT 'id,n,one,two,z'"));
+    let row = "SELECT coalesce(one, '') || z || n FROM t";
+    assert_eq!(value(&nodes[1], row), value(&nodes[1], "SELECT 'onea1'"));
+    // One of the two tables is as its node made it; the other node has its own on its list.
     let lost: usize = nodes
         .iter()
         .map(|node| {
@@ -189,19 +188,6 @@ fn different_changes_at_the_same_time() {
         })
         .sum();
     assert_eq!(lost, 1);
-}
-
-/// The columns of `t`: those of `both` differ where one lost.
-fn wait_equal_columns(nodes: &[Node]) {
-    let columns = |node: &Node| {
-        value(node, "SELECT group_concat(name) FROM (SELECT name FROM pragma_table_info('t') ORDER BY 1)")
-    };
-    wait_for("the columns are equal", 20, || {
-        let first = columns(&nodes[0]);
-        (nodes.iter().all(|node| columns(node) == first)
-            && first == value(&nodes[0], "SELECT 'id,n,one,two,z'"))
-        .then_some(())
-    });
 }
 
 #[test]
