@@ -85,11 +85,13 @@
 //! # Changes of the schema
 //!
 //! In a stream of sets, the first one: a row of the table `__harmonylite__schema`, which no database has, with the columns `id` (16 hex
-//! digits) and `body`, a JSON text (`model/change.rs`): `{"version": 1, "id", "node", "time_ms", "before", "after", "steps": [...]}`, the hashes of
-//! the schema around it, and what became of each thing, in the order in which it can be done. `"script": {"name", "sql"}` instead of steps: statements that
-//! every node runs. Its id in the set is negative, so that no row of the change log has it. A database keeps what it has seen in
-//! `__harmonylite__change(n, id, state, time, why, body)`, which also travels inside snapshots, the schema as it was looked at last in
-//! `__harmonylite__definition(type, name, tbl, sql, columns, number)`, and what others have dropped in `__harmonylite__kept(id, tbl, col, sql, time)` and tables
+//! digits) and `body`, a JSON text (`model/change.rs`): `{"version": 1, "id", "node", "time_ms", "before", "after", "seen", "steps": [...]}`, the
+//! hashes of the schema around it, the id of the last change in the order that its node had carried out (empty: none; left out by versions that do not
+//! say so), and what became of each thing, in the order in which it can be done. `"script": {"name", "sql"}` instead of steps: statements that
+//! every node runs. Its id in the set is negative, so that no row of the change log has it, and grows with each change. A database keeps what it has
+//! seen in `__harmonylite__change(n, id, state, time, why, body)`, which also travels inside snapshots (`"comes_to"` in a body: what it came to at its
+//! place in the order), what things were before the changes that have no place as yet in `__harmonylite__unsettled(n, change, type, name, tbl, sql)`,
+//! the schema as it was looked at last in `__harmonylite__definition(type, name, tbl, sql, columns, number)`, and what others have dropped in `__harmonylite__kept(id, tbl, col, sql, time)` and tables
 //! `__harmonylite__kept_<id>`.
 //!
 //! # Shards

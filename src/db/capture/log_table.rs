@@ -193,6 +193,14 @@ pub fn log_again(connection: &Connection) -> Result<(), Error> {
     Ok(())
 }
 
+/// The same of one table.
+pub fn log_table_again(connection: &Connection, table: i64) -> Result<usize, Error> {
+    let keys = key_columns(width(connection)?);
+    let again =
+        format!("INSERT INTO {NAME}(t{keys}) SELECT t{keys} FROM {NAME} WHERE t IN (?1, ?2, ?3) ORDER BY id");
+    Ok(connection.execute(&again, numbers_of(table))?)
+}
+
 /// The highest id; 0: there is no entry.
 pub fn highest(connection: &Connection) -> Result<i64, Error> {
     let id = connection.query_row(HIGHEST, [], |row| row.get::<_, Option<i64>>(0))?;

@@ -13,7 +13,7 @@ use crate::model::change::{Change, Column, Step, Thing};
 use crate::model::value::Value;
 use rusqlite::{Connection, TransactionBehavior};
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 /// Bytes of a literal that fills a new column.
 const FILL_BYTES: usize = 4_096;
@@ -54,6 +54,11 @@ pub fn look(connection: &Connection, schema: &Schema, looker: Looker) -> Result<
             "table {}: which column is which cannot be told: all its {rows} rows are published",
             table.name
         );
+    }
+    if log_table::exists(connection)? {
+        for table in found.again.take() {
+            log_table::log_table_again(connection, table)?;
+        }
     }
     transaction.map_or(Ok(()), rusqlite::Transaction::commit)?;
     if let Some(change) = &noted {
@@ -114,6 +119,8 @@ struct Steps<'a> {
     renamed: Vec<(&'a Definition, &'a Definition)>,
     /// Tables with new columns whose values may be those of others before, which nobody can tell.
     unsure: RefCell<Vec<String>>,
+    /// Numbers of tables with rows that may be on their way as they were before.
+    again: RefCell<BTreeSet<i64>>,
 }
 
 impl<'a> Steps<'a> {
@@ -139,7 +146,14 @@ impl<'a> Steps<'a> {
             let Some(at) = renamed.iter().position(|(_, now)| keeps(&now.name)) else { break };
             renamed.remove(at);
         }
-        Ok(Steps { connection, schema, difference, renamed, unsure: RefCell::default() })
+        Ok(Steps {
+            connection,
+            schema,
+            difference,
+            renamed,
+            unsure: RefCell::default(),
+            again: RefCell::default(),
+        })
     }
 
     /// In the order in which they can be carried out.
@@ -282,6 +296,9 @@ impl<'a> Steps<'a> {
                 (Some(_), Some(table), Some(found)) if renamed => !self.holds_old_values(table, found)?,
                 _ => false,
             };
+            if let (true, true, Some(table)) = (renamed, is_new, table) {
+                self.again.borrow_mut().insert(table.id);
+            }
             // What is taken for renamed in a table that was built anew may be another column, which must not be NULL.
             let constant = match is_new || renamed && rebuilt {
                 true => self.constant(&now.name, &column.name)?,

@@ -57,6 +57,9 @@ fn a_renamed_column_is_told_from_a_dropped_and_a_new_one_by_its_values() {
     // What was written since says nothing about the column.
     let written = "ALTER TABLE notes DROP COLUMN d; ALTER TABLE notes ADD COLUMN e TEXT; UPDATE notes SET e = 'new' WHERE id = 1";
     assert_eq!(summary(&mut connection, written), "alter table notes (+e, -d)");
+    // The row may be on its way as it was before: it is published once more.
+    let entries = "SELECT count(*) FROM __harmonylite__log";
+    assert_eq!(connection.query_row(entries, [], |row| row.get::<_, i64>(0)).unwrap(), 2);
 }
 
 #[test]

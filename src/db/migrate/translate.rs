@@ -1,10 +1,10 @@
 //! What an event of an older schema is in the schema of now: columns that were renamed go under the new name, those that were dropped
 //! are left out, and those that are new keep what the row has here, or get what all rows got.
 
-use crate::db::migrate::definitions;
 use crate::db::migrate::history::{self, State};
+use crate::db::migrate::{definitions, statement};
 use crate::db::{error::Error, schema::Schema, table::Table};
-use crate::model::change::Step;
+use crate::model::change::{Step, Thing};
 use crate::model::event::Event;
 use crate::model::value::Value;
 use rusqlite::{Connection, OptionalExtension, params_from_iter};
@@ -41,6 +41,8 @@ struct Names {
     /// In lower case: as it was, and as it is.
     tables: Vec<(String, String)>,
     columns: Vec<OfTable>,
+    /// Columns that are new: their tables, and their names.
+    added: Vec<(String, String)>,
 }
 
 /// What became of a table's columns.
@@ -100,7 +102,7 @@ impl Translation {
             return Cow::Borrowed(event);
         }
         let mut event = Cow::Borrowed(event);
-        let mut from = 0;
+        let (mut from, mut lost) = (0, vec![]);
         let before = self.changes.iter().rposition(|past| is_of(&past.before));
         let after = self.changes.iter().rposition(|past| is_of(&past.after)).map(|at| at + 1);
         // What comes next after it, by its maker.
@@ -114,6 +116,7 @@ impl Translation {
             }
             // Others have changed it meanwhile, before its maker did.
             for at in (from..known).rev().filter(is_own) {
+                lost.extend(self.changes[at].lost(&event.table));
                 self.changes[at].made.take_back(&mut event);
             }
         }
@@ -121,6 +124,14 @@ impl Translation {
             // Of an unknown schema only names are taken for others that nothing here has.
             let names = past.placed.as_ref().unwrap_or(&past.made);
             names.follow(&mut event, |table, column| known.is_none() && has(schema, table, column));
+        }
+        // A column that lost against another change is nowhere but on its maker, where it is kept.
+        let is_nowhere = |event: &Event, name: &str| {
+            lost.iter().any(|lost| lost.eq_ignore_ascii_case(name)) && !has(schema, &event.table, Some(name))
+        };
+        if event.row.iter().any(|(name, _)| is_nowhere(&event, name)) {
+            let row = event.row.iter().filter(|(name, _)| !is_nowhere(&event, name)).cloned().collect();
+            event.to_mut().row = row;
         }
         event
     }
@@ -184,13 +195,28 @@ fn has(schema: &Schema, table: &str, column: Option<&str>) -> bool {
     })
 }
 
+impl Past {
+    /// Columns of a table that it made and that are not there at its place in the order.
+    fn lost(&self, table: &str) -> Vec<String> {
+        let Some(placed) = &self.placed else { return vec![] };
+        let made = self.made.added.iter().filter(|(of, _)| of.eq_ignore_ascii_case(table));
+        made.filter(|made| !placed.added.contains(made)).map(|(_, name)| name.clone()).collect()
+    }
+}
+
 impl Names {
     fn of(steps: &[Step]) -> Names {
         let mut found = Names::default();
         for step in steps {
             match step {
                 Step::RenameTable { from, to } => found.tables.push((from.clone(), to.clone())),
+                Step::Create { kind: Thing::Table, name: table, sql } => {
+                    let columns = statement::columns(sql).into_iter();
+                    found.added.extend(columns.map(|(name, _)| (table.clone(), name)));
+                }
                 Step::AlterTable { table, columns, dropped, .. } => {
+                    let added = columns.iter().filter(|column| column.from.is_none());
+                    found.added.extend(added.map(|column| (table.clone(), column.name.clone())));
                     let renamed = columns.iter().filter_map(|column| {
                         let from = column.from.as_ref().filter(|from| **from != column.name)?;
                         Some((from.clone(), column.name.clone()))

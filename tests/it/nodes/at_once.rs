@@ -119,5 +119,5 @@ fn rounds(seed: u64, count: u64) {
 #[test]
 fn all_come_to_the_same() {
     let seed = number_from_environment("HARMONYLITE_SEED").unwrap_or(1);
-    rounds(seed, number_from_environment("HARMONYLITE_ROUNDS").unwrap_or(8));
+    rounds(seed, number_from_environment("HARMONYLITE_ROUNDS").unwrap_or(4));
 }

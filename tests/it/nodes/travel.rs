@@ -167,8 +167,10 @@ fn different_changes_at_the_same_time() {
     nodes[0].sql("INSERT INTO t VALUES('x', 'a', 1)");
     wait_equal(&mut nodes.iter_mut().collect::<Vec<_>>(), 30);
     nats.kill();
-    nodes[0].sql("ALTER TABLE t ADD COLUMN one TEXT; UPDATE t SET one = 'one'; CREATE TABLE both(id INTEGER PRIMARY KEY, one)");
-    nodes[1].sql("ALTER TABLE t ADD COLUMN two TEXT; CREATE TABLE both(id INTEGER PRIMARY KEY, two TEXT); ALTER TABLE t RENAME COLUMN a TO z");
+    nodes[0].sql("ALTER TABLE t ADD COLUMN one TEXT; UPDATE t SET one = 'one'; CREATE TABLE both(id INTEGER PRIMARY KEY, one); \
+         INSERT INTO both VALUES(1, 'one')");
+    nodes[1].sql("ALTER TABLE t ADD COLUMN two TEXT; CREATE TABLE both(id INTEGER PRIMARY KEY, two TEXT); ALTER TABLE t RENAME COLUMN a TO z; \
+         INSERT INTO both VALUES(2, 'two')");
     nodes[2].sql("ALTER TABLE t ADD COLUMN one TEXT");
     pause(500);
     nats.restart();
@@ -178,6 +180,7 @@ fn different_changes_at_the_same_time() {
     assert_eq!(value(&nodes[1], columns), value(&nodes[1], "SELECT 'id,n,one,two,z'"));
     let row = "SELECT coalesce(one, '') || z || n FROM t";
     assert_eq!(value(&nodes[1], row), value(&nodes[1], "SELECT 'onea1'"));
+    assert_eq!(value(&nodes[2], "SELECT count(*) FROM both"), "Integer(2)");
     // One of the two tables is as its node made it; the other node has its own on its list.
     let lost: usize = nodes
         .iter()
