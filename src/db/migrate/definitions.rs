@@ -28,9 +28,8 @@ const NOW: &str = concat!(
     "SELECT s.type, s.name, s.tbl_name, s.sql, ",
     columns_of!(),
     " FROM main.sqlite_schema s LEFT JOIN __harmonylite__definition d ON d.type = s.type AND d.name = s.name \
-     WHERE ",
-    of_application!(),
-    " AND (d.sql IS NOT s.sql"
+     WHERE d.sql IS NOT s.sql AND ",
+    of_application!()
 );
 const OF_APPLICATION: &str = concat!(
     "SELECT s.type, s.name, s.tbl_name, s.sql, '[]' FROM main.sqlite_schema s WHERE ",
@@ -38,9 +37,7 @@ const OF_APPLICATION: &str = concat!(
     " ORDER BY s.rowid"
 );
 const BEFORE: &str = "SELECT type, name, tbl, sql, columns, number FROM __harmonylite__definition \
-     d WHERE ((type, name, sql) NOT IN (SELECT type, name, sql FROM main.sqlite_schema WHERE sql IS NOT NULL)";
-/// Or another table has this name by now, with the same statement.
-const OR_ANOTHER: &str = " OR d.number > 0 AND EXISTS (SELECT 1 FROM __harmonylite__table n WHERE n.id = d.number AND n.name <> d.name)";
+     WHERE (type, name, sql) NOT IN (SELECT type, name, sql FROM main.sqlite_schema WHERE sql IS NOT NULL)";
 /// Without the columns: of thousands of tables they would take a second under the lock.
 const ALL: &str = concat!(
     "INSERT INTO __harmonylite__definition(type, name, tbl, sql, columns, number) SELECT s.type, s.name, s.tbl_name, s.sql, '[]', 0 \
@@ -126,12 +123,8 @@ pub fn remember_all(connection: &Connection) -> Result<(), Error> {
     number_all(connection)
 }
 
-fn has_numbers(connection: &Connection) -> Result<bool, Error> {
-    ours::has_table(connection, crate::db::capture::log_table::NUMBERS)
-}
-
 fn number_all(connection: &Connection) -> Result<(), Error> {
-    if has_numbers(connection)? {
+    if ours::has_table(connection, crate::db::capture::log_table::NUMBERS)? {
         connection.execute(NUMBER_ALL, [])?;
     }
     Ok(())
@@ -139,10 +132,9 @@ fn number_all(connection: &Connection) -> Result<(), Error> {
 
 /// What has changed since.
 pub fn difference(connection: &Connection) -> Result<Difference, Error> {
-    let or_another = if has_numbers(connection)? { OR_ANOTHER } else { "" };
-    let mut statement = connection.prepare(&format!("{NOW}{or_another})"))?;
+    let mut statement = connection.prepare(NOW)?;
     let now = statement.query_map([], |row| Definition::read(row, 0))?.collect::<Result<_, _>>()?;
-    let mut statement = connection.prepare(&format!("{BEFORE}{or_another})"))?;
+    let mut statement = connection.prepare(BEFORE)?;
     let before = statement.query_map([], |row| Definition::read(row, row.get(5)?))?;
     let mut before: Vec<Definition> = before.collect::<Result<_, _>>()?;
     for table in before.iter_mut().filter(|before| before.kind == Thing::Table && before.columns.is_empty()) {

@@ -4,11 +4,13 @@ use crate::db::migrate::definitions;
 use crate::db::{error::Error, migrate::matching::match_columns};
 use crate::model::change::{Column, Step, Thing};
 use rusqlite::Connection;
+use std::collections::HashMap;
 
 /// The tables of a schema, and where they are from.
 #[derive(Clone, Debug, Default)]
 pub struct Origins {
-    tables: Vec<OfTable>,
+    /// By their names, in lower case.
+    tables: HashMap<String, OfTable>,
 }
 
 /// Where a table and its columns are from.
@@ -43,15 +45,16 @@ impl Origins {
     }
 
     pub fn find(&self, table: &str) -> Option<&OfTable> {
-        self.tables.iter().find(|known| known.name.eq_ignore_ascii_case(table))
+        self.tables.get(&table.to_lowercase())
     }
 
-    pub fn find_id(&self, id: &str) -> Option<&OfTable> {
-        self.tables.iter().find(|known| known.id == id)
+    /// The tables by their ids.
+    pub fn by_id(&self) -> HashMap<&str, &OfTable> {
+        self.tables.values().map(|table| (table.id.as_str(), table)).collect()
     }
 
     fn find_mut(&mut self, table: &str) -> Option<&mut OfTable> {
-        self.tables.iter_mut().find(|known| known.name.eq_ignore_ascii_case(table))
+        self.tables.get_mut(&table.to_lowercase())
     }
 
     /// Adds a table that is new with a change.
@@ -65,13 +68,15 @@ impl Origins {
             fill: None,
         });
         let id = format!("{change}\n{table}");
-        self.tables.push(OfTable { name: table.to_owned(), id, columns: columns.collect() });
+        let of_table = OfTable { name: table.to_owned(), id, columns: columns.collect() };
+        self.tables.insert(table.to_lowercase(), of_table);
         Ok(())
     }
 
     pub fn rename_table(&mut self, from: &str, to: &str) {
-        if let Some(table) = self.find_mut(from) {
+        if let Some(mut table) = self.tables.remove(&from.to_lowercase()) {
             to.clone_into(&mut table.name);
+            self.tables.insert(to.to_lowercase(), table);
         }
     }
 
@@ -95,7 +100,7 @@ impl Origins {
         match step {
             Step::RenameTable { from, to } if !is_there(from)? => self.rename_table(from, to),
             Step::DropTable { table } if !is_there(table)? => {
-                self.tables.retain(|known| !known.name.eq_ignore_ascii_case(table));
+                self.tables.remove(&table.to_lowercase());
             }
             Step::Create { kind: Thing::Table, name, .. } if self.find(name).is_none() => {
                 self.add(connection, name, change)?;
@@ -154,9 +159,7 @@ impl Origins {
         let before = std::mem::take(&mut self.tables);
         for table in tables {
             self.add(connection, table, change)?;
-            let (Some(now), Some(old)) =
-                (self.tables.last_mut(), before.iter().find(|old| old.name.eq_ignore_ascii_case(table)))
-            else {
+            let (Some(now), Some(old)) = (self.find_mut(table), before.get(&table.to_lowercase())) else {
                 continue;
             };
             now.id.clone_from(&old.id);
@@ -180,7 +183,7 @@ impl Origins {
     /// Tables as they are, which are the same as others of their names.
     pub fn named(connection: &Connection, tables: &[String], others: &Origins) -> Result<Origins, Error> {
         let mut found = Origins::read(connection, tables)?;
-        for table in &mut found.tables {
+        for table in found.tables.values_mut() {
             table.id.insert(0, '\n');
             let Some(other) = others.find(&table.name) else { continue };
             table.id.clone_from(&other.id);

@@ -6,6 +6,7 @@ use crate::db::migrate::statement::{same, same_but_name};
 use crate::db::{error::Error, migrate::definitions};
 use crate::model::change::{Column, Step, Thing};
 use rusqlite::Connection;
+use std::collections::{HashMap, HashSet};
 
 /// What a table is called while two exchange their names.
 const MEANWHILE: &str = "__harmonylite__meanwhile";
@@ -42,72 +43,76 @@ impl Shape {
 
     /// Whether all is there as in the other one, whatever the layout, but for what is left out.
     pub fn is(&self, others: &[Definition], is_left_out: impl Fn(&str) -> bool) -> bool {
+        let ours = Things::of(&self.things);
         let mut others = others.iter().filter(|other| !is_left_out(&other.name));
-        let count = others.clone().count();
-        let ours = self.things.iter().filter(|thing| !is_left_out(&thing.name)).count();
-        count == ours
-            && others.all(|other| find(&self.things, other).is_some_and(|ours| same(&ours.sql, &other.sql)))
+        let count = self.things.iter().filter(|thing| !is_left_out(&thing.name)).count();
+        count == others.clone().count() && !others.any(|other| ours.lack(other))
     }
 
     fn tables(&self) -> impl Iterator<Item = (&Definition, &OfTable)> {
         let tables = self.things.iter().filter(|thing| thing.kind == Thing::Table);
         tables.filter_map(|table| Some((table, self.origins.find(&table.name)?)))
     }
-
-    fn find_table(&self, name: &str) -> Option<(&Definition, &OfTable)> {
-        self.tables().find(|(table, _)| table.name.eq_ignore_ascii_case(name))
-    }
 }
 
-fn find<'a>(list: &'a [Definition], wanted: &Definition) -> Option<&'a Definition> {
-    list.iter().find(|thing| thing.kind == wanted.kind && thing.name.eq_ignore_ascii_case(&wanted.name))
+/// What a schema has, by kind and name in lower case.
+struct Things<'a>(HashMap<(Thing, String), &'a Definition>);
+
+impl<'a> Things<'a> {
+    fn of(list: &'a [Definition]) -> Things<'a> {
+        Things(list.iter().map(|thing| ((thing.kind, thing.name.to_lowercase()), thing)).collect())
+    }
+
+    fn find(&self, kind: Thing, name: &str) -> Option<&'a Definition> {
+        self.0.get(&(kind, name.to_lowercase())).copied()
+    }
+
+    /// Whether it is not there, or otherwise.
+    fn lack(&self, thing: &Definition) -> bool {
+        self.find(thing.kind, &thing.name).is_none_or(|other| !same(&other.sql, &thing.sql))
+    }
 }
 
 /// The steps from one schema to another one, in the order in which they can be carried out.
 pub fn lead(from: &Shape, to: &Shape) -> Path {
     let mut path = Path::default();
-    let pairs = pairs(from, to);
+    let (before, after) = (Things::of(&from.things), Things::of(&to.things));
+    let pairs = pairs(from, to, &before);
     let create = |thing: &Definition| Step::Create {
         kind: thing.kind,
         name: thing.name.clone(),
         sql: thing.sql.clone(),
     };
-    let differs = |list: &[Definition], thing: &Definition| {
-        find(list, thing).is_none_or(|other| !same(&other.sql, &thing.sql))
-    };
     for kind in [Thing::Trigger, Thing::View, Thing::Index] {
-        let gone = from.things.iter().filter(|thing| thing.kind == kind && differs(&to.things, thing));
+        let gone = from.things.iter().filter(|thing| thing.kind == kind && after.lack(thing));
         path.steps.extend(gone.map(|gone| Step::Drop { kind, name: gone.name.clone() }));
     }
-    for (table, _) in from.tables() {
-        if !pairs.iter().any(|pair| pair.from.name == table.name) {
-            path.steps.push(Step::DropTable { table: table.name.clone() });
-        }
-    }
+    let stay: HashSet<&str> = pairs.iter().map(|pair| pair.from.name.as_str()).collect();
+    let gone = from.tables().filter(|(table, _)| !stay.contains(table.name.as_str()));
+    path.steps.extend(gone.map(|(table, _)| Step::DropTable { table: table.name.clone() }));
     path.steps.extend(renames(pairs.iter().map(|pair| (&*pair.from.name, &*pair.to.name)).collect()));
     for pair in &pairs {
         path.alter(pair);
     }
-    for (table, _) in to.tables() {
-        if !pairs.iter().any(|pair| pair.to.name == table.name) {
-            path.steps.push(create(table));
-        }
-    }
+    let known: HashSet<&str> = pairs.iter().map(|pair| pair.to.name.as_str()).collect();
+    let new = to.tables().filter(|(table, _)| !known.contains(table.name.as_str()));
+    path.steps.extend(new.map(|(table, _)| create(table)));
     for kind in [Thing::Index, Thing::View, Thing::Trigger] {
-        let new = to.things.iter().filter(|thing| thing.kind == kind && differs(&from.things, thing));
+        let new = to.things.iter().filter(|thing| thing.kind == kind && before.lack(thing));
         path.steps.extend(new.map(create));
     }
     path
 }
 
 /// The tables of both. One that has nothing before it takes the rows of one of its name that has nothing after it.
-fn pairs<'a>(from: &'a Shape, to: &'a Shape) -> Vec<Pair<'a>> {
+fn pairs<'a>(from: &'a Shape, to: &'a Shape, before: &Things<'a>) -> Vec<Pair<'a>> {
+    let (from_by_id, to_by_id) = (from.origins.by_id(), to.origins.by_id());
     let found = to.tables().filter_map(|(table, of_table)| {
-        let same = from.origins.find_id(&of_table.id);
+        let same = from_by_id.get(of_table.id.as_str()).copied();
         let by_name =
-            || from.origins.find(&table.name).filter(|other| to.origins.find_id(&other.id).is_none());
+            || from.origins.find(&table.name).filter(|other| !to_by_id.contains_key(other.id.as_str()));
         let of_from = same.or_else(by_name)?;
-        let (before, _) = from.find_table(&of_from.name)?;
+        let before = before.find(Thing::Table, &of_from.name)?;
         Some(Pair { from: before, to: table, of_from, of_to: of_table })
     });
     found.collect()

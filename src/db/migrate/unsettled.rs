@@ -5,6 +5,7 @@ use crate::db::migrate::definitions::{self, Definition, Difference};
 use crate::db::{error::Error, ours};
 use crate::model::change::Thing;
 use rusqlite::{Connection, params};
+use std::collections::{HashMap, HashSet};
 
 const TABLE: &str = "__harmonylite__unsettled";
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS __harmonylite__unsettled(n INTEGER PRIMARY KEY, change TEXT NOT NULL, \
@@ -39,13 +40,13 @@ impl Before {
 
 /// What a change made of things that were so and are so.
 pub fn between(change: &str, before: &[Definition], now: &[Definition]) -> Vec<Before> {
-    let find = |list: &[Definition], wanted: &Definition| {
-        list.iter()
-            .find(|known| known.kind == wanted.kind && known.name == wanted.name)
-            .map(|d| d.sql.clone())
-    };
-    let was = before.iter().filter(|was| find(now, was).as_ref() != Some(&was.sql));
-    let new = now.iter().filter(|now| find(before, now).is_none());
+    fn key(thing: &Definition) -> (Thing, &str) {
+        (thing.kind, thing.name.as_str())
+    }
+    let were: HashSet<(Thing, &str)> = before.iter().map(key).collect();
+    let are: HashMap<(Thing, &str), &str> = now.iter().map(|now| (key(now), now.sql.as_str())).collect();
+    let was = before.iter().filter(|was| are.get(&key(was)) != Some(&was.sql.as_str()));
+    let new = now.iter().filter(|now| !were.contains(&key(now)));
     was.map(|was| Before::was(change, was)).chain(new.map(|now| Before::was_not_there(change, now))).collect()
 }
 
