@@ -93,6 +93,13 @@ pub struct Column {
     pub fill: Option<String>,
 }
 
+impl Column {
+    /// What it was called before, if that was something else.
+    pub fn renamed_from(&self) -> Option<&str> {
+        self.from.as_deref().filter(|from| *from != self.name)
+    }
+}
+
 /// What a schema consists of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -165,6 +172,22 @@ impl Change {
         self.comes_to.as_ref().unwrap_or(&self.steps)
     }
 
+    /// Of changes with these ids, in their order, the place of the first one that its maker had not seen.
+    pub fn unseen_from<'a>(
+        &self,
+        ids: impl DoubleEndedIterator<Item = &'a str> + ExactSizeIterator,
+    ) -> usize {
+        let count = ids.len();
+        match self.seen.as_deref() {
+            None => count,
+            Some("") => 0,
+            Some(seen) => {
+                let after = ids.rev().position(|id| id == seen);
+                after.map_or(count, |after| count - after)
+            }
+        }
+    }
+
     /// Reads a body.
     pub fn parse(body: &str) -> Result<Change, Malformed> {
         let change: Change =
@@ -231,10 +254,9 @@ impl Step {
             Step::RenameTable { from, to } => format!("rename table {from} to {to}"),
             Step::DropTable { table } => format!("drop table {table}"),
             Step::AlterTable { table, columns, dropped, .. } => {
-                let renamed = columns.iter().filter_map(|column| {
-                    let from = column.from.as_ref().filter(|from| **from != column.name)?;
-                    Some(format!("{from} is {}", column.name))
-                });
+                let renamed = columns
+                    .iter()
+                    .filter_map(|column| Some(format!("{} is {}", column.renamed_from()?, column.name)));
                 let added = columns
                     .iter()
                     .filter(|column| column.from.is_none())

@@ -39,6 +39,9 @@ const FORGET_NEWEST: &str = "UPDATE __harmonylite__log SET t = 0 WHERE t IN (?1,
 const TABLES_WITH_ENTRIES: &str = "SELECT DISTINCT t FROM __harmonylite__log WHERE t <> 0";
 const COUNT_OF: &str = "SELECT count(*) FROM __harmonylite__log WHERE t IN (?1, ?2, ?3)";
 const FORGET: &str = "DELETE FROM __harmonylite__log WHERE t IN (?1, ?2, ?3)";
+/// What is remembered of the schema (`migrate/definitions.rs`): a table of no table has another name by now.
+const NOTE_RENAMED: &str =
+    "UPDATE __harmonylite__definition SET tbl = '', number = ?1 WHERE type = 'table' AND name = ?2";
 const ALL_NUMBERS: &str = "SELECT name, id FROM __harmonylite__table";
 const ADD_NUMBER: &str = "INSERT INTO __harmonylite__table(name) VALUES(?1)";
 const FREE_NAME: &str = "DELETE FROM __harmonylite__table WHERE name = ?1";
@@ -249,6 +252,14 @@ pub fn add_number(connection: &Connection, table: &str) -> Result<i64, Error> {
 pub fn rename(connection: &Connection, id: i64, name: &str) -> Result<(), Error> {
     connection.execute(FREE_NAME, [name])?;
     connection.execute(RENAME, params![name, id])?;
+    Ok(())
+}
+
+/// Notes that the table with this number is the one which had this name, though another one may have it by now.
+pub fn note_renamed(connection: &Connection, id: i64, before: &str) -> Result<(), Error> {
+    if ours::has_table(connection, "__harmonylite__definition")? {
+        connection.execute(NOTE_RENAMED, params![id, before])?;
+    }
     Ok(())
 }
 

@@ -218,6 +218,7 @@ impl Plan {
                 state::note_rebuilt(connection, &now, log_table::highest(connection)?)?;
                 rebuilt.push(now);
             } else {
+                log_table::note_renamed(connection, id, &before)?;
                 log::info!("table {before} is now called {now}");
             }
         }

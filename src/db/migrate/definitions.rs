@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 use std::collections::HashMap;
 
 const TABLE: &str = "__harmonylite__definition";
-/// `columns`: the names and declared types of a table, in a JSON list. `number`: the one that capture has given to a table.
+/// `tbl`: empty for a table that has got another name since. `columns`: the names and declared types of a table, in a JSON list. `number`: the one that capture has given to a table.
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS __harmonylite__definition(type TEXT NOT NULL, name TEXT NOT NULL, tbl TEXT NOT NULL, \
      sql TEXT NOT NULL, columns TEXT NOT NULL, number INTEGER NOT NULL, PRIMARY KEY(type, name)) WITHOUT ROWID";
 /// The condition of what the application has made.
@@ -28,7 +28,7 @@ const NOW: &str = concat!(
     "SELECT s.type, s.name, s.tbl_name, s.sql, ",
     columns_of!(),
     " FROM main.sqlite_schema s LEFT JOIN __harmonylite__definition d ON d.type = s.type AND d.name = s.name \
-     WHERE d.sql IS NOT s.sql AND ",
+     WHERE (d.sql IS NOT s.sql OR d.tbl = '') AND ",
     of_application!()
 );
 const OF_APPLICATION: &str = concat!(
@@ -37,7 +37,7 @@ const OF_APPLICATION: &str = concat!(
     " ORDER BY s.rowid"
 );
 const BEFORE: &str = "SELECT type, name, tbl, sql, columns, number FROM __harmonylite__definition \
-     WHERE (type, name, sql) NOT IN (SELECT type, name, sql FROM main.sqlite_schema WHERE sql IS NOT NULL)";
+     WHERE tbl = '' OR (type, name, sql) NOT IN (SELECT type, name, sql FROM main.sqlite_schema WHERE sql IS NOT NULL)";
 /// Without the columns: of thousands of tables they would take a second under the lock.
 const ALL: &str = concat!(
     "INSERT INTO __harmonylite__definition(type, name, tbl, sql, columns, number) SELECT s.type, s.name, s.tbl_name, s.sql, '[]', 0 \
@@ -81,6 +81,11 @@ impl Definition {
             columns: parse(&columns),
             number,
         })
+    }
+
+    /// Whether it is a table that has got another name since.
+    pub fn is_renamed(&self) -> bool {
+        self.kind == Thing::Table && self.table.is_empty()
     }
 
     fn columns_text(&self) -> String {

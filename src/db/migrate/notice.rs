@@ -134,9 +134,11 @@ impl<'a> Steps<'a> {
         let mut renamed: Vec<(&Definition, &Definition)> = tables(&difference.before)
             .filter_map(|before| {
                 let now = names.get(&before.number).filter(|name| **name != before.name)?;
-                let is_gone = definitions::sql_of(connection, Thing::Table, &before.name).ok()?.is_none();
+                let is_gone = || {
+                    definitions::sql_of(connection, Thing::Table, &before.name).is_ok_and(|sql| sql.is_none())
+                };
                 let now = tables(&difference.now).find(|known| known.name == *now)?;
-                is_gone.then_some((before, now))
+                (before.is_renamed() || is_gone()).then_some((before, now))
             })
             .collect();
         // One that has the name of another is that one, built anew, unless the other has got another name, too.

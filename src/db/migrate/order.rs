@@ -58,10 +58,9 @@ impl Order {
                     self.renames.push(Rename { at, table: from.clone(), column: None, to: to.clone() });
                 }
                 Step::AlterTable { table, columns, .. } => {
-                    let renamed = columns.iter().filter_map(|column| {
-                        let from = column.from.as_ref().filter(|from| **from != column.name)?;
-                        Some((from.clone(), column.name.clone()))
-                    });
+                    let renamed = columns
+                        .iter()
+                        .filter_map(|column| Some((column.renamed_from()?.to_owned(), column.name.clone())));
                     self.renames.extend(renamed.map(|(from, to)| Rename {
                         at,
                         table: table.clone(),
@@ -76,14 +75,7 @@ impl Order {
 
     /// Where the changes begin that the maker of this one had not seen.
     fn unseen_from(&self, change: &Change) -> usize {
-        match change.seen.as_deref() {
-            None => self.changes.len(),
-            Some("") => 0,
-            Some(seen) => {
-                let place = self.changes.iter().rposition(|(id, _)| id == seen);
-                place.map_or(self.changes.len(), |at| at + 1)
-            }
-        }
+        change.unseen_from(self.changes.iter().map(|(id, _)| id.as_str()))
     }
 
     /// Whether its maker had seen all changes of others.

@@ -5,7 +5,7 @@ use crate::db::migrate::definitions::{self, Definition};
 use crate::db::migrate::order::{Order, Rename};
 use crate::db::migrate::origins::Origins;
 use crate::db::migrate::script;
-use crate::db::migrate::shape::{Shape, lead};
+use crate::db::migrate::shape::{MEANWHILE, Shape, lead};
 use crate::db::migrate::unsettled::{self, Before};
 use crate::db::{error::Error, sql::quote};
 use crate::model::change::{Change, Step, Thing};
@@ -14,9 +14,6 @@ use std::collections::BTreeSet;
 
 /// What only the application's own connections have.
 const MISSING: [&str; 3] = ["no such function", "no such collation sequence", "no such module"];
-
-/// What is called so for a moment has a name that was free when a change was made.
-const MEANWHILE: &str = "__harmonylite__meanwhile";
 
 /// A schema, and how it came to be.
 pub struct Scratch {
@@ -176,6 +173,7 @@ impl Scratch {
             if self.id_of(rename, &table, true).is_none() {
                 continue;
             }
+            // What has the old name by now was not there when the change was made.
             let away = rename.away(&format!("{MEANWHILE}{at}"));
             for rename in [&away, rename] {
                 if self.rename(rename, &table, true)? {

@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use std::collections::{HashMap, HashSet};
 
 /// What a table is called while two exchange their names.
-const MEANWHILE: &str = "__harmonylite__meanwhile";
+pub const MEANWHILE: &str = "__harmonylite__meanwhile";
 
 /// A schema.
 #[derive(Debug)]

@@ -38,7 +38,7 @@ struct Past {
 /// What became of names.
 #[derive(Debug, Default)]
 struct Names {
-    /// In lower case: as it was, and as it is.
+    /// As it was, and as it is.
     tables: Vec<(String, String)>,
     columns: Vec<OfTable>,
     /// Columns that are new: their tables, and their names.
@@ -68,14 +68,7 @@ impl Translation {
                     found.fills.insert(key, column.fill.clone());
                 }
             }
-            let last = found.changes.len();
-            let unseen = match change.seen.as_deref() {
-                None => last,
-                Some("") => 0,
-                Some(seen) => {
-                    found.changes.iter().rposition(|past| past.id == seen).map_or(last, |at| at + 1)
-                }
-            };
+            let unseen = change.unseen_from(found.changes.iter().map(|past| past.id.as_str()));
             found.changes.push(Past {
                 made: Names::of(&change.steps),
                 placed: change.comes_to.as_deref().map(Names::of),
@@ -217,10 +210,9 @@ impl Names {
                 Step::AlterTable { table, columns, dropped, .. } => {
                     let added = columns.iter().filter(|column| column.from.is_none());
                     found.added.extend(added.map(|column| (table.clone(), column.name.clone())));
-                    let renamed = columns.iter().filter_map(|column| {
-                        let from = column.from.as_ref().filter(|from| **from != column.name)?;
-                        Some((from.clone(), column.name.clone()))
-                    });
+                    let renamed = columns
+                        .iter()
+                        .filter_map(|column| Some((column.renamed_from()?.to_owned(), column.name.clone())));
                     let renamed: Vec<(String, String)> = renamed.collect();
                     if !renamed.is_empty() || !dropped.is_empty() {
                         let (table, dropped) = (table.clone(), dropped.clone());
