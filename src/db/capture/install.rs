@@ -222,6 +222,22 @@ mod tests {
     }
 
     #[test]
+    fn tables_that_exchange_names_keep_their_numbers_and_entries() {
+        let mut connection = database("CREATE TABLE a(x); CREATE TABLE b(x)");
+        let (before, _) = install(&mut connection).unwrap();
+        connection
+            .execute_batch(
+                "INSERT INTO a VALUES(1); ALTER TABLE a RENAME TO c; ALTER TABLE b RENAME TO a; ALTER TABLE c RENAME TO b",
+            )
+            .unwrap();
+        let (after, done) = install(&mut connection).unwrap();
+        let ids = |schema: &Schema| (schema.tables["a"].id, schema.tables["b"].id);
+        let (a, b) = ids(&before);
+        assert_eq!((ids(&after), done), ((b, a), Capture::default()));
+        assert_eq!(log_table::count_of(&connection, a).unwrap(), 1);
+    }
+
+    #[test]
     fn a_column_that_becomes_unique_changes_the_triggers() {
         let mut connection = database("CREATE TABLE t(a, b)");
         install(&mut connection).unwrap();
