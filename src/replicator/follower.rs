@@ -237,7 +237,9 @@ impl Follower {
             Err(error) => return Err(error).context("apply changes"),
         };
         self.applying.forget();
-        self.setup.stop.wait(self.yielding.pause(applied.noticed, begun, Instant::now()));
+        let pause = self.yielding.pause(applied.noticed, begun, Instant::now());
+        // Not while the application's keys are about to be used up.
+        select!(recv(self.setup.stop.receiver()) -> _ => {}, recv(self.steering) -> _ => {}, default(pause) => {});
         self.owes_rewind |= applied.new_incarnation;
         let applied_up_to: Vec<(usize, Ends)> = self
             .waiting
