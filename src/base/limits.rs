@@ -110,6 +110,8 @@ pub const BLOCK_FIRST: i64 = 1_024;
 pub const BLOCK_LEAST: i64 = 20;
 /// The most.
 pub const BLOCK_MOST: i64 = 8_192;
+/// The most for a node that has inserted half as many at once.
+pub const BLOCK_BURST: i64 = 262_144;
 /// How long the applying of a row waits at most until there is a block of keys above it.
 pub const CLAIM_WAIT: Duration = Duration::from_secs(3);
 /// After a wait in vain, nobody waits for so long.

@@ -157,9 +157,20 @@ impl Keys {
         let used = (self.given.min(block.last) - block.first + 1).max(0);
         let is_used_up = block.last - self.given < block.reserve();
         let wanted = if is_used_up { self.size * 4 } else { (self.size / 4).max(used * 4) };
+        let usual = wanted.max(self.pace.wants()).clamp(limits::BLOCK_LEAST, limits::BLOCK_MOST);
+        self.size = usual.max(self.again());
         self.burst /= 2;
-        self.size =
-            wanted.max(self.burst * 2).max(self.pace.wants()).clamp(limits::BLOCK_LEAST, limits::BLOCK_MOST);
+    }
+
+    /// Keys of a block in which as many as lately can be given at once, when up to half of it is used. No larger one is taken in time:
+    /// a transaction that inserts many rows holds the lock.
+    fn again(&self) -> i64 {
+        self.burst.saturating_mul(2).min(limits::BLOCK_BURST)
+    }
+
+    /// Keys that the next block needs at least, as it looks now.
+    fn needs(&self) -> i64 {
+        self.pace.soon().min(limits::BLOCK_MOST).max(self.again())
     }
 }
 
@@ -226,12 +237,12 @@ impl Tables {
     pub fn wants(&self) -> Vec<Want> {
         let wants = |(name, keys): (&Arc<str>, &Keys)| {
             let above = keys.highest.max(keys.block.map_or(0, |block| block.last));
-            let soon = keys.pace.soon().min(limits::BLOCK_MOST);
-            let is_small = keys.spare.is_some_and(|spare| !is_tight(spare.first) && spare.size() * 2 < soon);
+            let needs = keys.needs();
+            let is_small = keys.spare.is_some_and(|spare| !is_tight(spare.first) && spare.size() * 2 < needs);
             (!keys.has_spare() || is_small).then(|| Want {
                 table: name.clone(),
                 above,
-                size: keys.size.max(soon),
+                size: keys.size.max(needs),
                 had_some: keys.block.is_some(),
             })
         };
@@ -398,6 +409,36 @@ mod tests {
         // After a key of another node it takes the next one.
         tables.saw("t", key + 6 * limits::BLOCK_MOST);
         assert!(tables.lacks_any());
+    }
+
+    #[test]
+    fn who_inserts_many_at_once_can_do_so_again() {
+        let (mut tables, _) = steered();
+        let (mut now, mut next) = (Instant::now(), 1);
+        let mut claim = |tables: &mut Tables| {
+            for want in tables.wants() {
+                let first = next.max(want.above + 1);
+                tables.claimed("t", Block { first, last: first + want.size - 1 });
+                next = first + want.size;
+            }
+        };
+        claim(&mut tables);
+        let mut block = tables.take("t", 0).unwrap();
+        for round in 0..10 {
+            claim(&mut tables);
+            // A few in a transaction each, then 20,000 in one, then those of another node.
+            for key in [3, 7, 20_007] {
+                now += Duration::from_millis(700);
+                tables.gave("t", block.first + key - 1, now);
+            }
+            assert!(round == 0 || block.last >= block.first + 20_006, "{round}: {block:?}");
+            claim(&mut tables);
+            let key = block.last.max(block.first + 20_006) + 1;
+            claim(&mut tables);
+            tables.saw("t", key);
+            claim(&mut tables);
+            block = tables.take("t", key).unwrap();
+        }
     }
 
     /// Nodes that insert, hear of each other late and in any order, with one counter: no key is given twice.
