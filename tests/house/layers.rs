@@ -452,7 +452,7 @@ fn knowledge_has_one_home() {
         ("roxmltree::", &["storage"]),
         ("ciborium::", &["model/positions", "cluster"]),
         ("ciborium_ll", &["model/event"]),
-        ("unsafe {", &["base/child", "db/digits"]),
+        ("unsafe {", &["base/child", "base/memory", "db/digits"]),
         ("std::process::exit", &["cli"]),
         ("std::thread::Builder", &["base/worker"]),
     ] {
