@@ -40,11 +40,14 @@ fn insert_on_all(nodes: &[(u64, &Node)], seconds: u64, pause_ms: u64) -> Told {
     })
 }
 
+fn notes(connection: &rusqlite::Connection) -> Told {
+    let mut statement = connection.prepare("SELECT v, id FROM notes").unwrap();
+    statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap().map(Result::unwrap).collect()
+}
+
 fn assert_whole(node: &Node, told: &Told) {
     let connection = node.open();
-    let mut statement = connection.prepare("SELECT v, id FROM notes").unwrap();
-    let here: Told =
-        statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap().map(Result::unwrap).collect();
+    let here = notes(&connection);
     assert_eq!(here.len(), told.len(), "rows of {}", node.dir.display());
     assert_eq!(&here, told);
     let wrong: i64 = connection
@@ -98,6 +101,62 @@ fn nodes_that_insert_as_fast_as_they_can_give_no_key_twice() {
     let dir = Dir::new("fast-keys");
     let nats = Nats::start(&dir);
     insert_everywhere(&dir, &nats, 4, 0);
+}
+
+/// Inserts many notes in one transaction.
+fn insert_many(node: &Node, name: &str) -> Told {
+    let mut connection = node.open();
+    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).unwrap();
+    let mut told = Told::new();
+    for n in 0..10_000 {
+        let text = format!("{name}-{n}");
+        transaction.execute("INSERT INTO notes(v) VALUES(?1)", [&text]).unwrap();
+        told.insert(text, transaction.last_insert_rowid());
+    }
+    transaction.commit().unwrap();
+    told
+}
+
+/// Whoever has inserted many rows in one transaction can do so again while others do.
+#[test]
+fn nodes_that_insert_many_rows_in_one_transaction_each_give_no_key_twice() {
+    let dir = Dir::new("many-keys");
+    let nats = Nats::start(&dir);
+    let mut nodes = [1, 2, 3].map(|id| {
+        let mut node = Node::with_schema(&dir, id, &nats.url(), "snapshot.leader_ttl = 1000\n", SCHEMA);
+        node.start_ready();
+        wait_for_blocks(&node);
+        node
+    });
+    let mut told = Told::new();
+    for round in 0..3 {
+        let name = |at: usize| format!("{at}-{round}");
+        if round == 0 {
+            for at in 0..3 {
+                told.extend(insert_many(&nodes[at], &name(at)));
+                let [one, two, three] = &mut nodes;
+                wait_equal(&mut [one, two, three], 60);
+            }
+        } else {
+            told.extend(std::thread::scope(|scope| {
+                let writers: Vec<_> = (0..3)
+                    .map(|at| {
+                        scope.spawn({
+                            let node = &nodes[at];
+                            move || insert_many(node, &name(at))
+                        })
+                    })
+                    .collect();
+                writers.into_iter().flat_map(|writer| writer.join().unwrap()).collect::<Told>()
+            }));
+        }
+        let [one, two, three] = &mut nodes;
+        wait_equal(&mut [one, two, three], 60);
+    }
+    for node in &nodes {
+        let here = notes(&node.open());
+        assert!(here == told, "{} rows of {} on {}", here.len(), told.len(), node.dir.display());
+    }
 }
 
 #[test]
