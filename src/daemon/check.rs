@@ -75,9 +75,12 @@ fn look(path: &Path, first: bool, stop: &Stop) -> Result<Last, Error> {
         }
         Err(error) => log::debug!("{}: check: {error}", path.display()),
     }
-    // The check has read the schema, too, and what a start runs through is over.
+    // The check has read the schema, too.
     memory::give_back();
-    memory::let_go_of_code();
+    if first {
+        // What a start runs through is over.
+        memory::let_go_of_code();
+    }
     let now = Instant::now();
     Ok(Last { at: now, took: now.saturating_duration_since(begun), is_only })
 }

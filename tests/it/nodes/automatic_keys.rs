@@ -139,14 +139,9 @@ fn nodes_that_insert_many_rows_in_one_transaction_each_give_no_key_twice() {
             }
         } else {
             told.extend(std::thread::scope(|scope| {
-                let writers: Vec<_> = (0..3)
-                    .map(|at| {
-                        scope.spawn({
-                            let node = &nodes[at];
-                            move || insert_many(node, &name(at))
-                        })
-                    })
-                    .collect();
+                let numbered = nodes.iter().enumerate();
+                let writers: Vec<_> =
+                    numbered.map(|(at, node)| scope.spawn(move || insert_many(node, &name(at)))).collect();
                 writers.into_iter().flat_map(|writer| writer.join().unwrap()).collect::<Told>()
             }));
         }
